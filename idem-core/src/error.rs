@@ -1,0 +1,230 @@
+//! Refusals and failures, by kind.
+
+use std::borrow::Cow;
+use std::error::Error as StdError;
+use std::fmt;
+use std::time::Duration;
+
+/// Why a request was not run, or why its run was not kept.
+///
+/// ```
+/// use idem_core::{Error, Kind};
+///
+/// let error = Error::new(Kind::KeyInFlight);
+/// assert_eq!(error.code(), "key_in_flight");
+/// assert!(error.retry_after().is_some());
+/// ```
+///
+/// Decide by [`kind`](Error::kind), show people the message, log the [`source`](StdError::source). The text may
+/// change in any release; the kind's [`code`](Kind::code) does not.
+pub struct Error(Box<Inner>);
+
+struct Inner {
+    kind: Kind,
+    detail: Cow<'static, str>,
+    source: Option<Box<dyn StdError + Send + Sync>>,
+    retry_after: Option<Duration>,
+}
+
+/// What went wrong, as far as a caller's next step depends on it.
+///
+/// Each kind has a stable [`code`](Kind::code). Unless its text says otherwise, nothing of the run was kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Kind {
+    /// The request names no key, and the handler asks for one.
+    KeyMissing,
+    /// The key is blank, too long, repeated, or has characters that a key cannot have.
+    KeyInvalid,
+    /// The same request is running now. Ask again later.
+    KeyInFlight,
+    /// The key belongs to a request with other content. A new request needs a new key.
+    KeyReused,
+    /// The scope is empty, too long, or has a NUL character. A mistake of the application.
+    ScopeInvalid,
+    /// What the fingerprint is made of could not be serialised. A mistake of the application.
+    FingerprintFailed,
+    /// The request's body is over the limit, or could not be read.
+    BodyTooLarge,
+    /// The request's body ended early or could not be read.
+    BodyUnreadable,
+    /// The request ran once, but its reply was too large to be stored. It does not run again.
+    ReplyTooLarge,
+    /// The reply's body failed while it was read.
+    ReplyFailed,
+    /// The stored record is corrupt or of a newer format. The request does not run again.
+    RecordUnreadable,
+    /// What became of the run cannot be known: the handler ended the transaction itself, or the database did not
+    /// answer. Something may have been kept; a key whose handler ended its transaction does not run again.
+    OutcomeUnknown,
+    /// The handler ended the transaction it was lent. Something may have been kept; the key does not run again.
+    TransactionEnded,
+    /// A statement of the handler failed, the handler went on as if it had not, and the database refused to commit.
+    TransactionAborted,
+    /// The database could not order this run among the others (deadlock, serialization failure, busy). Ask again.
+    RetryLater,
+    /// The store cannot be reached. The handler was not run, or nothing of its run was kept.
+    StoreUnavailable,
+    /// The store refused a statement: a missing migration, a constraint checked at commit. An operator must look.
+    StoreFailed,
+    /// The handler panicked.
+    Panicked,
+}
+
+impl Kind {
+    /// The stable name of this kind: what a client or a log query may compare.
+    #[must_use]
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::KeyMissing => "key_missing",
+            Self::KeyInvalid => "key_invalid",
+            Self::KeyInFlight => "key_in_flight",
+            Self::KeyReused => "key_reused",
+            Self::ScopeInvalid => "scope_invalid",
+            Self::FingerprintFailed => "fingerprint_failed",
+            Self::BodyTooLarge => "body_too_large",
+            Self::BodyUnreadable => "body_unreadable",
+            Self::ReplyTooLarge => "reply_too_large",
+            Self::ReplyFailed => "reply_failed",
+            Self::RecordUnreadable => "record_unreadable",
+            Self::OutcomeUnknown => "outcome_unknown",
+            Self::TransactionEnded => "transaction_ended",
+            Self::TransactionAborted => "transaction_aborted",
+            Self::RetryLater => "retry_later",
+            Self::StoreUnavailable => "store_unavailable",
+            Self::StoreFailed => "store_failed",
+            Self::Panicked => "handler_panicked",
+        }
+    }
+
+    /// What it means and what to do about it, in one sentence or two.
+    const fn detail(self) -> &'static str {
+        match self {
+            Self::KeyMissing => "this operation needs an idempotency key; send one, and the same one on every retry",
+            Self::KeyInvalid => "the idempotency key is not usable; send one key of 1 to 255 visible ASCII characters",
+            Self::KeyInFlight => "a request with this idempotency key is still running; retry it later, unchanged",
+            Self::KeyReused => {
+                "this idempotency key was used for a request with other content; use a new key for a new request"
+            }
+            Self::ScopeInvalid => "the scope is empty, longer than 255 bytes, or has a NUL character",
+            Self::FingerprintFailed => "what the fingerprint is made of could not be serialised",
+            Self::BodyTooLarge => "the request's body is over the limit of this server",
+            Self::BodyUnreadable => "the request's body could not be read",
+            Self::ReplyTooLarge => {
+                "this request has run, and its reply was too large to be kept for a retry; look its result up instead"
+            }
+            Self::ReplyFailed => "the reply's body failed while it was produced; nothing was kept, retry the request",
+            Self::RecordUnreadable => {
+                "this request has run, but its record cannot be read by this version; it will not run again"
+            }
+            Self::OutcomeUnknown => {
+                "whether this request took effect is not known; look its result up before you send it under another key"
+            }
+            Self::TransactionEnded => {
+                "the handler ended the transaction it was lent; the request may have taken effect and will not run again"
+            }
+            Self::TransactionAborted => {
+                "a statement failed and the transaction could not commit; nothing was kept, retry the request"
+            }
+            Self::RetryLater => "the database was too busy to order this request; nothing was kept, retry it later",
+            Self::StoreUnavailable => "the idempotency store cannot be reached; retry the request later",
+            Self::StoreFailed => "the idempotency store refused a statement; nothing was kept",
+            Self::Panicked => "the handler failed; nothing was kept, retry the request",
+        }
+    }
+
+    /// How long to wait before asking again, where asking again can help.
+    const fn retry_after(self) -> Option<Duration> {
+        match self {
+            Self::KeyInFlight | Self::RetryLater | Self::StoreUnavailable => Some(Duration::from_secs(1)),
+            Self::KeyMissing
+            | Self::KeyInvalid
+            | Self::KeyReused
+            | Self::ScopeInvalid
+            | Self::FingerprintFailed
+            | Self::BodyTooLarge
+            | Self::BodyUnreadable
+            | Self::ReplyTooLarge
+            | Self::ReplyFailed
+            | Self::RecordUnreadable
+            | Self::OutcomeUnknown
+            | Self::TransactionEnded
+            | Self::TransactionAborted
+            | Self::StoreFailed
+            | Self::Panicked => None,
+        }
+    }
+}
+
+impl Error {
+    /// An error of this kind, with the kind's own words.
+    #[must_use]
+    pub fn new(kind: Kind) -> Self {
+        Self(Box::new(Inner {
+            kind,
+            detail: Cow::Borrowed(kind.detail()),
+            source: None,
+            retry_after: kind.retry_after(),
+        }))
+    }
+
+    /// The same error, with what caused it: for logs, never for a client.
+    #[must_use]
+    pub fn caused_by(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        self.0.source = Some(source.into());
+        self
+    }
+
+    /// The same error in more exact words. They may reach a client: no secrets, no key, no row.
+    #[must_use]
+    pub fn because(mut self, detail: impl Into<Cow<'static, str>>) -> Self {
+        self.0.detail = detail.into();
+        self
+    }
+
+    /// What went wrong, for decisions.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        self.0.kind
+    }
+
+    /// The kind's stable name.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        self.0.kind.code()
+    }
+
+    /// What to tell a client, in words that hold no secrets.
+    #[must_use]
+    pub fn detail(&self) -> &str {
+        &self.0.detail
+    }
+
+    /// How long to wait before asking again, where asking again can help.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.0.retry_after
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.detail)
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Error")
+            .field("kind", &self.0.kind)
+            .field("detail", &self.0.detail)
+            .field("source", &self.0.source)
+            .finish()
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.0.source.as_deref().map(|source| source as &(dyn StdError + 'static))
+    }
+}

@@ -1,0 +1,198 @@
+//! What was asked: the digest that tells a retry from another request under the same key.
+
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use crate::error::{Error, Kind};
+use crate::json;
+
+/// A digest of what a request asked for. The same key with another fingerprint is refused.
+///
+/// ```
+/// use idem_core::Fingerprint;
+///
+/// let asked = Fingerprint::of_value(&("c1", 100))?;
+/// assert_eq!(asked, Fingerprint::of_value(&("c1", 100))?);
+/// assert_ne!(asked, Fingerprint::of_value(&("c1", 101))?);
+/// # Ok::<(), idem_core::Error>(())
+/// ```
+///
+/// It starts with the version of the rules that made it, so that rules may change in a later release without a
+/// retry being taken for another request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Fingerprint([u8; Self::LEN]);
+
+impl Fingerprint {
+    /// The version of the rules below.
+    pub const VERSION: u8 = 1;
+
+    /// Its length in bytes: the version and a SHA-256.
+    pub const LEN: usize = 33;
+
+    /// The fingerprint of a handler that compares nothing (`fingerprint = none`).
+    #[must_use]
+    pub fn none() -> Self {
+        Self::of_parts(&[b"none"])
+    }
+
+    /// The fingerprint of a serialisable value, by its meaning: the order of a map's keys does not matter.
+    ///
+    /// # Errors
+    /// [`Kind::FingerprintFailed`] where the value does not serialise.
+    pub fn of_value<T: Serialize + ?Sized>(value: &T) -> Result<Self, Error> {
+        let text = serde_json::to_vec(value).map_err(|error| Error::new(Kind::FingerprintFailed).caused_by(error))?;
+        Ok(match json::digest(&text) {
+            Some(digest) => Self::of_parts(&[b"value", &digest]),
+            None => Self::of_parts(&[b"value text", &text]),
+        })
+    }
+
+    /// The fingerprint of an HTTP request.
+    ///
+    /// `content_type` is the request's `Content-Type`, of which only the media type counts, not its parameters.
+    /// A JSON body is compared by meaning, every other byte by byte.
+    #[must_use]
+    pub fn of_request(method: &str, path: &str, query: Option<&str>, content_type: &[u8], body: &[u8]) -> Self {
+        let media_type = media_type(content_type);
+        let canonical = is_json(&media_type).then(|| json::digest(body)).flatten();
+        let body: [&[u8]; 2] = match &canonical {
+            Some(digest) => [b"json", digest],
+            None => [b"bytes", body],
+        };
+        // An absent query and an empty one are different requests to some routers.
+        let query = query.map_or([b"no".as_slice(), b""], |query| [b"query", query.as_bytes()]);
+        Self::of_parts(&[
+            b"http",
+            method.as_bytes(),
+            path.as_bytes(),
+            query[0],
+            query[1],
+            &media_type,
+            body[0],
+            body[1],
+        ])
+    }
+
+    /// A digest over the parts, each with its length: no joining of parts makes two lists one.
+    fn of_parts(parts: &[&[u8]]) -> Self {
+        let mut digest = Sha256::new();
+        for part in parts {
+            digest.update((part.len() as u64).to_be_bytes());
+            digest.update(part);
+        }
+        let mut bytes = [Self::VERSION; Self::LEN];
+        bytes[1..].copy_from_slice(&digest.finalize());
+        Self(bytes)
+    }
+
+    /// A stored fingerprint, or `None` where these bytes are none of a version that this release knows.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let bytes: [u8; Self::LEN] = bytes.try_into().ok()?;
+        (bytes[0] == Self::VERSION).then_some(Self(bytes))
+    }
+
+    /// The bytes to store.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8; Self::LEN] {
+        &self.0
+    }
+}
+
+/// `Application/JSON; charset=utf-8` is `application/json`.
+fn media_type(content_type: &[u8]) -> Vec<u8> {
+    content_type.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii().to_ascii_lowercase()
+}
+
+fn is_json(media_type: &[u8]) -> bool {
+    media_type == b"application/json" || media_type.ends_with(b"+json")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(parts: (&str, &str, Option<&str>, &str, &str)) -> Fingerprint {
+        let (method, path, query, content_type, body) = parts;
+        Fingerprint::of_request(method, path, query, content_type.as_bytes(), body.as_bytes())
+    }
+
+    #[test]
+    fn r05_the_same_request() {
+        let asked = request(("POST", "/p", Some("a=1"), "application/json", r#"{"a":1,"b":2}"#));
+        for other in [
+            ("POST", "/p", Some("a=1"), "Application/JSON; charset=utf-8", r#"{"b":2, "a":1}"#),
+            ("POST", "/p", Some("a=1"), "application/json", "{\n\"a\":1,\"b\":2}"),
+        ] {
+            assert_eq!(asked, request(other), "{other:?}");
+        }
+        let asked = request(("POST", "/p", None, "application/vnd.api+json", "[1]"));
+        assert_eq!(asked, request(("POST", "/p", None, "application/vnd.api+json", "[ 1 ]")));
+    }
+
+    #[test]
+    fn r05_r08_another_request() {
+        let requests = [
+            ("POST", "/p", Some("a=1"), "application/json", r#"{"a":1,"b":2}"#),
+            ("PUT", "/p", Some("a=1"), "application/json", r#"{"a":1,"b":2}"#),
+            ("POST", "/p/", Some("a=1"), "application/json", r#"{"a":1,"b":2}"#),
+            ("POST", "/p", Some("a=2"), "application/json", r#"{"a":1,"b":2}"#),
+            ("POST", "/p", Some(""), "application/json", r#"{"a":1,"b":2}"#),
+            ("POST", "/p", None, "application/json", r#"{"a":1,"b":2}"#),
+            ("POST", "/p", Some("a=1"), "text/plain", r#"{"a":1,"b":2}"#),
+            ("POST", "/p", Some("a=1"), "text/plain", r#"{"b":2,"a":1}"#),
+            ("POST", "/p", Some("a=1"), "application/json", r#"{"a":1.0,"b":2}"#),
+            ("POST", "/p", Some("a=1"), "application/json", r#"{"a":1,"b":null}"#),
+            ("POST", "/p", Some("a=1"), "application/json", r#"{"a":1}"#),
+            ("POST", "/p", Some("a=1"), "application/json", r#"{"a":1,"a":1}"#),
+            ("POST", "/p", Some("a=1"), "application/json", r#"{"a":1, "a":1}"#),
+            ("POST", "/p", Some("a=1"), "", ""),
+        ];
+        for (at, one) in requests.iter().enumerate() {
+            for other in &requests[..at] {
+                assert_ne!(request(*one), request(*other), "{one:?} and {other:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn r06_parts_are_told_apart_by_their_lengths() {
+        assert_ne!(Fingerprint::of_parts(&[b"ab", b"c"]), Fingerprint::of_parts(&[b"a", b"bc"]));
+        assert_ne!(Fingerprint::of_parts(&[b"ab"]), Fingerprint::of_parts(&[b"ab", b""]));
+        assert_ne!(request(("POST", "/a", Some("b"), "", "")), request(("POST", "/ab", None, "", "")));
+    }
+
+    #[test]
+    fn r06_the_version_is_kept_and_checked() {
+        let asked = Fingerprint::none();
+        assert_eq!(asked.as_bytes()[0], Fingerprint::VERSION);
+        assert_eq!(Fingerprint::from_bytes(asked.as_bytes()), Some(asked));
+        let mut newer = *asked.as_bytes();
+        newer[0] += 1;
+        assert_eq!(Fingerprint::from_bytes(&newer), None);
+        assert_eq!(Fingerprint::from_bytes(&newer[1..]), None);
+    }
+
+    /// Pinned: a release that digests a request otherwise would refuse every retry that spans the deploy.
+    #[test]
+    fn r06_the_digest_of_version_1_does_not_change() {
+        let asked = request(("POST", "/payments", None, "application/json", r#"{"amount":100}"#));
+        let hex: String = asked.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, PINNED);
+    }
+
+    const PINNED: &str = "01c1bd6195baa653a9541a88d1928926365f20fa466a23a1c85fd940be4e6092ab";
+
+    #[test]
+    fn a_value_that_does_not_serialise_is_an_error() {
+        let map = std::collections::HashMap::from([((1, 2), 3)]);
+        assert_eq!(Fingerprint::of_value(&map).unwrap_err().kind(), Kind::FingerprintFailed);
+    }
+
+    #[test]
+    fn the_order_of_a_map_does_not_matter() {
+        let one = std::collections::HashMap::from([("a", 1), ("b", 2), ("c", 3)]);
+        let other: std::collections::HashMap<_, _> = one.clone().into_iter().collect();
+        assert_eq!(Fingerprint::of_value(&one).unwrap(), Fingerprint::of_value(&other).unwrap());
+    }
+}

@@ -1,0 +1,86 @@
+//! The last parameter of a handler: the user's own extractor, and what the run needs of the request.
+
+use std::marker::PhantomData;
+
+use axum::body::Body;
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{FromRef, FromRequest, OriginalUri, Request};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use http::{HeaderMap, Method, StatusCode, Uri, header};
+
+use crate::error::{Error, Kind};
+use crate::fingerprint::Fingerprint;
+use crate::http::problem;
+use crate::store::Context;
+
+/// The user's last extractor `T`, run over a body that has been read whole, so that it can be digested.
+///
+/// It takes the place of `T` in the handler's parameters, so the handler keeps as many as the user wrote, and Axum
+/// runs it after all others: whatever they refuse is refused before the key is asked for (rule 4).
+pub struct Recorded<C: Context, T> {
+    call: Call<C>,
+    last: T,
+}
+
+impl<C: Context, T> Recorded<C, T> {
+    /// The request, and the user's last extractor.
+    pub fn into_parts(self) -> (Call<C>, T) {
+        (self.call, self.last)
+    }
+}
+
+/// What a run needs of its request.
+pub struct Call<C: Context> {
+    pub(crate) store: C::Store,
+    pub(crate) method: Method,
+    pub(crate) uri: Uri,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+    context: PhantomData<fn() -> C>,
+}
+
+impl<C: Context> Call<C> {
+    /// The fingerprint of the whole request.
+    pub(crate) fn fingerprint(&self) -> Fingerprint {
+        let content_type = self.headers.get(header::CONTENT_TYPE).map_or(b"".as_slice(), |value| value.as_bytes());
+        Fingerprint::of_request(self.method.as_str(), self.uri.path(), self.uri.query(), content_type, &self.body)
+    }
+}
+
+/// Tells Axum's two kinds of extractors apart behind [`Recorded`], which is one kind for both.
+#[derive(Debug)]
+pub struct Via<M>(PhantomData<M>);
+
+impl<S, C, T, M> FromRequest<S, Via<M>> for Recorded<C, T>
+where
+    S: Send + Sync,
+    C: Context,
+    C::Store: FromRef<S>,
+    T: FromRequest<S, M>,
+{
+    type Rejection = Response;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Response> {
+        let (parts, body) = request.into_parts();
+        // Nested routers see a shortened path; two routes must not look alike for it (rule 8).
+        let uri =
+            parts.extensions.get::<OriginalUri>().map_or_else(|| parts.uri.clone(), |original| original.0.clone());
+        let (method, headers) = (parts.method.clone(), parts.headers.clone());
+
+        // `Bytes` keeps to Axum's `DefaultBodyLimit`, whether it is raised, lowered or off.
+        let read = Bytes::from_request(Request::from_parts(parts.clone(), body), state).await;
+        let body = read.map_err(|rejection| problem::respond(&unread(rejection)))?;
+        let request = Request::from_parts(parts, Body::from(body.clone()));
+        let last = T::from_request(request, state).await.map_err(IntoResponse::into_response)?;
+
+        let call = Call { store: C::Store::from_ref(state), method, uri, headers, body, context: PhantomData };
+        Ok(Self { call, last })
+    }
+}
+
+fn unread(rejection: BytesRejection) -> Error {
+    let too_large = rejection.status() == StatusCode::PAYLOAD_TOO_LARGE;
+    let kind = if too_large { Kind::BodyTooLarge } else { Kind::BodyUnreadable };
+    Error::new(kind).caused_by(rejection)
+}

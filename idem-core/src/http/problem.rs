@@ -1,0 +1,135 @@
+//! Refusals and failures as `application/problem+json` (RFC 9457).
+
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use http::{HeaderValue, StatusCode, header};
+
+use crate::error::{Error, Kind};
+
+/// A refusal as it goes out: a status, a stable code, and words for people.
+///
+/// Every response that the framework makes itself carries one in its extensions, so that an application can give it
+/// another shape:
+///
+/// ```
+/// use axum::{Json, Router, middleware, response::{IntoResponse, Response}};
+/// use idem_core::http::Refusal;
+///
+/// async fn restyle(response: Response) -> Response {
+///     match response.extensions().get::<Refusal>().cloned() {
+///         Some(refusal) => {
+///             (refusal.status(), Json(serde_json::json!({ "error": refusal.code() }))).into_response()
+///         }
+///         None => response,
+///     }
+/// }
+///
+/// let app: Router = Router::new().layer(middleware::map_response(restyle));
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    kind: Kind,
+    status: StatusCode,
+    detail: String,
+    retry_after: Option<u64>,
+}
+
+impl Refusal {
+    pub(crate) fn new(error: &Error) -> Self {
+        Self {
+            kind: error.kind(),
+            status: status(error.kind()),
+            detail: error.detail().to_owned(),
+            // Whole seconds, as RFC 9110 wants them; rounded up, so that nobody asks too early.
+            retry_after: error.retry_after().map(|wait| wait.as_millis().div_ceil(1000) as u64),
+        }
+    }
+
+    /// What a duplicate gets where the handler says `in_flight = accepted`.
+    pub(crate) fn accepted(mut self) -> Self {
+        self.status = StatusCode::ACCEPTED;
+        self
+    }
+
+    /// Why, for decisions.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The stable name of the kind.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        self.kind.code()
+    }
+
+    /// The response's status.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// What to tell people.
+    #[must_use]
+    pub fn detail(&self) -> &str {
+        &self.detail
+    }
+
+    /// Seconds to wait before asking again, where asking again can help.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<u64> {
+        self.retry_after
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let body = serde_json::json!({
+            "type": "about:blank",
+            "title": self.status.canonical_reason(),
+            "status": self.status.as_u16(),
+            "code": self.code(),
+            "detail": self.detail,
+        });
+        let mut response = Response::new(Body::from(body.to_string()));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if let Some(seconds) = self.retry_after {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+/// The refusal as a response, with one trace event: what failed on our side is an error, what the client did is not.
+pub(crate) fn respond(error: &Error) -> Response {
+    let refusal = Refusal::new(error);
+    if refusal.status.is_server_error() {
+        tracing::error!(target: "idem", code = refusal.code(), cause = ?std::error::Error::source(error), "{error}");
+    } else {
+        tracing::debug!(target: "idem", code = refusal.code(), "{error}");
+    }
+    refusal.into_response()
+}
+
+fn status(kind: Kind) -> StatusCode {
+    match kind {
+        Kind::KeyMissing | Kind::KeyInvalid | Kind::BodyUnreadable => StatusCode::BAD_REQUEST,
+        Kind::KeyInFlight => StatusCode::CONFLICT,
+        Kind::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
+        Kind::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        Kind::ReplyTooLarge => StatusCode::GONE,
+        Kind::RetryLater | Kind::StoreUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+        Kind::ScopeInvalid
+        | Kind::FingerprintFailed
+        | Kind::ReplyFailed
+        | Kind::RecordUnreadable
+        | Kind::OutcomeUnknown
+        | Kind::TransactionEnded
+        | Kind::TransactionAborted
+        | Kind::StoreFailed
+        | Kind::Panicked => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}

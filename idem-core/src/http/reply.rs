@@ -1,0 +1,152 @@
+//! A response as it is stored, and as it is replayed.
+
+use axum::body::Body;
+use axum::response::Response;
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use futures_util::{StreamExt, stream};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http_body_util::BodyExt;
+
+use crate::error::{Error, Kind};
+use crate::record::{Format, Outcome, Reply};
+
+/// Set on every replay, and on nothing else.
+const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+
+/// Not stored (rule 19): what belongs to one connection or to one moment, and what identifies a session.
+const NOT_STORED: [HeaderName; 10] = [
+    header::SET_COOKIE,
+    header::DATE,
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+
+/// Reads a response whole: what to store of it, and the response to send.
+///
+/// Past the limit it stops reading: there is only a tombstone to store, and the rest of the body goes to its caller
+/// as it comes.
+pub(crate) async fn capture(response: Response, limit: usize) -> Result<(Outcome, Response), Error> {
+    let (parts, mut body) = response.into_parts();
+    let headers = encode_headers(&parts.headers);
+    let mut read = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| Error::new(Kind::ReplyFailed).caused_by(error))?;
+        // Trailers belong to the connection, like every other hop-by-hop part.
+        let Ok(data) = frame.into_data() else { continue };
+        read.extend_from_slice(&data);
+        if headers.len() + read.len() > limit {
+            let read = stream::iter([Ok(read.freeze())]).chain(body.into_data_stream());
+            return Ok((Outcome::Oversized, Response::from_parts(parts, Body::from_stream(read))));
+        }
+    }
+    let body = read.freeze();
+    let reply = Reply { format: Format::HTTP, status: Some(parts.status.as_u16()), headers, body: body.clone() };
+    Ok((Outcome::Reply(reply), Response::from_parts(parts, Body::from(body))))
+}
+
+/// The stored response, marked as a replay.
+pub(crate) fn replay(reply: Reply) -> Result<Response, Error> {
+    let unreadable = || Error::new(Kind::RecordUnreadable);
+    if reply.format != Format::HTTP {
+        return Err(unreadable());
+    }
+    let status = reply.status.and_then(|status| StatusCode::from_u16(status).ok()).ok_or_else(unreadable)?;
+    let mut headers = decode_headers(reply.headers).ok_or_else(unreadable)?;
+    headers.insert(REPLAYED, HeaderValue::from_static("true"));
+    let mut response = Response::new(Body::from(reply.body));
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    Ok(response)
+}
+
+/// Name and value of each header in order, each behind its length: 2 bytes for a name, 4 for a value.
+fn encode_headers(headers: &HeaderMap) -> Bytes {
+    let mut bytes = BytesMut::new();
+    for (name, value) in headers {
+        if NOT_STORED.contains(name) || *name == REPLAYED {
+            continue;
+        }
+        // `http` keeps names under 64 KiB; a value that does not fit 4 bytes cannot be in memory as one header.
+        bytes.put_u16(name.as_str().len() as u16);
+        bytes.put_slice(name.as_str().as_bytes());
+        bytes.put_u32(value.len() as u32);
+        bytes.put_slice(value.as_bytes());
+    }
+    bytes.freeze()
+}
+
+fn decode_headers(mut bytes: Bytes) -> Option<HeaderMap> {
+    let mut headers = HeaderMap::new();
+    while !bytes.is_empty() {
+        let length = bytes.try_get_u16().ok()?.into();
+        let name = HeaderName::from_bytes(&take(&mut bytes, length)?).ok()?;
+        let length = bytes.try_get_u32().ok()?.try_into().ok()?;
+        let value = HeaderValue::from_maybe_shared(take(&mut bytes, length)?).ok()?;
+        headers.append(name, value);
+    }
+    Some(headers)
+}
+
+fn take(bytes: &mut Bytes, length: usize) -> Option<Bytes> {
+    (length <= bytes.len()).then(|| bytes.split_to(length))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers() -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("location", b"/payments/1".as_slice()),
+            ("x-twice", b"1"),
+            ("x-latin", b"caf\xe9"),
+            ("x-twice", b"2"),
+            ("x-empty", b""),
+        ] {
+            let name = HeaderName::from_static(name);
+            headers.append(name, HeaderValue::from_bytes(value).expect("a header value"));
+        }
+        headers
+    }
+
+    #[test]
+    fn r19_headers_come_back_byte_for_byte_and_in_order() {
+        let decoded = decode_headers(encode_headers(&headers())).expect("readable");
+        let pairs = |headers: &HeaderMap| -> Vec<_> {
+            headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect()
+        };
+        assert_eq!(pairs(&decoded), pairs(&headers()));
+    }
+
+    #[test]
+    fn r19_what_belongs_to_one_connection_is_not_stored() {
+        let mut all = headers();
+        for name in NOT_STORED {
+            all.append(name, HeaderValue::from_static("x"));
+        }
+        assert_eq!(encode_headers(&all), encode_headers(&headers()));
+    }
+
+    #[test]
+    fn r22_cut_headers_are_unreadable() {
+        let bytes = encode_headers(&headers());
+        let whole = (0..bytes.len()).filter(|end| decode_headers(bytes.slice(..*end)).is_some()).count();
+        // Cut between two headers it is a shorter list, which the store's row cannot come to by itself.
+        assert_eq!(whole, headers().len());
+    }
+
+    #[test]
+    fn r22_another_format_or_status_is_unreadable() {
+        let reply = |format, status| Reply { format, status, headers: Bytes::new(), body: Bytes::new() };
+        for reply in [reply(Format(2), Some(200)), reply(Format::HTTP, None), reply(Format::HTTP, Some(99))] {
+            assert_eq!(replay(reply).unwrap_err().kind(), Kind::RecordUnreadable);
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! One request of an annotated handler, from its key to its response.
+
+use axum::response::{IntoResponse, IntoResponseParts, Response, ResponseParts};
+use futures_util::future::BoxFuture;
+use http::{HeaderName, Method, StatusCode};
+use tracing::Instrument;
+
+use crate::disposition::Disposition;
+use crate::error::{Error, Kind};
+use crate::fingerprint::Fingerprint;
+use crate::http::extract::Call;
+use crate::http::{Refusal, key, problem, reply};
+use crate::identity::{Identity, Key, Scope};
+use crate::policy::{InFlight, MissingKey, Policy};
+use crate::record::Request;
+use crate::run;
+use crate::store::{Begun, Context, Rejected, Store};
+
+/// What the attribute's expressions said about one request.
+#[derive(Debug)]
+pub struct Asked {
+    /// Who owns the key.
+    pub scope: Result<Scope, Error>,
+    /// Where the key comes from.
+    pub key: AskedKey,
+    /// What must be equal on a retry.
+    pub fingerprint: AskedFingerprint,
+}
+
+/// Where the key comes from.
+#[derive(Debug)]
+pub enum AskedKey {
+    /// From a header of the request.
+    Header(&'static str),
+    /// From an expression over the parameters.
+    Value(Result<Option<Key>, Error>),
+}
+
+/// What must be equal on a retry.
+#[derive(Debug)]
+pub enum AskedFingerprint {
+    /// The whole request.
+    Request,
+    /// Nothing.
+    None,
+    /// An expression over the parameters.
+    Value(Result<Fingerprint, Error>),
+}
+
+/// The user's handler, waiting for its context.
+type Body<C> = Box<dyn for<'c> FnOnce(&'c mut C) -> BoxFuture<'c, Response> + Send>;
+
+/// Runs an annotated handler: the whole of what the attribute generates a call to.
+///
+/// The run has a task of its own, so it goes on when the client hangs up or a timeout drops this future (rule 12).
+pub async fn serve<C: Context>(
+    call: Call<C>,
+    policy: &'static Policy,
+    asked: Asked,
+    body: impl for<'c> FnOnce(&'c mut C) -> BoxFuture<'c, Response> + Send + 'static,
+) -> Response {
+    let body: Body<C> = Box::new(body);
+    let counted = call.store.runs().enter();
+    let run = async move {
+        let _counted = counted;
+        answer(call, policy, asked, body).await
+    };
+    match tokio::spawn(run.in_current_span()).await {
+        Ok(response) => response,
+        // The handler's own panic is caught inside; what is left is our bug, or a runtime that shuts down.
+        Err(error) => problem::respond(&Error::new(Kind::OutcomeUnknown).caused_by(error)),
+    }
+}
+
+async fn answer<C: Context>(call: Call<C>, policy: &Policy, asked: Asked, body: Body<C>) -> Response {
+    match decide_and_run(call, policy, asked, body).await {
+        Ok(response) => response,
+        Err(error) if error.kind() == Kind::KeyInFlight && policy.in_flight == InFlight::Accepted => {
+            Refusal::new(&error).accepted().into_response()
+        }
+        Err(error) => problem::respond(&error),
+    }
+}
+
+async fn decide_and_run<C: Context>(
+    call: Call<C>,
+    policy: &Policy,
+    asked: Asked,
+    body: Body<C>,
+) -> Result<Response, Error> {
+    // Rule 9: what changes nothing needs no record.
+    if matches!(call.method, Method::GET | Method::HEAD | Method::OPTIONS) {
+        return run_unrecorded(&call.store, body).await;
+    }
+    let key = match asked.key {
+        AskedKey::Header(name) => key::from_headers(&call.headers, &HeaderName::from_static(name))?,
+        AskedKey::Value(key) => key?,
+    };
+    let Some(key) = key else {
+        return match policy.missing_key {
+            MissingKey::Reject => Err(Error::new(Kind::KeyMissing)),
+            MissingKey::Run => run_unrecorded(&call.store, body).await,
+        };
+    };
+    let request = Request {
+        identity: Identity { scope: asked.scope?, operation: policy.operation, key },
+        fingerprint: match asked.fingerprint {
+            AskedFingerprint::Request => call.fingerprint(),
+            AskedFingerprint::None => Fingerprint::none(),
+            AskedFingerprint::Value(fingerprint) => fingerprint?,
+        },
+        ttl: policy.ttl,
+    };
+    match run::claim::<C>(&call.store, &request, policy.in_flight).await? {
+        Begun::Run(context) => run_recorded(context, &call.store, body).await,
+        Begun::Replay(stored) => reply::replay(stored),
+        Begun::Refuse(kind) => Err(Error::new(kind)),
+    }
+}
+
+async fn run_recorded<C: Context>(mut context: C, store: &C::Store, body: Body<C>) -> Result<Response, Error> {
+    let response = match run::catch(body(&mut context)).await {
+        Ok(response) => response,
+        Err(panic) => {
+            context.release().await?;
+            return Err(panic);
+        }
+    };
+    let disposition = disposition(&response);
+    if disposition == Disposition::Release {
+        context.release().await?;
+        return Ok(response);
+    }
+    let (outcome, response) = match reply::capture(response, store.reply_limit()).await {
+        Ok(captured) => captured,
+        Err(error) => {
+            context.release().await?;
+            return Err(error);
+        }
+    };
+    if disposition == Disposition::Commit {
+        context.complete(&outcome).await?;
+        return Ok(response);
+    }
+    match context.reject(&outcome).await? {
+        Rejected::Stored => Ok(response),
+        Rejected::Replay(stored) => reply::replay(stored),
+        Rejected::Refuse(kind) => Err(Error::new(kind)),
+    }
+}
+
+async fn run_unrecorded<C: Context>(store: &C::Store, body: Body<C>) -> Result<Response, Error> {
+    let mut context = C::begin_unrecorded(store).await?;
+    match run::catch(body(&mut context)).await {
+        Ok(response) => {
+            context.finish_unrecorded(disposition(&response) == Disposition::Commit).await?;
+            Ok(response)
+        }
+        Err(panic) => {
+            context.finish_unrecorded(false).await?;
+            Err(panic)
+        }
+    }
+}
+
+/// What the handler said, or else what its status says (rule 14).
+fn disposition(response: &Response) -> Disposition {
+    let said = response.extensions().get::<Disposition>().copied();
+    said.unwrap_or_else(|| {
+        if response.status() < StatusCode::BAD_REQUEST { Disposition::Commit } else { Disposition::Release }
+    })
+}
+
+impl IntoResponseParts for Disposition {
+    type Error = std::convert::Infallible;
+
+    fn into_response_parts(self, mut response: ResponseParts) -> Result<ResponseParts, Self::Error> {
+        response.extensions_mut().insert(self);
+        Ok(response)
+    }
+}
+
+impl IntoResponse for Disposition {
+    /// An empty response with this disposition: `(StatusCode::PAYMENT_REQUIRED, Disposition::Reject)` needs no body.
+    fn into_response(self) -> Response {
+        (self, ()).into_response()
+    }
+}

@@ -1,0 +1,364 @@
+//! Who asks: scope, operation and key, the three parts of a record's identity.
+
+use std::fmt;
+
+use sha2::{Digest, Sha256};
+
+use crate::error::{Error, Kind};
+
+/// Who owns a key: two callers with different scopes never see each other's replies.
+///
+/// ```
+/// use idem_core::ToScope;
+///
+/// assert_eq!("u1".to_scope()?.as_str(), "u1");
+/// assert_eq!(("t1", 7).to_scope()?.as_str(), r#"["t1","7"]"#);
+/// # Ok::<(), idem_core::Error>(())
+/// ```
+///
+/// 1 to 255 bytes without a NUL character. It is stored in clear, so that an operator can find a caller's records;
+/// use an identifier, not a name or an address.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Scope(String);
+
+impl Scope {
+    /// The longest scope, in bytes: three of them fit into one Postgres index row with room to spare.
+    pub const MAX_LEN: usize = 255;
+
+    /// The scope that every caller shares: what `scope = global` means.
+    ///
+    /// It is the empty string, which no [`ToScope`] value can be.
+    #[must_use]
+    pub fn global() -> Self {
+        Self(String::new())
+    }
+
+    /// A scope of one part.
+    ///
+    /// # Errors
+    /// [`Kind::ScopeInvalid`] where the part is empty, longer than [`MAX_LEN`](Self::MAX_LEN) bytes, or holds NUL.
+    pub fn of(part: impl Into<String>) -> Result<Self, Error> {
+        let part = part.into();
+        // What looks like a tuple is written as a tuple of one, so that no single value can pass for a real tuple.
+        if part.starts_with('[') {
+            return Self::of_parts(&[part]);
+        }
+        Self::checked(part)
+    }
+
+    /// A scope of several parts. Two lists of parts are the same scope only where each part is the same.
+    ///
+    /// # Errors
+    /// [`Kind::ScopeInvalid`] where a part is empty, or the whole is longer than [`MAX_LEN`](Self::MAX_LEN) bytes.
+    pub fn of_parts(parts: &[String]) -> Result<Self, Error> {
+        if parts.is_empty() || parts.iter().any(|part| part.is_empty() || part.contains('\0')) {
+            return Err(Error::new(Kind::ScopeInvalid));
+        }
+        let json = serde_json::to_string(parts).map_err(|error| Error::new(Kind::ScopeInvalid).caused_by(error))?;
+        Self::checked(json)
+    }
+
+    fn checked(text: String) -> Result<Self, Error> {
+        if text.is_empty() || text.len() > Self::MAX_LEN || text.contains('\0') {
+            return Err(Error::new(Kind::ScopeInvalid));
+        }
+        Ok(Self(text))
+    }
+
+    /// The scope as it is stored.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// A value that says who owns a key: what `scope = EXPR` evaluates to.
+///
+/// ```
+/// use idem_core::{Error, Scope, ToScope};
+///
+/// struct CurrentUser { id: u64, name: String }
+///
+/// impl ToScope for CurrentUser {
+///     fn to_scope(&self) -> Result<Scope, Error> {
+///         self.id.to_scope()
+///     }
+/// }
+/// ```
+///
+/// # Rules
+/// - Two callers who must not see each other's replies have different scopes; one caller has the same scope on
+///   every retry, on every server. A session identifier is no scope: it changes.
+/// - `Option<T>` is deliberately none: anonymous callers would share one. Refuse them in an extractor, or write
+///   `scope = global` where sharing is meant.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be a scope",
+    label = "does not say who owns the key",
+    note = "implement `idem_core::ToScope` for `{Self}`, or name a part that is a string, an integer or a tuple of them: `scope = user.id`",
+    note = "`Option` is no scope, because all anonymous callers would share one: let an extractor refuse them, or write `scope = global`"
+)]
+pub trait ToScope {
+    /// The scope of this value.
+    ///
+    /// # Errors
+    /// [`Kind::ScopeInvalid`] where the value is empty or too long. The request then fails and nothing is recorded.
+    fn to_scope(&self) -> Result<Scope, Error>;
+}
+
+/// A value that is a key: what `key = EXPR` evaluates to.
+///
+/// An empty string and `None` are no keys; they are refused, or run unrecorded where the handler says
+/// `missing_key = run`. They are never one shared record.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be an idempotency key",
+    label = "is no string, integer or option of one",
+    note = "name a part that is: `key = event.id`, or implement `idem_core::ToKey` for `{Self}`"
+)]
+pub trait ToKey {
+    /// The key of this value, or `None` where it has none.
+    ///
+    /// # Errors
+    /// [`Kind::KeyInvalid`] where the value cannot be a key.
+    fn to_key(&self) -> Result<Option<Key>, Error>;
+}
+
+/// The key that a client chose for one request and all its retries.
+///
+/// Only its SHA-256 is kept, here and in the store: keys are often guessable, and sometimes secrets.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Key([u8; 32]);
+
+impl Key {
+    /// The longest key, in bytes.
+    pub const MAX_LEN: usize = 255;
+
+    /// A key from its text. Blank text is no key.
+    ///
+    /// # Errors
+    /// [`Kind::KeyInvalid`] where the text is longer than [`MAX_LEN`](Self::MAX_LEN) bytes.
+    pub fn of(text: &str) -> Result<Option<Self>, Error> {
+        if text.trim().is_empty() {
+            return Ok(None);
+        }
+        if text.len() > Self::MAX_LEN {
+            return Err(Error::new(Kind::KeyInvalid));
+        }
+        Ok(Some(Self(Sha256::digest(text).into())))
+    }
+
+    /// The key's SHA-256: what is stored.
+    #[must_use]
+    pub fn hash(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The first bytes are enough to find a record, and too few to look a key up in a table of likely ones.
+        write!(f, "Key({:02x}{:02x}{:02x}{:02x}…)", self.0[0], self.0[1], self.0[2], self.0[3])
+    }
+}
+
+/// A handler's stable name: 1 to 255 bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Operation(&'static str);
+
+impl Operation {
+    /// The longest operation, in bytes.
+    pub const MAX_LEN: usize = 255;
+
+    /// A name given in code.
+    ///
+    /// # Panics
+    /// Where it is empty or longer than [`MAX_LEN`](Self::MAX_LEN) bytes: in a `const`, that is a compile error.
+    #[must_use]
+    pub const fn new(name: &'static str) -> Self {
+        assert!(!name.is_empty(), "an operation needs a name");
+        assert!(
+            name.len() <= Self::MAX_LEN,
+            "an operation's name has at most 255 bytes: give it a shorter one with `operation = \"…\"`"
+        );
+        Self(name)
+    }
+
+    /// The name as it is stored.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        self.0
+    }
+}
+
+/// What tells one record from all others: scope, operation and key, side by side.
+///
+/// They stay apart down to the store's columns, so that no joining of strings makes two identities one.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Identity {
+    /// Who owns the key.
+    pub scope: Scope,
+    /// Which handler.
+    pub operation: Operation,
+    /// Which request.
+    pub key: Key,
+}
+
+impl Identity {
+    /// A digest of the three parts, each with its length: for locks and tables that want one value.
+    #[must_use]
+    pub fn digest(&self) -> [u8; 32] {
+        let mut digest = Sha256::new();
+        for part in [self.scope.as_str().as_bytes(), self.operation.as_str().as_bytes(), self.key.hash().as_slice()] {
+            digest.update((part.len() as u64).to_be_bytes());
+            digest.update(part);
+        }
+        digest.finalize().into()
+    }
+}
+
+impl ToScope for str {
+    fn to_scope(&self) -> Result<Scope, Error> {
+        Scope::of(self)
+    }
+}
+
+impl ToScope for String {
+    fn to_scope(&self) -> Result<Scope, Error> {
+        Scope::of(self.as_str())
+    }
+}
+
+impl ToScope for Scope {
+    fn to_scope(&self) -> Result<Scope, Error> {
+        Ok(self.clone())
+    }
+}
+
+impl<T: ToScope + ?Sized> ToScope for &T {
+    fn to_scope(&self) -> Result<Scope, Error> {
+        (**self).to_scope()
+    }
+}
+
+impl ToKey for str {
+    fn to_key(&self) -> Result<Option<Key>, Error> {
+        Key::of(self)
+    }
+}
+
+impl ToKey for String {
+    fn to_key(&self) -> Result<Option<Key>, Error> {
+        Key::of(self)
+    }
+}
+
+impl<T: ToKey + ?Sized> ToKey for &T {
+    fn to_key(&self) -> Result<Option<Key>, Error> {
+        (**self).to_key()
+    }
+}
+
+impl<T: ToKey> ToKey for Option<T> {
+    fn to_key(&self) -> Result<Option<Key>, Error> {
+        self.as_ref().map_or(Ok(None), ToKey::to_key)
+    }
+}
+
+macro_rules! by_display {
+    ($($type:ty),*) => {$(
+        // A list of integers in an error tells nobody what to write.
+        #[diagnostic::do_not_recommend]
+        impl ToScope for $type {
+            fn to_scope(&self) -> Result<Scope, Error> {
+                Scope::of(self.to_string())
+            }
+        }
+
+        impl ToKey for $type {
+            fn to_key(&self) -> Result<Option<Key>, Error> {
+                Key::of(&self.to_string())
+            }
+        }
+    )*};
+}
+
+by_display!(u8, u16, u32, u64, u128, usize, i8, i16, i32, i64, i128, isize);
+
+#[cfg(feature = "uuid")]
+by_display!(uuid::Uuid);
+
+macro_rules! by_parts {
+    ($(($($name:ident),+))*) => {$(
+        impl<$($name: ToScope),+> ToScope for ($($name,)+) {
+            fn to_scope(&self) -> Result<Scope, Error> {
+                #[allow(non_snake_case)]
+                let ($($name,)+) = self;
+                Scope::of_parts(&[$($name.to_scope()?.0),+])
+            }
+        }
+    )*};
+}
+
+by_parts! { (A) (A, B) (A, B, C) (A, B, C, D) }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scope(value: impl ToScope) -> String {
+        value.to_scope().expect("a scope").as_str().to_owned()
+    }
+
+    #[test]
+    fn r02_no_two_scopes_are_written_alike() {
+        let texts = [
+            scope("a"),
+            scope(("a",)),
+            scope(r#"["a"]"#),
+            scope(("a", "b")),
+            scope(r#"["a","b"]"#),
+            scope(("a\",\"b",)),
+            scope((("a", "b"), "c")),
+            scope(("a", ("b", "c"))),
+            scope(("a", "b", "c")),
+            Scope::global().as_str().to_owned(),
+        ];
+        for (at, text) in texts.iter().enumerate() {
+            assert!(!texts[..at].contains(text), "{text} stands for two scopes");
+        }
+    }
+
+    #[test]
+    fn r02_joining_the_parts_of_an_identity_makes_no_two_one() {
+        let identity = |scope: &str, operation, key: &str| Identity {
+            scope: Scope::of(scope).expect("a scope"),
+            operation: Operation::new(operation),
+            key: Key::of(key).expect("valid").expect("a key"),
+        };
+        assert_ne!(identity("a", "bc", "k").digest(), identity("ab", "c", "k").digest());
+        assert_ne!(identity("a", "b", "k").digest(), identity("b", "a", "k").digest());
+    }
+
+    #[test]
+    fn r02_a_key_is_not_shown() {
+        let key = Key::of("secret-key").expect("valid").expect("a key");
+        let shown = format!("{key:?}");
+        assert!(!shown.contains("secret"), "{shown}");
+    }
+
+    #[test]
+    fn r03_an_empty_or_oversized_scope_is_refused() {
+        for value in [String::new(), "x".repeat(256), "a\0b".to_owned()] {
+            assert_eq!(value.to_scope().unwrap_err().kind(), Kind::ScopeInvalid);
+        }
+        assert_eq!(("t", "").to_scope().unwrap_err().kind(), Kind::ScopeInvalid);
+        assert!("x".repeat(255).to_scope().is_ok());
+    }
+
+    #[test]
+    fn a_blank_value_is_no_key_and_a_long_one_is_refused() {
+        assert_eq!(" ".to_key().expect("valid"), None);
+        assert_eq!(None::<String>.to_key().expect("valid"), None);
+        assert_eq!("x".repeat(256).to_key().unwrap_err().kind(), Kind::KeyInvalid);
+        assert_eq!(7_u64.to_key().expect("valid"), "7".to_key().expect("valid"));
+    }
+}

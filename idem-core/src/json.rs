@@ -1,0 +1,339 @@
+//! JSON by meaning: one canonical digest for all the ways to write the same value.
+//!
+//! Objects are compared as sets of members, arrays in order, strings by the characters they stand for, numbers as
+//! they are written (`1.0` is not `1`: what a number means depends on who reads it). White space counts nowhere.
+//! Text that is no JSON, holds one object key twice or nests deeper than [`MAX_DEPTH`] has no canonical form.
+
+use sha2::{Digest, Sha256};
+
+/// Deeper values are not compared by meaning: the reader recurses, and a request must not exhaust its stack.
+const MAX_DEPTH: usize = 128;
+
+/// The digest of the value's meaning, or `None` where it has no canonical form.
+pub(crate) fn digest(text: &[u8]) -> Option<[u8; 32]> {
+    let text = std::str::from_utf8(text).ok()?;
+    let mut reader = Reader { text, at: 0 };
+    let value = reader.value(0)?;
+    reader.skip_space();
+    if reader.at != text.len() {
+        return None;
+    }
+    let mut digest = Sha256::new();
+    value.write(&mut digest);
+    Some(digest.finalize().into())
+}
+
+enum Value<'t> {
+    /// `null`, `true`, `false` and numbers: the text is the value.
+    Literal(&'t str),
+    /// The string with its escapes resolved, as UTF-16 would order nothing here: kept as bytes.
+    String(Vec<u8>),
+    Array(Vec<Value<'t>>),
+    /// Sorted by key, no key twice.
+    Object(Vec<(Vec<u8>, Value<'t>)>),
+}
+
+impl Value<'_> {
+    /// Each value is a type letter, a length, and its parts: no two values write the same bytes.
+    fn write(&self, digest: &mut Sha256) {
+        let mut head = |letter: u8, length: usize| {
+            digest.update([letter]);
+            digest.update((length as u64).to_be_bytes());
+        };
+        match self {
+            Self::Literal(text) => {
+                head(b'l', text.len());
+                digest.update(text);
+            }
+            Self::String(bytes) => {
+                head(b's', bytes.len());
+                digest.update(bytes);
+            }
+            Self::Array(values) => {
+                head(b'a', values.len());
+                values.iter().for_each(|value| value.write(digest));
+            }
+            Self::Object(members) => {
+                head(b'o', members.len());
+                for (key, value) in members {
+                    digest.update((key.len() as u64).to_be_bytes());
+                    digest.update(key);
+                    value.write(digest);
+                }
+            }
+        }
+    }
+}
+
+/// A reader of RFC 8259 text. Every method returns `None` where the text is no JSON.
+struct Reader<'t> {
+    text: &'t str,
+    at: usize,
+}
+
+impl<'t> Reader<'t> {
+    fn value(&mut self, depth: usize) -> Option<Value<'t>> {
+        if depth > MAX_DEPTH {
+            return None;
+        }
+        self.skip_space();
+        match self.peek()? {
+            b'{' => self.object(depth),
+            b'[' => self.array(depth),
+            b'"' => self.string().map(Value::String),
+            b'-' | b'0'..=b'9' => self.number().map(Value::Literal),
+            _ => ["null", "true", "false"].into_iter().find(|word| self.eat(word)).map(Value::Literal),
+        }
+    }
+
+    fn object(&mut self, depth: usize) -> Option<Value<'t>> {
+        self.expect(b'{')?;
+        let mut members = Vec::new();
+        if !self.eats_after_space(b'}') {
+            loop {
+                self.skip_space();
+                let key = self.string()?;
+                self.skip_space();
+                self.expect(b':')?;
+                members.push((key, self.value(depth + 1)?));
+                if self.eats_after_space(b'}') {
+                    break;
+                }
+                self.expect(b',')?;
+            }
+        }
+        members.sort_by(|one, other| one.0.cmp(&other.0));
+        // Which of two equal keys counts depends on who reads the object, so it has no one meaning.
+        let twice = members.windows(2).any(|pair| pair[0].0 == pair[1].0);
+        (!twice).then_some(Value::Object(members))
+    }
+
+    fn array(&mut self, depth: usize) -> Option<Value<'t>> {
+        self.expect(b'[')?;
+        let mut values = Vec::new();
+        if !self.eats_after_space(b']') {
+            loop {
+                values.push(self.value(depth + 1)?);
+                if self.eats_after_space(b']') {
+                    break;
+                }
+                self.expect(b',')?;
+            }
+        }
+        Some(Value::Array(values))
+    }
+
+    fn string(&mut self) -> Option<Vec<u8>> {
+        self.expect(b'"')?;
+        let mut bytes = Vec::new();
+        loop {
+            let start = self.at;
+            while !matches!(self.peek()?, b'"' | b'\\' | 0..=0x1f) {
+                self.at += 1;
+            }
+            bytes.extend_from_slice(&self.text.as_bytes()[start..self.at]);
+            match self.next()? {
+                b'"' => return Some(bytes),
+                b'\\' => self.escape(&mut bytes)?,
+                _ => return None,
+            }
+        }
+    }
+
+    fn escape(&mut self, bytes: &mut Vec<u8>) -> Option<()> {
+        let plain = match self.next()? {
+            plain @ (b'"' | b'\\' | b'/') => plain,
+            b'b' => 0x08,
+            b'f' => 0x0c,
+            b'n' => b'\n',
+            b'r' => b'\r',
+            b't' => b'\t',
+            b'u' => {
+                let character = self.unicode()?;
+                bytes.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes());
+                return Some(());
+            }
+            _ => return None,
+        };
+        bytes.push(plain);
+        Some(())
+    }
+
+    fn unicode(&mut self) -> Option<char> {
+        let first = self.hex()?;
+        // A half of a surrogate pair alone stands for no character.
+        if !(0xd800..0xdc00).contains(&first) {
+            return char::from_u32(first);
+        }
+        self.expect(b'\\')?;
+        self.expect(b'u')?;
+        let second = self.hex()?;
+        if !(0xdc00..0xe000).contains(&second) {
+            return None;
+        }
+        char::from_u32(0x1_0000 + ((first - 0xd800) << 10) + (second - 0xdc00))
+    }
+
+    fn hex(&mut self) -> Option<u32> {
+        let digits = self.text.as_bytes().get(self.at..self.at + 4)?;
+        self.at += 4;
+        digits.iter().try_fold(0, |number, digit| Some(number * 16 + char::from(*digit).to_digit(16)?))
+    }
+
+    fn number(&mut self) -> Option<&'t str> {
+        let start = self.at;
+        self.eat("-");
+        if !self.eat("0") {
+            self.digits()?;
+        }
+        if self.eat(".") {
+            self.digits()?;
+        }
+        if self.eat("e") || self.eat("E") {
+            let _sign = self.eat("+") || self.eat("-");
+            self.digits()?;
+        }
+        Some(&self.text[start..self.at])
+    }
+
+    fn digits(&mut self) -> Option<()> {
+        let start = self.at;
+        while self.peek().is_some_and(|byte| byte.is_ascii_digit()) {
+            self.at += 1;
+        }
+        (self.at > start).then_some(())
+    }
+
+    fn skip_space(&mut self) {
+        while matches!(self.peek(), Some(b' ' | b'\t' | b'\n' | b'\r')) {
+            self.at += 1;
+        }
+    }
+
+    fn eats_after_space(&mut self, byte: u8) -> bool {
+        self.skip_space();
+        self.expect(byte).is_some()
+    }
+
+    fn eat(&mut self, word: &str) -> bool {
+        let found = self.text.as_bytes()[self.at..].starts_with(word.as_bytes());
+        if found {
+            self.at += word.len();
+        }
+        found
+    }
+
+    fn expect(&mut self, byte: u8) -> Option<()> {
+        (self.peek()? == byte).then(|| self.at += 1)
+    }
+
+    fn next(&mut self) -> Option<u8> {
+        let byte = self.peek()?;
+        self.at += 1;
+        Some(byte)
+    }
+
+    fn peek(&self) -> Option<u8> {
+        self.text.as_bytes().get(self.at).copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::digest;
+
+    #[test]
+    fn r05_equal_in_meaning() {
+        for (one, other) in [
+            (r#"{"a":1,"b":[true,null]}"#, "{ \"b\" : [ true , null ] ,\r\n\t\"a\" : 1 }"),
+            (r#""aé😀/""#, r#""\u0061\u00e9\ud83d\ude00\/""#),
+            ("{}", " { } "),
+            ("[]", "[\n]"),
+            (r#"{"a":{"x":1,"y":2}}"#, r#"{"a":{"y":2,"x":1}}"#),
+        ] {
+            assert!(digest(one.as_bytes()).is_some(), "{one} has no digest");
+            assert_eq!(digest(one.as_bytes()), digest(other.as_bytes()), "{one} and {other}");
+        }
+    }
+
+    #[test]
+    fn r05_different_in_meaning() {
+        let values = [
+            "1",
+            "1.0",
+            "1e0",
+            "10",
+            "-1",
+            "\"1\"",
+            "null",
+            "true",
+            "false",
+            "\"null\"",
+            "[]",
+            "{}",
+            "[[]]",
+            "[1,2]",
+            "[2,1]",
+            "[12]",
+            "[[1],2]",
+            "[[1,2]]",
+            r#"{"a":null}"#,
+            r#"{"a":1}"#,
+            r#"{"b":1}"#,
+            r#"{"a":"1"}"#,
+            r#"{"a":{"b":1}}"#,
+            r#"["a","b"]"#,
+            r#"["ab"]"#,
+            r#"{"a":"b"}"#,
+            "\"\"",
+        ];
+        for (at, one) in values.iter().enumerate() {
+            assert!(digest(one.as_bytes()).is_some(), "{one} has no digest");
+            for other in &values[..at] {
+                assert_ne!(digest(one.as_bytes()), digest(other.as_bytes()), "{one} and {other}");
+            }
+        }
+    }
+
+    #[test]
+    fn r05_no_canonical_form() {
+        let deep = "[".repeat(200_000);
+        for text in [
+            r#"{"a":1,"a":2}"#,
+            r#"{"a":1,"\u0061":1}"#,
+            "",
+            " ",
+            "{",
+            "[1,]",
+            "{\"a\"}",
+            "01",
+            "1.",
+            ".5",
+            "+1",
+            "tru",
+            "nul",
+            "\"",
+            "\"\\x\"",
+            "\"\\ud800\"",
+            "\"\u{1}\"",
+            "1 2",
+            "{'a':1}",
+            "NaN",
+            "\"\\u12\"",
+            "[1 2]",
+            &deep,
+        ] {
+            assert_eq!(digest(text.as_bytes()), None, "{text:.40}");
+        }
+        assert_eq!(digest(&[b'"', 0xff, b'"']), None);
+    }
+
+    #[test]
+    fn r05_reads_what_serde_json_reads() {
+        let nested = format!("{}1{}", "[".repeat(100), "]".repeat(100));
+        for text in [r#"{"a":[1,-0.5e+10,"\"\\\b\f\n\r\t"]}"#, "\"\u{7f}\u{2028}\"", "0", "-0", "1E5", &nested] {
+            assert!(serde_json::from_str::<serde_json::Value>(text).is_ok());
+            assert!(digest(text.as_bytes()).is_some(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! The decisions, as pure functions: what a record means for a request, and what it means for a run.
+//!
+//! No clock, no database, no waiting: time comes in as an argument, and the stores carry the decision out.
+
+use crate::error::Kind;
+use crate::record::{Claim, Record, Reply, Request, State, Timestamp};
+
+/// What a record means for a request: an order to the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    /// Nobody ran this. Claim it; the primary key says who of several wins.
+    Claim,
+    /// A record is there and no longer counts. Claim it in its place, if it is still the same one.
+    Replace(Claim),
+    /// It ran: answer with this.
+    Replay(Reply),
+    /// It must not run, and there is no reply to give.
+    Refuse(Kind),
+}
+
+/// Decides what becomes of a request, from the record of its identity, on the database's clock.
+///
+/// ```
+/// use idem_core::machine::{Decision, decide};
+/// # use idem_core::{Fingerprint, Identity, Key, Operation, Request, Scope, Timestamp};
+/// # let request = Request {
+/// #     identity: Identity {
+/// #         scope: Scope::global(),
+/// #         operation: Operation::new("payments.create"),
+/// #         key: Key::of("k1")?.unwrap(),
+/// #     },
+/// #     fingerprint: Fingerprint::none(),
+/// #     ttl: std::time::Duration::from_secs(60),
+/// # };
+/// assert_eq!(decide(None, &request, Timestamp(0)), Decision::Claim);
+/// # Ok::<(), idem_core::Error>(())
+/// ```
+///
+/// In this order: an expired record is as good as none; a record that cannot be compared is refused as unreadable;
+/// another fingerprint is refused as a reuse, whatever the state; then the state decides.
+#[must_use]
+pub fn decide(record: Option<&Record>, request: &Request, now: Timestamp) -> Decision {
+    let Some(record) = record else {
+        return Decision::Claim;
+    };
+    if record.expires_at <= now {
+        return Decision::Replace(record.claim);
+    }
+    let Some(fingerprint) = record.fingerprint else {
+        return Decision::Refuse(Kind::RecordUnreadable);
+    };
+    let same = fingerprint == request.fingerprint;
+    match (&record.state, same) {
+        (State::Running | State::Completed(_) | State::Oversized, false) => Decision::Refuse(Kind::KeyReused),
+        (State::Running, true) => Decision::Refuse(Kind::OutcomeUnknown),
+        (State::Completed(reply), true) => Decision::Replay(reply.clone()),
+        (State::Oversized, true) => Decision::Refuse(Kind::ReplyTooLarge),
+        (State::Unreadable, true | false) => Decision::Refuse(Kind::RecordUnreadable),
+    }
+}
+
+/// What a record means for a run that does not know whether it was kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// The run's completion is there: it was kept whole.
+    Kept,
+    /// The run left no trace: nothing was kept.
+    NotKept,
+    /// The run's claim is there without its completion: the handler ended the transaction itself.
+    Ended,
+}
+
+/// Decides what became of the run that held `claim`, from the record of its identity as it is after the run's
+/// transaction is over.
+#[must_use]
+pub fn verdict(record: Option<&Record>, claim: Claim) -> Verdict {
+    match record {
+        None => Verdict::NotKept,
+        Some(record) if record.claim != claim => Verdict::NotKept,
+        Some(record) => match record.state {
+            State::Running => Verdict::Ended,
+            // Only the completion writes anything else under this claim, so even what cannot be read was kept.
+            State::Completed(_) | State::Oversized | State::Unreadable => Verdict::Kept,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::fingerprint::Fingerprint;
+    use crate::identity::{Identity, Key, Operation, Scope};
+    use crate::record::Format;
+
+    const NOW: Timestamp = Timestamp(1_000);
+
+    fn asked(what: &str) -> Request {
+        Request {
+            identity: Identity {
+                scope: Scope::global(),
+                operation: Operation::new("test"),
+                key: Key::of("k").expect("valid").expect("a key"),
+            },
+            fingerprint: Fingerprint::of_value(what).expect("serialisable"),
+            ttl: Duration::from_secs(1),
+        }
+    }
+
+    fn reply() -> Reply {
+        Reply { format: Format::HTTP, status: Some(201), headers: Bytes::new(), body: Bytes::from_static(b"done") }
+    }
+
+    fn record(state: State) -> Record {
+        Record {
+            fingerprint: Some(asked("this").fingerprint),
+            state,
+            claim: Claim::from_bytes(&[7; 16]).expect("16 bytes"),
+            expires_at: Timestamp(NOW.0 + 1),
+        }
+    }
+
+    fn states() -> [State; 4] {
+        [State::Running, State::Completed(reply()), State::Oversized, State::Unreadable]
+    }
+
+    #[test]
+    fn r07_another_fingerprint_is_refused_in_every_readable_state() {
+        for state in [State::Running, State::Completed(reply()), State::Oversized] {
+            let decision = decide(Some(&record(state)), &asked("that"), NOW);
+            assert_eq!(decision, Decision::Refuse(Kind::KeyReused));
+        }
+    }
+
+    #[test]
+    fn r16_a_record_left_running_is_refused_and_never_run() {
+        let decision = decide(Some(&record(State::Running)), &asked("this"), NOW);
+        assert_eq!(decision, Decision::Refuse(Kind::OutcomeUnknown));
+    }
+
+    #[test]
+    fn r19_a_completed_record_is_replayed() {
+        let decision = decide(Some(&record(State::Completed(reply()))), &asked("this"), NOW);
+        assert_eq!(decision, Decision::Replay(reply()));
+    }
+
+    #[test]
+    fn r21_a_tombstone_is_refused_with_its_own_kind() {
+        let decision = decide(Some(&record(State::Oversized)), &asked("this"), NOW);
+        assert_eq!(decision, Decision::Refuse(Kind::ReplyTooLarge));
+    }
+
+    #[test]
+    fn r22_what_cannot_be_read_is_refused_whatever_was_asked() {
+        for what in ["this", "that"] {
+            let decision = decide(Some(&record(State::Unreadable)), &asked(what), NOW);
+            assert_eq!(decision, Decision::Refuse(Kind::RecordUnreadable));
+        }
+        for state in states() {
+            let unknown = Record { fingerprint: None, ..record(state) };
+            assert_eq!(decide(Some(&unknown), &asked("this"), NOW), Decision::Refuse(Kind::RecordUnreadable));
+        }
+    }
+
+    #[test]
+    fn r32_an_expired_record_is_as_good_as_none_in_every_state() {
+        assert_eq!(decide(None, &asked("this"), NOW), Decision::Claim);
+        for state in states() {
+            for what in ["this", "that"] {
+                let expired = Record { expires_at: NOW, ..record(state.clone()) };
+                assert_eq!(decide(Some(&expired), &asked(what), NOW), Decision::Replace(expired.claim));
+            }
+        }
+    }
+
+    #[test]
+    fn r16_a_lost_commit_is_judged_by_the_claim_and_the_state() {
+        let ours = record(State::Running).claim;
+        let other = Claim::from_bytes(&[8; 16]).expect("16 bytes");
+        assert_eq!(verdict(None, ours), Verdict::NotKept);
+        assert_eq!(verdict(Some(&record(State::Running)), ours), Verdict::Ended);
+        for state in [State::Completed(reply()), State::Oversized, State::Unreadable] {
+            assert_eq!(verdict(Some(&record(state)), ours), Verdict::Kept);
+        }
+        for state in states() {
+            assert_eq!(verdict(Some(&record(state)), other), Verdict::NotKept);
+        }
+    }
+}

@@ -1,0 +1,38 @@
+//! What the attribute said about a handler.
+
+use std::time::Duration;
+
+use crate::identity::Operation;
+
+/// How one handler is to be run: the attribute's arguments that are known when it is compiled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Policy {
+    /// The handler's stable name.
+    pub operation: Operation,
+    /// How long a finished record is replayed, counted from its completion.
+    pub ttl: Duration,
+    /// What a duplicate gets while the first still runs.
+    pub in_flight: InFlight,
+    /// What a request without a key gets.
+    pub missing_key: MissingKey,
+}
+
+/// What a duplicate gets while the first still runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InFlight {
+    /// 409 with `Retry-After`, at once.
+    Conflict,
+    /// The first one's reply, if it comes within this time, else 409. No connection is held while it waits.
+    Wait(Duration),
+    /// 202 with `Retry-After`, at once.
+    Accepted,
+}
+
+/// What a request without a key gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MissingKey {
+    /// 400.
+    Reject,
+    /// An ordinary run in a transaction, with nothing recorded.
+    Run,
+}

@@ -1,0 +1,31 @@
+//! What expansions of the attribute call. Not for people: it may change in any release.
+
+pub use crate::identity::{Operation, Scope};
+pub use crate::policy::{InFlight, MissingKey, Policy};
+pub use std::time::Duration;
+
+use crate::error::Error;
+use crate::fingerprint::Fingerprint;
+use crate::identity::{Key, ToKey, ToScope};
+
+#[cfg(feature = "axum")]
+pub use crate::http::extract::Recorded;
+#[cfg(feature = "axum")]
+pub use crate::http::run::{Asked, AskedFingerprint, AskedKey, serve};
+#[cfg(feature = "axum")]
+pub use axum::response::{IntoResponse, Response};
+
+/// The value of `scope = EXPR`.
+pub fn scope<T: ToScope + ?Sized>(value: &T) -> Result<Scope, Error> {
+    value.to_scope()
+}
+
+/// The value of `key = EXPR`.
+pub fn key<T: ToKey + ?Sized>(value: &T) -> Result<Option<Key>, Error> {
+    value.to_key()
+}
+
+/// The value of `fingerprint = EXPR`.
+pub fn fingerprint<T: serde::Serialize + ?Sized>(value: &T) -> Result<Fingerprint, Error> {
+    Fingerprint::of_value(value)
+}

@@ -1,0 +1,61 @@
+//! The runs that are going on, so that a shutdown can wait for them.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+/// Counts the runs that are going on in this process.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let runs = idem_core::Runs::default();
+/// let run = runs.enter();
+/// assert_eq!(runs.count(), 1);
+/// drop(run);
+/// runs.drained().await;
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Runs(Arc<watch::Sender<usize>>);
+
+impl Default for Runs {
+    fn default() -> Self {
+        Self(Arc::new(watch::Sender::new(0)))
+    }
+}
+
+impl Runs {
+    /// Counts a run until the answer is dropped.
+    #[must_use]
+    pub fn enter(&self) -> Run {
+        self.0.send_modify(|count| *count += 1);
+        Run(Self(Arc::clone(&self.0)))
+    }
+
+    /// How many runs are going on.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        *self.0.borrow()
+    }
+
+    /// Waits until no run is going on. Call it when the server has stopped to accept requests: a run that begins
+    /// meanwhile is waited for, too.
+    ///
+    /// # Cancel safety
+    /// Safe: put it under a timeout to wait for a limited time.
+    pub async fn drained(&self) {
+        let mut count = self.0.subscribe();
+        // The sender lives in `self`, so the wait cannot fail.
+        let _closed = count.wait_for(|count| *count == 0).await;
+    }
+}
+
+/// A run that is going on, until it is dropped.
+#[derive(Debug)]
+pub struct Run(Runs);
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        self.0.0.send_modify(|count| *count -= 1);
+    }
+}

@@ -1,0 +1,108 @@
+//! What a store owes.
+//!
+//! A store keeps records; a context is one run inside it. The framework calls them in this order and no other:
+//! [`begin`](Context::begin), the handler with `&mut` the context, then exactly one of
+//! [`complete`](Context::complete), [`reject`](Context::reject) and [`release`](Context::release), or a drop.
+//! A request that is not recorded goes through [`begin_unrecorded`](Context::begin_unrecorded) and
+//! [`finish_unrecorded`](Context::finish_unrecorded) instead.
+
+use std::future::Future;
+
+use crate::error::{Error, Kind};
+use crate::record::{Outcome, Reply, Request};
+use crate::runs::Runs;
+
+/// Where records are kept. A cheap handle: clones share everything.
+pub trait Store: Clone + Send + Sync + 'static {
+    /// The longest reply that is stored, in bytes of its headers and body. A longer one leaves a tombstone.
+    fn reply_limit(&self) -> usize;
+
+    /// The runs that are going on, so that a shutdown can wait for them.
+    fn runs(&self) -> &Runs;
+}
+
+/// One run: what a handler gets as `&mut` in its context parameter.
+///
+/// # What an implementer owes
+/// - **One arbiter.** Of any number of `begin` calls on one identity, over any number of processes, at most one has
+///   an undecided `Run` at a time, and none gets `Run` after one was completed or rejected and has not expired.
+/// - **One commit.** What the handler writes through the context and the record that `complete` stores become
+///   visible together or not at all.
+/// - **The store's clock** decides about expiry, never the application's.
+/// - **A drop is a release**, at any await: the handler's writes are undone, and no connection goes back to a pool
+///   inside a transaction.
+/// - **At most one connection** at a time for one context, and none once `begin` has answered anything but `Run`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no idempotency context",
+    label = "not the type of a context",
+    note = "the `&mut` parameter says how the handler runs: `tx: &mut PgTx` or `tx: &mut SqliteTx` from `idem_sqlx`"
+)]
+pub trait Context: Sized + Send + 'static {
+    /// The store that this context belongs to.
+    type Store: Store;
+
+    /// Claims the request's identity, or says what is known of it.
+    ///
+    /// # Errors
+    /// The store could not be asked. Nothing is claimed and the handler must not be run.
+    fn begin(store: &Self::Store, request: &Request) -> impl Future<Output = Result<Begun<Self>, Error>> + Send;
+
+    /// Makes the handler's writes and the outcome permanent, as one.
+    ///
+    /// # Errors
+    /// Nothing was kept, unless the kind is [`Kind::OutcomeUnknown`] or [`Kind::TransactionEnded`].
+    ///
+    /// # Cancel safety
+    /// Dropped before it answers, it has kept everything or nothing.
+    fn complete(self, outcome: &Outcome) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Undoes the handler's writes and makes the outcome permanent.
+    ///
+    /// A store may let go of the identity for a moment between the two. If another run takes it then, that run
+    /// counts: the answer says what became of it, and the outcome is forgotten.
+    ///
+    /// # Errors
+    /// As for [`complete`](Self::complete).
+    fn reject(self, outcome: &Outcome) -> impl Future<Output = Result<Rejected, Error>> + Send;
+
+    /// Undoes the handler's writes and frees the identity.
+    ///
+    /// # Errors
+    /// [`Kind::TransactionEnded`] where the handler ended the transaction itself. A store that cannot be reached is
+    /// no error: it undoes what was not committed.
+    fn release(self) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Begins a transaction without a record.
+    ///
+    /// # Errors
+    /// The store could not be asked.
+    fn begin_unrecorded(store: &Self::Store) -> impl Future<Output = Result<Self, Error>> + Send;
+
+    /// Ends a transaction without a record: keeps the handler's writes or undoes them.
+    ///
+    /// # Errors
+    /// As for [`complete`](Self::complete).
+    fn finish_unrecorded(self, keep: bool) -> impl Future<Output = Result<(), Error>> + Send;
+}
+
+/// What a store says to a request.
+#[derive(Debug)]
+pub enum Begun<C> {
+    /// The identity is claimed: run the handler with this.
+    Run(C),
+    /// It ran: answer with this.
+    Replay(Reply),
+    /// It must not run now, and there is no reply to give. [`Kind::KeyInFlight`] may be asked again.
+    Refuse(Kind),
+}
+
+/// What became of an outcome without writes.
+#[derive(Debug)]
+pub enum Rejected {
+    /// It is stored.
+    Stored,
+    /// Another run took the identity and has finished: answer with its reply.
+    Replay(Reply),
+    /// Another run took the identity: answer with this.
+    Refuse(Kind),
+}

@@ -1,0 +1,280 @@
+//! Each argument, from as written to as meant.
+
+use std::time::Duration;
+
+use proc_macro2::Span;
+use syn::{Expr, ExprCall, ExprLit, Lit, LitStr, Path, parse_quote_spanned};
+
+use super::names::Names;
+use super::{Asked, Fingerprint, InFlight, Key, MissingKey, Scope};
+use crate::args::{Arg, Args};
+use crate::duration::{self, Limits};
+use crate::errors::{Errors, any_of, text};
+use crate::nearest::nearest;
+
+/// As the drafts of the `Idempotency-Key` header have it.
+const DEFAULT_HEADER: &str = "idempotency-key";
+
+/// 24 hours, as most public interfaces keep their keys.
+const DEFAULT_TTL: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// What the store keeps of an operation's name.
+const LONGEST_OPERATION: usize = 255;
+
+pub(super) fn scope(args: &Args, names: &Names, errors: &mut Errors) -> Scope {
+    let Some(arg) = &args.scope else {
+        if args.scope_was_meant {
+            return Scope::Global;
+        }
+        errors.push(syn::Error::new(
+            Span::call_site(),
+            "no scope says who owns the key\n\
+             help: write `scope = user` for a parameter that tells the caller, or `scope = global` where all callers may share keys",
+        ));
+        return Scope::Global;
+    };
+    match word(&arg.value).as_deref() {
+        Some("global") => return Scope::Global,
+        Some("none" | "None") => {
+            errors.at(
+                &arg.value,
+                "without a scope, one caller could see another's reply\nhelp: write `scope = global` where that is meant",
+            );
+            return Scope::Global;
+        }
+        _ => {}
+    }
+    if let Some(text) = string(&arg.value) {
+        if text.value().is_empty() {
+            errors.at(text, "a scope cannot be empty\nhelp: write `scope = global` for one that all callers share");
+        } else if text.value().eq_ignore_ascii_case("global") {
+            errors.at(text, "the scope of all callers is a bare word\nhelp: write `scope = global`");
+        }
+    }
+    names.check(arg, errors);
+    Scope::Value(asked(arg))
+}
+
+pub(super) fn ttl(args: &Args, errors: &mut Errors) -> Duration {
+    let Some(arg) = &args.ttl else { return DEFAULT_TTL };
+    duration(&arg.value, &duration::TTL, "ttl = \"24h\"", errors)
+}
+
+pub(super) fn key(args: &Args, names: &Names, errors: &mut Errors) -> Key {
+    let default = Key::Header(DEFAULT_HEADER.to_owned());
+    let Some(arg) = &args.key else {
+        if let Some(axum) = &args.axum {
+            errors.at(axum, "`axum` says nothing without `key = …`\nhelp: remove it, or write `axum, key = event.id`");
+        }
+        return default;
+    };
+    if let Some(call) = call(&arg.value, "header") {
+        return header(call, errors).map_or(default, Key::Header);
+    }
+    if let Some(text) = string(&arg.value) {
+        let header = text.value();
+        errors.at(text, format!("every request would have this key\nhelp: write `key = header(\"{header}\")`"));
+        return default;
+    }
+    if args.axum.is_none() {
+        errors.at(
+            &arg.name,
+            "a plain function, which is what `key = …` without `axum` stands for, is not available yet\n\
+             help: if this is an Axum handler, add `axum`",
+        );
+    }
+    names.check(arg, errors);
+    Key::Value(asked(arg))
+}
+
+/// The header's name in lower case, as `HeaderName::from_static` takes it.
+fn header(call: &ExprCall, errors: &mut Errors) -> Option<String> {
+    const EXAMPLE: &str = "help: write `key = header(\"Idempotency-Key\")`";
+    let name = match call.args.first().map(string) {
+        Some(Some(name)) if call.args.len() == 1 => name,
+        _ => {
+            errors.at(call, format!("`header` takes one name, in quotes\n{EXAMPLE}"));
+            return None;
+        }
+    };
+    let text = name.value();
+    // RFC 9110, `token`.
+    let is_token = |letter: char| letter.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(letter);
+    if text.is_empty() || !text.chars().all(is_token) {
+        errors.at(name, format!("`{text}` is no header name\n{EXAMPLE}"));
+        return None;
+    }
+    Some(text.to_ascii_lowercase())
+}
+
+pub(super) fn fingerprint(args: &Args, names: &Names, errors: &mut Errors) -> Fingerprint {
+    let Some(arg) = &args.fingerprint else {
+        return Fingerprint::Request;
+    };
+    if word(&arg.value).is_some_and(|word| word == "none") {
+        return Fingerprint::None;
+    }
+    if matches!(plain(&arg.value), Expr::Lit(_)) || word(&arg.value).is_some_and(|word| word == "None") {
+        errors.at(
+            &arg.value,
+            "every request would have this fingerprint\nhelp: write `fingerprint = none` where that is meant",
+        );
+        return Fingerprint::None;
+    }
+    names.check(arg, errors);
+    Fingerprint::Value(asked(arg))
+}
+
+pub(super) fn in_flight(args: &Args, errors: &mut Errors) -> InFlight {
+    let Some(arg) = &args.in_flight else {
+        return InFlight::Conflict;
+    };
+    if let Some(call) = call(&arg.value, "wait")
+        && let (Some(time), 1) = (call.args.first(), call.args.len())
+    {
+        return InFlight::Wait(duration(time, &duration::WAIT, "in_flight = wait(\"5s\")", errors));
+    }
+    match word(&arg.value).as_deref() {
+        Some("conflict") => return InFlight::Conflict,
+        Some("accepted") => return InFlight::Accepted,
+        Some("wait") => errors.at(&arg.value, "`wait` needs a duration\nhelp: write `in_flight = wait(\"5s\")`"),
+        _ if call(&arg.value, "wait").is_some() => {
+            errors.at(&arg.value, "`wait` takes one duration\nhelp: write `in_flight = wait(\"5s\")`");
+        }
+        _ => unknown_value(arg, &["conflict", "wait(\"5s\")", "accepted"], errors),
+    }
+    InFlight::Conflict
+}
+
+pub(super) fn missing_key(args: &Args, errors: &mut Errors) -> MissingKey {
+    let Some(arg) = &args.missing_key else {
+        return MissingKey::Reject;
+    };
+    match word(&arg.value).as_deref() {
+        Some("reject") => return MissingKey::Reject,
+        Some("run") => return MissingKey::Run,
+        _ => unknown_value(arg, &["reject", "run"], errors),
+    }
+    MissingKey::Reject
+}
+
+pub(super) fn operation(args: &Args, errors: &mut Errors) -> Option<LitStr> {
+    const EXAMPLE: &str = "help: write a short name that stays: `operation = \"payments.create\"`";
+    let arg = args.operation.as_ref()?;
+    let Some(name) = string(&arg.value) else {
+        errors.at(&arg.value, format!("`operation` is a name in quotes\n{EXAMPLE}"));
+        return None;
+    };
+    let text = name.value();
+    if text.is_empty() {
+        errors.at(name, format!("an operation needs a name\n{EXAMPLE}"));
+    } else if text.len() > LONGEST_OPERATION {
+        let length = text.len();
+        errors.at(
+            name,
+            format!("an operation's name has at most {LONGEST_OPERATION} bytes, this one has {length}\n{EXAMPLE}"),
+        );
+    } else if text.contains(char::is_control) {
+        errors.at(name, format!("an operation's name has no control characters\n{EXAMPLE}"));
+    }
+    Some(name.clone())
+}
+
+pub(super) fn krate(args: &Args, errors: &mut Errors) -> Path {
+    match args.krate.as_ref().map(|arg| (arg, plain(&arg.value))) {
+        None => parse_quote_spanned!(Span::mixed_site()=> ::idem_core),
+        Some((_, Expr::Path(path))) if path.qself.is_none() => path.path.clone(),
+        Some((arg, value)) => {
+            let path = string(value).and_then(|text| text.parse::<Path>().ok());
+            let help = match &path {
+                Some(path) => format!("write it without quotes: `crate = {}`", text(path)),
+                None => "write where `idem_core` is to be found: `crate = path::to::idem_core`".to_owned(),
+            };
+            errors.at(&arg.value, format!("`crate` is a path\nhelp: {help}"));
+            parse_quote_spanned!(Span::mixed_site()=> ::idem_core)
+        }
+    }
+}
+
+/// What is known, but is not for an Axum handler in a transaction.
+pub(super) fn not_for_axum(args: &Args, errors: &mut Errors) {
+    if let Some(arg) = &args.lease {
+        errors.at(
+            &arg.name,
+            "`lease` is for leased handlers, which are not available yet: one transaction holds no lease\nhelp: remove it",
+        );
+    }
+    if let Some(arg) = &args.rejects {
+        errors.at(
+            &arg.name,
+            "`rejects` is for plain functions, which are not available yet\n\
+             help: an Axum handler adds `Disposition::Reject` to its response",
+        );
+    }
+}
+
+fn asked(arg: &Arg) -> Asked {
+    Asked { name: arg.name.clone(), value: arg.value.clone() }
+}
+
+fn duration(value: &Expr, limits: &Limits, example: &str, errors: &mut Errors) -> Duration {
+    let duration = match plain(value) {
+        Expr::Lit(ExprLit { lit: Lit::Str(text), .. }) => limits.parse(&text.value()),
+        Expr::Lit(ExprLit { lit: Lit::Int(number), .. }) => match limits.parse(&number.to_string()) {
+            Ok(_) => Err(format!("a duration stands in quotes\nhelp: write `\"{number}\"`")),
+            Err(_) => Err(format!("a duration is a number and a unit, in quotes\nhelp: write `{example}`")),
+        },
+        _ => Err(format!("a duration is a number and a unit, in quotes\nhelp: write `{example}`")),
+    };
+    duration.unwrap_or_else(|message| {
+        errors.at(value, message);
+        limits.least.1
+    })
+}
+
+fn unknown_value(arg: &Arg, known: &[&str], errors: &mut Errors) {
+    let name = &arg.name;
+    let written = string(&arg.value).map(LitStr::value).or_else(|| word(&arg.value));
+    let bare = |known: &&str| known.split('(').next().unwrap_or_default().to_owned();
+    let meant = written.as_ref().and_then(|written| {
+        let bare_words: Vec<_> = known.iter().map(bare).collect();
+        let meant = nearest(written, bare_words.iter().map(String::as_str))?;
+        known.iter().find(|known| bare(known) == meant)
+    });
+    let help = match meant {
+        Some(meant) => format!("write `{name} = {meant}`"),
+        None => format!("write {}", any_of(known.iter().map(|known| format!("{name} = {known}")))),
+    };
+    errors.at(&arg.value, format!("`{name}` has no such value\nhelp: {help}"));
+}
+
+/// The expression without the invisible group that a `macro_rules!` argument comes in.
+fn plain(value: &Expr) -> &Expr {
+    match value {
+        Expr::Group(group) => plain(&group.expr),
+        other => other,
+    }
+}
+
+/// A bare word, such as `global`.
+fn word(value: &Expr) -> Option<String> {
+    match plain(value) {
+        Expr::Path(path) if path.qself.is_none() => path.path.get_ident().map(ToString::to_string),
+        _ => None,
+    }
+}
+
+fn string(value: &Expr) -> Option<&LitStr> {
+    match plain(value) {
+        Expr::Lit(ExprLit { lit: Lit::Str(text), .. }) => Some(text),
+        _ => None,
+    }
+}
+
+/// A call of this name, such as `header("Name")`.
+fn call<'a>(value: &'a Expr, name: &str) -> Option<&'a ExprCall> {
+    match plain(value) {
+        Expr::Call(call) if word(&call.func).is_some_and(|word| word == name) => Some(call),
+        _ => None,
+    }
+}

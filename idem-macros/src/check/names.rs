@@ -1,0 +1,113 @@
+//! Whether an expression names parameters that are there.
+
+use std::collections::BTreeSet;
+
+use syn::ext::IdentExt;
+use syn::visit::{self, Visit};
+use syn::{Expr, ExprCall, ExprMethodCall, ExprPath, Ident, PatIdent};
+
+use crate::args::Arg;
+use crate::errors::{Errors, any_of};
+use crate::nearest::nearest;
+use crate::parameters::{Parameter, Role};
+
+/// What an expression may name, and what it may not.
+pub(super) struct Names {
+    bound: Vec<String>,
+    context: Vec<String>,
+    all_known: bool,
+}
+
+impl Names {
+    pub(super) fn of(parameters: &[Parameter]) -> Self {
+        let names = |of_context| {
+            let wanted =
+                parameters.iter().filter(move |parameter| matches!(parameter.role, Role::Extractor) != of_context);
+            wanted.flat_map(Parameter::names).map(|name| name.unraw().to_string()).collect()
+        };
+        Self {
+            bound: names(false),
+            context: names(true),
+            all_known: !parameters.iter().any(Parameter::binds_unknown_names),
+        }
+    }
+
+    /// Reports every name in the argument's value that can only be meant for a parameter and is none.
+    pub(super) fn check(&self, arg: &Arg, errors: &mut Errors) {
+        let mut locals = Locals(BTreeSet::new());
+        locals.visit_expr(&arg.value);
+        let mut mentioned = Mentioned(Vec::new());
+        mentioned.visit_expr(&arg.value);
+
+        for name in mentioned.0 {
+            let word = name.unraw().to_string();
+            if self.context.contains(&word) {
+                errors.at(
+                    &name,
+                    format!(
+                        "`{word}` is the context, which begins only after `{}` is known\nhelp: {}",
+                        arg.name,
+                        self.parameters()
+                    ),
+                );
+            } else if self.all_known && !self.bound.contains(&word) && !locals.0.contains(&word) {
+                let help = match nearest(&word, self.bound.iter().map(String::as_str)) {
+                    Some(name) => format!("did you mean `{name}`?"),
+                    None => self.parameters(),
+                };
+                errors.at(&name, format!("no parameter named `{word}`\nhelp: {help}"));
+            }
+        }
+    }
+
+    fn parameters(&self) -> String {
+        match self.bound.is_empty() {
+            true => "the handler has no parameter besides its context".to_owned(),
+            false => format!("name {}, or a part of it", any_of(&self.bound)),
+        }
+    }
+}
+
+/// Names that stand where only a variable can.
+struct Mentioned(Vec<Ident>);
+
+impl Visit<'_> for Mentioned {
+    fn visit_expr_path(&mut self, path: &ExprPath) {
+        let Some(name) = path.path.get_ident() else { return };
+        let is_variable = name.unraw().to_string().starts_with(|letter: char| letter.is_lowercase() || letter == '_');
+        if path.qself.is_none() && is_variable {
+            self.0.push(name.clone());
+        }
+    }
+
+    fn visit_expr_call(&mut self, call: &ExprCall) {
+        if !matches!(*call.func, Expr::Path(_)) {
+            self.visit_expr(&call.func);
+        }
+        call.args.iter().for_each(|argument| self.visit_argument(argument));
+    }
+
+    fn visit_expr_method_call(&mut self, call: &ExprMethodCall) {
+        self.visit_expr(&call.receiver);
+        call.args.iter().for_each(|argument| self.visit_argument(argument));
+    }
+}
+
+impl Mentioned {
+    /// A bare name handed to a function may be another function: `map(to_id)`. If it is nothing, rustc says so.
+    fn visit_argument(&mut self, argument: &Expr) {
+        if !matches!(argument, Expr::Path(_)) {
+            visit::visit_expr(self, argument);
+        }
+    }
+}
+
+/// Names that the expression binds itself: in closures, `match` and `let`.
+struct Locals(BTreeSet<String>);
+
+impl Visit<'_> for Locals {
+    fn visit_pat_ident(&mut self, pat: &PatIdent) {
+        self.0.insert(pat.ident.unraw().to_string());
+        visit::visit_pat_ident(self, pat);
+    }
+}

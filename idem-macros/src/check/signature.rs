@@ -1,0 +1,123 @@
+//! Whether the function can be an Axum handler with a context.
+
+use quote::ToTokens;
+use syn::visit::{self, Visit};
+use syn::{FnArg, Ident, Path, Safety, Signature, Type, parse_quote};
+
+use crate::errors::{Errors, text};
+use crate::item::{Function, is_ours};
+use crate::parameters::{Parameter, Role, plain};
+
+/// Reports what no handler can have, and answers with the type of the context.
+pub(super) fn check(function: &Function, parameters: &[Parameter], errors: &mut Errors) -> Type {
+    check_once(function, errors);
+    check_qualifiers(&function.signature, errors);
+    check_self(&function.signature, errors);
+    let context = context(&function.signature, parameters, errors);
+    check_generic(&function.signature, &context, errors);
+    context
+}
+
+fn check_once(function: &Function, errors: &mut Errors) {
+    for attr in &function.attrs {
+        if is_ours(attr) {
+            errors.at(attr, "`#[idempotent]` is given twice\nhelp: keep one of them, with all arguments");
+        }
+    }
+}
+
+fn check_qualifiers(signature: &Signature, errors: &mut Errors) {
+    let mut refuse = |qualifier: &dyn ToTokens, what: &str, help: &str| {
+        errors.at(qualifier, format!("an idempotent handler cannot be {what}\nhelp: {help}"));
+    };
+    if let Some(token) = &signature.constness {
+        refuse(token, "`const`", "remove `const`");
+    }
+    if let Safety::Unsafe(token) = &signature.safety {
+        refuse(token, "`unsafe`", "remove `unsafe`: nobody is there to keep its promises when it runs again");
+    }
+    if let Some(abi) = &signature.abi {
+        refuse(abi, "`extern`", "remove it");
+    }
+    if let Some(variadic) = &signature.variadic {
+        refuse(variadic, "variadic", "name the parameters");
+    }
+    if signature.asyncness.is_none() && signature.constness.is_none() {
+        refuse(&signature.fn_token, "synchronous", "write `async fn`");
+    }
+}
+
+fn check_self(signature: &Signature, errors: &mut Errors) {
+    if let Some(FnArg::Receiver(receiver)) = signature.inputs.first() {
+        errors.at(
+            receiver,
+            "an Axum handler takes no `self`\nhelp: make it a free function and take what it needs as `State`",
+        );
+        return;
+    }
+    for name in self_types(signature) {
+        errors.at(name, "a handler cannot name `Self`\nhelp: write the type's name");
+    }
+}
+
+/// Where the signature says `Self`, which nothing inside another function can.
+pub(crate) fn self_types(signature: &Signature) -> Vec<Ident> {
+    struct SelfTypes(Vec<Ident>);
+
+    impl Visit<'_> for SelfTypes {
+        fn visit_path(&mut self, path: &Path) {
+            let first = path.segments.first().map(|first| &first.ident);
+            self.0.extend(first.filter(|first| *first == "Self").cloned());
+            visit::visit_path(self, path);
+        }
+    }
+
+    let mut types = SelfTypes(Vec::new());
+    types.visit_signature(signature);
+    types.0
+}
+
+/// The one parameter that is `&mut`.
+fn context(signature: &Signature, parameters: &[Parameter], errors: &mut Errors) -> Type {
+    let mut first = None;
+    let mut misused = false;
+    for Parameter { ty, role, .. } in parameters {
+        match role {
+            Role::Context(_) if first.is_some() => {
+                errors.at(ty, "a handler has one context\nhelp: keep one `&mut` parameter");
+            }
+            Role::Context(context) => first = Some(context.clone()),
+            Role::Misused(context) => {
+                misused = true;
+                let context = text(context);
+                errors.at(ty, format!("the context is lent to the handler\nhelp: write `&mut {context}`"));
+            }
+            Role::Extractor => {}
+        }
+    }
+    if first.is_none() && !misused {
+        errors.at(
+            &signature.ident,
+            "no context parameter says how the handler runs\n\
+             help: add `tx: &mut PgTx` or `tx: &mut SqliteTx` to run it in one transaction \
+             (`steps: &mut PgSteps`, for leased handlers, is not available yet)",
+        );
+    }
+    first.unwrap_or_else(|| parse_quote!(_))
+}
+
+/// A route has nothing to infer the context from, and the context decides how the handler runs.
+fn check_generic(signature: &Signature, context: &Type, errors: &mut Errors) {
+    let is_generic = match plain(context) {
+        Type::ImplTrait(_) => true,
+        Type::Path(path) => signature.generics.type_params().any(|param| path.path.is_ident(&param.ident)),
+        _ => false,
+    };
+    if is_generic {
+        errors.at(
+            context,
+            "the context says how the handler runs, so its type cannot be generic\n\
+             help: name the type: `tx: &mut PgTx` or `tx: &mut SqliteTx`",
+        );
+    }
+}

@@ -1,0 +1,282 @@
+//! From a checked handler to Rust.
+
+use std::time::Duration;
+
+use proc_macro2::{Ident, Span, TokenStream, TokenTree};
+use quote::{ToTokens, format_ident, quote, quote_spanned};
+use syn::ext::IdentExt;
+use syn::spanned::Spanned;
+use syn::{Expr, ExprLit, ExprPath, ExprTuple, GenericParam, Lit, ReturnType};
+
+use crate::check::{Asked, Fingerprint, Handler, InFlight, Key, MissingKey, Scope};
+use crate::item::Function;
+use crate::outside;
+use crate::parameters::{Parameter, Role};
+
+/// Puts the user's function, whole, into one that Axum can call.
+///
+/// Input:
+///
+/// ```text
+/// async fn create_payment(user: CurrentUser, tx: &mut PgTx, Json(order): Json<NewPayment>) -> Reply { … }
+/// ```
+///
+/// Output:
+///
+/// ```text
+/// async fn create_payment(__idem_0: CurrentUser, __idem_last: Recorded<PgTx, Json<NewPayment>>) -> Response {
+///     async fn create_payment(user: CurrentUser, tx: &mut PgTx, Json(order): Json<NewPayment>) -> Reply { … }
+///     static __IDEM_POLICY: Policy = …;
+///     let (__idem_call, __idem_1) = __idem_last.into_parts();
+///     let __idem_asked = Asked { … };
+///     serve(__idem_call, &__IDEM_POLICY, __idem_asked, move |__idem_context| {
+///         Box::pin(async move { into_response(create_payment(__idem_0, __idem_context, __idem_1).await) })
+///     })
+///     .await
+/// }
+/// ```
+pub(crate) fn expand(handler: &Handler) -> TokenStream {
+    let Handler { function, parameters, context, .. } = handler;
+    let Function { vis, signature, body, .. } = function;
+    let name = &signature.ident;
+    let (outside, inside) = outside::split_attrs(function);
+    let generics = outside::generics(&signature.generics, parameters);
+    let (impl_generics, _, where_clause) = generics.split_for_impl();
+
+    let (mut names, mut types): (Vec<_>, Vec<_>) =
+        outside::extractors(parameters).map(|(name, ty)| (name.into_token_stream(), ty.into_token_stream())).unzip();
+    let last = names.pop().unwrap_or_else(|| quote!(()));
+    let last_type = types.pop().unwrap_or_else(|| quote!(()));
+    // What rustc requires of the context, it says at the context's own type.
+    let private = handler.private(at(context));
+    let recorded = quote_spanned!(at(context)=> #private::Recorded<#context, #last_type>);
+
+    let private = handler.private(Span::mixed_site());
+    let policy = policy(handler);
+    let asked = asked(handler);
+    let reply = reply(handler);
+    // A body that is not `Send` is reported here, and the line that makes it so in a note.
+    let boxed = quote_spanned!(at(name)=> ::std::boxed::Box::pin(async move { #reply }));
+
+    quote_spanned! {Span::mixed_site()=>
+        #(#outside)*
+        #vis async fn #name #impl_generics(
+            #(#names: #types,)*
+            __idem_last: #recorded,
+        ) -> #private::Response #where_clause {
+            #(#inside)*
+            #signature #body
+
+            static __IDEM_POLICY: #private::Policy = #policy;
+            let (__idem_call, #last) = __idem_last.into_parts();
+            let __idem_asked = #asked;
+            #private::serve(__idem_call, &__IDEM_POLICY, __idem_asked, move |__idem_context| #boxed).await
+        }
+    }
+}
+
+/// What is known when the handler is compiled.
+fn policy(handler: &Handler) -> TokenStream {
+    let private = handler.private(Span::mixed_site());
+    let Handler { operation, ttl, in_flight, missing_key, .. } = handler;
+    let operation = match operation {
+        Some(operation) => operation.to_token_stream(),
+        None => {
+            let path = format!("::{}", handler.function.signature.ident.unraw());
+            quote!(::core::concat!(::core::module_path!(), #path))
+        }
+    };
+    let ttl = duration(&private, *ttl);
+    let in_flight = match in_flight {
+        InFlight::Conflict => quote!(Conflict),
+        InFlight::Accepted => quote!(Accepted),
+        InFlight::Wait(patience) => {
+            let patience = duration(&private, *patience);
+            quote!(Wait(#patience))
+        }
+    };
+    let missing_key = match missing_key {
+        MissingKey::Reject => quote!(Reject),
+        MissingKey::Run => quote!(Run),
+    };
+    quote_spanned! {Span::mixed_site()=>
+        #private::Policy {
+            operation: #private::Operation::new(#operation),
+            ttl: #ttl,
+            in_flight: #private::InFlight::#in_flight,
+            missing_key: #private::MissingKey::#missing_key,
+        }
+    }
+}
+
+fn duration(private: &TokenStream, duration: Duration) -> TokenStream {
+    let milliseconds = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    match milliseconds % 1000 {
+        0 => {
+            let seconds = milliseconds / 1000;
+            quote_spanned!(Span::mixed_site()=> #private::Duration::from_secs(#seconds))
+        }
+        _ => quote_spanned!(Span::mixed_site()=> #private::Duration::from_millis(#milliseconds)),
+    }
+}
+
+/// What the expressions say about one request, with the parameters that they mention bound by reference.
+fn asked(handler: &Handler) -> TokenStream {
+    let private = handler.private(Span::mixed_site());
+    let value = |asked: &Asked| {
+        // The argument's name is the function's, too, so that an error underlines it together with the value.
+        let span = at(&asked.name);
+        let private = handler.private(span);
+        let function = Ident::new(&asked.name.to_string(), span);
+        let value = borrowed(&asked.value, &handler.parameters);
+        quote_spanned!(span=> #private::#function(#value))
+    };
+    let scope = match &handler.scope {
+        Scope::Global => quote!(::core::result::Result::Ok(#private::Scope::global())),
+        Scope::Value(asked) => value(asked),
+    };
+    let key = match &handler.key {
+        Key::Header(name) => quote!(Header(#name)),
+        Key::Value(asked) => {
+            let value = value(asked);
+            quote!(Value(#value))
+        }
+    };
+    let fingerprint = match &handler.fingerprint {
+        Fingerprint::Request => quote!(Request),
+        Fingerprint::None => quote!(None),
+        Fingerprint::Value(asked) => {
+            let value = value(asked);
+            quote!(Value(#value))
+        }
+    };
+    let bindings = bindings(handler);
+    let asked = quote_spanned! {Span::mixed_site()=>
+        #private::Asked {
+            scope: #scope,
+            key: #private::AskedKey::#key,
+            fingerprint: #private::AskedFingerprint::#fingerprint,
+        }
+    };
+    if bindings.is_empty() { asked } else { quote!({ #bindings #asked }) }
+}
+
+/// `let PATTERN = &__idem_0;` for each parameter that an expression mentions.
+fn bindings(handler: &Handler) -> TokenStream {
+    let expressions = handler.expressions();
+    let mentioned = |parameter: &Parameter| {
+        parameter.binds_unknown_names()
+            || parameter.names().iter().any(|name| expressions.iter().any(|asked| mentions(&asked.value, name)))
+    };
+    outside::named(&handler.parameters)
+        .filter(|(_, parameter)| mentioned(parameter))
+        .map(|(name, parameter)| {
+            let pat = parameter.borrowing_pattern();
+            // A pattern may bind more than the expressions need.
+            quote_spanned! {Span::mixed_site()=>
+                #[allow(unused_variables)]
+                let #pat = &#name;
+            }
+        })
+        .collect()
+}
+
+/// Whether the name stands anywhere in the expression. A macro may take a name out of a string, as `format!` does.
+fn mentions(expression: &Expr, name: &Ident) -> bool {
+    fn stands_in(tokens: TokenStream, name: &Ident) -> bool {
+        tokens.into_iter().any(|token| match token {
+            TokenTree::Ident(ident) => ident == *name,
+            TokenTree::Group(group) => stands_in(group.stream(), name),
+            TokenTree::Literal(literal) => literal.to_string().contains(&name.unraw().to_string()),
+            TokenTree::Punct(_) => false,
+        })
+    }
+
+    stands_in(expression.to_token_stream(), name)
+}
+
+/// The expression as a reference. A tuple's parts are borrowed one by one, so that none is moved out of a parameter.
+fn borrowed(expression: &Expr, parameters: &[Parameter]) -> TokenStream {
+    // Tokens that name nothing: with the span of the user's own, the whole expression is underlined, not its beginning.
+    let span = expression.span();
+    match expression {
+        Expr::Group(group) => borrowed(&group.expr, parameters),
+        Expr::Reference(reference) => reference.to_token_stream(),
+        // A parameter is bound by reference already.
+        Expr::Path(path) if is_parameter(path, parameters) => path.to_token_stream(),
+        Expr::Tuple(tuple) => {
+            let parts = parts(tuple, parameters);
+            quote_spanned!(span=> &#parts)
+        }
+        Expr::Lit(ExprLit { lit: Lit::Str(text), .. }) => text.to_token_stream(),
+        Expr::Lit(_) | Expr::Path(_) | Expr::Field(_) | Expr::MethodCall(_) | Expr::Call(_) | Expr::Macro(_) => {
+            quote_spanned!(span=> &#expression)
+        }
+        Expr::Paren(paren) => {
+            let inner = &paren.expr;
+            borrowed(inner, parameters)
+        }
+        _ => quote_spanned!(span=> &(#expression)),
+    }
+}
+
+fn parts(tuple: &ExprTuple, parameters: &[Parameter]) -> TokenStream {
+    let parts = tuple.elems.iter().map(|part| match part {
+        Expr::Tuple(tuple) => parts(tuple, parameters),
+        other => borrowed(other, parameters),
+    });
+    quote_spanned!(tuple.paren_token.span.join()=> (#(#parts,)*))
+}
+
+fn is_parameter(path: &ExprPath, parameters: &[Parameter]) -> bool {
+    path.path.get_ident().is_some_and(|ident| parameters.iter().any(|parameter| parameter.names().contains(ident)))
+}
+
+/// The call of the user's function, and its response.
+fn reply(handler: &Handler) -> TokenStream {
+    let Handler { parameters, function, .. } = handler;
+    let signature = &function.signature;
+    // What rustc requires of the return type is said there.
+    let span = match &signature.output {
+        ReturnType::Type(_, ty) => at(ty),
+        ReturnType::Default => at(&signature.ident),
+    };
+    let private = handler.private(span);
+    let mut name = signature.ident.clone();
+    name.set_span(span);
+
+    // Types that only the body mentions are not inferred from the arguments; lifetimes always are.
+    let params = signature.generics.params.iter().filter_map(|param| match param {
+        GenericParam::Type(param) => Some(&param.ident),
+        GenericParam::Const(param) => Some(&param.ident),
+        GenericParam::Lifetime(_) => None,
+    });
+    let params: Vec<_> = params.collect();
+    let turbofish = (!params.is_empty()).then(|| quote_spanned!(span=> ::<#(#params),*>));
+
+    let mut extractors = outside::named(parameters).map(|(name, _)| name);
+    let arguments = parameters.iter().map(|parameter| match parameter.role {
+        Role::Extractor => extractors.next(),
+        Role::Context(_) | Role::Misused(_) => Some(format_ident!("__idem_context", span = Span::mixed_site())),
+    });
+    quote_spanned!(span=> #private::IntoResponse::into_response(#name #turbofish(#(#arguments),*).await))
+}
+
+impl Handler {
+    /// The module that expansions call, placed where rustc is to underline.
+    fn private(&self, place: Span) -> TokenStream {
+        let mut path = self.krate.to_token_stream();
+        path.extend(quote!(::__private));
+        path.into_iter()
+            .map(|mut token| {
+                token.set_span(token.span().located_at(place));
+                token
+            })
+            .collect()
+    }
+}
+
+/// A place in what the user wrote, for tokens whose names are ours.
+fn at(tokens: impl Spanned) -> Span {
+    Span::mixed_site().located_at(tokens.span())
+}

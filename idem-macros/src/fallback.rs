@@ -1,0 +1,65 @@
+//! A handler with a mistake, in a form that the rest of the program can be compiled against.
+
+use proc_macro2::{Span, TokenStream};
+use quote::{ToTokens, quote, quote_spanned};
+use syn::{FnArg, Safety, Signature, Token, Type};
+
+use crate::check::self_types;
+use crate::item::{Function, is_ours};
+use crate::outside;
+use crate::parameters::parameters;
+
+/// The handler without its context, so that routes which mention it still resolve and the mistake is the only error.
+///
+/// The body is inside where it can be, so that its own mistakes are reported together with the attribute's.
+pub(crate) fn expand(function: &Function) -> TokenStream {
+    let mut function = function.clone();
+    function.attrs.retain(|attr| !is_ours(attr) && !outside::is_debug_handler(&attr.meta));
+    if matches!(function.signature.inputs.first(), Some(FnArg::Receiver(_))) {
+        // A method cannot stand inside another function, and a route cannot mention it.
+        return function.into_token_stream();
+    }
+    let Function { vis, signature, body, .. } = &function;
+    let parameters = parameters(signature);
+    let name = &signature.ident;
+    let generics = outside::generics(&signature.generics, &parameters);
+    let (impl_generics, _, where_clause) = generics.split_for_impl();
+    let (names, types): (Vec<_>, Vec<_>) = outside::extractors(&parameters).unzip();
+    let (outside, inside) = outside::split_attrs(&function);
+    let inside = can_stand_inside(signature).then(|| {
+        let signature = meant(signature);
+        quote!(#[allow(dead_code)] #(#inside)* #signature #body)
+    });
+
+    // `Infallible` is a response that never is, from no crate that could have another name.
+    quote_spanned! {Span::mixed_site()=>
+        #(#outside)*
+        #vis async fn #name #impl_generics(#(#names: #types),*) -> ::core::convert::Infallible #where_clause {
+            #inside
+            ::core::unreachable!()
+        }
+    }
+}
+
+/// What the attribute cannot take, rustc may not take either, and would say so again.
+fn can_stand_inside(signature: &Signature) -> bool {
+    signature.constness.is_none()
+        && signature.abi.is_none()
+        && signature.variadic.is_none()
+        && matches!(signature.safety, Safety::Default)
+        && self_types(signature).is_empty()
+}
+
+/// The signature as the body takes it to be: async, and with a context that it can write through.
+fn meant(signature: &Signature) -> Signature {
+    let mut signature = signature.clone();
+    signature.asyncness.get_or_insert_with(|| Token![async](Span::mixed_site()));
+    for input in &mut signature.inputs {
+        if let FnArg::Typed(typed) = input
+            && let Type::Reference(reference) = &mut *typed.ty
+        {
+            reference.mutability.get_or_insert_with(|| Token![mut](Span::mixed_site()));
+        }
+    }
+    signature
+}

@@ -1,0 +1,93 @@
+//! What is seen of a handler from outside, once the user's own function stands inside it.
+
+use std::collections::HashSet;
+
+use proc_macro2::Span;
+use syn::punctuated::Punctuated;
+use syn::visit::Visit;
+use syn::{Attribute, GenericParam, Generics, Ident, Lifetime, Meta, Token, Type, WherePredicate};
+
+use crate::item::Function;
+use crate::parameters::{Parameter, Role};
+
+/// The attributes, apart: those of the handler as Axum sees it, and those that go with the body.
+///
+/// A lint level on the outside holds inside, too; `debug_handler` looks at extractors; everything else, such as
+/// `tracing::instrument`, expects the parameters that the user wrote.
+pub(crate) fn split_attrs(function: &Function) -> (Vec<&Attribute>, Vec<&Attribute>) {
+    function.attrs.iter().partition(|attr| is_outside(&attr.meta))
+}
+
+fn is_outside(meta: &Meta) -> bool {
+    const OUTSIDE: [&str; 8] = ["doc", "cfg", "allow", "expect", "warn", "deny", "forbid", "deprecated"];
+    if let Meta::List(list) = meta
+        && list.path.is_ident("cfg_attr")
+        && let Ok(nested) = list.parse_args_with(Punctuated::<Meta, Token![,]>::parse_terminated)
+    {
+        return nested.iter().skip(1).all(is_outside);
+    }
+    OUTSIDE.iter().any(|name| meta.path().is_ident(name)) || is_debug_handler(meta)
+}
+
+/// `#[axum::debug_handler]`, however it was imported.
+pub(crate) fn is_debug_handler(meta: &Meta) -> bool {
+    meta.path().segments.last().is_some_and(|last| last.ident == "debug_handler")
+}
+
+/// The generics without lifetimes that only the context has: outside, it is not borrowed yet.
+pub(crate) fn generics(generics: &Generics, parameters: &[Parameter]) -> Generics {
+    let mentioned = mentioned_lifetimes(generics, parameters);
+    let mut generics = generics.clone();
+    generics.params = (generics.params.into_iter())
+        .filter_map(|param| match param {
+            GenericParam::Lifetime(mut param) if mentioned.contains(&param.lifetime) => {
+                param.bounds = param.bounds.into_iter().filter(|bound| mentioned.contains(bound)).collect();
+                Some(GenericParam::Lifetime(param))
+            }
+            GenericParam::Lifetime(_) => None,
+            other => Some(other),
+        })
+        .collect();
+    if let Some(clause) = &mut generics.where_clause {
+        clause.predicates = (clause.predicates.clone().into_iter())
+            .filter(|predicate| match predicate {
+                WherePredicate::Lifetime(predicate) => {
+                    let mut lifetimes = predicate.bounds.iter().chain([&predicate.lifetime]);
+                    lifetimes.all(|lifetime| mentioned.contains(lifetime))
+                }
+                _ => true,
+            })
+            .collect();
+    }
+    generics
+}
+
+fn mentioned_lifetimes(generics: &Generics, parameters: &[Parameter]) -> HashSet<Lifetime> {
+    struct Lifetimes(HashSet<Lifetime>);
+
+    impl Visit<'_> for Lifetimes {
+        fn visit_lifetime(&mut self, lifetime: &Lifetime) {
+            self.0.insert(lifetime.clone());
+        }
+    }
+
+    let mut lifetimes = Lifetimes(HashSet::new());
+    extractors(parameters).for_each(|(_, ty)| lifetimes.visit_type(ty));
+    generics.type_params().for_each(|param| lifetimes.visit_type_param(param));
+    let predicates = generics.where_clause.iter().flat_map(|clause| &clause.predicates);
+    predicates
+        .filter(|predicate| matches!(predicate, WherePredicate::Type(_)))
+        .for_each(|predicate| lifetimes.visit_where_predicate(predicate));
+    lifetimes.0
+}
+
+/// The types of the extractors, each with the name that it has outside.
+pub(crate) fn extractors(parameters: &[Parameter]) -> impl Iterator<Item = (Ident, &Type)> {
+    named(parameters).map(|(name, parameter)| (name, &parameter.ty))
+}
+
+/// The extractors, each with the name that it has outside: patterns stay with the body.
+pub(crate) fn named(parameters: &[Parameter]) -> impl Iterator<Item = (Ident, &Parameter)> {
+    let extractors = parameters.iter().filter(|parameter| matches!(parameter.role, Role::Extractor));
+    extractors.enumerate().map(|(at, parameter)| (Ident::new(&format!("__idem_{at}"), Span::mixed_site()), parameter))
+}

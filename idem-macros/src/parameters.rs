@@ -1,0 +1,124 @@
+//! The handler's parameters: the context, and the extractors around it.
+
+use syn::visit::{self, Visit};
+use syn::visit_mut::{self, VisitMut};
+use syn::{FieldPat, FnArg, Ident, Pat, PatIdent, PatType, Signature, Token, Type};
+
+/// One parameter, and what it is for.
+pub(crate) struct Parameter {
+    pub(crate) pat: Pat,
+    pub(crate) ty: Type,
+    pub(crate) role: Role,
+}
+
+/// What a parameter is for.
+pub(crate) enum Role {
+    /// `&mut T`, with this `T`: no extractor can be one, so it is the context.
+    Context(Type),
+    /// Anything that Axum gets from the request.
+    Extractor,
+    /// A context that is not taken by `&mut`, where it was by value or `&`: a mistake, told by its name.
+    Misused(Type),
+}
+
+/// Names of context types. Only for words: a context is known by its `&mut`, so any other type can be one, too.
+const CONTEXTS: [&str; 4] = ["PgTx", "SqliteTx", "PgSteps", "SqliteSteps"];
+
+/// The parameters in their order, without a receiver.
+pub(crate) fn parameters(signature: &Signature) -> Vec<Parameter> {
+    let typed = signature.inputs.iter().filter_map(|input| match input {
+        FnArg::Typed(typed) => Some(typed),
+        FnArg::Receiver(_) => None,
+    });
+    typed
+        .map(|PatType { pat, ty, .. }| Parameter { pat: (**pat).clone(), ty: (**ty).clone(), role: role(ty) })
+        .collect()
+}
+
+fn role(ty: &Type) -> Role {
+    match plain(ty) {
+        Type::Reference(reference) if reference.mutability.is_some() => Role::Context((*reference.elem).clone()),
+        Type::Reference(reference) if is_named_as_context(&reference.elem) => Role::Misused((*reference.elem).clone()),
+        other if is_named_as_context(other) => Role::Misused(other.clone()),
+        _ => Role::Extractor,
+    }
+}
+
+fn is_named_as_context(ty: &Type) -> bool {
+    let Type::Path(path) = plain(ty) else { return false };
+    path.path.segments.last().is_some_and(|last| CONTEXTS.iter().any(|name| last.ident == name))
+}
+
+/// The type without the invisible group that a `macro_rules!` argument comes in, and without parentheses.
+pub(crate) fn plain(ty: &Type) -> &Type {
+    match ty {
+        Type::Group(group) => plain(&group.elem),
+        Type::Paren(paren) => plain(&paren.elem),
+        other => other,
+    }
+}
+
+impl Parameter {
+    /// The names that the pattern binds.
+    pub(crate) fn names(&self) -> Vec<Ident> {
+        struct Names(Vec<Ident>);
+
+        impl Visit<'_> for Names {
+            fn visit_pat_ident(&mut self, pat: &PatIdent) {
+                self.0.push(pat.ident.clone());
+                visit::visit_pat_ident(self, pat);
+            }
+        }
+
+        let mut names = Names(Vec::new());
+        names.visit_pat(&self.pat);
+        names.0
+    }
+
+    /// Whether a macro stands in the pattern, so that nobody knows what it binds.
+    pub(crate) fn binds_unknown_names(&self) -> bool {
+        struct Macros(bool);
+
+        impl Visit<'_> for Macros {
+            fn visit_macro(&mut self, _: &syn::Macro) {
+                self.0 = true;
+            }
+        }
+
+        let mut macros = Macros(false);
+        macros.visit_pat(&self.pat);
+        macros.0
+    }
+
+    /// The pattern as it binds a borrowed value: `mut`, `ref` and `&` are for a value that is moved into it.
+    pub(crate) fn borrowing_pattern(&self) -> Pat {
+        struct Borrow;
+
+        impl VisitMut for Borrow {
+            fn visit_pat_mut(&mut self, pat: &mut Pat) {
+                while let Pat::Reference(reference) = pat {
+                    *pat = (*reference.pat).clone();
+                }
+                visit_mut::visit_pat_mut(self, pat);
+            }
+
+            fn visit_pat_ident_mut(&mut self, pat: &mut PatIdent) {
+                pat.mutability = None;
+                pat.by_ref = None;
+                visit_mut::visit_pat_ident_mut(self, pat);
+            }
+
+            fn visit_field_pat_mut(&mut self, field: &mut FieldPat) {
+                // `Order { box id }` aside, a shorthand stays one: only its modifiers go.
+                visit_mut::visit_field_pat_mut(self, field);
+                if field.colon_token.is_none() && !matches!(*field.pat, Pat::Ident(_)) {
+                    field.colon_token = Some(Token![:](proc_macro2::Span::mixed_site()));
+                }
+            }
+        }
+
+        let mut pat = self.pat.clone();
+        Borrow.visit_pat_mut(&mut pat);
+        pat
+    }
+}
