@@ -1,0 +1,24 @@
+-- One row for each request that ran, or is running inside a transaction that ended without its completion.
+create table idem_records (
+    scope text collate "C" not null,
+    operation text collate "C" not null,
+    key_hash bytea not null,
+    fingerprint bytea not null,
+    state smallint not null,
+    claim bytea not null,
+    attempt integer not null,
+    lease_until timestamptz,
+    format smallint not null,
+    status smallint,
+    headers bytea,
+    body bytea,
+    created_at timestamptz not null,
+    completed_at timestamptz,
+    expires_at timestamptz not null,
+    primary key (scope, operation, key_hash)
+)
+-- The completion updates the row that the claim inserted: with room left in the page it stays there.
+with (fillfactor = 60);
+
+-- For the sweep.
+create index idem_records_expires_at on idem_records (expires_at);

@@ -1,0 +1,25 @@
+-- One row for each request that ran, or is running inside a transaction that ended without its completion.
+-- Times are microseconds since 1970.
+create table idem_records (
+    scope text not null,
+    operation text not null,
+    key_hash blob not null,
+    fingerprint blob not null,
+    state integer not null,
+    claim blob not null,
+    attempt integer not null,
+    lease_until integer,
+    format integer not null,
+    status integer,
+    headers blob,
+    body blob,
+    created_at integer not null,
+    completed_at integer,
+    expires_at integer not null,
+    primary key (scope, operation, key_hash)
+)
+-- Rows live in the primary key's own tree: one look-up finds them.
+without rowid;
+
+-- For the sweep.
+create index idem_records_expires_at on idem_records (expires_at);

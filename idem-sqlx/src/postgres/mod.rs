@@ -1,0 +1,12 @@
+//! The Postgres store.
+
+mod error;
+mod migrate;
+mod records;
+mod session;
+mod store;
+mod sweep;
+mod tx;
+
+pub use store::{Isolation, PgStore, PgStoreBuilder};
+pub use tx::PgTx;

@@ -1,0 +1,151 @@
+//! A pooled connection inside a transaction, and how it leaves it.
+
+use std::time::Duration;
+
+use idem_core::{Error, Kind};
+use sqlx::pool::PoolConnection;
+use sqlx::postgres::{PgConnection, PgPool};
+use sqlx::{Database, Executor, Postgres, SqlSafeStr};
+use sqlx_core::transaction::TransactionManager;
+use tokio::runtime::Handle;
+use tokio::time::timeout;
+
+use super::error::{classify, commit_was_refused};
+
+type Manager = <Postgres as Database>::TransactionManager;
+
+/// A connection whose transaction has begun, or is about to.
+///
+/// sqlx's own `Transaction` would do, but for three things: a `begin` that is cancelled leaves its connection inside
+/// the transaction (launchbadge/sqlx#4393), a connection whose COMMIT hangs cannot be taken from it, and it commits
+/// without a look at whether a savepoint was left open.
+///
+/// Dropped, it rolls back; the connection goes to the pool only after that.
+pub(super) struct Session(Option<PoolConnection<Postgres>>);
+
+/// Why a COMMIT is not known to have succeeded.
+pub(super) enum CommitFailed {
+    /// The handler left a savepoint open: COMMIT was not sent.
+    SavepointOpen,
+    /// The database said no: nothing was kept.
+    Refused(sqlx::Error),
+    /// The answer was lost, or did not come in time.
+    Unknown(sqlx::Error),
+}
+
+impl From<CommitFailed> for Error {
+    /// Where nothing was kept, or where it does not matter whether it was.
+    fn from(failed: CommitFailed) -> Self {
+        match failed {
+            CommitFailed::Refused(error) | CommitFailed::Unknown(error) => classify(error),
+            CommitFailed::SavepointOpen => Error::new(Kind::TransactionAborted)
+                .because("the handler left a savepoint open; nothing was kept, retry the request"),
+        }
+    }
+}
+
+impl Session {
+    pub(super) async fn begin(pool: &PgPool, statement: &'static str) -> Result<Self, Error> {
+        // The session owns the connection before BEGIN is sent, so that its drop repairs a cancelled one.
+        let mut session = Self(Some(pool.acquire().await.map_err(classify)?));
+        Manager::begin(session.connection(), Some(statement.into_sql_str())).await.map_err(classify)?;
+        Ok(session)
+    }
+
+    pub(super) fn connection(&mut self) -> &mut PgConnection {
+        self.0.as_mut().expect("a session has its connection until it ends")
+    }
+
+    pub(super) fn connection_ref(&self) -> &PgConnection {
+        self.0.as_ref().expect("a session has its connection until it ends")
+    }
+
+    /// Rolls back and begins again, without letting go of the server's connection: locks and snapshot are new.
+    pub(super) async fn restart(&mut self) -> sqlx::Result<()> {
+        self.connection().execute("ROLLBACK AND CHAIN").await.map(|_| ())
+    }
+
+    pub(super) async fn commit(mut self, deadline: Duration) -> Result<(), CommitFailed> {
+        let depth = Manager::get_transaction_depth(self.connection());
+        if depth != 1 {
+            // sqlx would release the savepoint, report success, and leave the transaction open.
+            return Err(CommitFailed::SavepointOpen);
+        }
+        match timeout(deadline, Manager::commit(self.connection())).await {
+            Ok(Ok(())) => {
+                self.0 = None;
+                Ok(())
+            }
+            Ok(Err(error)) if commit_was_refused(&error) => Err(CommitFailed::Refused(error)),
+            Ok(Err(error)) => {
+                self.discard();
+                Err(CommitFailed::Unknown(error))
+            }
+            Err(_elapsed) => {
+                self.discard();
+                let error = std::io::Error::new(std::io::ErrorKind::TimedOut, "no answer to COMMIT in time");
+                Err(CommitFailed::Unknown(error.into()))
+            }
+        }
+    }
+
+    pub(super) async fn rollback(mut self) {
+        if let Some(connection) = self.0.take() {
+            Leaving(Some(connection)).roll_back().await;
+        }
+    }
+
+    /// Closes the connection at once: what it would still answer is not worth the wait.
+    pub(super) fn discard(&mut self) {
+        if let Some(connection) = self.0.take() {
+            drop(connection.detach());
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let Some(mut connection) = self.0.take() else { return };
+        if Manager::get_transaction_depth(&connection) == 1 {
+            // Queued now, sent when the pool takes the connection back.
+            Manager::start_rollback(&mut connection);
+        } else if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(Leaving(Some(connection)).roll_back());
+        } else {
+            drop(connection.detach());
+        }
+    }
+}
+
+/// A connection on its way out of a transaction. Dropped half way, by a runtime that shuts down, it is closed: no
+/// pool gets it back as it is.
+struct Leaving(Option<PoolConnection<Postgres>>);
+
+impl Leaving {
+    async fn roll_back(mut self) {
+        if let Some(connection) = &mut self.0
+            && roll_back(connection).await.is_ok()
+        {
+            self.0 = None;
+        }
+    }
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        if let Some(connection) = self.0.take() {
+            drop(connection.detach());
+        }
+    }
+}
+
+async fn roll_back(connection: &mut PgConnection) -> sqlx::Result<()> {
+    if Manager::get_transaction_depth(connection) == 0 {
+        // sqlx has counted no BEGIN, but the server may have seen one.
+        connection.execute("ROLLBACK").await?;
+    }
+    while Manager::get_transaction_depth(connection) > 0 {
+        Manager::rollback(connection).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,182 @@
+//! The store and its builder.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use idem_core::{Runs, Store};
+use sqlx::PgPool;
+
+use super::records::Records;
+use crate::recent::Recent;
+
+/// Keeps records in Postgres, beside the application's own tables.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use idem_sqlx::PgStore;
+///
+/// let pool = sqlx::PgPool::connect("postgres://localhost/shop").await?;
+/// let store = PgStore::new(pool);
+/// store.migrate().await?;
+/// # Ok(()) }
+/// ```
+///
+/// A cheap handle: clones share everything. Give the router's state one, and let `PgStore: FromRef<State>`.
+///
+/// # Rules
+/// - The pool leads to the primary. A replica answers from the past, and a decision taken there runs twice.
+/// - One request uses one connection; a duplicate that waits uses none. A pool of one works.
+/// - Postgres 14 and newer are tested.
+///
+/// # Limitations
+/// Advisory locks spare duplicates the wait on each other. Where they are missing or belong to one node (some
+/// distributed Postgres), duplicates wait for the running one instead, and the outcome is the same.
+#[derive(Clone)]
+pub struct PgStore(Arc<Inner>);
+
+pub(super) struct Inner {
+    pub(super) pool: PgPool,
+    pub(super) records: Records,
+    pub(super) isolation: Isolation,
+    pub(super) commit_deadline: Duration,
+    pub(super) recent: Recent,
+    reply_limit: usize,
+    runs: Runs,
+}
+
+/// The isolation level of the transaction that a handler gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Isolation {
+    /// What Postgres does unless told otherwise.
+    #[default]
+    ReadCommitted,
+    /// One snapshot for the whole transaction.
+    RepeatableRead,
+    /// As if transactions ran one after another; some are refused and asked to come again.
+    Serializable,
+}
+
+impl Isolation {
+    pub(super) const fn begin(self) -> &'static str {
+        match self {
+            Self::ReadCommitted => "BEGIN ISOLATION LEVEL READ COMMITTED",
+            Self::RepeatableRead => "BEGIN ISOLATION LEVEL REPEATABLE READ",
+            Self::Serializable => "BEGIN ISOLATION LEVEL SERIALIZABLE",
+        }
+    }
+}
+
+impl PgStore {
+    /// A store over this pool, with the builder's defaults.
+    #[must_use]
+    pub fn new(pool: PgPool) -> Self {
+        Self::builder(pool).build()
+    }
+
+    /// A store over this pool, to be configured.
+    #[must_use]
+    pub fn builder(pool: PgPool) -> PgStoreBuilder {
+        PgStoreBuilder {
+            pool,
+            reply_limit: 1024 * 1024,
+            isolation: Isolation::default(),
+            commit_deadline: Duration::from_secs(10),
+            unnamed_statements: false,
+        }
+    }
+
+    /// The pool.
+    #[must_use]
+    pub fn pool(&self) -> &PgPool {
+        &self.0.pool
+    }
+
+    /// Waits until no run is going on: call it when the server has stopped to accept requests.
+    ///
+    /// # Cancel safety
+    /// Safe: put it under a timeout to wait for a limited time.
+    pub async fn drain(&self) {
+        self.0.runs.drained().await;
+    }
+
+    pub(super) fn inner(&self) -> &Inner {
+        &self.0
+    }
+}
+
+impl Store for PgStore {
+    fn reply_limit(&self) -> usize {
+        self.0.reply_limit
+    }
+
+    fn runs(&self) -> &Runs {
+        &self.0.runs
+    }
+}
+
+impl fmt::Debug for PgStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PgStore").field("pool", &self.0.pool).finish_non_exhaustive()
+    }
+}
+
+/// Configures a [`PgStore`].
+#[derive(Debug)]
+pub struct PgStoreBuilder {
+    pool: PgPool,
+    reply_limit: usize,
+    isolation: Isolation,
+    commit_deadline: Duration,
+    unnamed_statements: bool,
+}
+
+impl PgStoreBuilder {
+    /// The longest reply that is stored, in bytes of its headers and body. Default: 1 MiB.
+    ///
+    /// A longer one goes to its caller and leaves a tombstone: a retry gets 410 and does not run.
+    #[must_use]
+    pub fn reply_limit(mut self, bytes: usize) -> Self {
+        self.reply_limit = bytes;
+        self
+    }
+
+    /// The isolation level of the handler's transaction. Default: read committed.
+    #[must_use]
+    pub fn isolation(mut self, isolation: Isolation) -> Self {
+        self.isolation = isolation;
+        self
+    }
+
+    /// How long to wait for the answer to a COMMIT, and again for the look-up that finds out what became of one that
+    /// did not answer. Default: 10 seconds. After both, the caller gets `outcome_unknown`.
+    #[must_use]
+    pub fn commit_deadline(mut self, deadline: Duration) -> Self {
+        self.commit_deadline = deadline;
+        self
+    }
+
+    /// Whether the store's own statements go without a name. Default: no.
+    ///
+    /// Needed behind a pooler in transaction mode (`PgBouncer` and the like). The application's own statements need
+    /// `persistent(false)` there, too.
+    #[must_use]
+    pub fn unnamed_statements(mut self, unnamed: bool) -> Self {
+        self.unnamed_statements = unnamed;
+        self
+    }
+
+    /// The store.
+    #[must_use]
+    pub fn build(self) -> PgStore {
+        PgStore(Arc::new(Inner {
+            pool: self.pool,
+            records: Records { unnamed: self.unnamed_statements },
+            isolation: self.isolation,
+            commit_deadline: self.commit_deadline,
+            recent: Recent::new(),
+            reply_limit: self.reply_limit,
+            runs: Runs::default(),
+        }))
+    }
+}

@@ -1,0 +1,414 @@
+//! The transactional context.
+
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+use std::time::{Duration, Instant};
+
+use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
+use idem_core::machine::{Decision, Verdict, decide, verdict};
+use idem_core::{Begun, Claim, Context, Error, Kind, Outcome, Rejected, Reply, Request};
+use sqlx::postgres::{PgConnection, PgQueryResult, PgRow, PgStatement, PgTypeInfo};
+use sqlx::{Either, Execute, Executor, Postgres, SqlStr};
+use tokio::runtime::Handle;
+use tokio::time::{sleep, timeout};
+
+use super::error::{classify, is_aborted, is_serialization_failure};
+use super::records::Holder;
+use super::session::{CommitFailed, Session};
+use super::store::{Isolation, PgStore};
+use crate::retry;
+
+/// The idempotency transaction on Postgres: what a handler gets as `tx: &mut PgTx`.
+///
+/// ```
+/// use idem_sqlx::PgTx;
+///
+/// async fn insert_payment(tx: &mut PgTx, amount: i64) -> sqlx::Result<i64> {
+///     sqlx::query_scalar("INSERT INTO payments (amount) VALUES ($1) RETURNING id").bind(amount).fetch_one(tx).await
+/// }
+/// ```
+///
+/// Use it like sqlx's own transaction: `&mut *tx` is an executor, `&mut **tx` the connection, and
+/// `sqlx::Connection::begin(&mut **tx)` a savepoint.
+///
+/// # Rules
+/// - What is written through it is kept with the reply, or not at all.
+/// - Do not end it: a raw `COMMIT` or `ROLLBACK` is found out when the handler returns, the caller gets
+///   `transaction_ended`, and the key never runs again, since nobody can know what was kept.
+/// - A statement that failed has failed the transaction, as always with Postgres. A handler that goes on as if it had
+///   not gets `transaction_aborted`. Put a savepoint around what may fail.
+///
+/// # Cancel safety
+/// Dropped at any await, it rolls back, and its connection goes back to the pool after that.
+pub struct PgTx {
+    store: PgStore,
+    /// There until the run is settled or dropped.
+    session: Option<Session>,
+    run: Option<Run>,
+}
+
+/// What the transaction has claimed.
+struct Run {
+    request: Request,
+    claim: Claim,
+    began: Instant,
+}
+
+/// What came of one try to claim.
+enum Claimed {
+    Run,
+    Replay(Reply),
+    Refuse(Kind),
+    /// The answer changed while it was given.
+    Again,
+}
+
+impl Context for PgTx {
+    type Store = PgStore;
+
+    async fn begin(store: &PgStore, request: &Request) -> Result<Begun<Self>, Error> {
+        if let Some(begun) = Self::look_up(store, request).await? {
+            return Ok(begun);
+        }
+        for pause in retry::pauses() {
+            let mut tx = Self::open(store).await?;
+            let claim = Claim::random()?;
+            match tx.claim(request, claim).await? {
+                Claimed::Run => {
+                    tx.run = Some(Run { request: request.clone(), claim, began: Instant::now() });
+                    return Ok(Begun::Run(tx));
+                }
+                Claimed::Replay(reply) => return Ok(Begun::Replay(reply)),
+                Claimed::Refuse(kind) => return Ok(Begun::Refuse(kind)),
+                Claimed::Again => {}
+            }
+            // The connection goes back first: nobody waits with one in hand.
+            drop(tx);
+            sleep(pause).await;
+        }
+        Ok(Begun::Refuse(Kind::KeyInFlight))
+    }
+
+    async fn complete(mut self, outcome: &Outcome) -> Result<(), Error> {
+        self.write_outcome(outcome).await?;
+        self.commit().await
+    }
+
+    async fn reject(mut self, outcome: &Outcome) -> Result<Rejected, Error> {
+        let run = self.undo().await?;
+        for pause in retry::pauses() {
+            match self.claim(&run.request, run.claim).await? {
+                Claimed::Run => {
+                    self.run = Some(run);
+                    self.write_outcome(outcome).await?;
+                    return self.commit().await.map(|()| Rejected::Stored);
+                }
+                Claimed::Replay(reply) => return Ok(Rejected::Replay(reply)),
+                Claimed::Refuse(kind) => return Ok(Rejected::Refuse(kind)),
+                Claimed::Again => {}
+            }
+            self.session().restart().await.map_err(classify)?;
+            sleep(pause).await;
+        }
+        Ok(Rejected::Refuse(Kind::KeyInFlight))
+    }
+
+    async fn release(mut self) -> Result<(), Error> {
+        if !self.holds().await {
+            return Err(self.ended().await);
+        }
+        self.run = None;
+        self.take_session().rollback().await;
+        Ok(())
+    }
+
+    async fn begin_unrecorded(store: &PgStore) -> Result<Self, Error> {
+        Self::open(store).await
+    }
+
+    async fn finish_unrecorded(mut self, keep: bool) -> Result<(), Error> {
+        let records = self.store.inner().records;
+        let deadline = self.store.inner().commit_deadline;
+        if !keep {
+            self.take_session().rollback().await;
+            return Ok(());
+        }
+        // COMMIT of a failed transaction is a silent ROLLBACK: this statement fails instead.
+        records.check(&mut self).await.map_err(classify)?;
+        match self.take_session().commit(deadline).await {
+            Ok(()) => Ok(()),
+            Err(CommitFailed::Unknown(error)) => Err(Error::new(Kind::OutcomeUnknown).caused_by(error)),
+            Err(refused) => Err(refused.into()),
+        }
+    }
+}
+
+impl PgTx {
+    async fn open(store: &PgStore) -> Result<Self, Error> {
+        let inner = store.inner();
+        let session = Session::begin(&inner.pool, inner.isolation.begin()).await?;
+        Ok(Self { store: store.clone(), session: Some(session), run: None })
+    }
+
+    /// Answers a request whose first run ended in this process a short while ago, in one round trip.
+    async fn look_up(store: &PgStore, request: &Request) -> Result<Option<Begun<Self>>, Error> {
+        let inner = store.inner();
+        if !inner.recent.contains(&request.identity.digest()) {
+            return Ok(None);
+        }
+        // A pooler in transaction mode needs the transaction around it; elsewhere one statement is one.
+        let (record, now) = if inner.records.unnamed {
+            let mut session = Session::begin(&inner.pool, inner.isolation.begin()).await?;
+            inner.records.find(session.connection(), &request.identity).await?
+        } else {
+            let mut connection = inner.pool.acquire().await.map_err(classify)?;
+            inner.records.find(&mut connection, &request.identity).await?
+        };
+        Ok(match decide(record.as_ref(), request, now) {
+            Decision::Replay(reply) => Some(Begun::Replay(reply)),
+            Decision::Refuse(kind) => Some(Begun::Refuse(kind)),
+            Decision::Claim | Decision::Replace(_) => None,
+        })
+    }
+
+    /// Claims the request in this transaction, or says why not.
+    async fn claim(&mut self, request: &Request, claim: Claim) -> Result<Claimed, Error> {
+        let store = self.store.clone();
+        let (records, isolation) = (store.inner().records, store.inner().isolation);
+        match records.insert(self, request, claim).await {
+            Ok(true) => return Ok(Claimed::Run),
+            Ok(false) if isolation == Isolation::ReadCommitted => {}
+            Err(error) if !is_serialization_failure(&error) => return Err(classify(error)),
+            // The snapshot of a stricter level was taken before the row that is in the way.
+            Ok(false) | Err(_) => self.session().restart().await.map_err(classify)?,
+        }
+        let (record, now, holder) = records.find_or_holder(self, request).await?;
+        match (decide(record.as_ref(), request, now), holder) {
+            (Decision::Replay(reply), _) => Ok(Claimed::Replay(reply)),
+            (Decision::Refuse(kind), _) => Ok(Claimed::Refuse(kind)),
+            (Decision::Claim | Decision::Replace(_), Holder::Same) => Ok(Claimed::Refuse(Kind::KeyInFlight)),
+            (Decision::Claim | Decision::Replace(_), Holder::Other) => Ok(Claimed::Refuse(Kind::KeyReused)),
+            (Decision::Claim | Decision::Replace(_), Holder::Claimant) | (Decision::Claim, Holder::Nobody) => {
+                Ok(Claimed::Again)
+            }
+            (Decision::Replace(expired), Holder::Nobody) => {
+                match records.replace(self, request, claim, expired).await {
+                    Ok(true) => Ok(Claimed::Run),
+                    Ok(false) => Ok(Claimed::Again),
+                    Err(error) if is_serialization_failure(&error) => Ok(Claimed::Again),
+                    Err(error) => Err(classify(error)),
+                }
+            }
+        }
+    }
+
+    /// Writes the completion: the last statement before COMMIT, so what had failed before fails here (rule 16).
+    async fn write_outcome(&mut self, outcome: &Outcome) -> Result<(), Error> {
+        let records = self.store.inner().records;
+        let run = self.run.as_ref().expect("a recorded run");
+        let (identity, claim, elapsed) = (run.request.identity.clone(), run.claim, run.began.elapsed());
+        // The record expires `ttl` after its claim unless the run took a noticeable part of that.
+        let late = if elapsed > run.request.ttl / 100 { elapsed } else { Duration::ZERO };
+        match records.complete(self, &identity, claim, outcome, elapsed, late).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(self.ended().await),
+            Err(error) => {
+                self.run = None;
+                self.take_session().rollback().await;
+                Err(classify(error))
+            }
+        }
+    }
+
+    async fn commit(mut self) -> Result<(), Error> {
+        let run = self.take_run();
+        let inner = self.store.inner();
+        let digest = run.request.identity.digest();
+        let session = self.session.take().expect("a session until the run is settled");
+        match session.commit(inner.commit_deadline).await {
+            Ok(()) => {}
+            Err(CommitFailed::Unknown(error)) => {
+                tracing::warn!(target: "idem", %error, "COMMIT did not answer; looking up what became of it");
+                find_out(&self.store, &run).await.map_err(|kind| Error::new(kind).caused_by(error))?;
+            }
+            Err(refused) => return Err(refused.into()),
+        }
+        inner.recent.insert(&digest);
+        Ok(())
+    }
+
+    /// Undoes the handler's writes and the claim, and stays in a transaction.
+    async fn undo(&mut self) -> Result<Run, Error> {
+        if !self.holds().await {
+            return Err(self.ended().await);
+        }
+        let run = self.take_run();
+        self.session().restart().await.map_err(classify)?;
+        Ok(run)
+    }
+
+    /// Whether the transaction is still the one that claimed.
+    async fn holds(&mut self) -> bool {
+        let records = self.store.inner().records;
+        match (&mut self.session, &self.run) {
+            (Some(session), Some(run)) => still_holds(records, session, run).await,
+            _ => true,
+        }
+    }
+
+    /// In a task of its own: a caller that goes away now must not leave the key free.
+    async fn ended(&mut self) -> Error {
+        let (store, session, run) = (self.store.clone(), self.take_session(), self.take_run());
+        let barred = tokio::spawn(async move { ended(&store, session, run).await });
+        barred.await.unwrap_or_else(|error| Error::new(Kind::TransactionEnded).caused_by(error))
+    }
+
+    fn session(&mut self) -> &mut Session {
+        self.session.as_mut().expect("a session until the run is settled")
+    }
+
+    fn take_session(&mut self) -> Session {
+        self.session.take().expect("a session until the run is settled")
+    }
+
+    fn take_run(&mut self) -> Run {
+        self.run.take().expect("a recorded run")
+    }
+}
+
+impl Drop for PgTx {
+    fn drop(&mut self) {
+        if let (Some(session), Some(run)) = (self.session.take(), self.run.take()) {
+            // Without a runtime the session's own drop closes the connection, which rolls back as well.
+            if let Ok(runtime) = Handle::try_current() {
+                let abandoned = abandon(self.store.clone(), session, run);
+                runtime.spawn(async move {
+                    if let Err(error) = abandoned.await {
+                        tracing::error!(target: "idem", code = error.code(), "a dropped run: {error}");
+                    }
+                });
+            }
+        }
+    }
+}
+
+/// Rolls a run back, unless its handler ended the transaction.
+async fn abandon(store: PgStore, mut session: Session, run: Run) -> Result<(), Error> {
+    if !still_holds(store.inner().records, &mut session, &run).await {
+        return Err(ended(&store, session, run).await);
+    }
+    session.rollback().await;
+    Ok(())
+}
+
+/// Whether the transaction is still the one that claimed. One that failed, or whose connection is lost, is: neither
+/// can commit any more.
+async fn still_holds(records: super::records::Records, session: &mut Session, run: &Run) -> bool {
+    match records.is_held(session.connection(), &run.request.identity, run.claim).await {
+        Ok(held) => held,
+        Err(error) => {
+            if !is_aborted(&error) {
+                session.discard();
+            }
+            true
+        }
+    }
+}
+
+/// The handler ended the transaction it was lent. What it kept is not known, so the key must not run again: where
+/// the claim was rolled back, it is put back, and committed this time.
+async fn ended(store: &PgStore, session: Session, run: Run) -> Error {
+    session.rollback().await;
+    let barred = async {
+        let inner = store.inner();
+        let mut session = Session::begin(&inner.pool, Isolation::ReadCommitted.begin()).await?;
+        // No row where the claim was committed, or where somebody else runs by now: their record bars the key.
+        inner.records.insert(session.connection(), &run.request, run.claim).await.map_err(classify)?;
+        session.commit(inner.commit_deadline).await.map_err(Error::from)
+    };
+    let error = Error::new(Kind::TransactionEnded);
+    match barred.await {
+        Ok(()) => error,
+        Err(failed) => error.caused_by(failed),
+    }
+}
+
+/// Finds out on another connection what became of a COMMIT that did not answer.
+async fn find_out(store: &PgStore, run: &Run) -> Result<(), Kind> {
+    let inner = store.inner();
+    let found = async {
+        for pause in retry::pauses().chain(std::iter::repeat(Duration::from_millis(100))) {
+            let found = async {
+                let mut session = Session::begin(&inner.pool, Isolation::ReadCommitted.begin()).await?;
+                inner.records.find_settled(session.connection(), &run.request, run.claim).await
+            };
+            match found.await {
+                Ok(record) => return verdict(record.as_ref(), run.claim),
+                Err(error) => tracing::warn!(target: "idem", %error, "the look-up failed; trying again"),
+            }
+            sleep(pause).await;
+        }
+        unreachable!("the pauses do not end")
+    };
+    match timeout(inner.commit_deadline, found).await {
+        Ok(Verdict::Kept) => Ok(()),
+        Ok(Verdict::NotKept) => Err(Kind::StoreUnavailable),
+        Ok(Verdict::Ended) => Err(Kind::TransactionEnded),
+        Err(_elapsed) => Err(Kind::OutcomeUnknown),
+    }
+}
+
+impl Deref for PgTx {
+    type Target = PgConnection;
+
+    fn deref(&self) -> &PgConnection {
+        self.session.as_ref().expect("a session until the run is settled").connection_ref()
+    }
+}
+
+impl DerefMut for PgTx {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        self.session().connection()
+    }
+}
+
+impl fmt::Debug for PgTx {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PgTx").finish_non_exhaustive()
+    }
+}
+
+impl<'c> Executor<'c> for &'c mut PgTx {
+    type Database = Postgres;
+
+    fn fetch_many<'e, 'q: 'e, E>(self, query: E) -> BoxStream<'e, sqlx::Result<Either<PgQueryResult, PgRow>>>
+    where
+        'c: 'e,
+        E: 'q + Execute<'q, Postgres>,
+    {
+        (&mut **self).fetch_many(query)
+    }
+
+    fn fetch_optional<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, sqlx::Result<Option<PgRow>>>
+    where
+        'c: 'e,
+        E: 'q + Execute<'q, Postgres>,
+    {
+        (&mut **self).fetch_optional(query)
+    }
+
+    fn prepare_with<'e>(self, sql: SqlStr, parameters: &'e [PgTypeInfo]) -> BoxFuture<'e, sqlx::Result<PgStatement>>
+    where
+        'c: 'e,
+    {
+        (&mut **self).prepare_with(sql, parameters)
+    }
+
+    fn describe<'e>(self, sql: SqlStr) -> BoxFuture<'e, sqlx::Result<sqlx::Describe<Postgres>>>
+    where
+        'c: 'e,
+    {
+        (&mut **self).describe(sql)
+    }
+}

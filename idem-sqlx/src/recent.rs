@@ -1,0 +1,58 @@
+//! Which identities finished in this process a short while ago.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A guess at whether a request is a retry: right often enough to choose which statement to send first, and never
+/// asked for anything else. A wrong guess costs one look-up.
+///
+/// Each identity has one slot, and a later one takes it over.
+pub(crate) struct Recent(Box<[AtomicU64]>);
+
+impl Recent {
+    /// 32 KiB: some thousands of requests, which covers a client's first retries.
+    const SLOTS: usize = 4096;
+
+    pub(crate) fn new() -> Self {
+        Self((0..Self::SLOTS).map(|_| AtomicU64::new(0)).collect())
+    }
+
+    pub(crate) fn insert(&self, digest: &[u8; 32]) {
+        let (slot, mark) = self.slot(digest);
+        slot.store(mark, Ordering::Relaxed);
+    }
+
+    pub(crate) fn contains(&self, digest: &[u8; 32]) -> bool {
+        let (slot, mark) = self.slot(digest);
+        slot.load(Ordering::Relaxed) == mark
+    }
+
+    fn slot(&self, digest: &[u8; 32]) -> (&AtomicU64, u64) {
+        let mark = word(digest);
+        (&self.0[mark as usize % Self::SLOTS], mark)
+    }
+}
+
+/// The first eight bytes of a digest.
+pub(crate) fn word(digest: &[u8; 32]) -> u64 {
+    let mut bytes = [0; 8];
+    bytes.copy_from_slice(&digest[..8]);
+    u64::from_be_bytes(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_finished_identity_is_remembered_until_another_takes_its_slot() {
+        let recent = Recent::new();
+        let (one, mut other) = ([7; 32], [7; 32]);
+        other[0] = 8;
+        assert!(!recent.contains(&one));
+        recent.insert(&one);
+        assert!(recent.contains(&one));
+        assert!(!recent.contains(&other));
+        recent.insert(&other);
+        assert!(recent.contains(&other) && !recent.contains(&one), "both have the slot of their low bits");
+    }
+}

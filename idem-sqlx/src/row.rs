@@ -1,0 +1,60 @@
+//! Between a row's columns and a record.
+
+use bytes::Bytes;
+use idem_core::{Claim, Error, Fingerprint, Format, Kind, Outcome, Record, Reply, State, Timestamp};
+
+/// Numbers of the `state` column. They never change their meaning.
+pub(crate) const RUNNING: i16 = 1;
+const COMPLETED: i16 = 2;
+const OVERSIZED: i16 = 3;
+
+/// The columns that a decision needs, as both dialects select them, in this order.
+pub(crate) type Columns = (
+    Option<Vec<u8>>, // fingerprint
+    Option<i16>,     // state
+    Option<Vec<u8>>, // claim
+    Option<i16>,     // format
+    Option<i16>,     // status
+    Option<Vec<u8>>, // headers
+    Option<Vec<u8>>, // body
+    Option<i64>,     // expires_at
+    i64,             // now, by the database's clock
+);
+
+/// The record in a row, if there is one, and the database's time.
+pub(crate) fn read(columns: Columns) -> Result<(Option<Record>, Timestamp), Error> {
+    let (fingerprint, state, claim, format, status, headers, body, expires_at, now) = columns;
+    let now = Timestamp(now);
+    let Some(expires_at) = expires_at else {
+        return Ok((None, now));
+    };
+    let claim = claim.as_deref().and_then(Claim::from_bytes).ok_or_else(|| Error::new(Kind::RecordUnreadable))?;
+    let reply = || {
+        Some(Reply {
+            format: Format(format?),
+            status: status.map(u16::try_from).transpose().ok()?,
+            headers: Bytes::from(headers?),
+            body: Bytes::from(body?),
+        })
+    };
+    let state = match state {
+        Some(RUNNING) => State::Running,
+        Some(COMPLETED) => reply().map_or(State::Unreadable, State::Completed),
+        Some(OVERSIZED) => State::Oversized,
+        _ => State::Unreadable,
+    };
+    let fingerprint = fingerprint.as_deref().and_then(Fingerprint::from_bytes);
+    let record = Record { fingerprint, state, claim, expires_at: Timestamp(expires_at) };
+    Ok((Some(record), now))
+}
+
+/// What the completion writes: state, format, status, headers, body.
+pub(crate) fn written(outcome: &Outcome) -> (i16, i16, Option<i16>, &[u8], &[u8]) {
+    match outcome {
+        // An HTTP status has three digits, so it fits.
+        Outcome::Reply(reply) => {
+            (COMPLETED, reply.format.0, reply.status.map(|status| status as i16), &reply.headers, &reply.body)
+        }
+        Outcome::Oversized => (OVERSIZED, Format::HTTP.0, None, &[], &[]),
+    }
+}

@@ -1,0 +1,49 @@
+//! The tables.
+
+use idem_core::Error;
+use sqlx::AssertSqlSafe;
+
+use super::error::classify;
+use super::session::Session;
+use super::store::SqliteStore;
+
+/// In order; never edited after a release.
+const MIGRATIONS: [(&str, &str); 1] =
+    [("20261122_create_records", include_str!("../../migrations/sqlite/20261122_create_records.sql"))];
+
+impl SqliteStore {
+    /// Creates and alters the store's tables, as far as that has not been done.
+    ///
+    /// Any number of processes may call it at once, at every start. It keeps its own list in `idem_migrations` and
+    /// never touches the application's `_sqlx_migrations`. To have the tables among the application's migrations
+    /// instead, copy the files of `migrations/sqlite` and do not call this.
+    ///
+    /// # Errors
+    /// The database cannot be reached, or refused a statement. Then nothing has changed.
+    ///
+    /// # Cancel safety
+    /// Safe: it is one transaction.
+    pub async fn migrate(&self) -> Result<(), Error> {
+        let mut session = Session::begin(self.pool()).await?;
+        let transaction = session.connection();
+        sqlx::raw_sql("CREATE TABLE IF NOT EXISTS idem_migrations (name text PRIMARY KEY)")
+            .execute(&mut *transaction)
+            .await
+            .map_err(classify)?;
+        for (name, sql) in MIGRATIONS {
+            let new = sqlx::query("INSERT INTO idem_migrations (name) VALUES (?) ON CONFLICT DO NOTHING")
+                .persistent(false)
+                .bind(name)
+                .execute(&mut *transaction)
+                .await
+                .map_err(classify)?
+                .rows_affected()
+                == 1;
+            if new {
+                sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *transaction).await.map_err(classify)?;
+            }
+        }
+        session.commit().await?;
+        Ok(())
+    }
+}

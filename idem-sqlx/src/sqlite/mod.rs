@@ -1,0 +1,13 @@
+//! The SQLite store.
+
+mod error;
+mod migrate;
+mod records;
+mod running;
+mod session;
+mod store;
+mod sweep;
+mod tx;
+
+pub use store::{SqliteStore, SqliteStoreBuilder};
+pub use tx::SqliteTx;

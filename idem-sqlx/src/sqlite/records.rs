@@ -1,0 +1,151 @@
+//! The statements on records, and nothing else.
+
+use std::time::Duration;
+
+use idem_core::{Claim, Error, Identity, Outcome, Record, Request, Timestamp};
+use sqlx::query::Query;
+use sqlx::sqlite::{SqliteArguments, SqliteConnection};
+use sqlx::{FromRow, Sqlite};
+
+use super::error::classify;
+use crate::row::{self, Columns};
+
+/// The statements.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Records;
+
+impl Records {
+    /// Inserts the running record. Whether a row was inserted is the arbiter's word: the claimant runs.
+    pub(super) async fn insert(
+        self,
+        connection: &mut SqliteConnection,
+        request: &Request,
+        claim: Claim,
+    ) -> sqlx::Result<bool> {
+        let query = bind_identity(sqlx::query(INSERT), &request.identity)
+            .bind(request.fingerprint.as_bytes().to_vec())
+            .bind(row::RUNNING)
+            .bind(claim.as_bytes().to_vec())
+            .bind(microseconds(request.ttl));
+        Ok(query.execute(connection).await?.rows_affected() == 1)
+    }
+
+    /// Takes the place of an expired record, if it is still the one that was seen.
+    pub(super) async fn replace(
+        self,
+        connection: &mut SqliteConnection,
+        request: &Request,
+        claim: Claim,
+        expired: Claim,
+    ) -> sqlx::Result<bool> {
+        let query = bind_identity(sqlx::query(REPLACE), &request.identity)
+            .bind(request.fingerprint.as_bytes().to_vec())
+            .bind(row::RUNNING)
+            .bind(claim.as_bytes().to_vec())
+            .bind(microseconds(request.ttl))
+            .bind(expired.as_bytes().to_vec());
+        Ok(query.execute(connection).await?.rows_affected() == 1)
+    }
+
+    /// The record of an identity and the database's time.
+    pub(super) async fn find(
+        self,
+        connection: &mut SqliteConnection,
+        identity: &Identity,
+    ) -> Result<(Option<Record>, Timestamp), Error> {
+        let row = bind_identity(sqlx::query(FIND), identity).fetch_one(connection).await.map_err(classify)?;
+        row::read(Columns::from_row(&row).map_err(classify)?)
+    }
+
+    /// Completes the record that this transaction claimed. No row: this is not that transaction any more.
+    pub(super) async fn complete(
+        self,
+        connection: &mut SqliteConnection,
+        identity: &Identity,
+        claim: Claim,
+        outcome: &Outcome,
+        elapsed: Duration,
+        late: Duration,
+    ) -> sqlx::Result<bool> {
+        let (state, format, status, headers, body) = row::written(outcome);
+        let query = bind_identity(sqlx::query(COMPLETE), identity)
+            .bind(claim.as_bytes().to_vec())
+            .bind(state)
+            .bind(format)
+            .bind(status)
+            .bind(headers.to_vec())
+            .bind(body.to_vec())
+            .bind(microseconds(elapsed))
+            .bind(microseconds(late));
+        Ok(query.execute(connection).await?.rows_affected() == 1)
+    }
+}
+
+fn bind_identity<'q>(
+    query: Query<'q, Sqlite, SqliteArguments>,
+    identity: &Identity,
+) -> Query<'q, Sqlite, SqliteArguments> {
+    query.bind(identity.scope.as_str().to_owned()).bind(identity.operation.as_str()).bind(identity.key.hash().to_vec())
+}
+
+/// As the table keeps times. A duration that does not fit is longer than SQLite's calendar.
+fn microseconds(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX / 2)
+}
+
+const INSERT: &str = "
+INSERT INTO idem_records
+    (scope, operation, key_hash, fingerprint, state, claim, attempt, format, created_at, expires_at)
+SELECT $1, $2, $3, $4, $5, $6, 1, 0, now, now + $7
+FROM (SELECT CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER) AS now)
+WHERE true
+ON CONFLICT (scope, operation, key_hash) DO NOTHING";
+
+const REPLACE: &str = "
+UPDATE idem_records
+SET fingerprint = $4,
+    state = $5,
+    claim = $6,
+    attempt = 1,
+    lease_until = NULL,
+    format = 0,
+    status = NULL,
+    headers = NULL,
+    body = NULL,
+    created_at = time.now,
+    completed_at = NULL,
+    expires_at = time.now + $7
+FROM (SELECT CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER) AS now) AS time
+WHERE scope = $1
+    AND operation = $2
+    AND key_hash = $3
+    AND claim = $8
+    AND expires_at <= time.now";
+
+/// One row always: a record that is not there has no `expires_at`.
+const FIND: &str = "
+SELECT record.fingerprint, record.state, record.claim, record.format, record.status, record.headers, record.body,
+    record.expires_at,
+    time.now
+FROM (SELECT CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER) AS now) AS time
+LEFT JOIN idem_records AS record
+    ON record.scope = $1
+    AND record.operation = $2
+    AND record.key_hash = $3";
+
+/// Only in the transaction that claimed is there a record under its claim without a completion: the session has
+/// checked that it is that one.
+const COMPLETE: &str = "
+UPDATE idem_records
+SET state = $5,
+    format = $6,
+    status = $7,
+    headers = $8,
+    body = $9,
+    completed_at = created_at + $10,
+    expires_at = expires_at + $11
+WHERE scope = $1
+    AND operation = $2
+    AND key_hash = $3
+    AND claim = $4
+    AND completed_at IS NULL";

@@ -1,0 +1,142 @@
+//! A pooled connection inside a transaction, and how it leaves it.
+
+use idem_core::{Error, Kind};
+use sqlx::pool::PoolConnection;
+use sqlx::sqlite::{SqliteConnection, SqlitePool};
+use sqlx::{Database, Executor, SqlSafeStr, Sqlite};
+use sqlx_core::transaction::TransactionManager;
+use tokio::runtime::Handle;
+
+use super::error::{classify, commit_was_refused};
+
+type Manager = <Sqlite as Database>::TransactionManager;
+
+/// `IMMEDIATE` takes the write lock at the start. The savepoint is there to be missed: it is gone when the handler
+/// has ended the transaction itself, and going back to it undoes everything without giving up the lock.
+const BEGIN: &str = "BEGIN IMMEDIATE; SAVEPOINT idem_run";
+
+/// A connection whose transaction has begun, or is about to.
+///
+/// sqlx's own `Transaction` would do, but for two things: it counts on a handler not to end the transaction with
+/// SQL of its own, and it commits without a look at whether a savepoint was left open.
+///
+/// Dropped, it rolls back; the connection goes to the pool only after that.
+pub(super) struct Session(Option<PoolConnection<Sqlite>>);
+
+/// Why a COMMIT is not known to have succeeded.
+pub(super) enum CommitFailed {
+    /// The handler left a savepoint open: COMMIT was not sent.
+    SavepointOpen,
+    /// The database said no: nothing was kept.
+    Refused(sqlx::Error),
+    /// The answer was lost.
+    Unknown(sqlx::Error),
+}
+
+impl From<CommitFailed> for Error {
+    /// Where nothing was kept, or where it does not matter whether it was.
+    fn from(failed: CommitFailed) -> Self {
+        match failed {
+            CommitFailed::Refused(error) | CommitFailed::Unknown(error) => classify(error),
+            CommitFailed::SavepointOpen => Error::new(Kind::TransactionAborted)
+                .because("the handler left a savepoint open; nothing was kept, retry the request"),
+        }
+    }
+}
+
+impl Session {
+    pub(super) async fn begin(pool: &SqlitePool) -> Result<Self, Error> {
+        let mut session = Self(Some(pool.acquire().await.map_err(classify)?));
+        Manager::begin(session.connection(), Some(BEGIN.into_sql_str())).await.map_err(classify)?;
+        Ok(session)
+    }
+
+    pub(super) fn connection(&mut self) -> &mut SqliteConnection {
+        self.0.as_mut().expect("a session has its connection until it ends")
+    }
+
+    pub(super) fn connection_ref(&self) -> &SqliteConnection {
+        self.0.as_ref().expect("a session has its connection until it ends")
+    }
+
+    /// Undoes everything, without letting go of the write lock. Fails where the transaction is not the session's.
+    pub(super) async fn restart(&mut self) -> sqlx::Result<()> {
+        self.connection().execute("ROLLBACK TO idem_run").await.map(|_| ())
+    }
+
+    /// Fails where the transaction is not the session's any more.
+    pub(super) async fn check(&mut self) -> sqlx::Result<()> {
+        // In one go, so that the savepoint is there again whenever a drop looks for it.
+        self.connection().execute("RELEASE idem_run; SAVEPOINT idem_run").await.map(|_| ())
+    }
+
+    pub(super) async fn commit(mut self) -> Result<(), CommitFailed> {
+        let depth = Manager::get_transaction_depth(self.connection());
+        if depth != 1 {
+            // sqlx would release the savepoint, report success, and leave the transaction open.
+            return Err(CommitFailed::SavepointOpen);
+        }
+        match Manager::commit(self.connection()).await {
+            Ok(()) => {
+                self.0 = None;
+                Ok(())
+            }
+            Err(error) if commit_was_refused(&error) => Err(CommitFailed::Refused(error)),
+            Err(error) => Err(CommitFailed::Unknown(error)),
+        }
+    }
+
+    pub(super) async fn rollback(mut self) {
+        if let Some(connection) = self.0.take() {
+            Leaving(Some(connection)).roll_back().await;
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let Some(mut connection) = self.0.take() else { return };
+        // A COMMIT that was cancelled has left a note with sqlx to pass over one queued rollback: this one.
+        Manager::start_rollback(&mut connection);
+        // A queued rollback that fails goes unnoticed, so the connection is looked after.
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(Leaving(Some(connection)).roll_back());
+        } else {
+            drop(connection.detach());
+        }
+    }
+}
+
+/// A connection on its way out of a transaction. Dropped half way, by a runtime that shuts down, it is closed: no
+/// pool gets it back as it is.
+struct Leaving(Option<PoolConnection<Sqlite>>);
+
+impl Leaving {
+    async fn roll_back(mut self) {
+        if let Some(connection) = &mut self.0
+            && roll_back(connection).await.is_ok()
+        {
+            self.0 = None;
+        }
+    }
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        if let Some(connection) = self.0.take() {
+            drop(connection.detach());
+        }
+    }
+}
+
+async fn roll_back(connection: &mut SqliteConnection) -> sqlx::Result<()> {
+    while Manager::get_transaction_depth(connection) > 0 {
+        if Manager::rollback(connection).await.is_err() {
+            // The handler ended the transaction, and sqlx still counts it: give it one to roll back. To close the
+            // connection instead would lose a database that lives in memory.
+            connection.execute("BEGIN").await?;
+            Manager::rollback(connection).await?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,121 @@
+//! The store and its builder.
+
+use std::fmt;
+use std::sync::Arc;
+
+use idem_core::{Runs, Store};
+use sqlx::SqlitePool;
+
+use super::records::Records;
+use super::running::Running;
+
+/// Keeps records in an SQLite file, beside the application's own tables.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use idem_sqlx::SqliteStore;
+///
+/// let pool = sqlx::SqlitePool::connect("sqlite://shop.db").await?;
+/// let store = SqliteStore::new(pool);
+/// store.migrate().await?;
+/// # Ok(()) }
+/// ```
+///
+/// A cheap handle: clones share everything. Give the router's state one, and let `SqliteStore: FromRef<State>`.
+///
+/// # Rules
+/// - SQLite has one writer at a time, and a recorded handler is a writer from its start: requests with different keys
+///   run one after another. `PRAGMA journal_mode = WAL` lets replays and other readers go on beside it.
+/// - One request uses one connection; a duplicate that waits uses none. A pool of one works.
+///
+/// # Limitations
+/// Duplicates of a running request are answered at once where one process has one store. In another process they
+/// queue for the write lock for as long as the pool's `busy_timeout` says, then get the reply, or `retry_later`.
+#[derive(Clone)]
+pub struct SqliteStore(Arc<Inner>);
+
+pub(super) struct Inner {
+    pub(super) pool: SqlitePool,
+    pub(super) records: Records,
+    pub(super) running: Running,
+    reply_limit: usize,
+    runs: Runs,
+}
+
+impl SqliteStore {
+    /// A store over this pool, with the builder's defaults.
+    #[must_use]
+    pub fn new(pool: SqlitePool) -> Self {
+        Self::builder(pool).build()
+    }
+
+    /// A store over this pool, to be configured.
+    #[must_use]
+    pub fn builder(pool: SqlitePool) -> SqliteStoreBuilder {
+        SqliteStoreBuilder { pool, reply_limit: 1024 * 1024 }
+    }
+
+    /// The pool.
+    #[must_use]
+    pub fn pool(&self) -> &SqlitePool {
+        &self.0.pool
+    }
+
+    /// Waits until no run is going on: call it when the server has stopped to accept requests.
+    ///
+    /// # Cancel safety
+    /// Safe: put it under a timeout to wait for a limited time.
+    pub async fn drain(&self) {
+        self.0.runs.drained().await;
+    }
+
+    pub(super) fn inner(&self) -> &Inner {
+        &self.0
+    }
+}
+
+impl Store for SqliteStore {
+    fn reply_limit(&self) -> usize {
+        self.0.reply_limit
+    }
+
+    fn runs(&self) -> &Runs {
+        &self.0.runs
+    }
+}
+
+impl fmt::Debug for SqliteStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SqliteStore").field("pool", &self.0.pool).finish_non_exhaustive()
+    }
+}
+
+/// Configures a [`SqliteStore`].
+#[derive(Debug)]
+pub struct SqliteStoreBuilder {
+    pool: SqlitePool,
+    reply_limit: usize,
+}
+
+impl SqliteStoreBuilder {
+    /// The longest reply that is stored, in bytes of its headers and body. Default: 1 MiB.
+    ///
+    /// A longer one goes to its caller and leaves a tombstone: a retry gets 410 and does not run.
+    #[must_use]
+    pub fn reply_limit(mut self, bytes: usize) -> Self {
+        self.reply_limit = bytes;
+        self
+    }
+
+    /// The store.
+    #[must_use]
+    pub fn build(self) -> SqliteStore {
+        SqliteStore(Arc::new(Inner {
+            pool: self.pool,
+            records: Records,
+            running: Running::default(),
+            reply_limit: self.reply_limit,
+            runs: Runs::default(),
+        }))
+    }
+}

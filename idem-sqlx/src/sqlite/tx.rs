@@ -1,0 +1,374 @@
+//! The transactional context.
+
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+use std::time::{Duration, Instant};
+
+use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
+use idem_core::machine::{Decision, Verdict, decide, verdict};
+use idem_core::{Begun, Claim, Context, Error, Kind, Outcome, Rejected, Reply, Request};
+use sqlx::sqlite::{SqliteConnection, SqliteQueryResult, SqliteRow, SqliteStatement, SqliteTypeInfo};
+use sqlx::{Either, Execute, Executor, SqlStr, Sqlite};
+use tokio::runtime::Handle;
+use tokio::time::sleep;
+
+use super::error::{classify, is_answer};
+use super::running::Entry;
+use super::session::{CommitFailed, Session};
+use super::store::SqliteStore;
+use crate::retry;
+
+/// The idempotency transaction on SQLite: what a handler gets as `tx: &mut SqliteTx`.
+///
+/// ```
+/// use idem_sqlx::SqliteTx;
+///
+/// async fn insert_payment(tx: &mut SqliteTx, amount: i64) -> sqlx::Result<i64> {
+///     sqlx::query_scalar("INSERT INTO payments (amount) VALUES (?) RETURNING id").bind(amount).fetch_one(tx).await
+/// }
+/// ```
+///
+/// Use it like sqlx's own transaction: `&mut *tx` is an executor, `&mut **tx` the connection, and
+/// `sqlx::Connection::begin(&mut **tx)` a savepoint.
+///
+/// # Rules
+/// - What is written through it is kept with the reply, or not at all.
+/// - Do not end it: a raw `COMMIT` or `ROLLBACK` is found out when the handler returns, the caller gets
+///   `transaction_ended`, and the key never runs again, since nobody can know what was kept.
+/// - A statement that failed has changed nothing, and the transaction goes on, as always with SQLite.
+///
+/// # Cancel safety
+/// Dropped at any await, it rolls back, and its connection goes back to the pool after that.
+pub struct SqliteTx {
+    store: SqliteStore,
+    /// There until the run is settled or dropped.
+    session: Option<Session>,
+    run: Option<Run>,
+}
+
+/// What the transaction has claimed.
+struct Run {
+    request: Request,
+    claim: Claim,
+    began: Instant,
+    /// Other requests of this process see the run until this is dropped, which is after its transaction.
+    _entry: Entry,
+}
+
+/// What came of one try to claim.
+enum Claimed {
+    Run,
+    Replay(Reply),
+    Refuse(Kind),
+}
+
+impl Context for SqliteTx {
+    type Store = SqliteStore;
+
+    async fn begin(store: &SqliteStore, request: &Request) -> Result<Begun<Self>, Error> {
+        if let Some(begun) = Self::look_up(store, request).await? {
+            return Ok(begun);
+        }
+        let entry = match store.inner().running.enter(request) {
+            Ok(entry) => entry,
+            Err(kind) => return Ok(Begun::Refuse(kind)),
+        };
+        let mut tx = Self::open(store).await?;
+        let claim = Claim::random()?;
+        match tx.claim(request, claim).await? {
+            Claimed::Run => {
+                tx.run = Some(Run { request: request.clone(), claim, began: Instant::now(), _entry: entry });
+                Ok(Begun::Run(tx))
+            }
+            Claimed::Replay(reply) => Ok(Begun::Replay(reply)),
+            Claimed::Refuse(kind) => Ok(Begun::Refuse(kind)),
+        }
+    }
+
+    async fn complete(mut self, outcome: &Outcome) -> Result<(), Error> {
+        self.write_outcome(outcome).await?;
+        self.commit().await
+    }
+
+    async fn reject(mut self, outcome: &Outcome) -> Result<Rejected, Error> {
+        let run = self.undo().await?;
+        match self.claim(&run.request, run.claim).await? {
+            Claimed::Run => {
+                self.run = Some(run);
+                self.write_outcome(outcome).await?;
+                self.commit().await.map(|()| Rejected::Stored)
+            }
+            // Not while the write lock is held; another store may see it otherwise.
+            Claimed::Replay(reply) => Ok(Rejected::Replay(reply)),
+            Claimed::Refuse(kind) => Ok(Rejected::Refuse(kind)),
+        }
+    }
+
+    async fn release(mut self) -> Result<(), Error> {
+        if !self.holds().await {
+            return Err(self.ended().await);
+        }
+        self.run = None;
+        self.take_session().rollback().await;
+        Ok(())
+    }
+
+    async fn begin_unrecorded(store: &SqliteStore) -> Result<Self, Error> {
+        Self::open(store).await
+    }
+
+    async fn finish_unrecorded(mut self, keep: bool) -> Result<(), Error> {
+        if !keep {
+            self.take_session().rollback().await;
+            return Ok(());
+        }
+        self.session().check().await.map_err(|error| Error::new(Kind::TransactionEnded).caused_by(error))?;
+        match self.take_session().commit().await {
+            Ok(()) => Ok(()),
+            Err(CommitFailed::Unknown(error)) => Err(Error::new(Kind::OutcomeUnknown).caused_by(error)),
+            Err(refused) => Err(refused.into()),
+        }
+    }
+}
+
+impl SqliteTx {
+    async fn open(store: &SqliteStore) -> Result<Self, Error> {
+        let session = Session::begin(&store.inner().pool).await?;
+        Ok(Self { store: store.clone(), session: Some(session), run: None })
+    }
+
+    /// Answers a request whose run has ended without the write lock.
+    async fn look_up(store: &SqliteStore, request: &Request) -> Result<Option<Begun<Self>>, Error> {
+        let inner = store.inner();
+        let mut connection = inner.pool.acquire().await.map_err(classify)?;
+        let (record, now) = inner.records.find(&mut connection, &request.identity).await?;
+        Ok(match decide(record.as_ref(), request, now) {
+            Decision::Replay(reply) => Some(Begun::Replay(reply)),
+            Decision::Refuse(kind) => Some(Begun::Refuse(kind)),
+            Decision::Claim | Decision::Replace(_) => None,
+        })
+    }
+
+    /// Claims the request in this transaction, or says why not.
+    async fn claim(&mut self, request: &Request, claim: Claim) -> Result<Claimed, Error> {
+        let records = self.store.inner().records;
+        if records.insert(self, request, claim).await.map_err(classify)? {
+            return Ok(Claimed::Run);
+        }
+        let (record, now) = records.find(self, &request.identity).await?;
+        match decide(record.as_ref(), request, now) {
+            Decision::Replay(reply) => Ok(Claimed::Replay(reply)),
+            Decision::Refuse(kind) => Ok(Claimed::Refuse(kind)),
+            // Nobody else writes meanwhile, so what is in the way stays there until it is replaced here.
+            Decision::Claim => Ok(Claimed::Refuse(Kind::KeyInFlight)),
+            Decision::Replace(expired) => match records.replace(self, request, claim, expired).await {
+                Ok(true) => Ok(Claimed::Run),
+                Ok(false) => Ok(Claimed::Refuse(Kind::KeyInFlight)),
+                Err(error) => Err(classify(error)),
+            },
+        }
+    }
+
+    /// Writes the completion: the last statement before COMMIT, so that an ended transaction is found out (rule 16).
+    async fn write_outcome(&mut self, outcome: &Outcome) -> Result<(), Error> {
+        let records = self.store.inner().records;
+        let run = self.run.as_ref().expect("a recorded run");
+        let (identity, claim, elapsed) = (run.request.identity.clone(), run.claim, run.began.elapsed());
+        // The record expires `ttl` after its claim unless the run took a noticeable part of that.
+        let late = if elapsed > run.request.ttl / 100 { elapsed } else { Duration::ZERO };
+        let written = match self.session().check().await {
+            Ok(()) => records.complete(self, &identity, claim, outcome, elapsed, late).await,
+            Err(error) if is_answer(&error) => Ok(false),
+            Err(error) => Err(error),
+        };
+        match written {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(self.ended().await),
+            Err(error) => {
+                self.run = None;
+                self.take_session().rollback().await;
+                Err(classify(error))
+            }
+        }
+    }
+
+    async fn commit(mut self) -> Result<(), Error> {
+        let run = self.take_run();
+        let session = self.session.take().expect("a session until the run is settled");
+        match session.commit().await {
+            Ok(()) => Ok(()),
+            Err(CommitFailed::Unknown(error)) => {
+                tracing::warn!(target: "idem", %error, "COMMIT did not answer; looking up what became of it");
+                find_out(&self.store, &run).await.map_err(|kind| Error::new(kind).caused_by(error))
+            }
+            Err(refused) => Err(refused.into()),
+        }
+    }
+
+    /// Undoes the handler's writes and the claim, and stays in a transaction.
+    async fn undo(&mut self) -> Result<Run, Error> {
+        if !self.holds().await {
+            return Err(self.ended().await);
+        }
+        Ok(self.take_run())
+    }
+
+    /// Whether the transaction is still the one that claimed.
+    async fn holds(&mut self) -> bool {
+        still_holds(self.session()).await
+    }
+
+    /// In a task of its own: a caller that goes away now must not leave the key free.
+    async fn ended(&mut self) -> Error {
+        let (store, session, run) = (self.store.clone(), self.take_session(), self.take_run());
+        let barred = tokio::spawn(async move { ended(&store, session, run).await });
+        barred.await.unwrap_or_else(|error| Error::new(Kind::TransactionEnded).caused_by(error))
+    }
+
+    fn session(&mut self) -> &mut Session {
+        self.session.as_mut().expect("a session until the run is settled")
+    }
+
+    fn take_session(&mut self) -> Session {
+        self.session.take().expect("a session until the run is settled")
+    }
+
+    fn take_run(&mut self) -> Run {
+        self.run.take().expect("a recorded run")
+    }
+}
+
+impl Drop for SqliteTx {
+    fn drop(&mut self) {
+        if let (Some(session), Some(run)) = (self.session.take(), self.run.take()) {
+            // Without a runtime the session's own drop closes the connection, which rolls back as well.
+            if let Ok(runtime) = Handle::try_current() {
+                let abandoned = abandon(self.store.clone(), session, run);
+                runtime.spawn(async move {
+                    if let Err(error) = abandoned.await {
+                        tracing::error!(target: "idem", code = error.code(), "a dropped run: {error}");
+                    }
+                });
+            }
+        }
+    }
+}
+
+/// Rolls a run back, unless its handler ended the transaction.
+async fn abandon(store: SqliteStore, mut session: Session, run: Run) -> Result<(), Error> {
+    if !still_holds(&mut session).await {
+        return Err(ended(&store, session, run).await);
+    }
+    session.rollback().await;
+    Ok(())
+}
+
+/// Whether the transaction is still the one that claimed; if it is, everything in it is undone. One whose connection
+/// is lost is: it cannot commit any more.
+async fn still_holds(session: &mut Session) -> bool {
+    match session.restart().await {
+        Ok(()) => true,
+        Err(error) => !is_answer(&error),
+    }
+}
+
+/// The handler ended the transaction it was lent. What it kept is not known, so the key must not run again: where
+/// the claim was rolled back, it is put back, and committed this time.
+async fn ended(store: &SqliteStore, session: Session, run: Run) -> Error {
+    session.rollback().await;
+    let barred = async {
+        let inner = store.inner();
+        let mut session = Session::begin(&inner.pool).await?;
+        // No row where the claim was committed, or where somebody else ran meanwhile: their record bars the key.
+        inner.records.insert(session.connection(), &run.request, run.claim).await.map_err(classify)?;
+        session.commit().await.map_err(Error::from)
+    };
+    let error = Error::new(Kind::TransactionEnded);
+    match barred.await {
+        Ok(()) => error,
+        Err(failed) => error.caused_by(failed),
+    }
+}
+
+/// Finds out on another connection what became of a COMMIT that did not answer.
+async fn find_out(store: &SqliteStore, run: &Run) -> Result<(), Kind> {
+    let inner = store.inner();
+    for pause in retry::pauses() {
+        let found = async {
+            // The write lock is free only when the transaction is over.
+            let mut session = Session::begin(&inner.pool).await?;
+            inner.records.find(session.connection(), &run.request.identity).await
+        };
+        match found.await {
+            Ok((record, _now)) => {
+                return match verdict(record.as_ref(), run.claim) {
+                    Verdict::Kept => Ok(()),
+                    Verdict::NotKept => Err(Kind::StoreUnavailable),
+                    Verdict::Ended => Err(Kind::TransactionEnded),
+                };
+            }
+            Err(error) => tracing::warn!(target: "idem", %error, "the look-up failed; trying again"),
+        }
+        sleep(pause).await;
+    }
+    Err(Kind::OutcomeUnknown)
+}
+
+impl Deref for SqliteTx {
+    type Target = SqliteConnection;
+
+    fn deref(&self) -> &SqliteConnection {
+        self.session.as_ref().expect("a session until the run is settled").connection_ref()
+    }
+}
+
+impl DerefMut for SqliteTx {
+    fn deref_mut(&mut self) -> &mut SqliteConnection {
+        self.session().connection()
+    }
+}
+
+impl fmt::Debug for SqliteTx {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SqliteTx").finish_non_exhaustive()
+    }
+}
+
+impl<'c> Executor<'c> for &'c mut SqliteTx {
+    type Database = Sqlite;
+
+    fn fetch_many<'e, 'q: 'e, E>(self, query: E) -> BoxStream<'e, sqlx::Result<Either<SqliteQueryResult, SqliteRow>>>
+    where
+        'c: 'e,
+        E: 'q + Execute<'q, Sqlite>,
+    {
+        (&mut **self).fetch_many(query)
+    }
+
+    fn fetch_optional<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, sqlx::Result<Option<SqliteRow>>>
+    where
+        'c: 'e,
+        E: 'q + Execute<'q, Sqlite>,
+    {
+        (&mut **self).fetch_optional(query)
+    }
+
+    fn prepare_with<'e>(
+        self,
+        sql: SqlStr,
+        parameters: &'e [SqliteTypeInfo],
+    ) -> BoxFuture<'e, sqlx::Result<SqliteStatement>>
+    where
+        'c: 'e,
+    {
+        (&mut **self).prepare_with(sql, parameters)
+    }
+
+    fn describe<'e>(self, sql: SqlStr) -> BoxFuture<'e, sqlx::Result<sqlx::Describe<Sqlite>>>
+    where
+        'c: 'e,
+    {
+        (&mut **self).describe(sql)
+    }
+}

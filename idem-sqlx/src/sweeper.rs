@@ -1,0 +1,102 @@
+//! The sweep: what it removes, and the task that repeats it.
+
+use std::future::Future;
+use std::time::Duration;
+
+use idem_core::Error;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+/// What a sweep does with expired records.
+///
+/// ```
+/// use std::time::Duration;
+/// use idem_sqlx::Sweep;
+///
+/// let sweep = Sweep::default().every(Duration::from_secs(10)).batch(500);
+/// ```
+#[derive(Debug, Clone)]
+pub struct Sweep {
+    pub(crate) every: Duration,
+    pub(crate) batch: u32,
+    pub(crate) archive: Option<String>,
+}
+
+impl Default for Sweep {
+    /// A minute between two sweeps, a thousand records in one statement, no archive.
+    fn default() -> Self {
+        Self { every: Duration::from_secs(60), batch: 1000, archive: None }
+    }
+}
+
+impl Sweep {
+    /// How long the background task pauses between two sweeps.
+    #[must_use]
+    pub fn every(mut self, pause: Duration) -> Self {
+        self.every = pause;
+        self
+    }
+
+    /// How many records one statement removes. At least 1.
+    #[must_use]
+    pub fn batch(mut self, records: u32) -> Self {
+        self.batch = records.max(1);
+        self
+    }
+
+    /// A table that expired records are moved to instead of being deleted: `archive` or `schema.archive`.
+    ///
+    /// It must exist and have the columns of `idem_records`, in their order (`CREATE TABLE archive (LIKE
+    /// idem_records)` in Postgres), and no unique constraint: a key may expire twice.
+    #[must_use]
+    pub fn archive(mut self, table: impl Into<String>) -> Self {
+        self.archive = Some(table.into());
+        self
+    }
+}
+
+/// A table's name as it is written into a statement: each part between dots in quotes.
+pub(crate) fn quoted(table: &str) -> String {
+    let parts: Vec<_> = table.split('.').map(|part| format!("\"{}\"", part.replace('"', "\"\""))).collect();
+    parts.join(".")
+}
+
+/// A sweep in the background. It stops when this handle is dropped, or when it is [stopped](Self::stop).
+#[derive(Debug)]
+pub struct Sweeper {
+    stop: watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+impl Sweeper {
+    /// Repeats `sweep` until told to stop. A sweep that fails is reported and tried again at its time.
+    pub(crate) fn spawn<F>(every: Duration, mut sweep: impl FnMut() -> F + Send + 'static) -> Self
+    where
+        F: Future<Output = Result<u64, Error>> + Send,
+    {
+        let (stop, mut stopped) = watch::channel(false);
+        let task = tokio::spawn(async move {
+            loop {
+                match sweep().await {
+                    Ok(0) => {}
+                    Ok(records) => tracing::debug!(target: "idem", records, "swept"),
+                    Err(error) => tracing::warn!(target: "idem", code = error.code(), "the sweep failed: {error}"),
+                }
+                // Only a pause that runs out goes on; a word or a lost handle ends it.
+                if timeout(every, stopped.changed()).await.is_ok() {
+                    return;
+                }
+            }
+        });
+        Self { stop, task }
+    }
+
+    /// Stops after the batch that is under way, and waits for it.
+    pub async fn stop(self) {
+        let Self { stop, task } = self;
+        stop.send_replace(true);
+        // Its only ends are this word and a panic, which the runtime has reported.
+        let _ended = task.await;
+    }
+}
