@@ -1,0 +1,215 @@
+//! Rules 16 to 18: what a COMMIT is worth.
+
+use std::time::Duration;
+
+use idem_sqlx::{Isolation, PgStore, SqliteStore};
+use sqlx::Connection;
+use sqlx::postgres::PgPoolOptions;
+use sqlx::sqlite::SqlitePoolOptions;
+
+use crate::client::{Call, eventually};
+use crate::proxy::{Fault, Proxy};
+use crate::support::{Database, Postgres, Sqlite};
+
+both! {
+    async fn r16_a_handler_that_ends_its_transaction_is_found_out_and_never_runs_again(db) {
+        // One connection: what a run leaves behind on it, the next one meets.
+        let (app, gauge) = db.app_over(db.store(1).await);
+        for (act, kept) in [
+            ("raw_commit", 1),
+            ("raw_commit_and_fail", 1),
+            ("raw_commit_and_panic", 1),
+            ("raw_commit_and_begin", 1),
+            ("raw_rollback", 0),
+            ("raw_rollback_and_write", 1),
+            ("raw_rollback_and_fail", 1),
+            ("raw_rollback_and_reject", 0),
+        ] {
+            let (entered, effects) = (gauge.entered(), db.effects().await);
+            let call = Call::act(act).key(act);
+            call.send(&app).await.expect(500, "transaction_ended");
+            for _ in 0..3 {
+                call.send(&app).await.expect(500, "outcome_unknown");
+            }
+            Call::act("insert").key(act).send(&app).await.expect(422, "key_reused");
+            assert_eq!((gauge.entered() - entered, db.effects().await - effects), (1, kept), "{act}");
+            Call::act("insert").key(&format!("after-{act}")).send(&app).await.expect_fresh(201);
+        }
+        // It is refused until it expires, as every record counts until then.
+        db.expire().await;
+        Call::act("insert").key("raw_commit").send(&app).await.expect_fresh(201);
+    }
+
+    async fn r16_a_savepoint_is_the_handlers_own(db) {
+        let (app, gauge) = db.app_over(db.store(1).await);
+        let first = Call::act("savepoint").send(&app).await;
+        first.expect_fresh(201);
+        Call::act("savepoint").send(&app).await.expect_replay_of(&first);
+        assert_eq!((gauge.entered(), db.effects().await), (1, 1));
+    }
+
+    async fn r16_a_savepoint_left_open_keeps_nothing(db) {
+        let (app, gauge) = db.app_over(db.store(1).await);
+        for run in 1..=2 {
+            Call::act("forgotten_savepoint").send(&app).await.expect(500, "transaction_aborted");
+            assert_eq!((gauge.entered(), db.effects().await, db.records().await), (run, 0, 0));
+        }
+        Call::act("insert").send(&app).await.expect_fresh(201);
+    }
+
+    async fn r16_a_commit_that_the_database_refuses_keeps_nothing(db) {
+        db.refuse_commits("23514", "no such thing").await;
+        let (app, gauge) = db.app_over(db.store(1).await);
+        for run in 1..=2 {
+            Call::act("insert").send(&app).await.expect(500, "store_failed");
+            assert_eq!((gauge.entered(), db.effects().await, db.records().await), (run, 0, 0));
+        }
+        Call::act("reject").key("other").send(&app).await.expect_fresh(402);
+    }
+
+    async fn r18_an_errors_words_decide_nothing(db) {
+        // The words of a serialization failure, of a lost connection and of a busy file, under another code.
+        for (at, words) in ["could not serialize access", "connection refused", "database is locked"].into_iter().enumerate() {
+            db.refuse_completions(words).await;
+            let (app, _) = db.app_over(db.store(1).await);
+            let call = Call::act("insert").key(&format!("k{at}"));
+            call.send(&app).await.expect(500, "store_failed");
+            assert_eq!((db.effects().await, db.records().await), (0, 0));
+        }
+    }
+}
+
+#[tokio::test]
+async fn r16_postgres_a_swallowed_failure_is_no_success() {
+    let db = Postgres::create().await;
+    let (app, gauge) = db.app_over(db.store(1).await);
+    for run in 1..=2 {
+        Call::act("swallow").send(&app).await.expect(500, "transaction_aborted");
+        assert_eq!((gauge.entered(), db.effects().await, db.records().await), (run, 0, 0));
+    }
+    // Without a record it is none either.
+    Call::to("/optional", "swallow").without("idempotency-key").send(&app).await.expect(500, "transaction_aborted");
+    assert_eq!(db.effects().await, 0);
+}
+
+#[tokio::test]
+async fn r16_sqlite_a_swallowed_failure_undid_only_itself() {
+    let db = Sqlite::create().await;
+    let (app, gauge) = db.app().await;
+    let first = Call::act("swallow").send(&app).await;
+    first.expect_fresh(201);
+    Call::act("swallow").send(&app).await.expect_replay_of(&first);
+    assert_eq!((gauge.entered(), db.effects().await), (1, 1));
+}
+
+/// A store whose connections pass a proxy.
+async fn behind(proxy: &Proxy, db: &Postgres, deadline: Duration) -> PgStore {
+    let options = db.options().host("127.0.0.1").port(proxy.port());
+    let pool = PgPoolOptions::new().max_connections(1).connect_with(options).await.expect("a pool");
+    PgStore::builder(pool).commit_deadline(deadline).build()
+}
+
+#[tokio::test]
+async fn r16_postgres_a_lost_answer_to_commit_is_found_out() {
+    let db = Postgres::create().await;
+    let proxy = Proxy::before(&db.options()).await;
+    let (app, gauge) = db.app_over(behind(&proxy, &db, Duration::from_secs(20)).await);
+    for round in 1..=10 {
+        for act in ["insert", "reject"] {
+            // Cut in place of the answer: the caller gets the reply all the same.
+            let call = Call::act(act).key(&format!("after-{act}-{round}"));
+            proxy.at_next_commit(Fault::CutAfter);
+            let first = call.send(&app).await;
+            first.expect_fresh(if act == "insert" { 201 } else { 402 });
+            let entered = gauge.entered();
+            call.send(&app).await.expect_replay_of(&first);
+            assert_eq!(gauge.entered(), entered);
+
+            // Cut before the server saw it: nothing was kept, and the retry runs.
+            let call = Call::act(act).key(&format!("before-{act}-{round}"));
+            proxy.at_next_commit(Fault::CutBefore);
+            call.send(&app).await.expect(503, "store_unavailable");
+            call.send(&app).await.expect_fresh(if act == "insert" { 201 } else { 402 });
+        }
+        assert_eq!((proxy.struck(), db.effects().await), (round * 4, 2 * i64::try_from(round).expect("small")));
+    }
+}
+
+#[tokio::test]
+async fn r16_postgres_a_commit_that_does_not_answer_is_found_out() {
+    let db = Postgres::create().await;
+    let proxy = Proxy::before(&db.options()).await;
+    let (app, gauge) = db.app_over(behind(&proxy, &db, Duration::from_millis(500)).await);
+    proxy.at_next_commit(Fault::Hang);
+    let first = Call::act("insert").send(&app).await;
+    first.expect_fresh(201);
+    Call::act("insert").send(&app).await.expect_replay_of(&first);
+    assert_eq!((proxy.struck(), gauge.entered(), db.effects().await), (1, 1, 1));
+
+    // The same where the key had an expired record.
+    db.expire().await;
+    proxy.at_next_commit(Fault::Hang);
+    let first = Call::act("insert").send(&app).await;
+    first.expect_fresh(201);
+    Call::act("insert").send(&app).await.expect_replay_of(&first);
+    assert_eq!((proxy.struck(), gauge.entered(), db.effects().await), (2, 2, 2));
+}
+
+#[tokio::test]
+async fn r17_postgres_a_serialization_failure_keeps_nothing_and_asks_to_come_again() {
+    let db = Postgres::create().await;
+    let store = db.builder(4).await.isolation(Isolation::Serializable).build();
+    let (app, gauge) = db.app_over(store);
+    let calls = ["a", "b"].map(|key| Call::act("skew").key(key));
+    let both = calls.clone().map(|call| {
+        let app = app.clone();
+        tokio::spawn(async move { call.send(&app).await })
+    });
+    // Each has counted what the other is writing.
+    eventually("both have read", async || gauge.entered() == 4).await;
+    gauge.open(2);
+    let mut refused = 0;
+    for one in both {
+        let answer = one.await.expect("no panic");
+        if answer.status != 200 {
+            answer.expect(503, "retry_later");
+            assert_eq!(answer.headers["retry-after"], "1");
+            refused += 1;
+        }
+    }
+    assert_eq!((refused, db.effects().await, db.records().await), (1, 1, 1));
+    gauge.open(1);
+    for call in calls {
+        assert_eq!(call.send(&app).await.status, 200);
+    }
+    assert_eq!(db.effects().await, 2);
+}
+
+#[tokio::test]
+async fn r17_postgres_what_commit_refuses_as_unordered_may_come_again() {
+    let db = Postgres::create().await;
+    for (state, key) in [("40001", "a"), ("40P01", "b")] {
+        db.refuse_commits(state, "could not").await;
+        let (app, _) = db.app_over(db.store(1).await);
+        Call::act("insert").key(key).send(&app).await.expect(503, "retry_later");
+        db.execute("DROP TRIGGER refuse ON effects").await;
+        Call::act("insert").key(key).send(&app).await.expect_fresh(201);
+    }
+    assert_eq!(db.effects().await, 2);
+}
+
+#[tokio::test]
+async fn r17_sqlite_busy_keeps_nothing_and_asks_to_come_again() {
+    let db = Sqlite::create().await;
+    let options = db.options().busy_timeout(Duration::from_millis(20));
+    let pool = SqlitePoolOptions::new().max_connections(1).connect_with(options).await.expect("a pool");
+    let (app, gauge) = db.app_over(SqliteStore::new(pool));
+    let mut other = db.pool.acquire().await.expect("a connection");
+    let writing = other.begin_with("BEGIN IMMEDIATE").await.expect("the write lock");
+    let answer = Call::act("insert").send(&app).await;
+    answer.expect(503, "retry_later");
+    assert_eq!(answer.headers["retry-after"], "1");
+    assert_eq!(gauge.entered(), 0);
+    writing.rollback().await.expect("an end");
+    Call::act("insert").send(&app).await.expect_fresh(201);
+}

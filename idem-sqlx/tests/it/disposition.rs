@@ -1,0 +1,59 @@
+//! Rules 14 and 15: what becomes of a run.
+
+use crate::client::Call;
+use crate::support::Database;
+
+both! {
+    async fn r14_commit_keeps_the_writes_and_the_reply(db) {
+        let (app, gauge) = db.app().await;
+        for (key, act, status) in [("a", "insert", 201), ("b", "redirect", 201), ("c", "commit_error", 409)] {
+            let call = Call::act(act).key(key);
+            let first = call.send(&app).await;
+            assert!(first.status == status || act == "redirect", "{first:?}");
+            call.send(&app).await.expect_replay_of(&first);
+        }
+        assert_eq!((gauge.entered(), db.effects().await, db.records().await), (3, 3, 3));
+    }
+
+    async fn r14_reject_keeps_the_reply_alone(db) {
+        let (app, gauge) = db.app().await;
+        let first = Call::act("reject").send(&app).await;
+        first.expect_fresh(402);
+        Call::act("reject").send(&app).await.expect_replay_of(&first);
+        Call::act("insert").send(&app).await.expect(422, "key_reused");
+        assert_eq!((gauge.entered(), db.effects().await, db.records().await), (1, 0, 1));
+    }
+
+    async fn r14_release_keeps_nothing_and_a_retry_runs_at_once(db) {
+        let (app, gauge) = db.app().await;
+        for act in ["not_found", "fail", "release_ok"] {
+            let first = Call::act(act).send(&app).await;
+            let second = Call::act(act).send(&app).await;
+            assert_eq!(first.status, second.status);
+            assert!(!second.replayed());
+        }
+        assert_eq!((gauge.entered(), db.effects().await, db.records().await), (6, 0, 0));
+        // The key is free for another body, too.
+        Call::act("insert").send(&app).await.expect_fresh(201);
+    }
+
+    async fn r14_an_expired_record_can_be_rejected_over(db) {
+        let (app, gauge) = db.app().await;
+        Call::act("insert").send(&app).await.expect_fresh(201);
+        db.expire().await;
+        let first = Call::act("reject").send(&app).await;
+        first.expect_fresh(402);
+        Call::act("reject").send(&app).await.expect_replay_of(&first);
+        assert_eq!((gauge.entered(), db.effects().await, db.records().await), (2, 1, 1));
+    }
+
+    async fn r15_a_panic_releases(db) {
+        // One connection: a second run proves that the first gave it back in order.
+        let (app, gauge) = db.app_over(db.store(1).await);
+        for run in 1..=3 {
+            Call::act("panic").send(&app).await.expect(500, "handler_panicked");
+            assert_eq!((gauge.entered(), db.effects().await, db.records().await), (run, 0, 0));
+        }
+        Call::act("insert").send(&app).await.expect_fresh(201);
+    }
+}

@@ -1,0 +1,126 @@
+//! Rules 7, 10 and 12 while the first request runs.
+
+use futures_util::future::join_all;
+use idem_core::Store;
+use tracing::Instrument;
+
+use crate::client::{Answer, Call, eventually};
+use crate::support::{Database, Postgres, Sqlite};
+
+/// Sends the call in a task of its own, as a server would.
+fn start(call: &Call, app: &axum::Router) -> tokio::task::JoinHandle<Answer> {
+    let (call, app) = (call.clone(), app.clone());
+    tokio::spawn(async move { call.send(&app).await })
+}
+
+both! {
+    async fn r07_another_body_is_refused_while_the_first_runs(db) {
+        let (app, gauge) = db.app().await;
+        for round in 0..10 {
+            let key = format!("k{round}");
+            let first = start(&Call::act("wait").key(&key), &app);
+            eventually("the first runs", async || gauge.entered() == round + 1).await;
+            let others = join_all((0..16).map(|_| start(&Call::act("insert").key(&key), &app))).await;
+            for other in others {
+                other.expect("no panic").expect(422, "key_reused");
+            }
+            Call::act("wait").key(&key).send(&app).await.expect(409, "key_in_flight");
+            gauge.open(1);
+            first.await.expect("no panic").expect_fresh(201);
+        }
+        assert_eq!(db.effects().await, 10);
+    }
+
+    async fn r07_another_body_is_refused_while_an_expired_key_runs_again(db) {
+        let (app, gauge) = db.app().await;
+        Call::act("insert").send(&app).await.expect_fresh(201);
+        db.expire().await;
+        let first = start(&Call::act("wait"), &app);
+        eventually("it runs again", async || gauge.entered() == 2).await;
+        Call::act("insert").send(&app).await.expect(422, "key_reused");
+        Call::act("wait").send(&app).await.expect(409, "key_in_flight");
+        gauge.open(1);
+        first.await.expect("no panic").expect_fresh(201);
+    }
+
+    async fn r10_a_duplicate_gets_409_or_202_or_waits(db) {
+        let (app, gauge) = db.app().await;
+        for (path, status) in [("/act", 409), ("/accepted", 202), ("/impatient", 409)] {
+            let before = gauge.entered();
+            let call = Call::to(path, "wait");
+            let first = start(&call, &app);
+            eventually("the first runs", async || gauge.entered() == before + 1).await;
+            let duplicate = call.send(&app).await;
+            duplicate.expect(status, "key_in_flight");
+            assert_eq!(duplicate.headers["retry-after"], "1");
+            gauge.open(1);
+            let first = first.await.expect("no panic");
+            first.expect_fresh(201);
+            call.send(&app).await.expect_replay_of(&first);
+        }
+        let call = Call::to("/wait", "wait");
+        let before = gauge.entered();
+        let both = [start(&call, &app), start(&call, &app)];
+        eventually("one runs", async || gauge.entered() == before + 1).await;
+        gauge.open(1);
+        let [one, other] = both;
+        let (one, other) = (one.await.expect("no panic"), other.await.expect("no panic"));
+        assert!(one.replayed() != other.replayed() && one.body == other.body, "{one:?} {other:?}");
+    }
+
+    async fn r12_a_run_goes_on_when_the_client_hangs_up(db) {
+        let store = db.store(8).await;
+        let (app, gauge) = db.app_over(store.clone());
+        let first = start(&Call::act("wait"), &app);
+        eventually("it runs", async || gauge.entered() == 1).await;
+        first.abort();
+        assert!(first.await.expect_err("aborted").is_cancelled());
+        Call::act("wait").send(&app).await.expect(409, "key_in_flight");
+        assert_eq!(store.runs().count(), 1);
+        gauge.open(1);
+        store.runs().drained().await;
+        assert_eq!((db.effects().await, db.records().await), (1, 1));
+        let retry = Call::act("wait").send(&app).await;
+        assert!(retry.replayed() && retry.status == 201, "{retry:?}");
+        assert_eq!(gauge.entered(), 1);
+    }
+
+    async fn r12_a_drain_waits_for_all_runs(db) {
+        let store = db.store(8).await;
+        let (app, gauge) = db.app_over(store.clone());
+        // SQLite runs one at a time, so one is in its body and one behind it.
+        let runs = [start(&Call::act("wait").key("a"), &app), start(&Call::act("wait").key("b"), &app)];
+        eventually("both are counted", async || store.runs().count() == 2 && gauge.entered() > 0).await;
+        let drained = tokio::spawn(async move { store.runs().drained().await });
+        gauge.open(1);
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert!(!drained.is_finished());
+        gauge.open(1);
+        drained.await.expect("no panic");
+        assert_eq!(db.effects().await, 2);
+        for run in runs {
+            run.await.expect("no panic").expect_fresh(201);
+        }
+    }
+}
+
+async fn r12_the_span_goes_with_the_run<D: Database>() {
+    // One thread, so that the subscriber is everybody's.
+    let _here = tracing::subscriber::set_default(tracing_subscriber::registry());
+    let db = D::create().await;
+    let (app, _) = db.app().await;
+    let answer = Call::act("span").send(&app).instrument(tracing::info_span!("of the request")).await;
+    assert_eq!(answer.body, b"of the request");
+}
+
+#[tokio::test]
+async fn r12_the_span_goes_with_the_run_on_postgres() {
+    r12_the_span_goes_with_the_run::<Postgres>().await;
+}
+
+#[tokio::test]
+async fn r12_the_span_goes_with_the_run_on_sqlite() {
+    r12_the_span_goes_with_the_run::<Sqlite>().await;
+}

@@ -1,0 +1,23 @@
+//! The rules of the design, each tested on Postgres and on SQLite by the same source.
+//!
+//! Postgres is the server that `IDEM_TEST_POSTGRES` names; `cargo xtask test` starts one. Every test has a database
+//! of its own.
+#![allow(missing_docs, unreachable_pub)]
+
+#[macro_use]
+mod support;
+mod app;
+mod client;
+mod proxy;
+
+mod cancel;
+mod commit;
+mod disposition;
+mod in_flight;
+mod key;
+mod migrate;
+mod races;
+mod reply;
+mod request;
+mod sweep;
+mod unavailable;

@@ -1,0 +1,99 @@
+//! A connection to Postgres that can be cut at a COMMIT.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+
+use sqlx::postgres::PgConnectOptions;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+
+/// What happens at the next COMMIT.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// Nothing.
+    None = 0,
+    /// It never reaches the server, and the connection is cut.
+    CutBefore = 1,
+    /// It reaches the server, and the connection is cut in place of the answer.
+    CutAfter = 2,
+    /// It reaches the server, and the answer never comes.
+    Hang = 3,
+}
+
+/// Passes everything on, until it is told to strike. It strikes once.
+#[derive(Debug, Clone)]
+pub struct Proxy {
+    port: u16,
+    fault: Arc<AtomicU8>,
+    struck: Arc<AtomicUsize>,
+}
+
+impl Proxy {
+    pub async fn before(server: &PgConnectOptions) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        let proxy = Self { port, fault: Arc::default(), struck: Arc::default() };
+        let target = format!("{}:{}", server.get_host(), server.get_port());
+        let passing = proxy.clone();
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let server = TcpStream::connect(&target).await.expect("the server");
+                tokio::spawn(passing.clone().pass(client, server));
+            }
+        });
+        proxy
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub fn at_next_commit(&self, fault: Fault) {
+        self.fault.store(fault as u8, Ordering::SeqCst);
+    }
+
+    /// How often it struck.
+    pub fn struck(&self) -> usize {
+        self.struck.load(Ordering::SeqCst)
+    }
+
+    async fn pass(self, client: TcpStream, server: TcpStream) {
+        let (from_client, to_client) = client.into_split();
+        let (from_server, to_server) = server.into_split();
+        let answers = tokio::spawn(copy(from_server, to_client));
+        self.requests(from_client, to_server, &answers).await;
+        answers.abort();
+    }
+
+    async fn requests(&self, mut from: OwnedReadHalf, mut to: OwnedWriteHalf, answers: &tokio::task::JoinHandle<()>) {
+        let mut buffer = vec![0; 64 * 1024];
+        loop {
+            let Ok(length @ 1..) = from.read(&mut buffer).await else { return };
+            let sent = &buffer[..length];
+            // A simple query, as sqlx sends it: alone in its packet.
+            if sent.windows(8).any(|bytes| bytes == b"\x0bCOMMIT\0") {
+                let fault = self.fault.swap(Fault::None as u8, Ordering::SeqCst);
+                if fault != Fault::None as u8 {
+                    self.struck.fetch_add(1, Ordering::SeqCst);
+                    answers.abort();
+                    if fault != Fault::CutBefore as u8 {
+                        let _gone = to.write_all(sent).await;
+                    }
+                    if fault == Fault::Hang as u8 {
+                        // Until the client closes its side.
+                        while matches!(from.read(&mut buffer).await, Ok(1..)) {}
+                    }
+                    return;
+                }
+            }
+            if to.write_all(sent).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+async fn copy(mut from: OwnedReadHalf, mut to: OwnedWriteHalf) {
+    let _ended = tokio::io::copy(&mut from, &mut to).await;
+}

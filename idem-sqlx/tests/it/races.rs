@@ -1,0 +1,101 @@
+//! Rules 10, 11 and 32 with many tasks and many rounds.
+
+use futures_util::future::join_all;
+
+use crate::client::{Answer, Call, eventually};
+use crate::support::Database;
+
+/// Sends the call this often at once.
+async fn at_once(call: &Call, app: &axum::Router, times: usize) -> Vec<Answer> {
+    let sent = (0..times).map(|_| {
+        let (call, app) = (call.clone(), app.clone());
+        tokio::spawn(async move { call.send(&app).await })
+    });
+    join_all(sent).await.into_iter().map(|answer| answer.expect("no panic")).collect()
+}
+
+both! {
+    async fn r10_of_64_duplicates_one_runs_in_each_of_100_rounds(db) {
+        let (app, gauge) = db.app().await;
+        for round in 1..=100 {
+            let call = Call::act("insert").key(&format!("round {round}").replace(' ', "-"));
+            let answers = at_once(&call, &app, 64).await;
+            let fresh: Vec<_> = answers.iter().filter(|answer| answer.status == 201 && !answer.replayed()).collect();
+            assert_eq!(fresh.len(), 1, "round {round}");
+            for answer in answers.iter().filter(|answer| answer.replayed()) {
+                answer.expect_replay_of(fresh[0]);
+            }
+            for answer in answers.iter().filter(|answer| answer.status != 201) {
+                answer.expect(409, "key_in_flight");
+                assert_eq!(answer.headers["retry-after"], "1");
+            }
+            assert_eq!((gauge.entered(), db.effects().await), (round, i64::try_from(round).expect("small")));
+            call.send(&app).await.expect_replay_of(fresh[0]);
+        }
+        assert_eq!(db.records().await, 100);
+    }
+
+    async fn r10_duplicates_of_a_failing_run_never_overlap_and_one_can_succeed(db) {
+        let (app, gauge) = db.app().await;
+        for round in 0..20 {
+            let key = format!("k{round}");
+            let failing = Call::act("wait_and_fail").key(&key);
+            let before = gauge.entered();
+            let first = tokio::spawn({ let (call, app) = (failing.clone(), app.clone()); async move { call.send(&app).await } });
+            eventually("the first runs", async || gauge.entered() == before + 1).await;
+            let others = tokio::spawn({ let (call, app) = (failing.clone(), app.clone()); async move { at_once(&call, &app, 16).await } });
+            // Each that runs after the first one's release needs its own pass; what is not used is taken back.
+            gauge.open(1);
+            assert_eq!(first.await.expect("no panic").status, 502);
+            while !others.is_finished() {
+                gauge.open(1);
+                tokio::task::yield_now().await;
+            }
+            for answer in others.await.expect("no panic") {
+                assert!(answer.status == 502 || answer.code() == "key_in_flight", "{answer:?}");
+            }
+            gauge.close();
+            Call::act("insert").key(&key).send(&app).await.expect_fresh(201);
+        }
+        assert_eq!(db.effects().await, 20);
+    }
+
+    async fn r11_a_pool_of_one_serves_a_request_and_its_replay(db) {
+        let (app, _) = db.app_over(db.store(1).await);
+        for key in ["a", "b", "c"] {
+            let first = Call::act("insert").key(key).send(&app).await;
+            first.expect_fresh(201);
+            Call::act("insert").key(key).send(&app).await.expect_replay_of(&first);
+            Call::act("empty").key(key).send(&app).await.expect(422, "key_reused");
+            let call = Call::act("reject").key(&format!("{key}{key}"));
+            let first = call.send(&app).await;
+            call.send(&app).await.expect_replay_of(&first);
+        }
+    }
+
+    async fn r11_with_a_pool_of_two_32_duplicates_wait_and_are_all_answered(db) {
+        let (app, gauge) = db.app_over(db.store(2).await);
+        let call = Call::to("/wait", "wait");
+        let waiting = tokio::spawn({ let (call, app) = (call.clone(), app.clone()); async move { at_once(&call, &app, 33).await } });
+        eventually("one runs", async || gauge.entered() == 1).await;
+        gauge.open(1);
+        let answers = waiting.await.expect("no panic");
+        assert_eq!(answers.iter().filter(|answer| !answer.replayed()).count(), 1);
+        assert!(answers.iter().all(|answer| answer.status == 201), "{answers:?}");
+        assert_eq!((gauge.entered(), db.effects().await), (1, 1));
+    }
+
+    async fn r32_of_64_callers_on_an_expired_key_one_runs(db) {
+        let (app, gauge) = db.app().await;
+        for round in 1..=20 {
+            db.expire().await;
+            let answers = at_once(&Call::act("insert"), &app, 64).await;
+            let fresh = answers.iter().filter(|answer| answer.status == 201 && !answer.replayed()).count();
+            assert_eq!((fresh, gauge.entered()), (1, round));
+            for answer in answers.iter().filter(|answer| answer.status != 201) {
+                answer.expect(409, "key_in_flight");
+            }
+        }
+        assert_eq!((db.records().await, db.effects().await), (1, 20));
+    }
+}

@@ -1,0 +1,103 @@
+//! Rules 19 to 22 and 24: the reply.
+
+use axum::response::{IntoResponse, Response};
+use axum::{Json, middleware};
+use idem_core::Kind;
+use idem_core::http::Refusal;
+
+use crate::app::REPLY_LIMIT;
+use crate::client::Call;
+use crate::support::Database;
+
+both! {
+    async fn r19_a_replay_is_the_first_reply_byte_for_byte(db) {
+        let (app, gauge) = db.app().await;
+        let first = Call::act("headers").send(&app).await;
+        first.expect_fresh(201);
+        assert_eq!(first.headers.get_all("x-twice").iter().count(), 2);
+        assert!(first.headers.contains_key("set-cookie") && first.headers.contains_key("date"));
+        let replay = Call::act("headers").send(&app).await;
+        replay.expect_replay_of(&first);
+        assert_eq!(replay.headers["x-latin"].as_bytes(), b"caf\xe9");
+        assert_eq!(replay.headers["idempotent-replayed"], "true");
+        let order = |answer: &crate::client::Answer| -> Vec<String> {
+            let names = answer.headers.iter().map(|(name, _)| name.as_str().to_owned());
+            names.filter(|name| !["set-cookie", "date", "idempotent-replayed"].contains(&name.as_str())).collect()
+        };
+        assert_eq!(order(&replay), order(&first));
+        let hex: String = b"session".iter().map(|byte| format!("{byte:02x}")).collect();
+        assert!(!db.stored().await.to_lowercase().contains(&hex));
+        assert_eq!(gauge.entered(), 1);
+    }
+
+    async fn r20_an_empty_or_falsy_reply_is_a_reply(db) {
+        let (app, gauge) = db.app().await;
+        let acts = ["empty", "false", "zero", "empty_string", "empty_list", "null", "no_body"];
+        for act in acts {
+            let first = Call::act(act).key(act).send(&app).await;
+            assert!(first.status.is_success() && !first.replayed());
+            Call::act(act).key(act).send(&app).await.expect_replay_of(&first);
+        }
+        assert_eq!(gauge.entered(), acts.len());
+    }
+
+    async fn r21_a_reply_over_the_limit_leaves_a_tombstone(db) {
+        let (app, gauge) = db.app().await;
+        for (act, length) in [("large", REPLY_LIMIT * 50), ("large_stream", REPLY_LIMIT * 7), ("large_and_rejected", REPLY_LIMIT * 50)] {
+            let first = Call::act(act).key(act).send(&app).await;
+            first.expect_fresh(200);
+            assert_eq!(first.body.len(), length);
+            assert!(first.body.iter().all(|byte| *byte == first.body[0]));
+            Call::act(act).key(act).send(&app).await.expect(410, "reply_too_large");
+            Call::act("insert").key(act).send(&app).await.expect(422, "key_reused");
+        }
+        assert_eq!((gauge.entered(), db.effects().await), (3, 2));
+        let first = Call::act("at_limit").send(&app).await;
+        Call::act("at_limit").send(&app).await.expect_replay_of(&first);
+    }
+
+    async fn r21_a_reply_that_fails_while_it_is_read_keeps_nothing(db) {
+        let (app, gauge) = db.app().await;
+        Call::act("broken_body").send(&app).await.expect(500, "reply_failed");
+        assert_eq!((db.effects().await, db.records().await), (0, 0));
+        Call::act("broken_body").send(&app).await.expect(500, "reply_failed");
+        assert_eq!(gauge.entered(), 2);
+    }
+
+    async fn r22_a_record_that_cannot_be_read_never_runs_again(db) {
+        let (app, gauge) = db.app().await;
+        for (at, damage) in [
+            "state = 99",
+            "format = 99",
+            "status = NULL",
+            "status = 7",
+            "headers = NULL",
+            "body = NULL",
+            "headers = body",
+            "fingerprint = claim",
+            "claim = fingerprint",
+        ].into_iter().enumerate() {
+            let call = Call::act("insert").key(&format!("k{at}"));
+            call.send(&app).await.expect_fresh(201);
+            db.execute(&format!("UPDATE idem_records SET {damage}")).await;
+            call.send(&app).await.expect(500, "record_unreadable");
+            assert_eq!(gauge.entered(), at + 1, "{damage}");
+            db.execute("DELETE FROM idem_records").await;
+        }
+    }
+
+    async fn r24_a_refusal_can_be_restyled(db) {
+        async fn restyle(response: Response) -> Response {
+            match response.extensions().get::<Refusal>().cloned() {
+                Some(refusal) => (refusal.status(), Json(refusal.code())).into_response(),
+                None => response,
+            }
+        }
+        let (app, _) = db.app().await;
+        let app = app.layer(middleware::map_response(restyle));
+        let answer = Call::act("insert").without("idempotency-key").send(&app).await;
+        assert_eq!((answer.status.as_u16(), answer.body.as_slice()), (400, b"\"key_missing\"".as_slice()));
+        assert_eq!(Kind::KeyMissing.code(), "key_missing");
+        Call::act("insert").send(&app).await.expect_fresh(201);
+    }
+}

@@ -1,0 +1,116 @@
+//! Rules 5 to 9 and 23: what was asked.
+
+use http::Method;
+
+use crate::client::Call;
+use crate::support::Database;
+
+both! {
+    async fn r05_json_is_compared_by_meaning(db) {
+        let (app, _) = db.app().await;
+        let call = |body: &str| Call::act("").json(body);
+        let first = call(r#"{"act":"insert","note":{"a":1,"b":[null]}}"#).send(&app).await;
+        first.expect_fresh(201);
+        for same in [
+            r#"{"note":{"b":[null],"a":1},"act":"insert"}"#,
+            "{ \"act\" : \"ins\\u0065rt\" ,\n \"note\" : { \"a\" : 1 , \"b\" : [ null ] } }",
+        ] {
+            call(same).send(&app).await.expect_replay_of(&first);
+        }
+        let reordered = call(r#"{"note":{"b":[null],"a":1},"act":"insert"}"#);
+        reordered.header("content-type", b"Application/JSON; charset=utf-8").send(&app).await.expect_replay_of(&first);
+        for other in [
+            r#"{"act":"insert","note":{"a":1.0,"b":[null]}}"#,
+            r#"{"act":"insert","note":{"a":1,"b":[]}}"#,
+            r#"{"act":"insert","note":{"a":1,"b":[null],"c":null}}"#,
+            r#"{"act":"insert","note":{"a":"1","b":[null]}}"#,
+            r#"{"act":"insert","note":{"a":1,"a":1,"b":[null]}}"#,
+        ] {
+            call(other).send(&app).await.expect(422, "key_reused");
+        }
+        assert_eq!((db.records().await, db.effects().await), (1, 1));
+    }
+
+    async fn r05_other_bodies_are_compared_byte_by_byte(db) {
+        let (app, _) = db.app().await;
+        let call = |body: &str, media_type: &[u8]| Call::to("/bytes", "").json(body).header("content-type", media_type);
+        let first = call("a=1&b=2", b"application/x-www-form-urlencoded").send(&app).await;
+        first.expect_fresh(201);
+        call("a=1&b=2", b"application/x-www-form-urlencoded").send(&app).await.expect_replay_of(&first);
+        call("b=2&a=1", b"application/x-www-form-urlencoded").send(&app).await.expect(422, "key_reused");
+        call("a=1&b=2", b"text/plain").send(&app).await.expect(422, "key_reused");
+    }
+
+    async fn r06_the_fingerprint_is_taken_before_the_extractor_reads_the_body(db) {
+        let (app, _) = db.app().await;
+        // `note` is read into a value and dropped by the handler; the fingerprint still knows it.
+        Call::act("").json(r#"{"act":"insert","note":1}"#).send(&app).await.expect_fresh(201);
+        Call::act("").json(r#"{"act":"insert","note":2}"#).send(&app).await.expect(422, "key_reused");
+        Call::act("").json(r#"{"act":"insert","unknown":2}"#).send(&app).await.expect(422, "key_reused");
+    }
+
+    async fn r06_a_handler_may_say_what_is_compared(db) {
+        let (app, _) = db.app().await;
+        let call = |path: &str, body: &str| Call::to(path, "").json(body);
+        let first = call("/part", r#"{"act":"insert","note":1}"#).send(&app).await;
+        call("/part", r#"{"act":"insert","note":2}"#).send(&app).await.expect_replay_of(&first);
+        call("/part", r#"{"act":"empty","note":1}"#).send(&app).await.expect(422, "key_reused");
+        let first = call("/nothing", r#"{"act":"insert"}"#).send(&app).await;
+        call("/nothing", r#"{"act":"empty"}"#).send(&app).await.expect_replay_of(&first);
+    }
+
+    async fn r07_another_body_is_refused_and_the_record_unchanged(db) {
+        let (app, gauge) = db.app().await;
+        let first = Call::act("insert").send(&app).await;
+        let before = db.stored().await;
+        Call::act("empty").send(&app).await.expect(422, "key_reused");
+        assert_eq!(db.stored().await, before);
+        assert_eq!(gauge.entered(), 1);
+        Call::act("insert").send(&app).await.expect_replay_of(&first);
+    }
+
+    async fn r08_another_route_path_or_query_never_gets_the_reply(db) {
+        let (app, gauge) = db.app().await;
+        let call = Call::act("insert");
+        let first = call.clone().path("/act/1?a=1").send(&app).await;
+        first.expect_fresh(201);
+        for path in ["/act/1", "/act/2?a=1", "/act/1?a=2", "/act/1?a=1&b=2", "/act/1?A=1", "/act/1?", "/act", "/nested/act"] {
+            call.clone().path(path).send(&app).await.expect(422, "key_reused");
+        }
+        call.clone().path("/act/1?a=1").method(Method::PUT).send(&app).await.expect(422, "key_reused");
+        call.clone().path("/act/1?a=1").send(&app).await.expect_replay_of(&first);
+        assert_eq!(gauge.entered(), 1);
+        Call::to("/other", "insert").send(&app).await.expect_fresh(201);
+    }
+
+    async fn r08_a_nested_route_is_not_taken_for_its_namesake(db) {
+        let (app, _) = db.app().await;
+        Call::to("/nested/act", "insert").send(&app).await.expect_fresh(201);
+        Call::to("/act", "insert").send(&app).await.expect(422, "key_reused");
+    }
+
+    async fn r09_safe_methods_run_in_a_plain_transaction(db) {
+        let (app, gauge) = db.app().await;
+        for method in [Method::GET, Method::HEAD, Method::OPTIONS] {
+            let call = Call::new(method.clone(), "/act");
+            call.send(&app).await.expect_fresh(201);
+            call.key("k").send(&app).await.expect_fresh(201);
+        }
+        assert_eq!((gauge.entered(), db.records().await, db.effects().await), (6, 0, 6));
+        for method in [Method::POST, Method::PUT, Method::PATCH, Method::DELETE] {
+            Call::act("insert").key(method.as_str()).method(method).send(&app).await.expect_fresh(201);
+        }
+        assert_eq!(db.records().await, 4);
+    }
+
+    async fn r23_a_body_over_the_limit_is_refused_and_nothing_recorded(db) {
+        let (app, gauge) = db.app().await;
+        let body = format!(r#"{{"act":"insert","note":"{}"}}"#, "x".repeat(100));
+        let call = Call::to("/small", "").json(&body);
+        call.send(&app).await.expect(413, "body_too_large");
+        let huge = format!(r#"{{"act":"insert","note":"{}"}}"#, "x".repeat(2_100_000));
+        Call::act("").json(&huge).send(&app).await.expect(413, "body_too_large");
+        assert_eq!((gauge.entered(), db.records().await), (0, 0));
+        Call::to("/small", "insert").send(&app).await.expect_fresh(201);
+    }
+}

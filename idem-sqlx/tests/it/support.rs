@@ -1,0 +1,322 @@
+//! Databases for tests.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use axum::Router;
+use idem_core::Context;
+use idem_sqlx::{PgStore, PgStoreBuilder, SqliteStore, SqliteStoreBuilder};
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use tempfile::TempDir;
+use tokio::sync::OnceCell;
+
+use crate::app::{self, Gauge};
+
+/// Runs each test once on Postgres and once on SQLite. `D` is the database's type, `db` a fresh one.
+macro_rules! both {
+    ($(async fn $name:ident($db:ident) $body:block)*) => {
+        mod postgres {
+            use super::*;
+            #[allow(dead_code)]
+            type D = $crate::support::Postgres;
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $name() {
+                    let $db = $crate::support::Postgres::create().await;
+                    $body
+                }
+            )*
+        }
+
+        mod sqlite {
+            use super::*;
+            #[allow(dead_code)]
+            type D = $crate::support::Sqlite;
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $name() {
+                    let $db = $crate::support::Sqlite::create().await;
+                    $body
+                }
+            )*
+        }
+    };
+}
+
+/// A fresh database with the store's tables and one table for effects, and the application over it.
+pub trait Database: Sized {
+    type Tx: Context;
+
+    async fn create() -> Self;
+
+    /// The store over a pool of this many connections.
+    async fn store(&self, connections: u32) -> <Self::Tx as Context>::Store;
+
+    /// The application over such a store.
+    fn app_over(&self, store: <Self::Tx as Context>::Store) -> (Router, Gauge);
+
+    async fn app(&self) -> (Router, Gauge) {
+        self.app_over(self.store(8).await)
+    }
+
+    async fn execute(&self, sql: &str);
+
+    async fn number(&self, sql: &str) -> i64;
+
+    async fn effects(&self) -> i64 {
+        self.number("SELECT count(*) FROM effects").await
+    }
+
+    async fn records(&self) -> i64 {
+        self.number("SELECT count(*) FROM idem_records").await
+    }
+
+    /// All records, as one text.
+    async fn stored(&self) -> String;
+
+    /// Makes every COMMIT of an effect fail with this code, where the database has codes to choose.
+    async fn refuse_commits(&self, code: &str, words: &str);
+
+    /// Makes every completion fail with these words and a code that means nothing to the store.
+    async fn refuse_completions(&self, words: &str);
+
+    /// How long the one record still counts.
+    async fn seconds_to_live(&self) -> f64;
+
+    /// Lets every record expire.
+    async fn expire(&self);
+
+    /// An effect, written through the context.
+    async fn effect(tx: &mut Self::Tx, what: &str);
+}
+
+pub struct Postgres {
+    name: String,
+    pub pool: PgPool,
+}
+
+pub struct Sqlite {
+    folder: TempDir,
+    pub pool: SqlitePool,
+}
+
+const EFFECTS: &str = "CREATE TABLE effects (who text NOT NULL, what text NOT NULL)";
+
+static NEXT: AtomicU32 = AtomicU32::new(0);
+
+fn server() -> PgConnectOptions {
+    let url = std::env::var("IDEM_TEST_POSTGRES")
+        .expect("IDEM_TEST_POSTGRES names a Postgres server for tests; `cargo xtask test` starts one");
+    url.parse().expect("IDEM_TEST_POSTGRES is a postgres:// URL")
+}
+
+async fn on_server(sql: String) {
+    let mut connection = PgConnection::connect_with(&server()).await.expect("the server of IDEM_TEST_POSTGRES");
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await.expect("an administrative statement");
+    connection.close().await.expect("a clean close");
+}
+
+/// The database that all others are copies of: it has the tables already.
+async fn template() -> &'static str {
+    static TEMPLATE: OnceCell<String> = OnceCell::const_new();
+    TEMPLATE
+        .get_or_init(|| async {
+            let name = format!("idem_template_{}", std::process::id());
+            on_server(format!("CREATE DATABASE {name}")).await;
+            let pool = PgPool::connect_with(server().database(&name)).await.expect("the template");
+            PgStore::new(pool.clone()).migrate().await.expect("migrations");
+            sqlx::raw_sql(EFFECTS).execute(&pool).await.expect("the table for effects");
+            pool.close().await;
+            name
+        })
+        .await
+}
+
+impl Postgres {
+    pub fn options(&self) -> PgConnectOptions {
+        server().database(&self.name)
+    }
+
+    pub async fn pool_of(&self, connections: u32) -> PgPool {
+        PgPoolOptions::new().max_connections(connections).connect_with(self.options()).await.expect("a pool")
+    }
+
+    pub async fn builder(&self, connections: u32) -> PgStoreBuilder {
+        PgStore::builder(self.pool_of(connections).await).reply_limit(app::REPLY_LIMIT)
+    }
+}
+
+impl Database for Postgres {
+    type Tx = idem_sqlx::PgTx;
+
+    async fn create() -> Self {
+        let template = template().await;
+        let name = format!("idem_test_{}_{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        // Two copies of one template at a time are refused.
+        static COPY: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+        let copying = COPY.lock().await;
+        on_server(format!("CREATE DATABASE {name} TEMPLATE {template}")).await;
+        drop(copying);
+        let pool = PgPoolOptions::new()
+            .max_connections(4)
+            .connect_with(server().database(&name))
+            .await
+            .expect("the test's database");
+        Self { name, pool }
+    }
+
+    async fn store(&self, connections: u32) -> PgStore {
+        self.builder(connections).await.build()
+    }
+
+    fn app_over(&self, store: PgStore) -> (Router, Gauge) {
+        app::postgres::app(store)
+    }
+
+    async fn execute(&self, sql: &str) {
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&self.pool).await.expect(sql);
+    }
+
+    async fn number(&self, sql: &str) -> i64 {
+        sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&self.pool).await.expect(sql)
+    }
+
+    async fn stored(&self) -> String {
+        let rows = "SELECT coalesce(string_agg(record::text, ''), '') FROM idem_records AS record";
+        sqlx::query_scalar(rows).fetch_one(&self.pool).await.expect("all records")
+    }
+
+    async fn refuse_commits(&self, code: &str, words: &str) {
+        self.execute(&format!(
+            "CREATE OR REPLACE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN RAISE EXCEPTION '{words}' USING ERRCODE = '{code}'; END $$;
+            CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON effects
+            DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION refuse()"
+        ))
+        .await;
+    }
+
+    async fn refuse_completions(&self, words: &str) {
+        self.execute(&format!(
+            "CREATE OR REPLACE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN RAISE EXCEPTION '{words}' USING ERRCODE = 'P0001'; END $$;
+            CREATE OR REPLACE TRIGGER refuse BEFORE UPDATE ON idem_records FOR EACH ROW EXECUTE FUNCTION refuse()"
+        ))
+        .await;
+    }
+
+    async fn seconds_to_live(&self) -> f64 {
+        let query = sqlx::query_scalar("SELECT extract(epoch FROM expires_at - now())::float8 FROM idem_records");
+        query.fetch_one(&self.pool).await.expect("one record")
+    }
+
+    async fn expire(&self) {
+        self.execute("UPDATE idem_records SET expires_at = now() - interval '1 second'").await;
+    }
+
+    async fn effect(tx: &mut Self::Tx, what: &str) {
+        let query = sqlx::query("INSERT INTO effects VALUES ('test', $1)").bind(what.to_owned());
+        query.execute(tx).await.expect("an effect");
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        let sql = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name);
+        // A test's runtime cannot be waited for in its own drop.
+        let dropping = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(on_server(sql));
+        });
+        let _failed_already = dropping.join();
+    }
+}
+
+impl Sqlite {
+    pub fn options(&self) -> SqliteConnectOptions {
+        SqliteConnectOptions::new()
+            .filename(self.folder.path().join("test.db"))
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+    }
+
+    pub async fn pool_of(&self, connections: u32) -> SqlitePool {
+        SqlitePoolOptions::new().max_connections(connections).connect_with(self.options()).await.expect("a pool")
+    }
+
+    pub async fn builder(&self, connections: u32) -> SqliteStoreBuilder {
+        SqliteStore::builder(self.pool_of(connections).await).reply_limit(app::REPLY_LIMIT)
+    }
+}
+
+impl Database for Sqlite {
+    type Tx = idem_sqlx::SqliteTx;
+
+    async fn create() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("test.db");
+        let options =
+            SqliteConnectOptions::new().filename(path).create_if_missing(true).journal_mode(SqliteJournalMode::Wal);
+        let pool = SqlitePoolOptions::new().max_connections(4).connect_with(options).await.expect("a database");
+        SqliteStore::new(pool.clone()).migrate().await.expect("migrations");
+        sqlx::raw_sql(EFFECTS).execute(&pool).await.expect("the table for effects");
+        Self { folder, pool }
+    }
+
+    async fn store(&self, connections: u32) -> SqliteStore {
+        self.builder(connections).await.build()
+    }
+
+    fn app_over(&self, store: SqliteStore) -> (Router, Gauge) {
+        app::sqlite::app(store)
+    }
+
+    async fn execute(&self, sql: &str) {
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&self.pool).await.expect(sql);
+    }
+
+    async fn number(&self, sql: &str) -> i64 {
+        sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&self.pool).await.expect(sql)
+    }
+
+    async fn stored(&self) -> String {
+        let rows =
+            "SELECT coalesce(group_concat(concat_ws(' ', scope, operation, hex(key_hash), hex(fingerprint), state,
+            hex(claim), hex(headers), hex(body), expires_at)), '')
+            FROM idem_records";
+        sqlx::query_scalar(rows).fetch_one(&self.pool).await.expect("all records")
+    }
+
+    async fn refuse_commits(&self, _code: &str, _words: &str) {
+        // Each effect gets an orphan, which is asked for its parent at the COMMIT.
+        self.execute(
+            "CREATE TABLE parents (id integer PRIMARY KEY);
+            CREATE TABLE orphans (parent integer REFERENCES parents DEFERRABLE INITIALLY DEFERRED);
+            CREATE TRIGGER refuse AFTER INSERT ON effects BEGIN INSERT INTO orphans VALUES (1); END",
+        )
+        .await;
+    }
+
+    async fn refuse_completions(&self, words: &str) {
+        self.execute(&format!(
+            "DROP TRIGGER IF EXISTS refuse;
+            CREATE TRIGGER refuse BEFORE UPDATE ON idem_records BEGIN SELECT RAISE(ABORT, '{words}'); END"
+        ))
+        .await;
+    }
+
+    async fn seconds_to_live(&self) -> f64 {
+        let query = sqlx::query_scalar("SELECT expires_at / 1000000.0 - unixepoch() FROM idem_records");
+        query.fetch_one(&self.pool).await.expect("one record")
+    }
+
+    async fn expire(&self) {
+        self.execute("UPDATE idem_records SET expires_at = 1").await;
+    }
+
+    async fn effect(tx: &mut Self::Tx, what: &str) {
+        let query = sqlx::query("INSERT INTO effects VALUES ('test', $1)").bind(what.to_owned());
+        query.execute(tx).await.expect("an effect");
+    }
+}

@@ -1,0 +1,115 @@
+//! Rule 32: expiry and the sweep.
+
+use std::time::Duration;
+
+use idem_sqlx::Sweep;
+
+use crate::client::{Call, eventually};
+use crate::support::Database;
+
+both! {
+    async fn r32_an_expired_record_is_absent_whether_swept_or_not(db) {
+        let store = db.store(4).await;
+        let (app, gauge) = db.app_over(store.clone());
+        let first = Call::act("insert").send(&app).await;
+        Call::act("insert").send(&app).await.expect_replay_of(&first);
+        db.expire().await;
+        let second = Call::act("insert").send(&app).await;
+        second.expect_fresh(201);
+        Call::act("insert").send(&app).await.expect_replay_of(&second);
+        db.expire().await;
+        // Another body is no reuse of a key that has expired.
+        Call::act("empty").send(&app).await.expect_fresh(204);
+        db.expire().await;
+        assert_eq!(store.sweep(&Sweep::default()).await.expect("a sweep"), 1);
+        Call::act("insert").send(&app).await.expect_fresh(201);
+        assert_eq!((gauge.entered(), db.records().await), (4, 1));
+    }
+
+    async fn r32_the_ttl_counts_from_the_completion(db) {
+        let (app, gauge) = db.app().await;
+        // A ttl of an hour: a run that took no part of it leaves what the claim wrote.
+        let call = Call::act("insert");
+        call.send(&app).await.expect_fresh(201);
+        let ttl = db.seconds_to_live().await;
+        assert!((3590.0..=3601.0).contains(&ttl), "{ttl}");
+        assert_eq!(gauge.entered(), 1);
+    }
+
+    async fn r32_the_sweep_removes_what_expired_and_nothing_else(db) {
+        let store = db.store(4).await;
+        let (app, _) = db.app_over(store.clone());
+        for key in 0..25 {
+            Call::act("insert").user(&format!("u{}", key % 3)).key(&key.to_string()).send(&app).await.expect_fresh(201);
+        }
+        db.expire().await;
+        let live = Call::act("insert").key("live").send(&app).await;
+        assert_eq!(store.sweep(&Sweep::default().batch(4)).await.expect("a sweep"), 25);
+        assert_eq!(db.records().await, 1);
+        Call::act("insert").key("live").send(&app).await.expect_replay_of(&live);
+        assert_eq!(store.sweep(&Sweep::default()).await.expect("a sweep"), 0);
+    }
+
+    async fn r32_the_sweep_can_move_records_to_an_archive(db) {
+        let store = db.store(4).await;
+        let (app, _) = db.app_over(store.clone());
+        for key in 0..7 {
+            Call::act("insert").key(&key.to_string()).send(&app).await.expect_fresh(201);
+        }
+        db.expire().await;
+        let before = db.stored().await;
+        let sweep = Sweep::default().batch(2).archive("old \"records\"");
+        assert_eq!(store.sweep(&sweep).await.unwrap_err().code(), "store_failed");
+        assert_eq!(db.records().await, 7);
+        db.execute("CREATE TABLE \"old \"\"records\"\"\" AS SELECT * FROM idem_records WHERE false").await;
+        assert_eq!(store.sweep(&sweep).await.expect("a sweep"), 7);
+        assert_eq!((db.records().await, db.number("SELECT count(*) FROM \"old \"\"records\"\"\"").await), (0, 7));
+        db.execute("INSERT INTO idem_records SELECT * FROM \"old \"\"records\"\"\"").await;
+        assert_eq!(db.stored().await.len(), before.len());
+    }
+
+    async fn r32_sweepers_run_beside_each_other_and_beside_requests(db) {
+        let store = db.store(8).await;
+        let (app, gauge) = db.app_over(store.clone());
+        for key in 0..60 {
+            Call::act("insert").key(&key.to_string()).send(&app).await.expect_fresh(201);
+        }
+        db.expire().await;
+        let sweepers: Vec<_> = (0..3).map(|_| {
+            let store = store.clone();
+            tokio::spawn(async move { store.sweep(&Sweep::default().batch(5)).await.expect("a sweep") })
+        }).collect();
+        let requests: Vec<_> = (0..60).map(|key| {
+            let (call, app) = (Call::to("/wait", "insert").key(&key.to_string()), app.clone());
+            tokio::spawn(async move { call.send(&app).await })
+        }).collect();
+        for request in requests {
+            request.await.expect("no panic").expect_fresh(201);
+        }
+        let mut swept = 0;
+        for sweeper in sweepers {
+            swept += sweeper.await.expect("no panic");
+        }
+        swept += store.sweep(&Sweep::default()).await.expect("a sweep");
+        assert_eq!((gauge.entered(), swept, db.records().await), (120, 60, 60));
+    }
+
+    async fn r32_the_background_sweep_stops_with_its_handle(db) {
+        let store = db.store(4).await;
+        let (app, _) = db.app_over(store.clone());
+        let sweeper = store.sweeper(Sweep::default().every(Duration::from_millis(1)));
+        for key in ["a", "b"] {
+            Call::act("insert").key(key).send(&app).await.expect_fresh(201);
+            db.expire().await;
+            eventually("it is swept", async || db.records().await == 0).await;
+        }
+        sweeper.stop().await;
+        Call::act("insert").key("c").send(&app).await.expect_fresh(201);
+        db.expire().await;
+        // Dropped before its first look, it never looks; kept a little, it looks once more.
+        drop(store.sweeper(Sweep::default().every(Duration::from_secs(3600))));
+        let sweeper = store.sweeper(Sweep::default());
+        eventually("it is swept again", async || db.records().await == 0).await;
+        sweeper.stop().await;
+    }
+}
