@@ -15,8 +15,11 @@ use std::time::Duration;
 /// assert!(error.retry_after().is_some());
 /// ```
 ///
-/// Decide by [`kind`](Error::kind), show people the message, log the [`source`](StdError::source). The text may
-/// change in any release; the kind's [`code`](Kind::code) does not.
+/// Decide by [`kind`](Error::kind) and show people the message, which holds no secrets. What caused it is not in the
+/// message: log the [`source`](StdError::source), too, or print the error with `{:?}`. The text may change in any
+/// release; the kind's [`code`](Kind::code) does not.
+///
+/// With the feature `axum` it is a response, `application/problem+json` with the kind's status.
 pub struct Error(Box<Inner>);
 
 struct Inner {

@@ -1,23 +1,95 @@
-//! Idempotent handlers: claim, effects and reply in one commit.
+//! Idempotent handlers: the claim on a client's key, everything the handler writes, and its reply are one commit.
+//!
+//! ```
+//! use axum::extract::FromRef;
+//! use axum::http::StatusCode;
+//! use idem_core::idempotent;
+//! # use std::future::Future;
+//! # #[derive(Clone)] struct PgStore(idem_core::Runs);
+//! # impl idem_core::Store for PgStore {
+//! #     fn reply_limit(&self) -> usize { 0 }
+//! #     fn runs(&self) -> &idem_core::Runs { &self.0 }
+//! # }
+//! # struct PgTx;
+//! # impl idem_core::Context for PgTx {
+//! #     type Store = PgStore;
+//! #     async fn begin(_: &PgStore, _: &idem_core::Request) -> Result<idem_core::Begun<Self>, idem_core::Error> { Ok(idem_core::Begun::Run(Self)) }
+//! #     async fn complete(self, _: &idem_core::Outcome) -> Result<(), idem_core::Error> { Ok(()) }
+//! #     async fn reject(self, _: &idem_core::Outcome) -> Result<idem_core::Rejected, idem_core::Error> { Ok(idem_core::Rejected::Stored) }
+//! #     async fn release(self) -> Result<(), idem_core::Error> { Ok(()) }
+//! #     async fn begin_unrecorded(_: &PgStore) -> Result<Self, idem_core::Error> { Ok(Self) }
+//! #     async fn finish_unrecorded(self, _: bool) -> Result<(), idem_core::Error> { Ok(()) }
+//! # }
+//! # struct CurrentUser(u64);
+//! # impl<S: Sync> axum::extract::FromRequestParts<S> for CurrentUser {
+//! #     type Rejection = StatusCode;
+//! #     async fn from_request_parts(_: &mut http::request::Parts, _: &S) -> Result<Self, StatusCode> { Ok(Self(1)) }
+//! # }
+//! # impl idem_core::ToScope for CurrentUser {
+//! #     fn to_scope(&self) -> Result<idem_core::Scope, idem_core::Error> { self.0.to_scope() }
+//! # }
+//! # async fn insert_payment(_: &mut PgTx, _: &CurrentUser, _: &str) {}
+//!
+//! #[idempotent(scope = user, ttl = "24h")]
+//! async fn create_payment(user: CurrentUser, tx: &mut PgTx, order: String) -> StatusCode {
+//!     insert_payment(tx, &user, &order).await;
+//!     StatusCode::CREATED
+//! }
+//!
+//! # #[derive(Clone)]
+//! # struct App { store: PgStore }
+//! # impl FromRef<App> for PgStore { fn from_ref(app: &App) -> Self { app.store.clone() } }
+//! # let store = PgStore(idem_core::Runs::default());
+//! let app = axum::Router::new()
+//!     .route("/payments", axum::routing::post(create_payment))
+//!     .with_state(App { store });
+//! # let _: axum::Router = app;
+//! ```
+//!
+//! A retry gets the first reply, with `Idempotent-Replayed: true`. A duplicate in flight gets 409 with `Retry-After`,
+//! the same key with another body 422. One caller never sees another's reply. A crash leaves all or nothing.
+//!
+//! The stores and their contexts (`PgStore` and `PgTx`, `SqliteStore` and `SqliteTx`) are in `idem-sqlx`; this crate
+//! knows no database. [`idempotent`] lists the attribute's arguments, [`http`] what an Axum handler's caller sees,
+//! [`store`] what another store would owe.
+//!
+//! # Rules
+//! - The `&mut` parameter is the context, and its type decides how the handler runs. There is exactly one.
+//! - A record is found by scope, operation and key, side by side. Only the key's SHA-256 is kept.
+//! - What becomes of the writes and the reply is the handler's [`Disposition`].
+//!
+//! # Limitations
+//! - What a handler does outside of its transaction (a call to another service, a mail) is not undone by a crash and
+//!   is done again by the retry.
+//! - A key counts until its record expires. After that the same request runs again.
+//! - A handler that ends the transaction itself (raw `COMMIT` or `ROLLBACK`) is found out, its caller gets
+//!   `transaction_ended`, and its key does not run again until it expires; what it had committed stays. If the process
+//!   dies between a raw `ROLLBACK` and the end of the handler, the key is free again.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
-#[doc(hidden)]
-#[path = "private.rs"]
-pub mod __private;
-mod disposition;
-mod error;
-mod fingerprint;
 #[cfg(feature = "axum")]
+#[cfg_attr(docsrs, doc(cfg(feature = "axum")))]
 pub mod http;
-mod identity;
-mod json;
-pub mod machine;
-mod policy;
-mod record;
 #[cfg(feature = "axum")]
 mod run;
 mod runs;
 pub mod store;
+
+pub mod machine;
+mod record;
+
+mod disposition;
+mod policy;
+
+mod fingerprint;
+mod identity;
+mod json;
+
+mod error;
+
+#[doc(hidden)]
+#[path = "private.rs"]
+pub mod __private;
 
 pub use disposition::Disposition;
 pub use error::{Error, Kind};

@@ -1,13 +1,16 @@
 //! The last parameter of a handler: the user's own extractor, and what the run needs of the request.
 
+use std::error::Error as StdError;
+use std::iter::successors;
 use std::marker::PhantomData;
 
-use axum::body::Body;
-use axum::extract::rejection::BytesRejection;
+use axum::RequestExt;
+use axum::body::{Body, to_bytes};
 use axum::extract::{FromRef, FromRequest, OriginalUri, Request};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use http::{HeaderMap, Method, StatusCode, Uri, header};
+use http::{HeaderMap, Method, Uri, header};
+use http_body_util::LengthLimitError;
 
 use crate::error::{Error, Kind};
 use crate::fingerprint::Fingerprint;
@@ -62,15 +65,14 @@ where
     type Rejection = Response;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Response> {
-        let (parts, body) = request.into_parts();
+        // As Axum's `DefaultBodyLimit` says, whether it is raised, lowered or off.
+        let (parts, body) = request.with_limited_body().into_parts();
+        let body = to_bytes(body, usize::MAX).await.map_err(|error| problem::respond(&unread(error)))?;
         // Nested routers see a shortened path; two routes must not look alike for it (rule 8).
         let uri =
             parts.extensions.get::<OriginalUri>().map_or_else(|| parts.uri.clone(), |original| original.0.clone());
         let (method, headers) = (parts.method.clone(), parts.headers.clone());
 
-        // `Bytes` keeps to Axum's `DefaultBodyLimit`, whether it is raised, lowered or off.
-        let read = Bytes::from_request(Request::from_parts(parts.clone(), body), state).await;
-        let body = read.map_err(|rejection| problem::respond(&unread(rejection)))?;
         let request = Request::from_parts(parts, Body::from(body.clone()));
         let last = T::from_request(request, state).await.map_err(IntoResponse::into_response)?;
 
@@ -79,8 +81,9 @@ where
     }
 }
 
-fn unread(rejection: BytesRejection) -> Error {
-    let too_large = rejection.status() == StatusCode::PAYLOAD_TOO_LARGE;
+fn unread(error: axum::Error) -> Error {
+    let first: &(dyn StdError + 'static) = &error;
+    let too_large = successors(Some(first), |&error| error.source()).any(|error| error.is::<LengthLimitError>());
     let kind = if too_large { Kind::BodyTooLarge } else { Kind::BodyUnreadable };
-    Error::new(kind).caused_by(rejection)
+    Error::new(kind).caused_by(error)
 }

@@ -1,4 +1,49 @@
 //! Axum handlers: from a request to a run, from a run to a response.
+//!
+//! What an annotated handler's caller sees:
+//!
+//! # Rules
+//! 1. The handler's extractors run first, in their order. What they refuse is refused as they say, and not stored.
+//! 2. The body is read whole, up to Axum's `DefaultBodyLimit`; over it: 413 `body_too_large`.
+//! 3. `GET`, `HEAD` and `OPTIONS` run in a plain transaction. Nothing is recorded.
+//! 4. The key is read from its header as an RFC 8941 string item (`"abc"`, or bare `abc`): one of 1 to 255 visible
+//!    ASCII characters. None: 400 `key_missing`. Anything else: 400 `key_invalid`.
+//! 5. The key was used for another request of this caller and handler: 422 `key_reused`, also while that runs.
+//! 6. It was used for this request, and its reply is stored: the reply, with `Idempotent-Replayed: true`.
+//! 7. It was used for this request, which is running: 409 `key_in_flight` with `Retry-After`, or what the handler
+//!    says with `in_flight`.
+//! 8. Otherwise the handler runs, in a task of its own: it goes on when the client hangs up or a timeout fires, and
+//!    the retry gets its reply. Its tracing span goes with it; task-locals do not.
+//! 9. Its response says what becomes of the run: [`Disposition`](crate::Disposition). The caller gets it once its
+//!    record is committed.
+//!
+//! # What is stored of a response
+//! Status, headers in their order, and body, byte for byte. Not `Set-Cookie` and `Date`, not the hop-by-hop headers
+//! (`Connection`, `Keep-Alive`, `Proxy-Authenticate`, `Proxy-Authorization`, `TE`, `Trailer`, `Transfer-Encoding`,
+//! `Upgrade`), not trailers, not extensions. A response over the store's limit goes to its caller, and a retry gets
+//! 410 `reply_too_large`.
+//!
+//! # Errors
+//! Each refusal is `application/problem+json` with `status`, `title`, `detail` and a stable `code`, and carries a
+//! [`Refusal`] in its extensions, by which an application can restyle it.
+//!
+//! | code | status | |
+//! |---|---|---|
+//! | `key_missing`, `key_invalid`, `body_unreadable` | 400 | send it otherwise |
+//! | `body_too_large` | 413 | |
+//! | `key_in_flight` | 409, or 202 | the same request is running: retry it after `Retry-After` |
+//! | `key_reused` | 422 | a new request needs a new key |
+//! | `reply_too_large` | 410 | it ran; its reply was not kept |
+//! | `retry_later`, `store_unavailable` | 503 | nothing was kept: retry it after `Retry-After` |
+//! | `transaction_aborted`, `reply_failed`, `handler_panicked`, `store_failed` | 500 | nothing was kept: a retry runs |
+//! | `record_unreadable` | 500 | it ran; its record cannot be read. It does not run again |
+//! | `transaction_ended`, `outcome_unknown` | 500 | it may have taken effect: look before you send it again |
+//! | `scope_invalid`, `fingerprint_failed` | 500 | the application's mistake; the handler was not run |
+//!
+//! # Limitations
+//! - A `multipart/form-data` body is compared byte by byte, its boundary included. A client that makes a new boundary
+//!   for a retry gets 422; give such a handler a `fingerprint` of its own.
+//! - An endless response (server-sent events) would hold its transaction open: it is no reply to be stored.
 
 pub(crate) mod extract;
 pub(crate) mod key;

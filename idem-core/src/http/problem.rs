@@ -103,6 +103,13 @@ impl IntoResponse for Refusal {
     }
 }
 
+impl IntoResponse for Error {
+    /// The refusal as a response: for handlers whose own errors include the store's.
+    fn into_response(self) -> Response {
+        respond(&self)
+    }
+}
+
 /// The refusal as a response, with one trace event: what failed on our side is an error, what the client did is not.
 pub(crate) fn respond(error: &Error) -> Response {
     let refusal = Refusal::new(error);

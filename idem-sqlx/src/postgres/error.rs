@@ -1,31 +1,17 @@
-//! What Postgres' errors mean for a run: by SQLSTATE, never by message (rule 18).
+//! What Postgres' SQLSTATEs mean for a run.
 
-use idem_core::{Error, Kind};
+use idem_core::Kind;
 
-/// The statement failed: what kind of failure is it for the caller?
-pub(super) fn classify(error: sqlx::Error) -> Error {
-    let kind = match sqlstate(&error).as_deref() {
-        Some("40001" | "40P01" | "55P03") => Kind::RetryLater,
-        Some("25P02") => Kind::TransactionAborted,
-        Some(state) if is_unavailable(state) => Kind::StoreUnavailable,
-        Some(_) => Kind::StoreFailed,
-        None => match error {
-            sqlx::Error::Io(_)
-            | sqlx::Error::Tls(_)
-            | sqlx::Error::PoolTimedOut
-            | sqlx::Error::PoolClosed
-            | sqlx::Error::WorkerCrashed
-            | sqlx::Error::BeginFailed
-            | sqlx::Error::Protocol(_) => Kind::StoreUnavailable,
-            _ => Kind::StoreFailed,
-        },
-    };
-    Error::new(kind).caused_by(error)
-}
-
-/// Connection exceptions, no resources (too many connections), and a server that starts, stops or fails over.
-fn is_unavailable(state: &str) -> bool {
-    state.starts_with("08") || state.starts_with("53") || state.starts_with("57P") || state == "25006"
+pub(crate) fn kind(sqlstate: &str) -> Kind {
+    match sqlstate {
+        "40001" | "40P01" | "55P03" => Kind::RetryLater,
+        "25P02" => Kind::TransactionAborted,
+        // A server that only reads is a standby, or a primary that has just become one.
+        "25006" => Kind::StoreUnavailable,
+        // Connection exceptions, no resources (too many connections), a server that starts, stops or fails over.
+        state if ["08", "53", "57P"].iter().any(|class| state.starts_with(class)) => Kind::StoreUnavailable,
+        _ => Kind::StoreFailed,
+    }
 }
 
 /// The COMMIT failed: is it sure that nothing was kept?

@@ -3,9 +3,9 @@
 use idem_core::Error;
 use sqlx::AssertSqlSafe;
 
-use super::error::classify;
 use super::session::Session;
 use super::store::{Isolation, PgStore};
+use crate::error::classify;
 
 /// In order; never edited after a release.
 const MIGRATIONS: [(&str, &str); 1] =
@@ -35,6 +35,8 @@ impl PgStore {
             .execute(&mut *transaction)
             .await
             .map_err(classify)?;
+        // Postgres would notice at every start that the table exists.
+        sqlx::raw_sql("SET LOCAL client_min_messages = warning").execute(&mut *transaction).await.map_err(classify)?;
         sqlx::raw_sql("CREATE TABLE IF NOT EXISTS idem_migrations (name text PRIMARY KEY)")
             .execute(&mut *transaction)
             .await

@@ -1,6 +1,6 @@
 //! The Postgres store.
 
-mod error;
+pub(crate) mod error;
 mod migrate;
 mod records;
 mod session;

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
+use crate::error::classify;
 use idem_core::{Claim, Error, Identity, Outcome, Record, Request, Timestamp};
 use sha2::{Digest, Sha256};
 use sqlx::postgres::{PgArguments, PgConnection, PgRow};
 use sqlx::query::Query;
 use sqlx::{FromRow, Postgres, Row};
 
-use super::error::classify;
 use crate::recent::word;
 use crate::row::{self, Columns};
 

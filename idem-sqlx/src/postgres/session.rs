@@ -10,7 +10,8 @@ use sqlx_core::transaction::TransactionManager;
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
-use super::error::{classify, commit_was_refused};
+use super::error::commit_was_refused;
+use crate::error::classify;
 
 type Manager = <Postgres as Database>::TransactionManager;
 

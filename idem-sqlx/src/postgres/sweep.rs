@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use idem_core::Error;
 use sqlx::{AssertSqlSafe, PgConnection};
 
-use super::error::classify;
 use super::session::Session;
 use super::store::{Isolation, PgStore};
+use crate::error::classify;
 use crate::sweeper::{Sweep, Sweeper, quoted};
 
 impl PgStore {

@@ -13,10 +13,11 @@ use sqlx::{Either, Execute, Executor, Postgres, SqlStr};
 use tokio::runtime::Handle;
 use tokio::time::{sleep, timeout};
 
-use super::error::{classify, is_aborted, is_serialization_failure};
+use super::error::{is_aborted, is_serialization_failure};
 use super::records::Holder;
 use super::session::{CommitFailed, Session};
 use super::store::{Isolation, PgStore};
+use crate::error::classify;
 use crate::retry;
 
 /// The idempotency transaction on Postgres: what a handler gets as `tx: &mut PgTx`.

@@ -1,6 +1,8 @@
-//! What SQLite's errors mean for a run: by result code, never by message (rule 18).
+//! What SQLite's result codes mean for a run.
 
-use idem_core::{Error, Kind};
+use idem_core::Kind;
+use sqlx::error::DatabaseError;
+use sqlx::sqlite::SqliteError;
 
 const BUSY: i32 = 5;
 const LOCKED: i32 = 6;
@@ -8,23 +10,20 @@ const READONLY: i32 = 8;
 const IOERR: i32 = 10;
 const FULL: i32 = 13;
 const CANTOPEN: i32 = 14;
+const CONSTRAINT: i32 = 19;
 
-/// The statement failed: what kind of failure is it for the caller?
-pub(super) fn classify(error: sqlx::Error) -> Error {
-    let kind = match code(&error) {
-        Some(BUSY | LOCKED) => Kind::RetryLater,
-        Some(READONLY | IOERR | FULL | CANTOPEN) => Kind::StoreUnavailable,
-        Some(_) => Kind::StoreFailed,
-        None => match error {
-            sqlx::Error::Io(_)
-            | sqlx::Error::PoolTimedOut
-            | sqlx::Error::PoolClosed
-            | sqlx::Error::WorkerCrashed
-            | sqlx::Error::BeginFailed => Kind::StoreUnavailable,
-            _ => Kind::StoreFailed,
-        },
-    };
-    Error::new(kind).caused_by(error)
+pub(crate) fn kind(code: i32) -> Kind {
+    match code {
+        BUSY | LOCKED => Kind::RetryLater,
+        READONLY | IOERR | FULL | CANTOPEN => Kind::StoreUnavailable,
+        _ => Kind::StoreFailed,
+    }
+}
+
+/// The primary result code: the low byte of the extended one.
+pub(crate) fn code(error: &SqliteError) -> Option<i32> {
+    let extended: i32 = error.code()?.parse().ok()?;
+    Some(extended & 0xff)
 }
 
 /// The COMMIT failed: is it sure that nothing was kept?
@@ -32,17 +31,14 @@ pub(super) fn classify(error: sqlx::Error) -> Error {
 /// Busy and a constraint checked late leave the transaction open, to be rolled back; after anything else the file
 /// has to be asked.
 pub(super) fn commit_was_refused(error: &sqlx::Error) -> bool {
-    const CONSTRAINT: i32 = 19;
-    matches!(code(error), Some(BUSY | LOCKED | CONSTRAINT))
+    matches!(answer(error), Some(BUSY | LOCKED | CONSTRAINT))
 }
 
 /// The database answered, and the answer was an error.
 pub(super) fn is_answer(error: &sqlx::Error) -> bool {
-    code(error).is_some()
+    answer(error).is_some()
 }
 
-/// The primary result code: the low byte of the extended one.
-fn code(error: &sqlx::Error) -> Option<i32> {
-    let extended: i32 = error.as_database_error()?.code()?.parse().ok()?;
-    Some(extended & 0xff)
+fn answer(error: &sqlx::Error) -> Option<i32> {
+    code(error.as_database_error()?.try_downcast_ref()?)
 }

@@ -3,9 +3,9 @@
 use idem_core::Error;
 use sqlx::AssertSqlSafe;
 
-use super::error::classify;
 use super::session::Session;
 use super::store::SqliteStore;
+use crate::error::classify;
 
 /// In order; never edited after a release.
 const MIGRATIONS: [(&str, &str); 1] =

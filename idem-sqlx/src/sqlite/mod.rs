@@ -1,6 +1,6 @@
 //! The SQLite store.
 
-mod error;
+pub(crate) mod error;
 mod migrate;
 mod records;
 mod running;

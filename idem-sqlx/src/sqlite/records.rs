@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
+use crate::error::classify;
 use idem_core::{Claim, Error, Identity, Outcome, Record, Request, Timestamp};
 use sqlx::query::Query;
 use sqlx::sqlite::{SqliteArguments, SqliteConnection};
 use sqlx::{FromRow, Sqlite};
 
-use super::error::classify;
 use crate::row::{self, Columns};
 
 /// The statements.

@@ -7,7 +7,8 @@ use sqlx::{Database, Executor, SqlSafeStr, Sqlite};
 use sqlx_core::transaction::TransactionManager;
 use tokio::runtime::Handle;
 
-use super::error::{classify, commit_was_refused};
+use super::error::commit_was_refused;
+use crate::error::classify;
 
 type Manager = <Sqlite as Database>::TransactionManager;
 

@@ -3,9 +3,9 @@
 use idem_core::Error;
 use sqlx::{AssertSqlSafe, SqliteConnection};
 
-use super::error::classify;
 use super::session::Session;
 use super::store::SqliteStore;
+use crate::error::classify;
 use crate::sweeper::{Sweep, Sweeper, quoted};
 
 impl SqliteStore {

@@ -13,10 +13,11 @@ use sqlx::{Either, Execute, Executor, SqlStr, Sqlite};
 use tokio::runtime::Handle;
 use tokio::time::sleep;
 
-use super::error::{classify, is_answer};
+use super::error::is_answer;
 use super::running::Entry;
 use super::session::{CommitFailed, Session};
 use super::store::SqliteStore;
+use crate::error::classify;
 use crate::retry;
 
 /// The idempotency transaction on SQLite: what a handler gets as `tx: &mut SqliteTx`.

@@ -105,27 +105,26 @@ async fn retry<D: Database>(store: &<D::Tx as Context>::Store, key: &str, end: E
     tokio::time::timeout(Duration::from_secs(30), retried).await.expect("an answer in time")
 }
 
-/// How often every await is tried: what is ready at once one time is waited for another time.
-const ROUNDS: usize = 10;
+/// How many runs are dropped: many times all awaits, since what is ready at once one time is waited for another time.
+const DROPS: usize = 120;
 
 /// Drops a run after every number of polls it takes, and retries each time on the same single connection.
 async fn drop_everywhere<D: Database>(db: D, end: End, kept: i64) {
     let store = db.store(1).await;
-    let mut dropped = 0;
-    for round in 0..ROUNDS {
-        for polls in 0.. {
-            let key = format!("{end:?}-{round}-{polls}");
-            let ran = polled(run::<D>(&store, &key, end), polls).await;
-            let came = retry::<D>(&store, &key, end).await;
-            let effects = db.number(&format!("SELECT count(*) FROM effects WHERE what = '{key}'")).await;
-            assert_eq!(effects, kept, "{end:?} dropped after {polls} polls: {ran:?}, then {came:?}");
-            if ran.is_some() {
-                break;
-            }
-            dropped += 1;
+    let (mut dropped, mut polls) = (0, 0);
+    for run in 0.. {
+        let key = format!("{end:?}-{run}-{polls}");
+        let ran = polled(self::run::<D>(&store, &key, end), polls).await;
+        assert!(D::is_idle(&store).await, "{end:?} dropped after {polls} polls left a transaction open");
+        let came = retry::<D>(&store, &key, end).await;
+        let effects = db.number(&format!("SELECT count(*) FROM effects WHERE what = '{key}'")).await;
+        assert_eq!(effects, kept, "{end:?} dropped after {polls} polls: {ran:?}, then {came:?}");
+        match ran {
+            None => (dropped, polls) = (dropped + 1, polls + 1),
+            Some(_) if dropped >= DROPS => return,
+            Some(_) => polls = 0,
         }
     }
-    assert!(dropped > 5 * ROUNDS, "dropped {dropped} times only: these are no runs");
 }
 
 both! {

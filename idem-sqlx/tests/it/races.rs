@@ -1,9 +1,11 @@
 //! Rules 10, 11 and 32 with many tasks and many rounds.
 
 use futures_util::future::join_all;
+use idem_sqlx::{Isolation, PgStore};
+use sqlx::postgres::PgPoolOptions;
 
 use crate::client::{Answer, Call, eventually};
-use crate::support::Database;
+use crate::support::{Database, Postgres};
 
 /// Sends the call this often at once.
 async fn at_once(call: &Call, app: &axum::Router, times: usize) -> Vec<Answer> {
@@ -98,4 +100,75 @@ both! {
         }
         assert_eq!((db.records().await, db.effects().await), (1, 20));
     }
+}
+
+/// Sends 32 duplicates at once, many times over, and half of the keys a second time when they have expired.
+async fn one_runs_in_each_round(db: &Postgres, store: PgStore) {
+    let (app, gauge) = db.app_over(store);
+    let mut ran = 0;
+    for round in 0..30 {
+        let call = Call::act("insert").key(&format!("k{}", round % 15));
+        if round == 15 {
+            db.expire().await;
+        }
+        let answers = at_once(&call, &app, 32).await;
+        ran += 1;
+        let fresh: Vec<_> = answers.iter().filter(|answer| answer.status == 201 && !answer.replayed()).collect();
+        assert_eq!((fresh.len(), gauge.entered()), (1, ran), "round {round}");
+        for answer in answers.iter().filter(|answer| answer.status != 201) {
+            answer.expect(409, "key_in_flight");
+        }
+        call.send(&app).await.expect_replay_of(fresh[0]);
+        Call::act("empty").key(&format!("k{}", round % 15)).send(&app).await.expect(422, "key_reused");
+        Call::act("reject").key(&format!("rejected-{round}")).send(&app).await.expect_fresh(402);
+        ran += 1;
+    }
+    assert_eq!(db.effects().await, 30);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r10_postgres_repeatable_read() {
+    let db = Postgres::create().await;
+    let store = db.builder(8).await.isolation(Isolation::RepeatableRead).build();
+    one_runs_in_each_round(&db, store).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r10_postgres_serializable() {
+    let db = Postgres::create().await;
+    let store = db.builder(8).await.isolation(Isolation::Serializable).build();
+    one_runs_in_each_round(&db, store).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r10_postgres_with_statements_that_have_no_names() {
+    let db = Postgres::create().await;
+    let pool = db.pool_of(8).await;
+    let store = PgStore::builder(pool.clone()).unnamed_statements(true).build();
+    one_runs_in_each_round(&db, store).await;
+    let mut named = 0;
+    for _ in 0..8 {
+        let mut connection = pool.acquire().await.expect("a connection");
+        let ours = sqlx::query_scalar::<_, i64>(
+            "SELECT count(*) FROM pg_prepared_statements WHERE statement LIKE '%idem_records%'",
+        );
+        named += ours.persistent(false).fetch_one(&mut *connection).await.expect("a count");
+    }
+    assert_eq!(named, 0, "a statement has a name that another client's connection does not know");
+}
+
+/// Some distributed databases have no advisory locks, or only pretend to: the primary key decides alone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r10_postgres_without_advisory_locks() {
+    let db = Postgres::create().await;
+    db.execute(
+        "CREATE SCHEMA pretended;
+        CREATE FUNCTION pretended.pg_try_advisory_xact_lock(bigint) RETURNS boolean LANGUAGE sql AS 'SELECT true';
+        CREATE FUNCTION pretended.pg_try_advisory_xact_lock_shared(bigint) RETURNS boolean LANGUAGE sql AS 'SELECT true'",
+    )
+    .await;
+    let options = db.options().options([("search_path", "pretended,pg_catalog,public")]);
+    let pool = PgPoolOptions::new().max_connections(8).connect_with(options).await.expect("a pool");
+    let store = PgStore::new(pool);
+    one_runs_in_each_round(&db, store).await;
 }

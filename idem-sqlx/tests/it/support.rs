@@ -87,6 +87,9 @@ pub trait Database: Sized {
     /// Lets every record expire.
     async fn expire(&self);
 
+    /// Whether a connection of the store's pool is outside of any transaction.
+    async fn is_idle(store: &<Self::Tx as Context>::Store) -> bool;
+
     /// An effect, written through the context.
     async fn effect(tx: &mut Self::Tx, what: &str);
 }
@@ -215,6 +218,17 @@ impl Database for Postgres {
         self.execute("UPDATE idem_records SET expires_at = now() - interval '1 second'").await;
     }
 
+    async fn is_idle(store: &PgStore) -> bool {
+        let mut connection = store.pool().acquire().await.expect("a connection");
+        let mut times = Vec::new();
+        for _ in 0..2 {
+            // The time at which the transaction began: outside of one, each statement has its own.
+            let now = sqlx::query_scalar::<_, f64>("SELECT extract(epoch FROM now())::float8");
+            times.push(now.fetch_one(&mut *connection).await.expect("the time"));
+        }
+        times[0] != times[1]
+    }
+
     async fn effect(tx: &mut Self::Tx, what: &str) {
         let query = sqlx::query("INSERT INTO effects VALUES ('test', $1)").bind(what.to_owned());
         query.execute(tx).await.expect("an effect");
@@ -313,6 +327,12 @@ impl Database for Sqlite {
 
     async fn expire(&self) {
         self.execute("UPDATE idem_records SET expires_at = 1").await;
+    }
+
+    async fn is_idle(store: &SqliteStore) -> bool {
+        let mut connection = store.pool().acquire().await.expect("a connection");
+        // SQLite refuses it inside of a transaction.
+        sqlx::raw_sql("BEGIN; ROLLBACK").execute(&mut *connection).await.is_ok()
     }
 
     async fn effect(tx: &mut Self::Tx, what: &str) {
