@@ -1,0 +1,72 @@
+//! `cargo xtask`: what CI runs, and a throw-away PostgreSQL to run it on.
+//!
+//! - `main` reads the command line
+//! - `steps` lists the cargo commands, and is the file to edit when CI changes
+//! - `child` runs a command that cannot outlive us
+//! - `database` hands out the URL of a PostgreSQL, a given one or ours
+//! - `find` looks for the server's programs, `install` fetches them
+//! - `cluster`, with `keeper.sh`, starts a server that cannot outlive us
+//! - `account` says as whom, when we are root
+
+#[cfg(not(unix))]
+compile_error!("xtask starts PostgreSQL through `sh`; on Windows, work inside WSL");
+
+mod steps;
+
+mod child;
+mod database;
+
+mod find;
+mod install;
+
+mod cluster;
+
+mod account;
+
+use std::process::{Command, ExitCode};
+
+use cluster::Durability;
+use database::Database;
+
+const USAGE: &str = "\
+usage: cargo xtask <command>
+
+  test [ARGS...]                      run all tests on a PostgreSQL; ARGS go to `cargo test`
+  postgres [--durable] -- COMMAND...  run COMMAND on a PostgreSQL; --durable leaves fsync on
+  ci                                  formatting, lints, docs, each feature alone
+
+The PostgreSQL is the one that IDEM_TEST_POSTGRES or DATABASE_URL names.
+Without either, a server is started for the command and is gone when the command ends, however it ends.
+Its version is that of the first `initdb` on the PATH, or else the newest in /usr/lib/postgresql.
+COMMAND finds its URL in both variables; on a server started for it, `psql` needs no arguments.";
+
+/// Why xtask itself gave up, in one line or with a log below it.
+/// A command that ran and failed is none: its exit code becomes ours.
+type Failure = String;
+
+/// Differs from the codes that cargo uses, 1 and 101.
+const EXIT_FAILURE: u8 = 2;
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let outcome = match args.as_slice() {
+        ["test", args @ ..] => steps::test(args),
+        ["postgres", "--", program, args @ ..] => postgres(Durability::ThrowAway, program, args),
+        ["postgres", "--durable", "--", program, args @ ..] => postgres(Durability::Durable, program, args),
+        ["ci"] => steps::ci(),
+        _ => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(EXIT_FAILURE);
+        }
+    };
+    outcome.unwrap_or_else(|failure| {
+        eprintln!("xtask: {failure}");
+        ExitCode::from(EXIT_FAILURE)
+    })
+}
+
+fn postgres(durability: Durability, program: &str, args: &[&str]) -> Result<ExitCode, Failure> {
+    let database = Database::get(durability)?;
+    child::run(Command::new(program).args(args).envs(database.client_environment()))
+}

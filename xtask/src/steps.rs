@@ -1,0 +1,108 @@
+//! The cargo commands behind `cargo xtask ci` and `cargo xtask test`, as tables.
+
+use std::process::{Command, ExitCode};
+
+use crate::cluster::Durability;
+use crate::database::{Database, URL_VARIABLE};
+use crate::{Failure, child};
+
+struct Step {
+    heading: &'static str,
+    environment: &'static [(&'static str, &'static str)],
+    /// The words after `cargo`; none of them has a space in it.
+    cargo: &'static str,
+}
+
+const fn step(heading: &'static str, cargo: &'static str) -> Step {
+    Step { heading, environment: &[], cargo }
+}
+
+const CI: &[Step] = &[
+    step("formatting", "fmt --all -- --check"),
+    step("lints", "clippy --workspace --all-targets --all-features -- -D warnings"),
+    Step {
+        heading: "docs",
+        environment: &[("RUSTDOCFLAGS", "-D warnings")],
+        cargo: "doc --workspace --no-deps --all-features",
+    },
+    // Each feature alone, by Clippy because `cargo check` cannot deny the warnings of our crates only.
+    step("idem-core, no feature", "clippy -p idem-core --no-default-features -- -D warnings"),
+    step("idem-core, axum", "clippy -p idem-core --no-default-features --features axum -- -D warnings"),
+    step("idem-core, uuid", "clippy -p idem-core --no-default-features --features uuid -- -D warnings"),
+    step("idem-sqlx, postgres", "clippy -p idem-sqlx --no-default-features --features postgres -- -D warnings"),
+    step("idem-sqlx, sqlite", "clippy -p idem-sqlx --no-default-features --features sqlite -- -D warnings"),
+    step("payments, sqlite", "clippy -p payments --all-targets -- -D warnings"),
+    step("payments, postgres", "clippy -p payments --all-targets --features postgres -- -D warnings"),
+];
+
+/// The first step is the one that arguments go to. Plain `cargo test` runs the doctests, too.
+const TEST: &[Step] = &[
+    step("tests", "test --workspace --all-features"),
+    // With all features the example runs on Postgres.
+    step("tests of payments on SQLite", "test -p payments"),
+];
+
+pub(crate) fn ci() -> Result<ExitCode, Failure> {
+    run_until_failure(CI, |step| cargo(step, step.cargo.split(' ')))
+}
+
+pub(crate) fn test(args: &[&str]) -> Result<ExitCode, Failure> {
+    let database = Database::get(Durability::ThrowAway)?;
+    // Whoever passes arguments asks for certain tests, and asks once.
+    let steps = if args.is_empty() { TEST } else { &TEST[..1] };
+    run_until_failure(steps, |step| {
+        let mut command = cargo(step, test_words(step.cargo, args));
+        command.env(URL_VARIABLE, database.url());
+        command
+    })
+}
+
+/// Cargo ignores `-p` beside `--workspace`, and would run everything without a word.
+fn test_words<'a>(step: &'a str, args: &[&'a str]) -> impl Iterator<Item = &'a str> {
+    let names_a_package =
+        args.iter().take_while(|arg| **arg != "--").any(|arg| arg.starts_with("-p") || arg.starts_with("--package"));
+    step.split(' ').filter(move |word| !(names_a_package && *word == "--workspace")).chain(args.to_vec())
+}
+
+fn cargo<'a>(step: &Step, words: impl Iterator<Item = &'a str>) -> Command {
+    // `cargo xtask` says which cargo called it, so that `cargo +1.94 xtask` stays on 1.94.
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command.args(words).envs(step.environment.iter().copied());
+    command
+}
+
+fn run_until_failure(steps: &[Step], command: impl Fn(&Step) -> Command) -> Result<ExitCode, Failure> {
+    for step in steps {
+        let mut command = command(step);
+        let words: Vec<_> = command.get_args().map(|word| word.to_string_lossy()).collect();
+        eprintln!("\n== {}: cargo {}", step.heading, words.join(" "));
+        let code = child::run(&mut command)?;
+        if code != ExitCode::SUCCESS {
+            eprintln!("\n== failed: {}", step.heading);
+            return Ok(code);
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(args: &[&str]) -> String {
+        test_words("test --workspace --all-features", args).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn arguments_follow_the_step() {
+        assert_eq!(words(&[]), "test --workspace --all-features");
+        assert_eq!(words(&["r12_", "--", "-p"]), "test --workspace --all-features r12_ -- -p");
+    }
+
+    #[test]
+    fn a_named_package_replaces_the_workspace() {
+        assert_eq!(words(&["-p", "idem-sqlx"]), "test --all-features -p idem-sqlx");
+        assert_eq!(words(&["--package=idem-sqlx"]), "test --all-features --package=idem-sqlx");
+    }
+}

@@ -1,0 +1,233 @@
+//! What becomes of the server and the command, however `xtask` ends.
+//!
+//! The server's programs are stand-ins, so these tests take no time and run where there is no PostgreSQL;
+//! the real ones are what every `cargo xtask test` runs on.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+/// For a machine that is busy with other tests.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+#[test]
+fn the_commands_exit_code_is_ours_and_nothing_is_left() {
+    let machine = Machine::new("exit-code");
+    let output = machine.run("echo $IDEM_TEST_POSTGRES $DATABASE_URL $PGPORT; exit 7");
+    assert_eq!(output.status.code(), Some(7));
+    let stdout = text(&output.stdout);
+    let words: Vec<&str> = stdout.split_whitespace().collect();
+    assert_eq!(words[0], format!("postgres://postgres@127.0.0.1:{}/postgres", words[2]));
+    assert_eq!(words[0], words[1]);
+    machine.assert_empty();
+}
+
+#[test]
+fn a_signal_becomes_an_exit_code() {
+    let machine = Machine::new("signal");
+    assert_eq!(machine.run("kill -TERM $$").status.code(), Some(128 + 15));
+    machine.assert_empty();
+}
+
+#[test]
+fn a_command_that_cannot_run_leaves_nothing() {
+    let machine = Machine::new("no-command");
+    let output = machine.xtask(&["postgres", "--", "/nowhere/at-all"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("`/nowhere/at-all` could not be run"), "{output:?}");
+    machine.assert_empty();
+}
+
+/// The one end that `xtask` can do nothing about.
+#[test]
+fn a_killed_xtask_leaves_nothing() {
+    let machine = Machine::new("killed");
+    // The second is for `xtask` to name the command to its guard.
+    let mut xtask = machine.spawn("sleep 1; echo started; sleep 600; echo not reached");
+    let mut stdout = BufReader::new(xtask.stdout.take().unwrap());
+    let mut line = String::new();
+    stdout.read_line(&mut line).unwrap();
+    assert_eq!(line, "started\n");
+    machine.assert_one_server();
+
+    xtask.kill().unwrap();
+    xtask.wait().unwrap();
+
+    // The command holds our standard output, and the keeper, which waits for its server, our standard error.
+    assert_eq!(rest(stdout), "");
+    rest(xtask.stderr.take().unwrap());
+    machine.assert_empty();
+}
+
+#[test]
+fn an_xtask_killed_while_the_server_starts_leaves_nothing() {
+    let machine = Machine::new("early");
+    machine.stand_in("initdb", &format!("sleep 1\n{INITDB}"));
+    let mut xtask = machine.spawn("echo not reached");
+    while machine.servers() == 0 {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+
+    xtask.kill().unwrap();
+    xtask.wait().unwrap();
+
+    assert_eq!(rest(xtask.stdout.take().unwrap()), "");
+    rest(xtask.stderr.take().unwrap());
+    machine.assert_empty();
+}
+
+#[test]
+fn a_server_that_cannot_be_made_is_reported() {
+    let machine = Machine::new("initdb-fails");
+    machine.stand_in("initdb", "echo no space left; exit 1");
+    let output = machine.run("echo not reached");
+    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(text(&output.stderr).matches("no space left").count(), 1, "{output:?}");
+    assert_eq!(text(&output.stdout), "");
+    machine.assert_empty();
+}
+
+#[test]
+fn a_server_that_does_not_start_is_tried_on_another_port() {
+    let machine = Machine::new("port-taken");
+    let attempts = machine.root.join("tmp/attempts");
+    let fail_once = format!("[ -e {0} ] || {{ touch {0}; echo port is taken; exit 1; }}", attempts.display());
+    machine.stand_in("postgres", &format!("{VERSION}\n{fail_once}\n{SERVE}"));
+    let output = machine.run("echo reached");
+    assert_eq!(text(&output.stdout), "reached\n", "{output:?}");
+    fs::remove_file(attempts).unwrap();
+    machine.assert_empty();
+}
+
+#[test]
+fn a_server_that_never_starts_is_reported() {
+    let machine = Machine::new("never");
+    machine.stand_in("postgres", &format!("{VERSION}\necho no shared memory; exit 1"));
+    let output = machine.run("echo not reached");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("no shared memory"), "{output:?}");
+    machine.assert_empty();
+}
+
+#[test]
+fn a_given_server_is_used_as_it_is() {
+    let machine = Machine::new("given");
+    machine.stand_in("initdb", "exit 1");
+    let url = "postgres://someone@elsewhere/database";
+    let mut xtask = machine.xtask(&["postgres", "--", "sh", "-c", "echo $DATABASE_URL"]);
+    let output = xtask.env("IDEM_TEST_POSTGRES", url).output().unwrap();
+    assert_eq!(text(&output.stdout).trim_end(), url);
+}
+
+#[test]
+fn a_wrong_command_line_is_answered_by_the_usage() {
+    let machine = Machine::new("usage");
+    for args in [&[][..], &["tset"], &["postgres", "psql"], &["postgres", "--"], &["ci", "now"]] {
+        let output = machine.xtask(args).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        assert!(text(&output.stderr).starts_with("usage: cargo xtask"), "{args:?}");
+    }
+}
+
+const VERSION: &str = r#"[ "$1" = --version ] && { echo 'postgres (PostgreSQL) 17.0'; exit; }"#;
+
+/// Called as `initdb --pgdata=FOLDER …`.
+const INITDB: &str = r#"mkdir "${1#--pgdata=}""#;
+
+/// Called as `postgres -D FOLDER`. A real one, too, says on line 1 who it is and on line 8 how it is.
+const SERVE: &str = r#"printf '%s\n' $$ 2 3 4 5 6 7 'ready   ' >"$2/postmaster.pid"; exec sleep 600"#;
+
+/// Called as `pg_ctl stop --pgdata=FOLDER …`.
+const STOP: &str = r#"kill -KILL "$(head -n 1 "${2#--pgdata=}/postmaster.pid")""#;
+
+/// A `PATH` that begins with stand-ins, and a folder for temporary files that has to be empty in the end.
+struct Machine {
+    root: PathBuf,
+}
+
+impl Machine {
+    fn new(name: &str) -> Machine {
+        let root = std::env::temp_dir().join(format!("idem-xtask-{name}-{}", std::process::id()));
+        let machine = Machine { root };
+        fs::create_dir(&machine.root).unwrap();
+        fs::create_dir(machine.root.join("bin")).unwrap();
+        fs::create_dir(machine.root.join("tmp")).unwrap();
+        machine.stand_in("initdb", INITDB);
+        machine.stand_in("postgres", &format!("{VERSION}\n{SERVE}"));
+        machine.stand_in("pg_ctl", STOP);
+        // When root runs the tests, another account runs the server.
+        open_to(&machine.root, 0o755);
+        open_to(&machine.root.join("bin"), 0o755);
+        open_to(&machine.root.join("tmp"), 0o777);
+        machine
+    }
+
+    fn stand_in(&self, program: &str, script: &str) {
+        // Another process writes it: a descriptor of ours may be copied into a process that
+        // another test is just starting, and a file open for writing cannot be executed.
+        let write = r#"printf '#!/bin/sh\n%s\n' "$2" >"$1" && chmod 755 "$1""#;
+        let file = self.root.join("bin").join(program);
+        let status = Command::new("sh").args(["-c", write, "sh"]).arg(file).arg(script).status();
+        assert!(status.unwrap().success());
+    }
+
+    fn xtask(&self, args: &[&str]) -> Command {
+        let path = std::env::var_os("PATH").unwrap();
+        let path = std::env::split_paths(&path);
+        let path = std::env::join_paths([self.root.join("bin")].into_iter().chain(path)).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
+        command.args(args).env("PATH", path).env("TMPDIR", self.root.join("tmp"));
+        command.env_remove("IDEM_TEST_POSTGRES").env_remove("DATABASE_URL");
+        command
+    }
+
+    fn run(&self, script: &str) -> Output {
+        self.xtask(&["postgres", "--", "sh", "-c", script]).output().unwrap()
+    }
+
+    fn spawn(&self, script: &str) -> Child {
+        let mut xtask = self.xtask(&["postgres", "--", "sh", "-c", script]);
+        xtask.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    }
+
+    fn servers(&self) -> usize {
+        self.root.join("tmp").read_dir().unwrap().count()
+    }
+
+    fn assert_one_server(&self) {
+        assert_eq!(self.servers(), 1);
+    }
+
+    fn assert_empty(&self) {
+        assert_eq!(self.servers(), 0);
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        _ = fs::remove_dir_all(&self.root);
+    }
+}
+
+fn open_to(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Up to the end, which comes when the last process that holds the other side has ended.
+fn rest(mut pipe: impl Read + Send + 'static) -> String {
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut rest = String::new();
+        pipe.read_to_string(&mut rest).unwrap();
+        _ = sender.send(rest);
+    });
+    receiver.recv_timeout(PATIENCE).expect("a process that xtask started is still running")
+}
