@@ -2,7 +2,6 @@
 
 pub use crate::identity::{Operation, Scope};
 pub use crate::policy::{InFlight, MissingKey, Policy};
-pub use std::time::Duration;
 
 use crate::error::Error;
 use crate::fingerprint::Fingerprint;

@@ -48,6 +48,9 @@
 //! A replay is one round trip where this process has finished the run a short while ago, and four elsewhere.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+#[cfg(not(any(feature = "postgres", feature = "sqlite")))]
+compile_error!("`idem-sqlx` has no database: switch on its feature `postgres` (the default) or `sqlite`");
+
 mod error;
 #[cfg(feature = "postgres")]
 mod postgres;

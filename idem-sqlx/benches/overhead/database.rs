@@ -1,0 +1,281 @@
+//! The databases, each with its tables and the application over it.
+
+use std::process;
+
+use axum::Router;
+use axum::routing::post;
+use idem_sqlx::{PgStore, SqliteStore};
+use sha2::{Digest, Sha256};
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use tempfile::TempDir;
+
+use crate::handlers::{postgres, sqlite};
+use crate::measure::{Keys, Variant, key_text, owner, send};
+
+/// Callers in turn own the keys.
+pub(crate) const OWNERS: u64 = 32;
+
+/// How many records each round starts with. On empty tables Postgres would plan a scan and keep to it while they
+/// grow.
+pub(crate) const FINISHED: u64 = 20_000;
+
+/// A database with the application over it.
+pub(crate) trait Database {
+    fn name(&self) -> &'static str;
+
+    /// What is measured, `bare` first.
+    fn variants(&self) -> Vec<Variant>;
+
+    /// Empties the tables and puts the finished records back in, so that all rounds begin alike.
+    async fn reset(&self);
+
+    /// Version and settings.
+    async fn facts(&self) -> String;
+}
+
+pub(crate) struct Postgres {
+    server: PgConnectOptions,
+    database: String,
+    pool: PgPool,
+    app: Router,
+    /// The same application in another process, as far as the store can tell.
+    elsewhere: Router,
+}
+
+impl Postgres {
+    /// Creates a database on the server.
+    pub(crate) async fn create(url: &str) -> Self {
+        let server: PgConnectOptions = url.parse().expect("IDEM_TEST_POSTGRES is a postgres:// URL");
+        let database = format!("idem_bench_{}", process::id());
+        on_server(&server, format!("CREATE DATABASE {database}")).await;
+        let pool = PgPoolOptions::new()
+            .max_connections(32)
+            .connect_with(server.clone().database(&database))
+            .await
+            .expect("a connection to the new database");
+        let store = PgStore::new(pool.clone());
+        store.migrate().await.expect("the store's tables");
+        sqlx::raw_sql(POSTGRES_TABLES).execute(&pool).await.expect("the application's tables");
+        let app = |store| {
+            let pool = pool.clone();
+            Router::new()
+                .route("/bare", post(postgres::bare))
+                .route("/bound", post(postgres::bound))
+                .route("/by-hand", post(postgres::by_hand))
+                .route("/lock-and-look", post(postgres::lock_and_look))
+                .route("/attribute", post(postgres::attribute))
+                .with_state(postgres::App { pool, store })
+        };
+        let (app, elsewhere) = (app(store), app(PgStore::new(pool.clone())));
+        Self { server, database, pool, app, elsewhere }
+    }
+
+    pub(crate) async fn drop(self) {
+        self.pool.close().await;
+        on_server(&self.server, format!("DROP DATABASE {}", self.database)).await;
+    }
+}
+
+impl Database for Postgres {
+    fn name(&self) -> &'static str {
+        "Postgres"
+    }
+
+    fn variants(&self) -> Vec<Variant> {
+        let variant = |name, path, keys| Variant { name, app: self.app.clone(), path, keys };
+        vec![
+            variant("bare", "/bare", Keys::Fresh),
+            variant("bound", "/bound", Keys::Fresh),
+            variant("by hand", "/by-hand", Keys::Fresh),
+            variant("lock and look", "/lock-and-look", Keys::Fresh),
+            variant("attribute", "/attribute", Keys::Fresh),
+            variant("its replay", "/attribute", Keys::Again),
+            Variant { app: self.elsewhere.clone(), ..variant("its replay, elsewhere", "/attribute", Keys::Finished) },
+        ]
+    }
+
+    async fn reset(&self) {
+        sqlx::raw_sql("TRUNCATE payments, idempotency_keys, idem_records").execute(&self.pool).await.expect("empty");
+        send(&self.app, "/attribute", "template", "template", false).await;
+        let (owners, key_hashes) = finished();
+        sqlx::query(POSTGRES_FINISHED).bind(owners).bind(key_hashes).execute(&self.pool).await.expect("records");
+        // Vacuum runs in no transaction, so each of these is sent by itself.
+        for sql in [POSTGRES_OTHERS, "VACUUM ANALYZE payments, idempotency_keys, idem_records", "CHECKPOINT"] {
+            sqlx::raw_sql(sql).execute(&self.pool).await.expect("a statement between rounds");
+        }
+    }
+
+    async fn facts(&self) -> String {
+        let mut facts = Vec::new();
+        for setting in ["server_version", "fsync", "synchronous_commit", "shared_buffers"] {
+            let value = sqlx::query_scalar("SELECT current_setting($1)").bind(setting).fetch_one(&self.pool).await;
+            facts.push(format!("{setting} {}", value.unwrap_or_else(|_| "unknown".to_owned())));
+        }
+        format!("Postgres: {}, over {}, a pool of 32", facts.join(", "), self.server.get_host())
+    }
+}
+
+async fn on_server(server: &PgConnectOptions, sql: String) {
+    let mut connection = PgConnection::connect_with(server).await.expect("the server of IDEM_TEST_POSTGRES");
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await.expect("an administrative statement");
+    connection.close().await.expect("a clean close");
+}
+
+/// Autovacuum would visit one slice and not another.
+const POSTGRES_TABLES: &str = "
+CREATE TABLE payments (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    owner text NOT NULL,
+    customer_id text NOT NULL,
+    amount bigint NOT NULL,
+    currency text NOT NULL
+);
+CREATE TABLE idempotency_keys (
+    owner text NOT NULL,
+    operation text NOT NULL,
+    key_hash bytea NOT NULL,
+    request_hash bytea NOT NULL,
+    state text NOT NULL,
+    status smallint,
+    headers bytea,
+    body bytea,
+    created_at timestamptz NOT NULL,
+    completed_at timestamptz,
+    expires_at timestamptz,
+    PRIMARY KEY (owner, operation, key_hash)
+);
+CREATE INDEX ON idempotency_keys (expires_at);
+ALTER TABLE payments SET (autovacuum_enabled = off);
+ALTER TABLE idempotency_keys SET (autovacuum_enabled = off);
+ALTER TABLE idem_records SET (autovacuum_enabled = off)";
+
+const POSTGRES_FINISHED: &str = "
+INSERT INTO idem_records
+    (scope, operation, key_hash, fingerprint, state, claim, attempt, format, status, headers, body,
+     created_at, completed_at, expires_at)
+SELECT finished.owner, operation, finished.key_hash, fingerprint, state, claim, attempt, format, status, headers, body,
+    created_at, completed_at, expires_at
+FROM idem_records, unnest($1::text[], $2::bytea[]) AS finished (owner, key_hash)";
+
+const POSTGRES_OTHERS: &str = "
+INSERT INTO idempotency_keys
+SELECT scope, operation, key_hash, fingerprint, 'completed', status, headers, body, created_at, completed_at, expires_at
+FROM idem_records;
+INSERT INTO payments (owner, customer_id, amount, currency)
+SELECT scope, 'c1', 4200, 'USD'
+FROM idem_records";
+
+pub(crate) struct Sqlite {
+    _folder: TempDir,
+    pool: SqlitePool,
+    app: Router,
+}
+
+impl Sqlite {
+    /// Creates a database in a temporary folder.
+    pub(crate) async fn create() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let options = SqliteConnectOptions::new()
+            .filename(folder.path().join("bench.db"))
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full);
+        let pool = SqlitePoolOptions::new().max_connections(8).connect_with(options).await.expect("a new file");
+        let store = SqliteStore::new(pool.clone());
+        store.migrate().await.expect("the store's tables");
+        sqlx::raw_sql(SQLITE_TABLES).execute(&pool).await.expect("the application's tables");
+        let app = Router::new()
+            .route("/bare", post(sqlite::bare))
+            .route("/bound", post(sqlite::bound))
+            .route("/by-hand", post(sqlite::by_hand))
+            .route("/attribute", post(sqlite::attribute))
+            .with_state(sqlite::App { pool: pool.clone(), store });
+        Self { _folder: folder, pool, app }
+    }
+}
+
+impl Database for Sqlite {
+    fn name(&self) -> &'static str {
+        "SQLite"
+    }
+
+    fn variants(&self) -> Vec<Variant> {
+        let variant = |name, path, keys| Variant { name, app: self.app.clone(), path, keys };
+        vec![
+            variant("bare", "/bare", Keys::Fresh),
+            variant("bound", "/bound", Keys::Fresh),
+            variant("by hand", "/by-hand", Keys::Fresh),
+            variant("attribute", "/attribute", Keys::Fresh),
+            variant("its replay", "/attribute", Keys::Again),
+        ]
+    }
+
+    async fn reset(&self) {
+        let empty = "DELETE FROM payments; DELETE FROM idempotency_keys; DELETE FROM idem_records";
+        sqlx::raw_sql(empty).execute(&self.pool).await.expect("empty");
+        send(&self.app, "/attribute", "template", "template", false).await;
+        let mut tx = self.pool.begin().await.expect("a transaction");
+        let (owners, key_hashes) = finished();
+        for (owner, key_hash) in owners.into_iter().zip(key_hashes) {
+            sqlx::query(SQLITE_FINISHED).bind(owner).bind(key_hash).execute(&mut *tx).await.expect("a record");
+        }
+        sqlx::raw_sql(SQLITE_OTHERS).execute(&mut *tx).await.expect("the other tables");
+        tx.commit().await.expect("records");
+        let tidy = "ANALYZE; PRAGMA wal_checkpoint(TRUNCATE)";
+        sqlx::raw_sql(tidy).execute(&self.pool).await.expect("a statement between rounds");
+    }
+
+    async fn facts(&self) -> String {
+        let version = sqlx::query_scalar("SELECT sqlite_version()").fetch_one(&self.pool).await;
+        let version: String = version.expect("SQLite's version");
+        format!("SQLite: {version}, journal_mode wal, synchronous full, a pool of 8")
+    }
+}
+
+const SQLITE_TABLES: &str = "
+CREATE TABLE payments (
+    id integer PRIMARY KEY,
+    owner text NOT NULL,
+    customer_id text NOT NULL,
+    amount integer NOT NULL,
+    currency text NOT NULL
+);
+CREATE TABLE idempotency_keys (
+    owner text NOT NULL,
+    operation text NOT NULL,
+    key_hash blob NOT NULL,
+    request_hash blob NOT NULL,
+    state text NOT NULL,
+    status integer,
+    headers blob,
+    body blob,
+    created_at integer NOT NULL,
+    completed_at integer,
+    expires_at integer,
+    PRIMARY KEY (owner, operation, key_hash)
+);
+CREATE INDEX idempotency_keys_expires_at ON idempotency_keys (expires_at)";
+
+const SQLITE_FINISHED: &str = "
+INSERT INTO idem_records
+    (scope, operation, key_hash, fingerprint, state, claim, attempt, format, status, headers, body,
+     created_at, completed_at, expires_at)
+SELECT $1, operation, $2, fingerprint, state, claim, attempt, format, status, headers, body,
+    created_at, completed_at, expires_at
+FROM idem_records
+WHERE scope = 'template'";
+
+const SQLITE_OTHERS: &str = "
+INSERT INTO idempotency_keys
+SELECT scope, operation, key_hash, fingerprint, 'completed', status, headers, body, created_at, completed_at, expires_at
+FROM idem_records;
+INSERT INTO payments (owner, customer_id, amount, currency)
+SELECT scope, 'c1', 4200, 'USD'
+FROM idem_records";
+
+/// Owners and key hashes of the finished records, side by side.
+fn finished() -> (Vec<String>, Vec<Vec<u8>>) {
+    (0..FINISHED).map(|key| (owner(key), Sha256::digest(key_text(key)).to_vec())).unzip()
+}

@@ -1,0 +1,42 @@
+//! The numbers as Markdown.
+
+use crate::measure::{Measured, Spread, spread};
+
+/// A row for each variant, a column for each setting: the ratio to `baseline`.
+pub(crate) fn ratios(measured: &[Measured], baseline: &str) -> String {
+    let mut names = Vec::new();
+    for (name, _) in measured.iter().flat_map(|measured| &measured.variants) {
+        if !names.contains(name) {
+            names.push(name);
+        }
+    }
+    let mut table = head(&format!("ratio to {baseline}"), measured);
+    for name in names {
+        table += &row(name, measured.iter().map(|measured| measured.ratio(name, baseline)));
+    }
+    let rates = measured.iter().map(|measured| measured.rates(baseline).map(|rates| spread(rates.to_vec()).median));
+    let rates: Vec<_> = rates.map(|rate| rate.map_or("–".to_owned(), |rate| format!("{rate:.0}"))).collect();
+    table += &format!("| {baseline}, requests a second | {} |\n", rates.join(" | "));
+    table
+}
+
+/// The attribute alone against another baseline than `bare`.
+pub(crate) fn attribute_against(measured: &[Measured], baseline: &str) -> String {
+    let ratios = measured.iter().map(|measured| measured.ratio("attribute", baseline));
+    head(&format!("ratio to {baseline}"), measured) + &row("attribute", ratios)
+}
+
+fn head(corner: &str, measured: &[Measured]) -> String {
+    let settings: Vec<_> = measured.iter().map(|measured| measured.setting.as_str()).collect();
+    format!("| {corner} | {} |\n|---|{}\n", settings.join(" | "), "---|".repeat(settings.len()))
+}
+
+fn row(name: &str, ratios: impl Iterator<Item = Option<Spread>>) -> String {
+    let cells: Vec<_> = ratios.map(|ratio| ratio.map_or("–".to_owned(), cell)).collect();
+    format!("| {name} | {} |\n", cells.join(" | "))
+}
+
+fn cell(spread: Spread) -> String {
+    let Spread { median, least, most } = spread;
+    format!("{median:.2} ({least:.2}–{most:.2})")
+}
