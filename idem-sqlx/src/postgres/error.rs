@@ -1,10 +1,14 @@
 //! What Postgres' SQLSTATEs mean for a run.
 
 use idem_core::Kind;
+use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
 pub(crate) fn kind(sqlstate: &str) -> Kind {
     match sqlstate {
-        "40001" | "40P01" | "55P03" => Kind::RetryLater,
+        "40001" | "40P01" => Kind::RetryLater,
+        // The server's own time limits: on a lock, a statement, an idle transaction, a transaction.
+        "55P03" | "57014" | "25P03" | "25P04" => Kind::RetryLater,
+        "25P01" => Kind::TransactionEnded,
         "25P02" => Kind::TransactionAborted,
         // A server that only reads is a standby, or a primary that has just become one.
         "25006" => Kind::StoreUnavailable,
@@ -16,10 +20,12 @@ pub(crate) fn kind(sqlstate: &str) -> Kind {
 
 /// The COMMIT failed: is it sure that nothing was kept?
 ///
-/// A serialization failure, a deadlock, a constraint checked late and an aborted transaction are answers; anything
-/// else may be a COMMIT whose answer was lost.
+/// An error is an answer: the transaction is rolled back. A fatal one may have come between the commit and its answer,
+/// and a lost connection may have lost a success.
 pub(super) fn commit_was_refused(error: &sqlx::Error) -> bool {
-    sqlstate(error).is_some_and(|state| ["40", "23", "25"].iter().any(|class| state.starts_with(class)))
+    const STATEMENT_COMPLETION_UNKNOWN: &str = "40003";
+    let answer = error.as_database_error().and_then(|answer| answer.try_downcast_ref::<PgDatabaseError>());
+    answer.is_some_and(|answer| answer.severity() == PgSeverity::Error && answer.code() != STATEMENT_COMPLETION_UNKNOWN)
 }
 
 /// The transaction had failed before, so this statement could not run.

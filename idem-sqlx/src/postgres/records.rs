@@ -184,11 +184,6 @@ impl Records {
         let row = query.fetch_optional(connection).await.map_err(classify)?;
         row.map(|row| read(&row)).transpose().map(|read| read.and_then(|(record, _)| record))
     }
-
-    /// A statement that fails where the transaction has failed, and does nothing else.
-    pub(super) async fn check(self, connection: &mut PgConnection) -> sqlx::Result<()> {
-        self.query("SELECT 1").execute(connection).await.map(|_| ())
-    }
 }
 
 fn bind_identity<'q>(query: Query<'q, Postgres, PgArguments>, identity: &Identity) -> Query<'q, Postgres, PgArguments> {

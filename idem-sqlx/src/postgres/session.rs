@@ -66,6 +66,11 @@ impl Session {
         self.connection().execute("ROLLBACK AND CHAIN").await.map(|_| ())
     }
 
+    /// Fails where the transaction has failed or is over.
+    pub(super) async fn check(&mut self) -> sqlx::Result<()> {
+        self.connection().execute("SAVEPOINT idem_check").await.map(|_| ())
+    }
+
     pub(super) async fn commit(mut self, deadline: Duration) -> Result<(), CommitFailed> {
         let depth = Manager::get_transaction_depth(self.connection());
         if depth != 1 {

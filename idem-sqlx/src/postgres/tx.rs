@@ -129,14 +129,13 @@ impl Context for PgTx {
     }
 
     async fn finish_unrecorded(mut self, keep: bool) -> Result<(), Error> {
-        let records = self.store.inner().records;
         let deadline = self.store.inner().commit_deadline;
         if !keep {
             self.take_session().rollback().await;
             return Ok(());
         }
-        // COMMIT of a failed transaction is a silent ROLLBACK: this statement fails instead.
-        records.check(&mut self).await.map_err(classify)?;
+        // COMMIT of a transaction that failed or ended reports success all the same: this statement does not.
+        self.session().check().await.map_err(classify)?;
         match self.take_session().commit(deadline).await {
             Ok(()) => Ok(()),
             Err(CommitFailed::Unknown(error)) => Err(Error::new(Kind::OutcomeUnknown).caused_by(error)),

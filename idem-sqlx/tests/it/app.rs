@@ -120,6 +120,7 @@ macro_rules! application {
                     .route("/optional", post(optional))
                     .route("/x-key", post(x_key))
                     .route("/event", post(event))
+                    .route("/short", post(short))
                     .route("/part", post(part))
                     .route("/nothing", post(nothing))
                     .route("/everybody", post(everybody))
@@ -186,6 +187,11 @@ macro_rules! application {
                 perform(&app, tx, &User("sender".to_owned()), &event.act).await
             }
 
+            #[idempotent(scope = user, ttl = "2s")]
+            async fn short(user: User, State(app): State<App>, tx: &mut $Tx, Json(command): Json<Command>) -> Response {
+                perform(&app, tx, &user, &command.act).await
+            }
+
             #[idempotent(scope = user, fingerprint = command.act)]
             async fn part(user: User, State(app): State<App>, tx: &mut $Tx, Json(command): Json<Command>) -> Response {
                 perform(&app, tx, &user, &command.act).await
@@ -250,6 +256,11 @@ macro_rules! application {
                     "wait_and_fail" => {
                         app.gauge.pass().await;
                         StatusCode::BAD_GATEWAY.into_response()
+                    }
+                    "slow" => {
+                        // A noticeable part of two seconds.
+                        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+                        done.into_response()
                     }
                     "redirect" => (StatusCode::SEE_OTHER, done).into_response(),
                     "not_found" => (StatusCode::NOT_FOUND, format!("run {run}")).into_response(),

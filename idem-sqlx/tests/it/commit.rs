@@ -40,6 +40,15 @@ both! {
         Call::act("insert").key("raw_commit").send(&app).await.expect_fresh(201);
     }
 
+    async fn r16_an_unrecorded_handler_that_ends_its_transaction_is_found_out(db) {
+        let (app, _) = db.app_over(db.store(1).await);
+        for act in ["raw_commit", "raw_rollback"] {
+            let call = Call::to("/optional", act).without("idempotency-key");
+            call.send(&app).await.expect(500, "transaction_ended");
+            Call::to("/optional", "insert").without("idempotency-key").send(&app).await.expect_fresh(201);
+        }
+    }
+
     async fn r16_a_savepoint_is_the_handlers_own(db) {
         let (app, gauge) = db.app_over(db.store(1).await);
         let first = Call::act("savepoint").send(&app).await;
@@ -58,7 +67,7 @@ both! {
     }
 
     async fn r16_a_commit_that_the_database_refuses_keeps_nothing(db) {
-        db.refuse_commits("23514", "no such thing").await;
+        db.refuse_commits("P0001", "no such thing").await;
         let (app, gauge) = db.app_over(db.store(1).await);
         for run in 1..=2 {
             Call::act("insert").send(&app).await.expect(500, "store_failed");

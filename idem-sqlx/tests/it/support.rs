@@ -84,6 +84,9 @@ pub trait Database: Sized {
     /// How long the one record still counts.
     async fn seconds_to_live(&self) -> f64;
 
+    /// How long it counts from its completion on.
+    async fn seconds_from_completion(&self) -> f64;
+
     /// Lets every record expire.
     async fn expire(&self);
 
@@ -209,6 +212,11 @@ impl Database for Postgres {
         .await;
     }
 
+    async fn seconds_from_completion(&self) -> f64 {
+        let sql = "SELECT extract(epoch FROM expires_at - completed_at)::float8 FROM idem_records";
+        sqlx::query_scalar(sql).fetch_one(&self.pool).await.expect("one record")
+    }
+
     async fn seconds_to_live(&self) -> f64 {
         let query = sqlx::query_scalar("SELECT extract(epoch FROM expires_at - now())::float8 FROM idem_records");
         query.fetch_one(&self.pool).await.expect("one record")
@@ -318,6 +326,11 @@ impl Database for Sqlite {
             CREATE TRIGGER refuse BEFORE UPDATE ON idem_records BEGIN SELECT RAISE(ABORT, '{words}'); END"
         ))
         .await;
+    }
+
+    async fn seconds_from_completion(&self) -> f64 {
+        let sql = "SELECT (expires_at - completed_at) / 1000000.0 FROM idem_records";
+        sqlx::query_scalar(sql).fetch_one(&self.pool).await.expect("one record")
     }
 
     async fn seconds_to_live(&self) -> f64 {

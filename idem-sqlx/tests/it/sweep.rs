@@ -28,12 +28,16 @@ both! {
 
     async fn r32_the_ttl_counts_from_the_completion(db) {
         let (app, gauge) = db.app().await;
-        // A ttl of an hour: a run that took no part of it leaves what the claim wrote.
-        let call = Call::act("insert");
-        call.send(&app).await.expect_fresh(201);
+        // A run that took no part of its hour leaves what the claim wrote.
+        Call::act("insert").send(&app).await.expect_fresh(201);
         let ttl = db.seconds_to_live().await;
         assert!((3590.0..=3601.0).contains(&ttl), "{ttl}");
-        assert_eq!(gauge.entered(), 1);
+        db.execute("DELETE FROM idem_records").await;
+        // One that took 0.3 of its 2 seconds lives for 2 seconds from its end.
+        Call::to("/short", "slow").send(&app).await.expect_fresh(201);
+        let ttl = db.seconds_from_completion().await;
+        assert!((1.95..=2.05).contains(&ttl), "{ttl}");
+        assert_eq!(gauge.entered(), 2);
     }
 
     async fn r32_the_sweep_removes_what_expired_and_nothing_else(db) {
