@@ -27,7 +27,8 @@ pub(crate) struct Handler {
     pub(crate) in_flight: InFlight,
     pub(crate) missing_key: MissingKey,
     pub(crate) operation: Option<LitStr>,
-    pub(crate) krate: Path,
+    /// Where `idem_core` is to be found, if not at the root.
+    pub(crate) krate: Option<Path>,
 }
 
 /// An expression over the parameters, with the name of the argument that it is the value of.

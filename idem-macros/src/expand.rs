@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use proc_macro2::{Ident, Span, TokenStream, TokenTree};
+use proc_macro2::{Ident, Literal, Span, TokenStream, TokenTree};
 use quote::{ToTokens, format_ident, quote, quote_spanned};
 use syn::ext::IdentExt;
 use syn::spanned::Spanned;
@@ -38,10 +38,7 @@ use crate::parameters::{Parameter, Role};
 pub(crate) fn expand(handler: &Handler) -> TokenStream {
     let Handler { function, parameters, context, .. } = handler;
     let Function { vis, signature, body, .. } = function;
-    let name = &signature.ident;
     let (outside, inside) = outside::split_attrs(function);
-    let generics = outside::generics(&signature.generics, parameters);
-    let (impl_generics, _, where_clause) = generics.split_for_impl();
 
     let (mut names, mut types): (Vec<_>, Vec<_>) =
         outside::extractors(parameters).map(|(name, ty)| (name.into_token_stream(), ty.into_token_stream())).unzip();
@@ -50,29 +47,29 @@ pub(crate) fn expand(handler: &Handler) -> TokenStream {
     // What rustc requires of the context, it says at the context's own type.
     let private = handler.private(at(context));
     let recorded = quote_spanned!(at(context)=> #private::Recorded<#context, #last_type>);
+    let inputs = quote_spanned!(Span::mixed_site()=> #(#names: #types,)* __idem_last: #recorded);
+    let private = handler.private(outside::output_place(signature));
+    let response = quote_spanned!(outside::output_place(signature)=> #private::Response);
+    let head = outside::signature(signature, parameters, &inputs, &response);
 
     let private = handler.private(Span::mixed_site());
     let policy = policy(handler);
     let asked = asked(handler);
     let reply = reply(handler);
     // A body that is not `Send` is reported here, and the line that makes it so in a note.
-    let boxed = quote_spanned!(at(name)=> ::std::boxed::Box::pin(async move { #reply }));
+    let boxed = quote_spanned!(at(&signature.ident)=> ::std::boxed::Box::pin(async move { #reply }));
 
-    quote_spanned! {Span::mixed_site()=>
-        #(#outside)*
-        #vis async fn #name #impl_generics(
-            #(#names: #types,)*
-            __idem_last: #recorded,
-        ) -> #private::Response #where_clause {
-            #(#inside)*
-            #signature #body
+    let whole = quote_spanned! {Span::mixed_site()=>
+        #(#inside)*
+        #signature #body
 
-            static __IDEM_POLICY: #private::Policy = #policy;
-            let (__idem_call, #last) = __idem_last.into_parts();
-            let __idem_asked = #asked;
-            #private::serve(__idem_call, &__IDEM_POLICY, __idem_asked, move |__idem_context| #boxed).await
-        }
-    }
+        static __IDEM_POLICY: #private::Policy = #policy;
+        let (__idem_call, #last) = __idem_last.into_parts();
+        let __idem_asked = #asked;
+        #private::serve(__idem_call, &__IDEM_POLICY, __idem_asked, move |__idem_context| #boxed).await
+    };
+    let whole = outside::block(whole, body);
+    quote!(#(#outside)* #vis #head #whole)
 }
 
 /// What is known when the handler is compiled.
@@ -86,12 +83,12 @@ fn policy(handler: &Handler) -> TokenStream {
             quote!(::core::concat!(::core::module_path!(), #path))
         }
     };
-    let ttl = duration(&private, *ttl);
+    let ttl = duration(*ttl);
     let in_flight = match in_flight {
         InFlight::Conflict => quote!(Conflict),
         InFlight::Accepted => quote!(Accepted),
         InFlight::Wait(patience) => {
-            let patience = duration(&private, *patience);
+            let patience = duration(*patience);
             quote!(Wait(#patience))
         }
     };
@@ -109,15 +106,14 @@ fn policy(handler: &Handler) -> TokenStream {
     }
 }
 
-fn duration(private: &TokenStream, duration: Duration) -> TokenStream {
+fn duration(duration: Duration) -> TokenStream {
     let milliseconds = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-    match milliseconds % 1000 {
-        0 => {
-            let seconds = milliseconds / 1000;
-            quote_spanned!(Span::mixed_site()=> #private::Duration::from_secs(#seconds))
-        }
-        _ => quote_spanned!(Span::mixed_site()=> #private::Duration::from_millis(#milliseconds)),
-    }
+    let (constructor, number) = match milliseconds % 1000 {
+        0 => ("from_secs", milliseconds / 1000),
+        _ => ("from_millis", milliseconds),
+    };
+    let (constructor, number) = (Ident::new(constructor, Span::mixed_site()), Literal::u64_unsuffixed(number));
+    quote_spanned!(Span::mixed_site()=> ::core::time::Duration::#constructor(#number))
 }
 
 /// What the expressions say about one request, with the parameters that they mention bound by reference.
@@ -164,19 +160,19 @@ fn asked(handler: &Handler) -> TokenStream {
 /// `let PATTERN = &__idem_0;` for each parameter that an expression mentions.
 fn bindings(handler: &Handler) -> TokenStream {
     let expressions = handler.expressions();
-    let mentioned = |parameter: &Parameter| {
-        parameter.binds_unknown_names()
-            || parameter.names().iter().any(|name| expressions.iter().any(|asked| mentions(&asked.value, name)))
-    };
+    let is_mentioned = |name: &Ident| expressions.iter().any(|asked| mentions(&asked.value, name));
     outside::named(&handler.parameters)
-        .filter(|(_, parameter)| mentioned(parameter))
-        .map(|(name, parameter)| {
+        .filter_map(|(name, parameter)| {
+            let names = parameter.names();
+            let mentioned = names.iter().filter(|name| is_mentioned(name)).count();
+            if mentioned == 0 && !parameter.binds_unknown_names() {
+                return None;
+            }
             let pat = parameter.borrowing_pattern();
             // A pattern may bind more than the expressions need.
-            quote_spanned! {Span::mixed_site()=>
-                #[allow(unused_variables)]
-                let #pat = &#name;
-            }
+            let allow = (mentioned < names.len() || parameter.binds_unknown_names())
+                .then(|| quote!(#[allow(unused_variables)]));
+            Some(quote_spanned!(Span::mixed_site()=> #allow let #pat = &#name;))
         })
         .collect()
 }
@@ -263,16 +259,13 @@ fn reply(handler: &Handler) -> TokenStream {
 }
 
 impl Handler {
-    /// The module that expansions call, placed where rustc is to underline.
+    /// The module that expansions call, placed where rustc is to underline. A path that the user gave stays where it
+    /// is, so that rustc looks no further where it leads nowhere.
     fn private(&self, place: Span) -> TokenStream {
-        let mut path = self.krate.to_token_stream();
-        path.extend(quote!(::__private));
-        path.into_iter()
-            .map(|mut token| {
-                token.set_span(token.span().located_at(place));
-                token
-            })
-            .collect()
+        match &self.krate {
+            Some(path) => quote_spanned!(place=> #path::__private),
+            None => quote_spanned!(place=> ::idem_core::__private),
+        }
     }
 }
 

@@ -21,24 +21,20 @@ pub(crate) fn expand(function: &Function) -> TokenStream {
     }
     let Function { vis, signature, body, .. } = &function;
     let parameters = parameters(signature);
-    let name = &signature.ident;
-    let generics = outside::generics(&signature.generics, &parameters);
-    let (impl_generics, _, where_clause) = generics.split_for_impl();
     let (names, types): (Vec<_>, Vec<_>) = outside::extractors(&parameters).unzip();
+    let inputs = quote!(#(#names: #types),*);
+    // A response that never is, and from no crate that could have another name.
+    let never = quote_spanned!(outside::output_place(signature)=> ::core::convert::Infallible);
+    let head = outside::signature(signature, &parameters, &inputs, &never);
     let (outside, inside) = outside::split_attrs(&function);
     let inside = can_stand_inside(signature).then(|| {
         let signature = meant(signature);
         quote!(#[allow(dead_code)] #(#inside)* #signature #body)
     });
 
-    // `Infallible` is a response that never is, from no crate that could have another name.
-    quote_spanned! {Span::mixed_site()=>
-        #(#outside)*
-        #vis async fn #name #impl_generics(#(#names: #types),*) -> ::core::convert::Infallible #where_clause {
-            #inside
-            ::core::unreachable!()
-        }
-    }
+    let whole = quote_spanned!(Span::mixed_site()=> #inside ::core::unreachable!());
+    let whole = outside::block(whole, body);
+    quote!(#(#outside)* #vis #head #whole)
 }
 
 /// What the attribute cannot take, rustc may not take either, and would say so again.

@@ -21,7 +21,89 @@ use crate::check::check;
 use crate::errors::Errors;
 use crate::variants::{Variant, variants};
 
-/// Runs a handler at most once for each key.
+/// Runs an Axum handler once for each idempotency key, and gives every retry the first answer.
+///
+/// ```
+/// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/ui/support.rs"));
+/// # type ApiError = StatusCode;
+/// # async fn insert_payment(_: &mut PgTx, user: &CurrentUser, _: &NewPayment) -> Result<Payment, ApiError> {
+/// #     Ok(Payment { id: user.id })
+/// # }
+/// #[idempotent(scope = user, ttl = "24h")]
+/// async fn create_payment(
+///     user: CurrentUser,
+///     tx: &mut PgTx, // the idempotency transaction
+///     Json(order): Json<NewPayment>,
+/// ) -> Result<(StatusCode, Json<Payment>), ApiError> {
+///     let payment = insert_payment(tx, &user, &order).await?;
+///     Ok((StatusCode::CREATED, Json(payment)))
+/// }
+///
+/// # fn main() {
+/// let app: Router<PgStore> = Router::new().route("/payments", post(create_payment));
+/// # }
+/// ```
+///
+/// The claim on the request's `Idempotency-Key`, every row that the handler writes through `tx`, and its reply are
+/// one commit. Without that commit nothing has happened, and a retry runs; with it everything has, and a retry gets
+/// the stored reply.
+///
+/// # Arguments
+///
+/// | argument | meaning | default |
+/// |---|---|---|
+/// | `scope = EXPR` | who owns the key: an expression over the parameters (`user`, `user.id`, `(tenant.id, user.id)`, `"invoices"`), or the bare word `global` | none: required |
+/// | `ttl = "24h"` | how long a finished record is replayed, counted from its completion; a number and one of `s`, `m`, `h`, `d`, `w`, from `"1s"` to `"3650d"` | `"24h"` |
+/// | `key = header("Name")` | the header that holds the key | `header("Idempotency-Key")` |
+/// | `axum, key = EXPR` | the key is an expression over the parameters instead, such as a webhook's `event.id` | – |
+/// | `fingerprint = EXPR` / `none` | what must be equal on a retry, such as `(order.customer_id, order.amount)` | the whole request |
+/// | `in_flight = conflict` / `wait("5s")` / `accepted` | what a duplicate gets while the first still runs: 409, a wait of `"1ms"` to `"5m"`, or 202 | `conflict` |
+/// | `missing_key = reject` / `run` | what a request without a key gets: 400, or an ordinary run with nothing recorded | `reject` |
+/// | `operation = "payments.create"` | the handler's stable name, 1 to 255 bytes; set it before you rename or move a handler whose records are still to be replayed | module path and function name |
+/// | `crate = PATH` | where `idem_core` is to be found | `::idem_core` |
+///
+/// # Rules
+///
+/// - The handler is an `async fn`. Exactly one of its parameters, at any place, is `&mut` a context, such as
+///   `tx: &mut PgTx`. All others are Axum's extractors; up to sixteen.
+/// - The store comes from the router's state: `PgStore: FromRef<S>`.
+/// - `scope`, `key` and `fingerprint` see every other parameter by reference, under the names that its pattern binds:
+///   with `Json(order): Json<NewPayment>`, that is `order: &NewPayment`. They are evaluated once for each request,
+///   after all extractors and before the claim. Parts of a tuple are borrowed, too: `(tenant.id, user.id)` moves
+///   nothing.
+/// - A scope implements `ToScope`: strings, integers, tuples of them, and types of yours. `Option` does not, so that
+///   anonymous callers cannot share one by accident. A key implements `ToKey`, a fingerprint `serde::Serialize`.
+/// - Other attributes stay. Those on what Axum sees (documentation, lint levels, `#[axum::debug_handler]`) go to the
+///   outer function, all others (`#[tracing::instrument]`) to yours. Write `#[axum::debug_handler(state = …)]` *below*
+///   this one: above it, it sees `&mut PgTx`, which is no extractor.
+///
+/// # What it stands for
+///
+/// The function above becomes this. Yours is inside, whole; what is added calls the library.
+///
+/// ```ignore
+#[doc = include_str!("../tests/expansion/payment.out.rs")]
+/// ```
+///
+/// # Errors
+///
+/// A mistake in the attribute or in the signature is a compile error on the token that is wrong, with what to write
+/// instead. All mistakes of one handler are reported together, and routes that mention it still resolve.
+///
+/// Over HTTP, what the handler did not answer is answered as `application/problem+json` with a stable `code`.
+///
+/// # Cancel safety
+///
+/// A run goes on in a task of its own when the client hangs up or a timeout layer fires; a retry replays it. Its
+/// tracing span goes with it; task-locals do not.
+///
+/// # Limitations
+///
+/// - Whatever the handler does other than through its context (a call to another service, a message, a file) is not
+///   part of the commit: after a crash or a failed commit, a retry does it again.
+/// - A future that is not `Send` cannot be run in a task of its own, and does not compile.
+/// - A handler is a free function, or an associated one without `self` and `Self`.
+/// - A context cannot be generic: its type decides how the handler runs.
 #[proc_macro_attribute]
 pub fn idempotent(args: proc_macro::TokenStream, item: proc_macro::TokenStream) -> proc_macro::TokenStream {
     expand(args.into(), item.into()).into()

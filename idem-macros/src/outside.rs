@@ -2,10 +2,14 @@
 
 use std::collections::HashSet;
 
-use proc_macro2::Span;
+use proc_macro2::{Delimiter, Group, Span, TokenStream, TokenTree};
+use quote::{ToTokens, quote, quote_spanned};
 use syn::punctuated::Punctuated;
+use syn::spanned::Spanned;
 use syn::visit::Visit;
-use syn::{Attribute, GenericParam, Generics, Ident, Lifetime, Meta, Token, Type, WherePredicate};
+use syn::{
+    Attribute, GenericParam, Generics, Ident, Lifetime, Meta, ReturnType, Signature, Token, Type, WherePredicate,
+};
 
 use crate::item::Function;
 use crate::parameters::{Parameter, Role};
@@ -34,8 +38,43 @@ pub(crate) fn is_debug_handler(meta: &Meta) -> bool {
     meta.path().segments.last().is_some_and(|last| last.ident == "debug_handler")
 }
 
+/// The signature that Axum sees, with these parameters and this return type.
+///
+/// Its other tokens are the user's own, and so is the [`block`] behind it: rustc says nothing of an unused function
+/// whose outline comes from a macro, and a handler that no route mentions is worth a word.
+pub(crate) fn signature(
+    written: &Signature,
+    parameters: &[Parameter],
+    inputs: &TokenStream,
+    output: &TokenStream,
+) -> TokenStream {
+    let Signature { asyncness, fn_token, ident, paren_token, .. } = written;
+    let asyncness = asyncness.unwrap_or_else(|| Token![async](fn_token.span));
+    let generics = generics(&written.generics, parameters);
+    let (impl_generics, _, where_clause) = generics.split_for_impl();
+    let mut tokens = quote!(#asyncness #fn_token #ident #impl_generics);
+    paren_token.surround(&mut tokens, |tokens| inputs.to_tokens(tokens));
+    tokens.extend(quote_spanned!(output_place(written)=> -> #output #where_clause));
+    tokens
+}
+
+/// The body that Axum sees, with the braces of the user's own.
+pub(crate) fn block(whole: TokenStream, written: &TokenTree) -> TokenTree {
+    let mut block = Group::new(Delimiter::Brace, whole);
+    block.set_span(written.span());
+    block.into()
+}
+
+/// Where the return type stands, or would.
+pub(crate) fn output_place(signature: &Signature) -> Span {
+    match &signature.output {
+        ReturnType::Type(_, ty) => ty.span(),
+        ReturnType::Default => signature.paren_token.span.close(),
+    }
+}
+
 /// The generics without lifetimes that only the context has: outside, it is not borrowed yet.
-pub(crate) fn generics(generics: &Generics, parameters: &[Parameter]) -> Generics {
+fn generics(generics: &Generics, parameters: &[Parameter]) -> Generics {
     let mentioned = mentioned_lifetimes(generics, parameters);
     let mut generics = generics.clone();
     generics.params = (generics.params.into_iter())

@@ -2,7 +2,7 @@
 
 use syn::visit::{self, Visit};
 use syn::visit_mut::{self, VisitMut};
-use syn::{FieldPat, FnArg, Ident, Pat, PatIdent, PatType, Signature, Token, Type};
+use syn::{FnArg, Ident, Pat, PatIdent, PatType, Signature, Type};
 
 /// One parameter, and what it is for.
 pub(crate) struct Parameter {
@@ -106,14 +106,6 @@ impl Parameter {
                 pat.mutability = None;
                 pat.by_ref = None;
                 visit_mut::visit_pat_ident_mut(self, pat);
-            }
-
-            fn visit_field_pat_mut(&mut self, field: &mut FieldPat) {
-                // `Order { box id }` aside, a shorthand stays one: only its modifiers go.
-                visit_mut::visit_field_pat_mut(self, field);
-                if field.colon_token.is_none() && !matches!(*field.pat, Pat::Ident(_)) {
-                    field.colon_token = Some(Token![:](proc_macro2::Span::mixed_site()));
-                }
             }
         }
 

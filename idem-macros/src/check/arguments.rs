@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use proc_macro2::Span;
-use syn::{Expr, ExprCall, ExprLit, Lit, LitStr, Path, parse_quote_spanned};
+use syn::{Expr, ExprCall, ExprLit, Lit, LitStr, Path};
 
 use super::names::Names;
 use super::{Asked, Fingerprint, InFlight, Key, MissingKey, Scope};
@@ -180,20 +180,20 @@ pub(super) fn operation(args: &Args, errors: &mut Errors) -> Option<LitStr> {
     Some(name.clone())
 }
 
-pub(super) fn krate(args: &Args, errors: &mut Errors) -> Path {
-    match args.krate.as_ref().map(|arg| (arg, plain(&arg.value))) {
-        None => parse_quote_spanned!(Span::mixed_site()=> ::idem_core),
-        Some((_, Expr::Path(path))) if path.qself.is_none() => path.path.clone(),
-        Some((arg, value)) => {
-            let path = string(value).and_then(|text| text.parse::<Path>().ok());
-            let help = match &path {
-                Some(path) => format!("write it without quotes: `crate = {}`", text(path)),
-                None => "write where `idem_core` is to be found: `crate = path::to::idem_core`".to_owned(),
-            };
-            errors.at(&arg.value, format!("`crate` is a path\nhelp: {help}"));
-            parse_quote_spanned!(Span::mixed_site()=> ::idem_core)
-        }
+pub(super) fn krate(args: &Args, errors: &mut Errors) -> Option<Path> {
+    let arg = args.krate.as_ref()?;
+    let value = plain(&arg.value);
+    if let Expr::Path(path) = value
+        && path.qself.is_none()
+    {
+        return Some(path.path.clone());
     }
+    let help = match string(value).and_then(|text| text.parse::<Path>().ok()) {
+        Some(path) => format!("write it without quotes: `crate = {}`", text(path)),
+        None => "write where `idem_core` is to be found: `crate = path::to::idem_core`".to_owned(),
+    };
+    errors.at(&arg.value, format!("`crate` is a path\nhelp: {help}"));
+    None
 }
 
 /// What is known, but is not for an Axum handler in a transaction.

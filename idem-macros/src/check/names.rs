@@ -2,9 +2,13 @@
 
 use std::collections::BTreeSet;
 
+use quote::ToTokens;
 use syn::ext::IdentExt;
 use syn::visit::{self, Visit};
-use syn::{Expr, ExprCall, ExprMethodCall, ExprPath, Ident, PatIdent};
+use syn::{
+    Expr, ExprAsync, ExprAwait, ExprCall, ExprClosure, ExprMethodCall, ExprPath, ExprReturn, ExprTry, Ident, Item,
+    PatIdent,
+};
 
 use crate::args::Arg;
 use crate::errors::{Errors, any_of};
@@ -34,6 +38,15 @@ impl Names {
 
     /// Reports every name in the argument's value that can only be meant for a parameter and is none.
     pub(super) fn check(&self, arg: &Arg, errors: &mut Errors) {
+        let name = &arg.name;
+        Leaving(|token: &dyn ToTokens, what| {
+            errors.at(
+                token,
+                format!("`{what}` cannot stand in `{name}`, which is evaluated outside the handler\nhelp: do it in an extractor, and name what that gives"),
+            );
+        })
+        .visit_expr(&arg.value);
+
         let mut locals = Locals(BTreeSet::new());
         locals.visit_expr(&arg.value);
         let mut mentioned = Mentioned(Vec::new());
@@ -110,4 +123,29 @@ impl Visit<'_> for Locals {
         self.0.insert(pat.ident.unraw().to_string());
         visit::visit_pat_ident(self, pat);
     }
+}
+
+/// What would leave the function that the expression is evaluated in, or make it wait. The user's it is not.
+struct Leaving<F>(F);
+
+impl<F: FnMut(&dyn ToTokens, &'static str)> Visit<'_> for Leaving<F> {
+    fn visit_expr_try(&mut self, expr: &ExprTry) {
+        self.0(&expr.question_token, "?");
+        visit::visit_expr_try(self, expr);
+    }
+
+    fn visit_expr_await(&mut self, expr: &ExprAwait) {
+        self.0(&expr.await_token, ".await");
+        visit::visit_expr_await(self, expr);
+    }
+
+    fn visit_expr_return(&mut self, expr: &ExprReturn) {
+        self.0(&expr.return_token, "return");
+        visit::visit_expr_return(self, expr);
+    }
+
+    // Here they leave no more than what is written.
+    fn visit_expr_closure(&mut self, _: &ExprClosure) {}
+    fn visit_expr_async(&mut self, _: &ExprAsync) {}
+    fn visit_item(&mut self, _: &Item) {}
 }

@@ -86,7 +86,10 @@ fn context(signature: &Signature, parameters: &[Parameter], errors: &mut Errors)
             Role::Context(_) if first.is_some() => {
                 errors.at(ty, "a handler has one context\nhelp: keep one `&mut` parameter");
             }
-            Role::Context(context) => first = Some(context.clone()),
+            Role::Context(context) => {
+                first = Some(context.clone());
+                check_lifetime(ty, errors);
+            }
             Role::Misused(context) => {
                 misused = true;
                 let context = text(context);
@@ -104,6 +107,16 @@ fn context(signature: &Signature, parameters: &[Parameter], errors: &mut Errors)
         );
     }
     first.unwrap_or_else(|| parse_quote!(_))
+}
+
+/// The context goes when the run ends.
+fn check_lifetime(ty: &Type, errors: &mut Errors) {
+    if let Type::Reference(reference) = plain(ty)
+        && let Some(lifetime) = reference.lifetime.as_ref().filter(|lifetime| lifetime.ident == "static")
+    {
+        let context = text(&reference.elem);
+        errors.at(lifetime, format!("the context is lent to the handler, for one run\nhelp: write `&mut {context}`"));
+    }
 }
 
 /// A route has nothing to infer the context from, and the context decides how the handler runs.

@@ -1,0 +1,49 @@
+#[axum::debug_handler(state = App)]
+async fn shipped<C: Carrier>(
+    __idem_0: State<C>,
+    __idem_1: Shop,
+    __idem_last: app::idempotency::__private::Recorded<SqliteTx, Json<Shipped>>,
+) -> app::idempotency::__private::Response {
+    #[tracing::instrument(skip_all)]
+    async fn shipped<'tx, C: Carrier>(
+        tx: &'tx mut SqliteTx,
+        State(mut carrier): State<C>,
+        shop: Shop,
+        Json(event): Json<Shipped>,
+    ) -> impl IntoResponse {
+        note(tx, &mut carrier, event).await
+    }
+    static __IDEM_POLICY: app::idempotency::__private::Policy = app::idempotency::__private::Policy {
+        operation: app::idempotency::__private::Operation::new("shipments.note"),
+        ttl: ::core::time::Duration::from_secs(604800),
+        in_flight: app::idempotency::__private::InFlight::Wait(
+            ::core::time::Duration::from_millis(500),
+        ),
+        missing_key: app::idempotency::__private::MissingKey::Run,
+    };
+    let (__idem_call, __idem_2) = __idem_last.into_parts();
+    let __idem_asked = {
+        let shop = &__idem_1;
+        let Json(event) = &__idem_2;
+        app::idempotency::__private::Asked {
+            scope: app::idempotency::__private::scope(&("webhooks", &shop.id)),
+            key: app::idempotency::__private::AskedKey::Value(
+                app::idempotency::__private::key(&event.id),
+            ),
+            fingerprint: app::idempotency::__private::AskedFingerprint::Value(
+                app::idempotency::__private::fingerprint(&(&event.order, &event.at)),
+            ),
+        }
+    };
+    app::idempotency::__private::serve(
+            __idem_call,
+            &__IDEM_POLICY,
+            __idem_asked,
+            move |__idem_context| ::std::boxed::Box::pin(async move {
+                app::idempotency::__private::IntoResponse::into_response(
+                    shipped::<C>(__idem_context, __idem_0, __idem_1, __idem_2).await,
+                )
+            }),
+        )
+        .await
+}

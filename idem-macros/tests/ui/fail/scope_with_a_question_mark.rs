@@ -1,0 +1,11 @@
+include!("../support.rs");
+
+#[idempotent(scope = user.name.parse::<u64>()?)]
+async fn create_payment(user: CurrentUser, tx: &mut PgTx) -> Json<Payment> {
+    tx.write().await;
+    Json(Payment { id: user.id })
+}
+
+fn main() {
+    let _: Router<PgStore> = Router::new().route("/payments", post(create_payment));
+}

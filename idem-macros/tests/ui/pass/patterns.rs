@@ -1,0 +1,26 @@
+#![deny(warnings)]
+include!("../support.rs");
+
+fn again(tx: &mut PgTx) -> &mut PgTx {
+    tx
+}
+
+#[idempotent(scope = (name, amount), fingerprint = (&customer_id, *ids))]
+async fn create_payment(
+    CurrentUser { mut id, ref name }: CurrentUser,
+    Path(ids @ (_, mut second)): Path<(u64, u64)>,
+    State(_): State<PgStore>,
+    mut tx: &mut PgTx,
+    Json(NewPayment { amount, mut customer_id }): Json<NewPayment>,
+) -> Json<Payment> {
+    tx = again(tx);
+    tx.write().await;
+    id += amount + ids.0;
+    second += 1;
+    customer_id.push_str(name);
+    Json(Payment { id: id + second })
+}
+
+fn main() {
+    let _: Router<PgStore> = Router::new().route("/", post(create_payment));
+}

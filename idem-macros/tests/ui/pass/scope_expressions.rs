@@ -1,0 +1,55 @@
+#![deny(warnings)]
+include!("../support.rs");
+
+fn tenant_of(user: &CurrentUser) -> u64 {
+    user.id / 1000
+}
+
+const REGION: &str = "eu";
+
+#[idempotent(scope = (REGION, (tenant_of(user), user.name)))]
+async fn tuple(user: CurrentUser, tx: &mut PgTx) {
+    tx.write().await;
+    drop(user);
+}
+
+#[idempotent(scope = format!("{}-{user}", user.len()))]
+async fn text(Path(user): Path<String>, tx: &mut PgTx) {
+    tx.write().await;
+    drop(user);
+}
+
+#[idempotent(scope = match user { Some(CurrentUser { id, .. }) => *id, None => 0 })]
+async fn chosen(State(user): State<Option<CurrentUser>>, tx: &mut PgTx) {
+    tx.write().await;
+    drop(user);
+}
+
+#[idempotent(scope = ids.iter().map(|id| id + 1).sum::<u64>())]
+async fn summed(tx: &mut PgTx, Json(ids): Json<Vec<u64>>) {
+    tx.write().await;
+    drop(ids);
+}
+
+#[derive(Clone)]
+struct App(PgStore, Option<CurrentUser>);
+
+impl axum::extract::FromRef<App> for PgStore {
+    fn from_ref(app: &App) -> Self {
+        app.0.clone()
+    }
+}
+
+impl axum::extract::FromRef<App> for Option<CurrentUser> {
+    fn from_ref(app: &App) -> Self {
+        app.1.clone()
+    }
+}
+
+fn main() {
+    let _: Router<App> = Router::new()
+        .route("/tuple", post(tuple))
+        .route("/text/{user}", post(text))
+        .route("/chosen", post(chosen))
+        .route("/summed", post(summed));
+}

@@ -1,0 +1,35 @@
+#![deny(warnings)]
+include!("../support.rs");
+
+type U = CurrentUser;
+
+#[idempotent(scope = (a, b, c))]
+#[allow(clippy::too_many_arguments, clippy::many_single_char_names)]
+async fn crowd(
+    a: U,
+    b: U,
+    c: U,
+    d: U,
+    e: U,
+    f: U,
+    g: U,
+    h: U,
+    tx: &mut PgTx,
+    i: U,
+    j: U,
+    k: U,
+    l: U,
+    m: U,
+    n: U,
+    o: U,
+    Json(p): Json<NewPayment>,
+) -> StatusCode {
+    tx.write().await;
+    drop((a, b, c, d, e, f, g, h));
+    drop((i, j, k, l, m, n, o, p));
+    StatusCode::OK
+}
+
+fn main() {
+    let _: Router<PgStore> = Router::new().route("/", post(crowd));
+}
