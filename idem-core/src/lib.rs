@@ -62,9 +62,10 @@
 //! - What a handler does outside of its transaction (a call to another service, a mail) is not undone by a crash and
 //!   is done again by the retry.
 //! - A key counts until its record expires. After that the same request runs again.
-//! - A handler that ends the transaction itself (raw `COMMIT` or `ROLLBACK`) is found out, its caller gets
-//!   `transaction_ended`, and its key does not run again until it expires; what it had committed stays. If the process
-//!   dies between a raw `ROLLBACK` and the end of the handler, the key is free again.
+//! - A handler that ends the transaction itself (raw `COMMIT` or `ROLLBACK`) is found out when it returns, its caller
+//!   gets `transaction_ended`, and its key does not run again until it expires; what it had committed stays. Between a
+//!   raw `ROLLBACK` and the handler's end the key is free: a duplicate that comes just then runs, and so does a retry
+//!   where the process dies there, or where the handler begins another transaction and fails in it.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(feature = "axum")]

@@ -62,6 +62,13 @@ pub(crate) fn quoted(table: &str) -> String {
     parts.join(".")
 }
 
+/// What one batch of a sweep did.
+pub(crate) struct Batch {
+    pub(crate) removed: u64,
+    /// Whether there is probably more to remove.
+    pub(crate) more: bool,
+}
+
 /// A sweep in the background. It stops when this handle is dropped, or when it is [stopped](Self::stop).
 #[derive(Debug)]
 pub struct Sweeper {
@@ -70,21 +77,26 @@ pub struct Sweeper {
 }
 
 impl Sweeper {
-    /// Repeats `sweep` until told to stop. A sweep that fails is reported and tried again at its time.
-    pub(crate) fn spawn<F>(every: Duration, mut sweep: impl FnMut() -> F + Send + 'static) -> Self
+    /// Repeats `sweep_batch` until told to stop. One that fails is reported and tried again at its time.
+    pub(crate) fn spawn<F>(every: Duration, mut sweep_batch: impl FnMut() -> F + Send + 'static) -> Self
     where
-        F: Future<Output = Result<u64, Error>> + Send,
+        F: Future<Output = Result<Batch, Error>> + Send,
     {
         let (stop, mut stopped) = watch::channel(false);
         let task = tokio::spawn(async move {
             loop {
-                match sweep().await {
-                    Ok(0) => {}
-                    Ok(records) => tracing::debug!(target: "idem", records, "swept"),
-                    Err(error) => tracing::warn!(target: "idem", code = error.code(), "the sweep failed: {error}"),
-                }
+                let pause = match sweep_batch().await {
+                    Ok(batch) => {
+                        tracing::trace!(target: "idem", records = batch.removed, "swept");
+                        if batch.more { Duration::ZERO } else { every }
+                    }
+                    Err(error) => {
+                        tracing::warn!(target: "idem", code = error.code(), "the sweep failed: {error}");
+                        every
+                    }
+                };
                 // Only a pause that runs out goes on; a word or a lost handle ends it.
-                if timeout(every, stopped.changed()).await.is_ok() {
+                if timeout(pause, stopped.changed()).await.is_ok() {
                     return;
                 }
             }

@@ -5,7 +5,8 @@
 //! # Rules
 //! 1. The handler's extractors run first, in their order. What they refuse is refused as they say, and not stored.
 //! 2. The body is read whole, up to Axum's `DefaultBodyLimit`; over it: 413 `body_too_large`.
-//! 3. `GET`, `HEAD` and `OPTIONS` run in a plain transaction. Nothing is recorded.
+//! 3. `GET`, `HEAD` and `OPTIONS` run in a plain transaction. Nothing is recorded. (On SQLite it takes the write lock
+//!    like every other: annotate what writes.)
 //! 4. The key is read from its header as an RFC 8941 string item (`"abc"`, or bare `abc`): one of 1 to 255 visible
 //!    ASCII characters. None: 400 `key_missing`. Anything else: 400 `key_invalid`.
 //! 5. The key was used for another request of this caller and handler: 422 `key_reused`, also while that runs.
@@ -20,7 +21,7 @@
 //! # What is stored of a response
 //! Status, headers in their order, and body, byte for byte. Not `Set-Cookie` and `Date`, not the hop-by-hop headers
 //! (`Connection`, `Keep-Alive`, `Proxy-Authenticate`, `Proxy-Authorization`, `TE`, `Trailer`, `Transfer-Encoding`,
-//! `Upgrade`), not trailers, not extensions. A response over the store's limit goes to its caller, and a retry gets
+//! `Upgrade`), not extensions. Trailers reach not even the first caller: the body is read whole before it goes out. A response over the store's limit goes to its caller, and a retry gets
 //! 410 `reply_too_large`.
 //!
 //! # Errors

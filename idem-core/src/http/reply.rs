@@ -35,15 +35,17 @@ pub(crate) async fn capture(response: Response, limit: usize) -> Result<(Outcome
     let (parts, mut body) = response.into_parts();
     let headers = encode_headers(&parts.headers);
     let mut read = BytesMut::new();
-    while let Some(frame) = body.frame().await {
+    let mut fits = headers.len() <= limit;
+    while fits && let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| Error::new(Kind::ReplyFailed).caused_by(error))?;
         // Trailers belong to the connection, like every other hop-by-hop part.
         let Ok(data) = frame.into_data() else { continue };
         read.extend_from_slice(&data);
-        if headers.len() + read.len() > limit {
-            let read = stream::iter([Ok(read.freeze())]).chain(body.into_data_stream());
-            return Ok((Outcome::Oversized, Response::from_parts(parts, Body::from_stream(read))));
-        }
+        fits = headers.len() + read.len() <= limit;
+    }
+    if !fits {
+        let read = stream::iter([Ok(read.freeze())]).chain(body.into_data_stream());
+        return Ok((Outcome::Oversized, Response::from_parts(parts, Body::from_stream(read))));
     }
     let body = read.freeze();
     let reply = Reply { format: Format::HTTP, status: Some(parts.status.as_u16()), headers, body: body.clone() };

@@ -131,7 +131,9 @@ async fn run_recorded<C: Context>(mut context: C, store: &C::Store, body: Body<C
         context.release().await?;
         return Ok(response);
     }
-    let (outcome, response) = match reply::capture(response, store.reply_limit()).await {
+    // The body may be a stream of the handler's: what it fails or panics with releases, too.
+    let captured = run::catch(reply::capture(response, store.reply_limit())).await;
+    let (outcome, response) = match captured.and_then(|captured| captured) {
         Ok(captured) => captured,
         Err(error) => {
             context.release().await?;

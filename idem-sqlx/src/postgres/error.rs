@@ -25,7 +25,11 @@ pub(crate) fn kind(sqlstate: &str) -> Kind {
 pub(super) fn commit_was_refused(error: &sqlx::Error) -> bool {
     const STATEMENT_COMPLETION_UNKNOWN: &str = "40003";
     let answer = error.as_database_error().and_then(|answer| answer.try_downcast_ref::<PgDatabaseError>());
-    answer.is_some_and(|answer| answer.severity() == PgSeverity::Error && answer.code() != STATEMENT_COMPLETION_UNKNOWN)
+    answer.is_some_and(|answer| {
+        // A pooler speaks of its own lost connection (class 08) in the server's name.
+        let unknown = answer.code() == STATEMENT_COMPLETION_UNKNOWN || answer.code().starts_with("08");
+        answer.severity() == PgSeverity::Error && !unknown
+    })
 }
 
 /// The transaction had failed before, so this statement could not run.

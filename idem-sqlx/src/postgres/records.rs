@@ -243,14 +243,18 @@ LEFT JOIN idem_records AS record
     AND record.operation = $2
     AND record.key_hash = $3";
 
-/// The locks are tried only where no record counts. They are shared, so that two who look do not see each other.
+/// The locks are tried only where no record counts. They are shared, so that two who look do not see each other; but
+/// whoever may take an expired record's place has to have them alone, or all who look at it would be in each other's
+/// way.
 const FIND_OR_HOLDER: &str = "
 SELECT record.fingerprint, record.state, record.claim, record.format, record.status, record.headers, record.body,
     (extract(epoch FROM record.expires_at) * 1000000)::bigint AS expires_at,
     (extract(epoch FROM now()) * 1000000)::bigint AS now,
     CASE
         WHEN record.expires_at > now() THEN NULL
-        WHEN pg_try_advisory_xact_lock_shared($4) THEN
+        WHEN record.expires_at IS NOT NULL AND pg_try_advisory_xact_lock($4) THEN
+            CASE WHEN pg_try_advisory_xact_lock($5) THEN 0 ELSE 1 END
+        WHEN record.expires_at IS NULL AND pg_try_advisory_xact_lock_shared($4) THEN
             CASE WHEN pg_try_advisory_xact_lock_shared($5) THEN 0 ELSE 1 END
         ELSE
             CASE WHEN pg_try_advisory_xact_lock_shared($6) THEN 2 ELSE 3 END

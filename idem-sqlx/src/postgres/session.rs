@@ -112,13 +112,16 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         let Some(mut connection) = self.0.take() else { return };
+        let Ok(runtime) = Handle::try_current() else {
+            // The pool takes connections back in a task. Without a runtime this one is closed.
+            drop(connection.detach());
+            return;
+        };
         if Manager::get_transaction_depth(&connection) == 1 {
             // Queued now, sent when the pool takes the connection back.
             Manager::start_rollback(&mut connection);
-        } else if let Ok(runtime) = Handle::try_current() {
-            runtime.spawn(Leaving(Some(connection)).roll_back());
         } else {
-            drop(connection.detach());
+            runtime.spawn(Leaving(Some(connection)).roll_back());
         }
     }
 }

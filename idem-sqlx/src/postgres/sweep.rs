@@ -8,7 +8,7 @@ use sqlx::{AssertSqlSafe, PgConnection};
 use super::session::Session;
 use super::store::{Isolation, PgStore};
 use crate::error::classify;
-use crate::sweeper::{Sweep, Sweeper, quoted};
+use crate::sweeper::{Batch, Sweep, Sweeper, quoted};
 
 impl PgStore {
     /// Removes expired records, batch by batch, and says how many. Expired records count for nothing whether they
@@ -22,28 +22,33 @@ impl PgStore {
     /// # Cancel safety
     /// Safe: each batch is one transaction.
     pub async fn sweep(&self, sweep: &Sweep) -> Result<u64, Error> {
-        let delete = delete(sweep);
-        let mut swept = 0;
+        let mut removed = 0;
         loop {
-            let mut session = Session::begin(self.pool(), Isolation::ReadCommitted.begin()).await?;
-            let expired = expired(session.connection(), sweep.batch).await.map_err(classify)?;
-            let found: usize = expired.values().map(|keys| keys.0.len()).sum();
-            let mut removed = 0;
-            for (scope, (operations, key_hashes)) in expired {
-                let query = sqlx::query(AssertSqlSafe(delete.clone()))
-                    .persistent(false)
-                    .bind(scope)
-                    .bind(operations)
-                    .bind(key_hashes);
-                removed += query.execute(session.connection()).await.map_err(classify)?.rows_affected();
-            }
-            session.commit(self.inner().commit_deadline).await?;
-            swept += removed;
-            // A full batch of which nothing could be taken would be found again, and again.
-            if found < sweep.batch as usize || removed == 0 {
-                return Ok(swept);
+            let batch = self.sweep_batch(sweep).await?;
+            removed += batch.removed;
+            if !batch.more {
+                return Ok(removed);
             }
         }
+    }
+
+    async fn sweep_batch(&self, sweep: &Sweep) -> Result<Batch, Error> {
+        let delete = delete(sweep);
+        let mut session = Session::begin(self.pool(), Isolation::ReadCommitted.begin()).await?;
+        let expired = expired(session.connection(), sweep.batch).await.map_err(classify)?;
+        let found: usize = expired.values().map(|keys| keys.0.len()).sum();
+        let mut removed = 0;
+        for (scope, (operations, key_hashes)) in expired {
+            let query = sqlx::query(AssertSqlSafe(delete.clone()))
+                .persistent(false)
+                .bind(scope)
+                .bind(operations)
+                .bind(key_hashes);
+            removed += query.execute(session.connection()).await.map_err(classify)?.rows_affected();
+        }
+        session.commit(self.inner().commit_deadline).await?;
+        // A full batch of which nothing could be taken would be found again, and again.
+        Ok(Batch { removed, more: found >= sweep.batch as usize && removed > 0 })
     }
 
     /// Sweeps in a background task until the answer is dropped.
@@ -52,7 +57,7 @@ impl PgStore {
         let store = self.clone();
         Sweeper::spawn(sweep.every, move || {
             let (store, sweep) = (store.clone(), sweep.clone());
-            async move { store.sweep(&sweep).await }
+            async move { store.sweep_batch(&sweep).await }
         })
     }
 }

@@ -14,7 +14,7 @@ use tokio::runtime::Handle;
 use tokio::time::{sleep, timeout};
 
 use super::error::{is_aborted, is_serialization_failure};
-use super::records::Holder;
+use super::records::{Holder, Records};
 use super::session::{CommitFailed, Session};
 use super::store::{Isolation, PgStore};
 use crate::error::classify;
@@ -37,6 +37,7 @@ use crate::retry;
 /// - What is written through it is kept with the reply, or not at all.
 /// - Do not end it: a raw `COMMIT` or `ROLLBACK` is found out when the handler returns, the caller gets
 ///   `transaction_ended`, and the key never runs again, since nobody can know what was kept.
+/// - Leave `search_path` and the role as they are: the completion is written in the same transaction.
 /// - A statement that failed has failed the transaction, as always with Postgres. A handler that goes on as if it had
 ///   not gets `transaction_aborted`. Put a savepoint around what may fail.
 ///
@@ -109,14 +110,16 @@ impl Context for PgTx {
                 Claimed::Refuse(kind) => return Ok(Rejected::Refuse(kind)),
                 Claimed::Again => {}
             }
-            self.session().restart().await.map_err(classify)?;
+            self.take_session().rollback().await;
             sleep(pause).await;
+            let (pool, isolation) = (self.store.pool().clone(), self.store.inner().isolation);
+            self.session = Some(Session::begin(&pool, isolation.begin()).await?);
         }
         Ok(Rejected::Refuse(Kind::KeyInFlight))
     }
 
     async fn release(mut self) -> Result<(), Error> {
-        if !self.holds().await {
+        if let Ok(false) = self.holds().await {
             return Err(self.ended().await);
         }
         self.run = None;
@@ -183,12 +186,16 @@ impl PgTx {
             // The snapshot of a stricter level was taken before the row that is in the way.
             Ok(false) | Err(_) => self.session().restart().await.map_err(classify)?,
         }
-        let (record, now, holder) = records.find_or_holder(self, request).await?;
+        let (record, now, holder) = match records.find_or_holder(self, request).await {
+            Ok(found) => found,
+            Err(error) if error.kind() == Kind::RetryLater => return Ok(Claimed::Again),
+            Err(error) => return Err(error),
+        };
         match (decide(record.as_ref(), request, now), holder) {
             (Decision::Replay(reply), _) => Ok(Claimed::Replay(reply)),
             (Decision::Refuse(kind), _) => Ok(Claimed::Refuse(kind)),
             (Decision::Claim | Decision::Replace(_), Holder::Same) => Ok(Claimed::Refuse(Kind::KeyInFlight)),
-            (Decision::Claim | Decision::Replace(_), Holder::Other) => Ok(Claimed::Refuse(Kind::KeyReused)),
+            (Decision::Claim | Decision::Replace(_), Holder::Other) => self.refuse_reuse(request).await,
             (Decision::Claim | Decision::Replace(_), Holder::Claimant) | (Decision::Claim, Holder::Nobody) => {
                 Ok(Claimed::Again)
             }
@@ -201,6 +208,21 @@ impl PgTx {
                 }
             }
         }
+    }
+
+    /// Another request holds the key: it runs, or it is about to lose to a record that this snapshot is too old to
+    /// show. In the second case the record decides.
+    async fn refuse_reuse(&mut self, request: &Request) -> Result<Claimed, Error> {
+        let (records, isolation) = (self.store.inner().records, self.store.inner().isolation);
+        if isolation != Isolation::ReadCommitted {
+            self.session().restart().await.map_err(classify)?;
+        }
+        let (record, now) = records.find(self, &request.identity).await?;
+        Ok(match decide(record.as_ref(), request, now) {
+            Decision::Replay(reply) => Claimed::Replay(reply),
+            Decision::Refuse(kind) => Claimed::Refuse(kind),
+            Decision::Claim | Decision::Replace(_) => Claimed::Refuse(Kind::KeyReused),
+        })
     }
 
     /// Writes the completion: the last statement before COMMIT, so what had failed before fails here (rule 16).
@@ -240,7 +262,7 @@ impl PgTx {
 
     /// Undoes the handler's writes and the claim, and stays in a transaction.
     async fn undo(&mut self) -> Result<Run, Error> {
-        if !self.holds().await {
+        if !self.holds().await.map_err(classify)? {
             return Err(self.ended().await);
         }
         let run = self.take_run();
@@ -248,12 +270,11 @@ impl PgTx {
         Ok(run)
     }
 
-    /// Whether the transaction is still the one that claimed.
-    async fn holds(&mut self) -> bool {
+    async fn holds(&mut self) -> sqlx::Result<bool> {
         let records = self.store.inner().records;
         match (&mut self.session, &self.run) {
             (Some(session), Some(run)) => still_holds(records, session, run).await,
-            _ => true,
+            _ => Ok(true),
         }
     }
 
@@ -295,43 +316,58 @@ impl Drop for PgTx {
 
 /// Rolls a run back, unless its handler ended the transaction.
 async fn abandon(store: PgStore, mut session: Session, run: Run) -> Result<(), Error> {
-    if !still_holds(store.inner().records, &mut session, &run).await {
+    if let Ok(false) = still_holds(store.inner().records, &mut session, &run).await {
         return Err(ended(&store, session, run).await);
     }
     session.rollback().await;
     Ok(())
 }
 
-/// Whether the transaction is still the one that claimed. One that failed, or whose connection is lost, is: neither
-/// can commit any more.
-async fn still_holds(records: super::records::Records, session: &mut Session, run: &Run) -> bool {
+/// Whether the transaction is still the one that claimed. One that has failed is; one that cannot be asked is lost,
+/// and can commit no more than that.
+async fn still_holds(records: Records, session: &mut Session, run: &Run) -> sqlx::Result<bool> {
     match records.is_held(session.connection(), &run.request.identity, run.claim).await {
-        Ok(held) => held,
-        Err(error) => {
-            if !is_aborted(&error) {
-                session.discard();
-            }
-            true
-        }
+        Err(error) if is_aborted(&error) => Ok(true),
+        held => held,
     }
 }
 
-/// The handler ended the transaction it was lent. What it kept is not known, so the key must not run again: where
-/// the claim was rolled back, it is put back, and committed this time.
+/// The handler ended the transaction it was lent. What it kept is not known, so the key must not run again.
 async fn ended(store: &PgStore, session: Session, run: Run) -> Error {
     session.rollback().await;
-    let barred = async {
-        let inner = store.inner();
-        let mut session = Session::begin(&inner.pool, Isolation::ReadCommitted.begin()).await?;
-        // No row where the claim was committed, or where somebody else runs by now: their record bars the key.
-        inner.records.insert(session.connection(), &run.request, run.claim).await.map_err(classify)?;
-        session.commit(inner.commit_deadline).await.map_err(Error::from)
-    };
     let error = Error::new(Kind::TransactionEnded);
-    match barred.await {
+    match bar(store, &run).await {
         Ok(()) => error,
         Err(failed) => error.caused_by(failed),
     }
+}
+
+/// Sees to it that a record bars the key: the run's own, where the handler committed it, somebody else's, where
+/// somebody ran meanwhile, or else the run's claim, put back and committed this time.
+async fn bar(store: &PgStore, run: &Run) -> Result<(), Error> {
+    let inner = store.inner();
+    for pause in retry::pauses() {
+        let mut session = Session::begin(&inner.pool, Isolation::ReadCommitted.begin()).await?;
+        let mut barred = inner.records.insert(session.connection(), &run.request, run.claim).await.map_err(classify)?;
+        if !barred {
+            let (record, now) = inner.records.find(session.connection(), &run.request.identity).await?;
+            match record {
+                Some(record) if record.expires_at > now => return Ok(()),
+                Some(expired) => {
+                    let replaced =
+                        inner.records.replace(session.connection(), &run.request, run.claim, expired.claim).await;
+                    barred = replaced.map_err(classify)?;
+                }
+                None => {}
+            }
+        }
+        if barred {
+            return session.commit(inner.commit_deadline).await.map_err(Error::from);
+        }
+        drop(session);
+        sleep(pause).await;
+    }
+    Err(Error::new(Kind::KeyInFlight))
 }
 
 /// Finds out on another connection what became of a COMMIT that did not answer.
@@ -341,6 +377,8 @@ async fn find_out(store: &PgStore, run: &Run) -> Result<(), Kind> {
         for pause in retry::pauses().chain(std::iter::repeat(Duration::from_millis(100))) {
             let found = async {
                 let mut session = Session::begin(&inner.pool, Isolation::ReadCommitted.begin()).await?;
+                // What waits for a COMMIT that hangs must not hold this connection beyond the deadline.
+                session.connection().execute("SET LOCAL lock_timeout = '500ms'").await.map_err(classify)?;
                 inner.records.find_settled(session.connection(), &run.request, run.claim).await
             };
             match found.await {

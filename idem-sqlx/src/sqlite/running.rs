@@ -5,30 +5,50 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use idem_core::{Fingerprint, Kind, Request};
 
-/// Answers duplicates without the write lock, for which they would queue behind the run that they duplicate.
+/// Answers duplicates without a connection and without the write lock, for which they would queue behind the run that
+/// they duplicate.
 ///
 /// It only spares the queue. Who runs is decided by the primary key, as it must be for other processes.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Running(Arc<Mutex<HashMap<[u8; 32], Fingerprint>>>);
+pub(super) struct Running(Arc<Mutex<Table>>);
+
+type Table = HashMap<[u8; 32], Place>;
+
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    fingerprint: Fingerprint,
+    /// Whether the primary key has said so. Until then another process may be running the key.
+    won: bool,
+}
 
 impl Running {
-    /// Enters the request until the answer is dropped, or says what the one that is running means for it.
+    /// What the run that is going on means for the request, if there is one for sure.
+    pub(super) fn find(&self, request: &Request) -> Option<Kind> {
+        let place = self.table().get(&request.identity.digest()).copied()?;
+        place.won.then(|| place.means(request))
+    }
+
+    /// Enters the request until the answer is dropped, or says what the one that is there means for it.
     pub(super) fn enter(&self, request: &Request) -> Result<Entry, Kind> {
         let identity = request.identity.digest();
         let mut table = self.table();
-        match table.get(&identity) {
-            Some(running) if *running == request.fingerprint => Err(Kind::KeyInFlight),
-            Some(_) => Err(Kind::KeyReused),
-            None => {
-                table.insert(identity, request.fingerprint);
-                Ok(Entry { running: self.clone(), identity })
-            }
+        if let Some(place) = table.get(&identity) {
+            return Err(place.means(request));
         }
+        table.insert(identity, Place { fingerprint: request.fingerprint, won: false });
+        Ok(Entry { running: self.clone(), identity })
     }
 
-    fn table(&self) -> MutexGuard<'_, HashMap<[u8; 32], Fingerprint>> {
+    fn table(&self) -> MutexGuard<'_, Table> {
         // Nothing in here panics half way through a change.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Place {
+    fn means(&self, request: &Request) -> Kind {
+        // One that has not won may be about to lose to a record with the request's own reply.
+        if self.won && self.fingerprint != request.fingerprint { Kind::KeyReused } else { Kind::KeyInFlight }
     }
 }
 
@@ -37,6 +57,15 @@ impl Running {
 pub(super) struct Entry {
     running: Running,
     identity: [u8; 32],
+}
+
+impl Entry {
+    /// The primary key has said that this one runs.
+    pub(super) fn won(&self) {
+        if let Some(place) = self.running.table().get_mut(&self.identity) {
+            place.won = true;
+        }
+    }
 }
 
 impl Drop for Entry {

@@ -6,7 +6,7 @@ use sqlx::{AssertSqlSafe, SqliteConnection};
 use super::session::Session;
 use super::store::SqliteStore;
 use crate::error::classify;
-use crate::sweeper::{Sweep, Sweeper, quoted};
+use crate::sweeper::{Batch, Sweep, Sweeper, quoted};
 
 impl SqliteStore {
     /// Removes expired records, batch by batch, and says how many. Expired records count for nothing whether they
@@ -20,22 +20,27 @@ impl SqliteStore {
     /// # Cancel safety
     /// Safe: each batch is one transaction.
     pub async fn sweep(&self, sweep: &Sweep) -> Result<u64, Error> {
-        let mut swept = 0;
+        let mut removed = 0;
         loop {
-            let mut session = Session::begin(self.pool()).await?;
-            let now = now(session.connection()).await.map_err(classify)?;
-            if let Some(archive) = &sweep.archive {
-                let copy = format!("INSERT INTO {} SELECT * FROM idem_records WHERE {EXPIRED}", quoted(archive));
-                run(session.connection(), copy, now, sweep.batch).await.map_err(classify)?;
-            }
-            let delete = format!("DELETE FROM idem_records WHERE {EXPIRED}");
-            let removed = run(session.connection(), delete, now, sweep.batch).await.map_err(classify)?;
-            session.commit().await?;
-            swept += removed;
-            if removed < u64::from(sweep.batch) {
-                return Ok(swept);
+            let batch = self.sweep_batch(sweep).await?;
+            removed += batch.removed;
+            if !batch.more {
+                return Ok(removed);
             }
         }
+    }
+
+    async fn sweep_batch(&self, sweep: &Sweep) -> Result<Batch, Error> {
+        let mut session = Session::begin(self.pool()).await?;
+        let now = now(session.connection()).await.map_err(classify)?;
+        if let Some(archive) = &sweep.archive {
+            let copy = format!("INSERT INTO {} SELECT * FROM idem_records WHERE {EXPIRED}", quoted(archive));
+            run(session.connection(), copy, now, sweep.batch).await.map_err(classify)?;
+        }
+        let delete = format!("DELETE FROM idem_records WHERE {EXPIRED}");
+        let removed = run(session.connection(), delete, now, sweep.batch).await.map_err(classify)?;
+        session.commit().await?;
+        Ok(Batch { removed, more: removed >= u64::from(sweep.batch) })
     }
 
     /// Sweeps in a background task until the answer is dropped.
@@ -44,7 +49,7 @@ impl SqliteStore {
         let store = self.clone();
         Sweeper::spawn(sweep.every, move || {
             let (store, sweep) = (store.clone(), sweep.clone());
-            async move { store.sweep(&sweep).await }
+            async move { store.sweep_batch(&sweep).await }
         })
     }
 }

@@ -37,7 +37,9 @@ use crate::retry;
 /// - What is written through it is kept with the reply, or not at all.
 /// - Do not end it: a raw `COMMIT` or `ROLLBACK` is found out when the handler returns, the caller gets
 ///   `transaction_ended`, and the key never runs again, since nobody can know what was kept.
-/// - A statement that failed has changed nothing, and the transaction goes on, as always with SQLite.
+/// - A statement that failed has changed nothing, and the transaction goes on, as always with SQLite. But a full disk, a
+///   failed read or write, `OR ROLLBACK` and `RAISE(ROLLBACK)` make SQLite end the transaction. That cannot be told
+///   from a handler's own `ROLLBACK`, and is answered like one: with `transaction_ended`, and the key barred.
 ///
 /// # Cancel safety
 /// Dropped at any await, it rolls back, and its connection goes back to the pool after that.
@@ -68,6 +70,9 @@ impl Context for SqliteTx {
     type Store = SqliteStore;
 
     async fn begin(store: &SqliteStore, request: &Request) -> Result<Begun<Self>, Error> {
+        if let Some(kind) = store.inner().running.find(request) {
+            return Ok(Begun::Refuse(kind));
+        }
         if let Some(begun) = Self::look_up(store, request).await? {
             return Ok(begun);
         }
@@ -79,6 +84,7 @@ impl Context for SqliteTx {
         let claim = Claim::random()?;
         match tx.claim(request, claim).await? {
             Claimed::Run => {
+                entry.won();
                 tx.run = Some(Run { request: request.clone(), claim, began: Instant::now(), _entry: entry });
                 Ok(Begun::Run(tx))
             }
@@ -107,11 +113,12 @@ impl Context for SqliteTx {
     }
 
     async fn release(mut self) -> Result<(), Error> {
-        if !self.holds().await {
+        if let Ok(false) = self.holds().await {
             return Err(self.ended().await);
         }
-        self.run = None;
+        let run = self.take_run();
         self.take_session().rollback().await;
+        drop(run);
         Ok(())
     }
 
@@ -187,8 +194,9 @@ impl SqliteTx {
             Ok(true) => Ok(()),
             Ok(false) => Err(self.ended().await),
             Err(error) => {
-                self.run = None;
+                let run = self.take_run();
                 self.take_session().rollback().await;
+                drop(run);
                 Err(classify(error))
             }
         }
@@ -209,14 +217,13 @@ impl SqliteTx {
 
     /// Undoes the handler's writes and the claim, and stays in a transaction.
     async fn undo(&mut self) -> Result<Run, Error> {
-        if !self.holds().await {
+        if !self.holds().await.map_err(classify)? {
             return Err(self.ended().await);
         }
         Ok(self.take_run())
     }
 
-    /// Whether the transaction is still the one that claimed.
-    async fn holds(&mut self) -> bool {
+    async fn holds(&mut self) -> sqlx::Result<bool> {
         still_holds(self.session()).await
     }
 
@@ -258,38 +265,46 @@ impl Drop for SqliteTx {
 
 /// Rolls a run back, unless its handler ended the transaction.
 async fn abandon(store: SqliteStore, mut session: Session, run: Run) -> Result<(), Error> {
-    if !still_holds(&mut session).await {
+    if let Ok(false) = still_holds(&mut session).await {
         return Err(ended(&store, session, run).await);
     }
     session.rollback().await;
     Ok(())
 }
 
-/// Whether the transaction is still the one that claimed; if it is, everything in it is undone. One whose connection
-/// is lost is: it cannot commit any more.
-async fn still_holds(session: &mut Session) -> bool {
+/// Whether the transaction is still the one that claimed; if it is, everything in it is undone. One that cannot be
+/// asked is lost, and cannot commit any more.
+async fn still_holds(session: &mut Session) -> sqlx::Result<bool> {
     match session.restart().await {
-        Ok(()) => true,
-        Err(error) => !is_answer(&error),
+        Ok(()) => Ok(true),
+        Err(error) if is_answer(&error) => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
-/// The handler ended the transaction it was lent. What it kept is not known, so the key must not run again: where
-/// the claim was rolled back, it is put back, and committed this time.
+/// The handler ended the transaction it was lent. What it kept is not known, so the key must not run again.
 async fn ended(store: &SqliteStore, session: Session, run: Run) -> Error {
     session.rollback().await;
-    let barred = async {
-        let inner = store.inner();
-        let mut session = Session::begin(&inner.pool).await?;
-        // No row where the claim was committed, or where somebody else ran meanwhile: their record bars the key.
-        inner.records.insert(session.connection(), &run.request, run.claim).await.map_err(classify)?;
-        session.commit().await.map_err(Error::from)
-    };
     let error = Error::new(Kind::TransactionEnded);
-    match barred.await {
+    match bar(store, &run).await {
         Ok(()) => error,
         Err(failed) => error.caused_by(failed),
     }
+}
+
+/// Sees to it that a record bars the key: the run's own, where the handler committed it, somebody else's, where
+/// somebody ran meanwhile, or else the run's claim, put back and committed this time.
+async fn bar(store: &SqliteStore, run: &Run) -> Result<(), Error> {
+    let inner = store.inner();
+    let mut session = Session::begin(&inner.pool).await?;
+    if !inner.records.insert(session.connection(), &run.request, run.claim).await.map_err(classify)? {
+        let (record, now) = inner.records.find(session.connection(), &run.request.identity).await?;
+        if let Some(expired) = record.filter(|record| record.expires_at <= now) {
+            let replaced = inner.records.replace(session.connection(), &run.request, run.claim, expired.claim).await;
+            replaced.map_err(classify)?;
+        }
+    }
+    session.commit().await.map_err(Error::from)
 }
 
 /// Finds out on another connection what became of a COMMIT that did not answer.
