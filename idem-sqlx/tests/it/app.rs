@@ -262,7 +262,7 @@ macro_rules! application {
                         tokio::time::sleep(std::time::Duration::from_millis(300)).await;
                         done.into_response()
                     }
-                    "redirect" => (StatusCode::SEE_OTHER, done).into_response(),
+                    "redirect" => (StatusCode::SEE_OTHER, [("location", "/effects/1")]).into_response(),
                     "not_found" => (StatusCode::NOT_FOUND, format!("run {run}")).into_response(),
                     "fail" => (StatusCode::INTERNAL_SERVER_ERROR, format!("run {run}")).into_response(),
                     "reject" => {
@@ -274,6 +274,23 @@ macro_rules! application {
                     "swallow" => {
                         assert!(!raw(tx, "INSERT INTO effects VALUES (NULL, NULL)").await);
                         done.into_response()
+                    }
+                    "swallow_and_reject" => {
+                        assert!(!raw(tx, "INSERT INTO effects VALUES (NULL, NULL)").await);
+                        (StatusCode::PAYMENT_REQUIRED, Disposition::Reject).into_response()
+                    }
+                    "wait_and_reject" => {
+                        app.gauge.pass().await;
+                        (StatusCode::PAYMENT_REQUIRED, Disposition::Reject).into_response()
+                    }
+                    "panicking_body" => {
+                        let chunks = futures_util::stream::once(async {
+                            if true {
+                                panic!("as told");
+                            }
+                            Ok::<_, std::io::Error>("never")
+                        });
+                        Body::from_stream(chunks).into_response()
                     }
                     "raw_commit" => {
                         assert!(raw(tx, "COMMIT").await);

@@ -35,6 +35,14 @@ both! {
             assert_eq!((gauge.entered() - entered, db.effects().await - effects), (1, kept), "{act}");
             Call::act("insert").key(&format!("after-{act}")).send(&app).await.expect_fresh(201);
         }
+        // The same where the key had a record that expired: the rollback brings that one back.
+        db.expire().await;
+        for act in ["raw_commit", "raw_rollback_and_write", "raw_rollback_and_fail"] {
+            let entered = gauge.entered();
+            Call::act(act).key(act).send(&app).await.expect(500, "transaction_ended");
+            Call::act(act).key(act).send(&app).await.expect(500, "outcome_unknown");
+            assert_eq!(gauge.entered() - entered, 1, "{act}");
+        }
         // It is refused until it expires, as every record counts until then.
         db.expire().await;
         Call::act("insert").key("raw_commit").send(&app).await.expect_fresh(201);
@@ -47,6 +55,14 @@ both! {
             call.send(&app).await.expect(500, "transaction_ended");
             Call::to("/optional", "insert").without("idempotency-key").send(&app).await.expect_fresh(201);
         }
+    }
+
+    async fn r14_a_handler_can_reject_after_a_failed_statement(db) {
+        let (app, gauge) = db.app_over(db.store(1).await);
+        let first = Call::act("swallow_and_reject").send(&app).await;
+        first.expect_fresh(402);
+        Call::act("swallow_and_reject").send(&app).await.expect_replay_of(&first);
+        assert_eq!((gauge.entered(), db.effects().await), (1, 0));
     }
 
     async fn r16_a_savepoint_is_the_handlers_own(db) {
@@ -148,7 +164,7 @@ async fn r16_postgres_a_lost_answer_to_commit_is_found_out() {
 async fn r16_postgres_a_commit_that_does_not_answer_is_found_out() {
     let db = Postgres::create().await;
     let proxy = Proxy::before(&db.options()).await;
-    let (app, gauge) = db.app_over(behind(&proxy, &db, Duration::from_millis(500)).await);
+    let (app, gauge) = db.app_over(behind(&proxy, &db, Duration::from_secs(3)).await);
     proxy.at_next_commit(Fault::Hang);
     let first = Call::act("insert").send(&app).await;
     first.expect_fresh(201);
@@ -220,5 +236,32 @@ async fn r17_sqlite_busy_keeps_nothing_and_asks_to_come_again() {
     assert_eq!(answer.headers["retry-after"], "1");
     assert_eq!(gauge.entered(), 0);
     writing.rollback().await.expect("an end");
+    Call::act("insert").send(&app).await.expect_fresh(201);
+}
+
+#[tokio::test]
+async fn r16_postgres_a_connection_lost_before_the_settlement_keeps_nothing() {
+    let db = Postgres::create().await;
+    let (app, gauge) = db.app_over(db.store(1).await);
+    for (act, status, code) in [("wait", 503, "store_unavailable"), ("wait_and_reject", 503, "store_unavailable")] {
+        let before = gauge.entered();
+        let call = Call::act(act).key(act);
+        let lost = tokio::spawn({
+            let (call, app) = (call.clone(), app.clone());
+            async move { call.send(&app).await }
+        });
+        eventually("it runs", async || gauge.entered() == before + 1).await;
+        let written = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+            AND state = 'idle in transaction' AND query LIKE 'INSERT INTO effects%'";
+        eventually("its effect is written", async || db.number(written).await == 1).await;
+        db.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+            WHERE datname = current_database() AND state = 'idle in transaction'",
+        )
+        .await;
+        gauge.open(1);
+        lost.await.expect("no panic").expect(status, code);
+        assert_eq!((db.effects().await, db.records().await), (0, 0), "{act}");
+    }
     Call::act("insert").send(&app).await.expect_fresh(201);
 }

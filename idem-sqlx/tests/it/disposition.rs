@@ -6,10 +6,10 @@ use crate::support::Database;
 both! {
     async fn r14_commit_keeps_the_writes_and_the_reply(db) {
         let (app, gauge) = db.app().await;
-        for (key, act, status) in [("a", "insert", 201), ("b", "redirect", 201), ("c", "commit_error", 409)] {
+        for (key, act, status) in [("a", "insert", 201), ("b", "redirect", 303), ("c", "commit_error", 409)] {
             let call = Call::act(act).key(key);
             let first = call.send(&app).await;
-            assert!(first.status == status || act == "redirect", "{first:?}");
+            first.expect_fresh(status);
             call.send(&app).await.expect_replay_of(&first);
         }
         assert_eq!((gauge.entered(), db.effects().await, db.records().await), (3, 3, 3));
@@ -55,5 +55,13 @@ both! {
             assert_eq!((gauge.entered(), db.effects().await, db.records().await), (run, 0, 0));
         }
         Call::act("insert").send(&app).await.expect_fresh(201);
+    }
+
+    async fn r15_a_body_that_panics_releases(db) {
+        let (app, gauge) = db.app_over(db.store(1).await);
+        for run in 1..=2 {
+            Call::act("panicking_body").send(&app).await.expect(500, "handler_panicked");
+            assert_eq!((gauge.entered(), db.effects().await, db.records().await), (run, 0, 0));
+        }
     }
 }

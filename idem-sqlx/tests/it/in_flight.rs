@@ -85,14 +85,28 @@ both! {
         assert_eq!(gauge.entered(), 1);
     }
 
+    async fn r11_a_duplicate_of_a_running_request_needs_no_free_connection_for_long(db) {
+        let (app, gauge) = db.app_over(db.store(2).await);
+        let first = start(&Call::act("wait"), &app);
+        eventually("the first runs", async || gauge.entered() == 1).await;
+        let others = join_all((0..32).map(|_| start(&Call::to("/act", "wait"), &app))).await;
+        for other in others {
+            other.expect("no panic").expect(409, "key_in_flight");
+        }
+        gauge.open(1);
+        first.await.expect("no panic").expect_fresh(201);
+    }
+
     async fn r12_a_drain_waits_for_all_runs(db) {
         let store = db.store(8).await;
         let (app, gauge) = db.app_over(store.clone());
         // SQLite runs one at a time, so one is in its body and one behind it.
         let runs = [start(&Call::act("wait").key("a"), &app), start(&Call::act("wait").key("b"), &app)];
         eventually("both are counted", async || store.runs().count() == 2 && gauge.entered() > 0).await;
-        let drained = tokio::spawn(async move { store.runs().drained().await });
+        let draining = store.clone();
+        let drained = tokio::spawn(async move { draining.runs().drained().await });
         gauge.open(1);
+        eventually("one of them has ended", async || store.runs().count() == 1).await;
         for _ in 0..100 {
             tokio::task::yield_now().await;
         }
@@ -123,4 +137,48 @@ async fn r12_the_span_goes_with_the_run_on_postgres() {
 #[tokio::test]
 async fn r12_the_span_goes_with_the_run_on_sqlite() {
     r12_the_span_goes_with_the_run::<Sqlite>().await;
+}
+
+/// A request that another process is running is not mistaken for a reuse because a third one has asked in vain.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r07_sqlite_two_processes_on_one_file() {
+    let db = Sqlite::create().await;
+    let (elsewhere, gauge) = db.app().await;
+    let (app, _) = db.app().await;
+    let first = start(&Call::act("wait"), &elsewhere);
+    eventually("the first runs", async || gauge.entered() == 1).await;
+    let other = start(&Call::act("insert"), &app);
+    // Until the other one is in the queue for the write lock, its duplicate would run into the queue, too.
+    let retry = Call::act("wait");
+    let answers = tokio::spawn({
+        let (retry, app) = (retry.clone(), app.clone());
+        async move { join_all((0..20).map(|_| start(&retry, &app))).await }
+    });
+    tokio::task::yield_now().await;
+    gauge.open(1);
+    let first = first.await.expect("no panic");
+    first.expect_fresh(201);
+    for answer in answers.await.expect("no panic") {
+        let answer = answer.expect("no panic");
+        if !answer.replayed() {
+            answer.expect(409, "key_in_flight");
+        }
+    }
+    // Where one of the retries was in the queue before it, it is only told to come again.
+    let other = other.await.expect("no panic").code();
+    assert!(["key_reused", "key_in_flight"].contains(&other.as_str()), "{other}");
+    retry.send(&app).await.expect_replay_of(&first);
+}
+
+/// A pool of one is all that a database in memory can have.
+#[tokio::test]
+async fn r10_sqlite_a_pool_of_one_answers_duplicates_while_the_first_runs() {
+    let db = Sqlite::create().await;
+    let (app, gauge) = db.app_over(db.store(1).await);
+    let first = start(&Call::act("wait"), &app);
+    eventually("the first runs", async || gauge.entered() == 1).await;
+    Call::act("wait").send(&app).await.expect(409, "key_in_flight");
+    Call::act("insert").send(&app).await.expect(422, "key_reused");
+    gauge.open(1);
+    first.await.expect("no panic").expect_fresh(201);
 }

@@ -129,6 +129,8 @@ async fn template() -> &'static str {
     TEMPLATE
         .get_or_init(|| async {
             let name = format!("idem_template_{}", std::process::id());
+            // Left by a process that had this number before.
+            on_server(format!("DROP DATABASE IF EXISTS {name}")).await;
             on_server(format!("CREATE DATABASE {name}")).await;
             let pool = PgPool::connect_with(server().database(&name)).await.expect("the template");
             PgStore::new(pool.clone()).migrate().await.expect("migrations");
