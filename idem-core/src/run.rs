@@ -45,11 +45,11 @@ pub(crate) async fn claim<C: Context>(
 }
 
 /// Runs the body, and gives its panic as an error: a panic releases (rule 15).
-pub(crate) async fn catch<T>(body: impl Future<Output = T>) -> Result<T, Error> {
-    AssertUnwindSafe(body)
-        .catch_unwind()
-        .await
-        .map_err(|panic| Error::new(Kind::Panicked).caused_by(words(panic.as_ref())))
+///
+/// No `async fn`: that would keep room for the body twice.
+pub(crate) fn catch<T>(body: impl Future<Output = T>) -> impl Future<Output = Result<T, Error>> {
+    let caught = AssertUnwindSafe(body).catch_unwind();
+    caught.map(|ended| ended.map_err(|panic| Error::new(Kind::Panicked).caused_by(words(panic.as_ref()))))
 }
 
 /// What `panic!` was called with. The message and the place have gone to the panic hook already.

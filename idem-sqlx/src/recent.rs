@@ -33,7 +33,7 @@ impl Recent {
 }
 
 /// The first eight bytes of a digest.
-pub(crate) fn word(digest: &[u8; 32]) -> u64 {
+pub(crate) fn word(digest: &[u8]) -> u64 {
     let mut bytes = [0; 8];
     bytes.copy_from_slice(&digest[..8]);
     u64::from_be_bytes(bytes)

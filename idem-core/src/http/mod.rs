@@ -48,6 +48,7 @@
 
 pub(crate) mod extract;
 pub(crate) mod key;
+mod outlive;
 mod problem;
 mod reply;
 pub(crate) mod run;

@@ -9,6 +9,7 @@ use crate::disposition::Disposition;
 use crate::error::{Error, Kind};
 use crate::fingerprint::Fingerprint;
 use crate::http::extract::Call;
+use crate::http::outlive::Outlive;
 use crate::http::{Refusal, key, problem, reply};
 use crate::identity::{Identity, Key, Scope};
 use crate::policy::{InFlight, MissingKey, Policy};
@@ -52,7 +53,7 @@ type Body<C> = Box<dyn for<'c> FnOnce(&'c mut C) -> BoxFuture<'c, Response> + Se
 
 /// Runs an annotated handler: the whole of what the attribute generates a call to.
 ///
-/// The run has a task of its own, so it goes on when the client hangs up or a timeout drops this future (rule 12).
+/// The run goes on, in a task of its own, when the client hangs up or a timeout drops this future (rule 12).
 pub async fn serve<C: Context>(
     call: Call<C>,
     policy: &'static Policy,
@@ -61,15 +62,14 @@ pub async fn serve<C: Context>(
 ) -> Response {
     let body: Body<C> = Box::new(body);
     let counted = call.store.runs().enter();
-    let run = async move {
+    // Put together in its box: a future of this size is not moved about.
+    let run = Box::pin(run::catch(async move {
         let _counted = counted;
         answer(call, policy, asked, body).await
-    };
-    match tokio::spawn(run.in_current_span()).await {
-        Ok(response) => response,
-        // The handler's own panic is caught inside; what is left is our bug, or a runtime that shuts down.
-        Err(error) => problem::respond(&Error::new(Kind::OutcomeUnknown).caused_by(error)),
-    }
+    }));
+    // The handler's own panic is caught inside; one that arrives here is our bug.
+    let response = Outlive::new(run.in_current_span()).await;
+    response.unwrap_or_else(|panic| problem::respond(&Error::new(Kind::OutcomeUnknown).caused_by(panic)))
 }
 
 async fn answer<C: Context>(call: Call<C>, policy: &Policy, asked: Asked, body: Body<C>) -> Response {

@@ -28,11 +28,9 @@ pub(super) struct Locks {
 impl Locks {
     pub(super) fn of(request: &Request) -> Self {
         let identity = request.identity.digest();
-        let asked = |purpose: &[u8]| {
-            let digest = Sha256::new().chain_update(identity).chain_update(request.fingerprint.as_bytes());
-            word(&digest.chain_update(purpose).finalize().into()).cast_signed()
-        };
-        Self { asked: asked(b"asked"), identity: word(&identity).cast_signed(), running: asked(b"running") }
+        let asked = Sha256::new().chain_update(identity).chain_update(request.fingerprint.as_bytes()).finalize();
+        let word = |digest: &[u8]| word(digest).cast_signed();
+        Self { asked: word(&asked), identity: word(&identity), running: word(&asked[8..]) }
     }
 }
 
@@ -47,6 +45,18 @@ pub(super) enum Holder {
     Other,
     /// A claimant that may not have won. Look again.
     Claimant,
+}
+
+/// What is in the way of a claim.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) record: Option<Record>,
+    /// The database's time.
+    pub(super) now: Timestamp,
+    /// Who holds the request's locks where no record counts.
+    pub(super) holder: Holder,
+    /// Whether the transaction's first statement decided what it sees to its end: the stricter isolation levels.
+    pub(super) one_snapshot: bool,
 }
 
 /// The statements, in the one of two ways to send them that the application chose.
@@ -72,9 +82,9 @@ impl Records {
         let locks = Locks::of(request);
         let query = self.query(INSERT).bind(locks.asked).bind(locks.identity).bind(locks.running);
         let query = bind_identity(query, &request.identity)
-            .bind(request.fingerprint.as_bytes().to_vec())
+            .bind(request.fingerprint.as_bytes().as_slice())
             .bind(row::RUNNING)
-            .bind(claim.as_bytes().to_vec())
+            .bind(claim.as_bytes().as_slice())
             .bind(request.ttl.as_secs_f64());
         Ok(query.execute(connection).await?.rows_affected() == 1)
     }
@@ -90,11 +100,11 @@ impl Records {
         let locks = Locks::of(request);
         let query = self.query(REPLACE).bind(locks.asked).bind(locks.identity).bind(locks.running);
         let query = bind_identity(query, &request.identity)
-            .bind(request.fingerprint.as_bytes().to_vec())
+            .bind(request.fingerprint.as_bytes().as_slice())
             .bind(row::RUNNING)
-            .bind(claim.as_bytes().to_vec())
+            .bind(claim.as_bytes().as_slice())
             .bind(request.ttl.as_secs_f64())
-            .bind(expired.as_bytes().to_vec());
+            .bind(expired.as_bytes().as_slice());
         Ok(query.execute(connection).await?.rows_affected() == 1)
     }
 
@@ -108,12 +118,8 @@ impl Records {
         read(&query.fetch_one(connection).await.map_err(classify)?)
     }
 
-    /// The record of a request, the database's time, and who holds the request's locks where no record counts.
-    pub(super) async fn find_or_holder(
-        self,
-        connection: &mut PgConnection,
-        request: &Request,
-    ) -> Result<(Option<Record>, Timestamp, Holder), Error> {
+    /// What is in the way of a request's claim.
+    pub(super) async fn find_or_holder(self, connection: &mut PgConnection, request: &Request) -> Result<Found, Error> {
         let locks = Locks::of(request);
         let query = bind_identity(self.query(FIND_OR_HOLDER), &request.identity)
             .bind(locks.asked)
@@ -126,8 +132,9 @@ impl Records {
             Some(2) => Holder::Claimant,
             Some(_) => Holder::Same,
         };
+        let one_snapshot = row.try_get("one_snapshot").map_err(classify)?;
         let (record, now) = read(&row)?;
-        Ok((record, now, holder))
+        Ok(Found { record, now, holder, one_snapshot })
     }
 
     /// Completes the record that this transaction claimed. No row: this is not that transaction any more.
@@ -142,12 +149,12 @@ impl Records {
     ) -> sqlx::Result<bool> {
         let (state, format, status, headers, body) = row::written(outcome);
         let query = bind_identity(self.query(COMPLETE), identity)
-            .bind(claim.as_bytes().to_vec())
+            .bind(claim.as_bytes().as_slice())
             .bind(state)
             .bind(format)
             .bind(status)
-            .bind(headers.to_vec())
-            .bind(body.to_vec())
+            .bind(headers)
+            .bind(body)
             .bind(elapsed.as_secs_f64())
             .bind(late.as_secs_f64());
         Ok(query.execute(connection).await?.rows_affected() == 1)
@@ -160,7 +167,7 @@ impl Records {
         identity: &Identity,
         claim: Claim,
     ) -> sqlx::Result<bool> {
-        let query = bind_identity(self.query(HELD), identity).bind(claim.as_bytes().to_vec());
+        let query = bind_identity(self.query(HELD), identity).bind(claim.as_bytes().as_slice());
         Ok(query.fetch_optional(connection).await?.is_some())
     }
 
@@ -174,9 +181,9 @@ impl Records {
         // A record that is not there cannot be locked, but its place in the primary key can: the insert waits for
         // a transaction that has inserted it and not ended.
         let query = bind_identity(self.query(PROBE), &request.identity)
-            .bind(request.fingerprint.as_bytes().to_vec())
+            .bind(request.fingerprint.as_bytes().as_slice())
             .bind(row::RUNNING)
-            .bind(claim.as_bytes().to_vec());
+            .bind(claim.as_bytes().as_slice());
         if query.execute(&mut *connection).await.map_err(classify)?.rows_affected() == 1 {
             return Ok(None);
         }
@@ -187,7 +194,7 @@ impl Records {
 }
 
 fn bind_identity<'q>(query: Query<'q, Postgres, PgArguments>, identity: &Identity) -> Query<'q, Postgres, PgArguments> {
-    query.bind(identity.scope.as_str().to_owned()).bind(identity.operation.as_str()).bind(identity.key.hash().to_vec())
+    query.bind(identity.scope.as_str()).bind(identity.operation.as_str()).bind(identity.key.hash().as_slice())
 }
 
 fn read(row: &PgRow) -> Result<(Option<Record>, Timestamp), Error> {
@@ -258,7 +265,8 @@ SELECT record.fingerprint, record.state, record.claim, record.format, record.sta
             CASE WHEN pg_try_advisory_xact_lock_shared($5) THEN 0 ELSE 1 END
         ELSE
             CASE WHEN pg_try_advisory_xact_lock_shared($6) THEN 2 ELSE 3 END
-    END AS holder
+    END AS holder,
+    current_setting('transaction_isolation') IN ('repeatable read', 'serializable') AS one_snapshot
 FROM (VALUES (1)) AS one (row)
 LEFT JOIN idem_records AS record
     ON record.scope = $1

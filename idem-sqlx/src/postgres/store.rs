@@ -38,7 +38,8 @@ pub struct PgStore(Arc<Inner>);
 pub(super) struct Inner {
     pub(super) pool: PgPool,
     pub(super) records: Records,
-    pub(super) isolation: Isolation,
+    /// The statement that begins a handler's transaction.
+    pub(super) begin: &'static str,
     pub(super) commit_deadline: Duration,
     pub(super) recent: Recent,
     reply_limit: usize,
@@ -46,10 +47,9 @@ pub(super) struct Inner {
 }
 
 /// The isolation level of the transaction that a handler gets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Isolation {
-    /// What Postgres does unless told otherwise.
-    #[default]
+    /// One snapshot for each statement.
     ReadCommitted,
     /// One snapshot for the whole transaction.
     RepeatableRead,
@@ -80,7 +80,7 @@ impl PgStore {
         PgStoreBuilder {
             pool,
             reply_limit: 1024 * 1024,
-            isolation: Isolation::default(),
+            isolation: None,
             commit_deadline: Duration::from_secs(10),
             unnamed_statements: false,
         }
@@ -126,7 +126,7 @@ impl fmt::Debug for PgStore {
 pub struct PgStoreBuilder {
     pool: PgPool,
     reply_limit: usize,
-    isolation: Isolation,
+    isolation: Option<Isolation>,
     commit_deadline: Duration,
     unnamed_statements: bool,
 }
@@ -141,10 +141,10 @@ impl PgStoreBuilder {
         self
     }
 
-    /// The isolation level of the handler's transaction. Default: read committed.
+    /// The isolation level of the handler's transaction. Default: the database's own, `default_transaction_isolation`.
     #[must_use]
     pub fn isolation(mut self, isolation: Isolation) -> Self {
-        self.isolation = isolation;
+        self.isolation = Some(isolation);
         self
     }
 
@@ -172,7 +172,7 @@ impl PgStoreBuilder {
         PgStore(Arc::new(Inner {
             pool: self.pool,
             records: Records { unnamed: self.unnamed_statements },
-            isolation: self.isolation,
+            begin: self.isolation.map_or("BEGIN", Isolation::begin),
             commit_deadline: self.commit_deadline,
             recent: Recent::new(),
             reply_limit: self.reply_limit,

@@ -14,7 +14,7 @@ use tokio::runtime::Handle;
 use tokio::time::{sleep, timeout};
 
 use super::error::{is_aborted, is_serialization_failure};
-use super::records::{Holder, Records};
+use super::records::{Found, Holder, Records};
 use super::session::{CommitFailed, Session};
 use super::store::{Isolation, PgStore};
 use crate::error::classify;
@@ -112,8 +112,8 @@ impl Context for PgTx {
             }
             self.take_session().rollback().await;
             sleep(pause).await;
-            let (pool, isolation) = (self.store.pool().clone(), self.store.inner().isolation);
-            self.session = Some(Session::begin(&pool, isolation.begin()).await?);
+            let store = self.store.clone();
+            self.session = Some(Session::begin(store.pool(), store.inner().begin).await?);
         }
         Ok(Rejected::Refuse(Kind::KeyInFlight))
     }
@@ -150,7 +150,7 @@ impl Context for PgTx {
 impl PgTx {
     async fn open(store: &PgStore) -> Result<Self, Error> {
         let inner = store.inner();
-        let session = Session::begin(&inner.pool, inner.isolation.begin()).await?;
+        let session = Session::begin(&inner.pool, inner.begin).await?;
         Ok(Self { store: store.clone(), session: Some(session), run: None })
     }
 
@@ -162,7 +162,7 @@ impl PgTx {
         }
         // A pooler in transaction mode needs the transaction around it; elsewhere one statement is one.
         let (record, now) = if inner.records.unnamed {
-            let mut session = Session::begin(&inner.pool, inner.isolation.begin()).await?;
+            let mut session = Session::begin(&inner.pool, inner.begin).await?;
             inner.records.find(session.connection(), &request.identity).await?
         } else {
             let mut connection = inner.pool.acquire().await.map_err(classify)?;
@@ -177,25 +177,25 @@ impl PgTx {
 
     /// Claims the request in this transaction, or says why not.
     async fn claim(&mut self, request: &Request, claim: Claim) -> Result<Claimed, Error> {
-        let store = self.store.clone();
-        let (records, isolation) = (store.inner().records, store.inner().isolation);
+        let records = self.store.inner().records;
         match records.insert(self, request, claim).await {
             Ok(true) => return Ok(Claimed::Run),
-            Ok(false) if isolation == Isolation::ReadCommitted => {}
-            Err(error) if !is_serialization_failure(&error) => return Err(classify(error)),
-            // The snapshot of a stricter level was taken before the row that is in the way.
-            Ok(false) | Err(_) => self.session().restart().await.map_err(classify)?,
+            Ok(false) => {}
+            Err(error) if is_serialization_failure(&error) => self.session().restart().await.map_err(classify)?,
+            Err(error) => return Err(classify(error)),
         }
-        let (record, now, holder) = match records.find_or_holder(self, request).await {
+        let found = match self.look(request).await {
             Ok(found) => found,
             Err(error) if error.kind() == Kind::RetryLater => return Ok(Claimed::Again),
             Err(error) => return Err(error),
         };
-        match (decide(record.as_ref(), request, now), holder) {
+        match (decide(found.record.as_ref(), request, found.now), found.holder) {
             (Decision::Replay(reply), _) => Ok(Claimed::Replay(reply)),
             (Decision::Refuse(kind), _) => Ok(Claimed::Refuse(kind)),
             (Decision::Claim | Decision::Replace(_), Holder::Same) => Ok(Claimed::Refuse(Kind::KeyInFlight)),
-            (Decision::Claim | Decision::Replace(_), Holder::Other) => self.refuse_reuse(request).await,
+            (Decision::Claim | Decision::Replace(_), Holder::Other) => {
+                self.refuse_reuse(request, found.one_snapshot).await
+            }
             (Decision::Claim | Decision::Replace(_), Holder::Claimant) | (Decision::Claim, Holder::Nobody) => {
                 Ok(Claimed::Again)
             }
@@ -210,11 +210,23 @@ impl PgTx {
         }
     }
 
+    /// What is in the way of a claim.
+    async fn look(&mut self, request: &Request) -> Result<Found, Error> {
+        let records = self.store.inner().records;
+        let found = records.find_or_holder(self, request).await?;
+        if !found.one_snapshot {
+            return Ok(found);
+        }
+        // It was taken before the row that is in the way.
+        self.session().restart().await.map_err(classify)?;
+        records.find_or_holder(self, request).await
+    }
+
     /// Another request holds the key: it runs, or it is about to lose to a record that this snapshot is too old to
     /// show. In the second case the record decides.
-    async fn refuse_reuse(&mut self, request: &Request) -> Result<Claimed, Error> {
-        let (records, isolation) = (self.store.inner().records, self.store.inner().isolation);
-        if isolation != Isolation::ReadCommitted {
+    async fn refuse_reuse(&mut self, request: &Request, one_snapshot: bool) -> Result<Claimed, Error> {
+        let records = self.store.inner().records;
+        if one_snapshot {
             self.session().restart().await.map_err(classify)?;
         }
         let (record, now) = records.find(self, &request.identity).await?;

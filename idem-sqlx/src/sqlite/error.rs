@@ -4,6 +4,7 @@ use idem_core::Kind;
 use sqlx::error::DatabaseError;
 use sqlx::sqlite::SqliteError;
 
+const ERROR: i32 = 1;
 const BUSY: i32 = 5;
 const LOCKED: i32 = 6;
 const READONLY: i32 = 8;
@@ -32,6 +33,13 @@ pub(crate) fn code(error: &SqliteError) -> Option<i32> {
 /// has to be asked.
 pub(super) fn commit_was_refused(error: &sqlx::Error) -> bool {
     matches!(answer(error), Some(BUSY | LOCKED | CONSTRAINT))
+}
+
+/// The completion failed: was the savepoint in front of it gone?
+///
+/// SQLite has no code of its own for that, only the one for an SQL error, which a completion in order does not make.
+pub(super) fn has_no_savepoint(error: &sqlx::Error) -> bool {
+    answer(error) == Some(ERROR)
 }
 
 /// The database answered, and the answer was an error.

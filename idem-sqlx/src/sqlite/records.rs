@@ -23,9 +23,9 @@ impl Records {
         claim: Claim,
     ) -> sqlx::Result<bool> {
         let query = bind_identity(sqlx::query(INSERT), &request.identity)
-            .bind(request.fingerprint.as_bytes().to_vec())
+            .bind(request.fingerprint.as_bytes().as_slice())
             .bind(row::RUNNING)
-            .bind(claim.as_bytes().to_vec())
+            .bind(claim.as_bytes().as_slice())
             .bind(microseconds(request.ttl));
         Ok(query.execute(connection).await?.rows_affected() == 1)
     }
@@ -39,11 +39,11 @@ impl Records {
         expired: Claim,
     ) -> sqlx::Result<bool> {
         let query = bind_identity(sqlx::query(REPLACE), &request.identity)
-            .bind(request.fingerprint.as_bytes().to_vec())
+            .bind(request.fingerprint.as_bytes().as_slice())
             .bind(row::RUNNING)
-            .bind(claim.as_bytes().to_vec())
+            .bind(claim.as_bytes().as_slice())
             .bind(microseconds(request.ttl))
-            .bind(expired.as_bytes().to_vec());
+            .bind(expired.as_bytes().as_slice());
         Ok(query.execute(connection).await?.rows_affected() == 1)
     }
 
@@ -57,7 +57,8 @@ impl Records {
         row::read(Columns::from_row(&row).map_err(classify)?)
     }
 
-    /// Completes the record that this transaction claimed. No row: this is not that transaction any more.
+    /// Completes the record that this transaction claimed. No row, or an error about the savepoint
+    /// ([`has_no_savepoint`](super::error::has_no_savepoint)): this is not that transaction any more.
     pub(super) async fn complete(
         self,
         connection: &mut SqliteConnection,
@@ -69,15 +70,16 @@ impl Records {
     ) -> sqlx::Result<bool> {
         let (state, format, status, headers, body) = row::written(outcome);
         let query = bind_identity(sqlx::query(COMPLETE), identity)
-            .bind(claim.as_bytes().to_vec())
+            .bind(claim.as_bytes().as_slice())
             .bind(state)
             .bind(format)
             .bind(status)
-            .bind(headers.to_vec())
-            .bind(body.to_vec())
+            .bind(headers)
+            .bind(body)
             .bind(microseconds(elapsed))
             .bind(microseconds(late));
-        Ok(query.execute(connection).await?.rows_affected() == 1)
+        // Rows and not `rows_affected`, in which the handler's last statement would be counted again.
+        Ok(query.fetch_all(connection).await?.len() == 1)
     }
 }
 
@@ -85,7 +87,7 @@ fn bind_identity<'q>(
     query: Query<'q, Sqlite, SqliteArguments>,
     identity: &Identity,
 ) -> Query<'q, Sqlite, SqliteArguments> {
-    query.bind(identity.scope.as_str().to_owned()).bind(identity.operation.as_str()).bind(identity.key.hash().to_vec())
+    query.bind(identity.scope.as_str()).bind(identity.operation.as_str()).bind(identity.key.hash().as_slice())
 }
 
 /// As the table keeps times. A duration that does not fit is longer than SQLite's calendar.
@@ -133,9 +135,11 @@ LEFT JOIN idem_records AS record
     AND record.operation = $2
     AND record.key_hash = $3";
 
-/// Only in the transaction that claimed is there a record under its claim without a completion: the session has
-/// checked that it is that one.
+/// The savepoint is there only in the transaction that claimed. It is put back in the same go, so that a drop finds
+/// it.
 const COMPLETE: &str = "
+RELEASE idem_run;
+SAVEPOINT idem_run;
 UPDATE idem_records
 SET state = $5,
     format = $6,
@@ -148,4 +152,5 @@ WHERE scope = $1
     AND operation = $2
     AND key_hash = $3
     AND claim = $4
-    AND completed_at IS NULL";
+    AND completed_at IS NULL
+RETURNING 1";

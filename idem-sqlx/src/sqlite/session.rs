@@ -47,7 +47,11 @@ impl From<CommitFailed> for Error {
 
 impl Session {
     pub(super) async fn begin(pool: &SqlitePool) -> Result<Self, Error> {
-        let mut session = Self(Some(pool.acquire().await.map_err(classify)?));
+        Self::begin_on(pool.acquire().await.map_err(classify)?).await
+    }
+
+    pub(super) async fn begin_on(connection: PoolConnection<Sqlite>) -> Result<Self, Error> {
+        let mut session = Self(Some(connection));
         Manager::begin(session.connection(), Some(BEGIN.into_sql_str())).await.map_err(classify)?;
         Ok(session)
     }

@@ -13,7 +13,7 @@ use sqlx::{Either, Execute, Executor, SqlStr, Sqlite};
 use tokio::runtime::Handle;
 use tokio::time::sleep;
 
-use super::error::is_answer;
+use super::error::{has_no_savepoint, is_answer};
 use super::running::Entry;
 use super::session::{CommitFailed, Session};
 use super::store::SqliteStore;
@@ -73,14 +73,17 @@ impl Context for SqliteTx {
         if let Some(kind) = store.inner().running.find(request) {
             return Ok(Begun::Refuse(kind));
         }
-        if let Some(begun) = Self::look_up(store, request).await? {
+        // A handler may hold the write lock for long, and nobody has to wait for it to read what is finished.
+        let mut connection = store.inner().pool.acquire().await.map_err(classify)?;
+        if let Some(begun) = Self::look_up(store, &mut connection, request).await? {
             return Ok(begun);
         }
         let entry = match store.inner().running.enter(request) {
             Ok(entry) => entry,
             Err(kind) => return Ok(Begun::Refuse(kind)),
         };
-        let mut tx = Self::open(store).await?;
+        let session = Session::begin_on(connection).await?;
+        let mut tx = Self { store: store.clone(), session: Some(session), run: None };
         let claim = Claim::random()?;
         match tx.claim(request, claim).await? {
             Claimed::Run => {
@@ -123,7 +126,8 @@ impl Context for SqliteTx {
     }
 
     async fn begin_unrecorded(store: &SqliteStore) -> Result<Self, Error> {
-        Self::open(store).await
+        let session = Session::begin(&store.inner().pool).await?;
+        Ok(Self { store: store.clone(), session: Some(session), run: None })
     }
 
     async fn finish_unrecorded(mut self, keep: bool) -> Result<(), Error> {
@@ -141,16 +145,13 @@ impl Context for SqliteTx {
 }
 
 impl SqliteTx {
-    async fn open(store: &SqliteStore) -> Result<Self, Error> {
-        let session = Session::begin(&store.inner().pool).await?;
-        Ok(Self { store: store.clone(), session: Some(session), run: None })
-    }
-
     /// Answers a request whose run has ended without the write lock.
-    async fn look_up(store: &SqliteStore, request: &Request) -> Result<Option<Begun<Self>>, Error> {
-        let inner = store.inner();
-        let mut connection = inner.pool.acquire().await.map_err(classify)?;
-        let (record, now) = inner.records.find(&mut connection, &request.identity).await?;
+    async fn look_up(
+        store: &SqliteStore,
+        connection: &mut SqliteConnection,
+        request: &Request,
+    ) -> Result<Option<Begun<Self>>, Error> {
+        let (record, now) = store.inner().records.find(connection, &request.identity).await?;
         Ok(match decide(record.as_ref(), request, now) {
             Decision::Replay(reply) => Some(Begun::Replay(reply)),
             Decision::Refuse(kind) => Some(Begun::Refuse(kind)),
@@ -185,14 +186,10 @@ impl SqliteTx {
         let (identity, claim, elapsed) = (run.request.identity.clone(), run.claim, run.began.elapsed());
         // The record expires `ttl` after its claim unless the run took a noticeable part of that.
         let late = if elapsed > run.request.ttl / 100 { elapsed } else { Duration::ZERO };
-        let written = match self.session().check().await {
-            Ok(()) => records.complete(self, &identity, claim, outcome, elapsed, late).await,
-            Err(error) if is_answer(&error) => Ok(false),
-            Err(error) => Err(error),
-        };
-        match written {
+        match records.complete(self, &identity, claim, outcome, elapsed, late).await {
             Ok(true) => Ok(()),
             Ok(false) => Err(self.ended().await),
+            Err(error) if has_no_savepoint(&error) => Err(self.ended().await),
             Err(error) => {
                 let run = self.take_run();
                 self.take_session().rollback().await;

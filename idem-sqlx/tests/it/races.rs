@@ -4,6 +4,7 @@ use futures_util::future::join_all;
 use idem_sqlx::{Isolation, PgStore};
 use sqlx::postgres::PgPoolOptions;
 
+use crate::app;
 use crate::client::{Answer, Call, eventually};
 use crate::support::{Database, Postgres};
 
@@ -138,6 +139,14 @@ async fn r10_postgres_serializable() {
     let db = Postgres::create().await;
     let store = db.builder(8).await.isolation(Isolation::Serializable).build();
     one_runs_in_each_round(&db, store).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r10_postgres_where_serializable_is_the_default() {
+    let db = Postgres::create().await;
+    let options = db.options().options([("default_transaction_isolation", "serializable")]);
+    let pool = PgPoolOptions::new().max_connections(8).connect_with(options).await.expect("a pool");
+    one_runs_in_each_round(&db, PgStore::builder(pool).reply_limit(app::REPLY_LIMIT).build()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
