@@ -4,6 +4,8 @@
 //! they are written (`1.0` is not `1`: what a number means depends on who reads it). White space counts nowhere.
 //! Text that is no JSON, holds one object key twice or nests deeper than [`MAX_DEPTH`] has no canonical form.
 
+use std::borrow::Cow;
+
 use sha2::{Digest, Sha256};
 
 /// Deeper values are not compared by meaning: the reader recurses, and a request must not exhaust its stack.
@@ -27,10 +29,10 @@ enum Value<'t> {
     /// `null`, `true`, `false` and numbers: the text is the value.
     Literal(&'t str),
     /// The string with its escapes resolved, as UTF-16 would order nothing here: kept as bytes.
-    String(Vec<u8>),
+    String(Cow<'t, [u8]>),
     Array(Vec<Value<'t>>),
     /// Sorted by key, no key twice.
-    Object(Vec<(Vec<u8>, Value<'t>)>),
+    Object(Vec<(Cow<'t, [u8]>, Value<'t>)>),
 }
 
 impl Value<'_> {
@@ -123,21 +125,27 @@ impl<'t> Reader<'t> {
         Some(Value::Array(values))
     }
 
-    fn string(&mut self) -> Option<Vec<u8>> {
+    fn string(&mut self) -> Option<Cow<'t, [u8]>> {
         self.expect(b'"')?;
-        let mut bytes = Vec::new();
+        let mut bytes = Cow::Borrowed(self.plain()?);
         loop {
-            let start = self.at;
-            while !matches!(self.peek()?, b'"' | b'\\' | 0..=0x1f) {
-                self.at += 1;
-            }
-            bytes.extend_from_slice(&self.text.as_bytes()[start..self.at]);
             match self.next()? {
                 b'"' => return Some(bytes),
-                b'\\' => self.escape(&mut bytes)?,
+                b'\\' => self.escape(bytes.to_mut())?,
                 _ => return None,
             }
+            let plain = self.plain()?;
+            bytes.to_mut().extend_from_slice(plain);
         }
+    }
+
+    /// The bytes up to the next one that is no plain part of a string.
+    fn plain(&mut self) -> Option<&'t [u8]> {
+        let start = self.at;
+        while !matches!(self.peek()?, b'"' | b'\\' | 0..=0x1f) {
+            self.at += 1;
+        }
+        Some(&self.text.as_bytes()[start..self.at])
     }
 
     fn escape(&mut self, bytes: &mut Vec<u8>) -> Option<()> {

@@ -90,7 +90,7 @@ async fn decide_and_run<C: Context>(
 ) -> Result<Response, Error> {
     // Rule 9: what changes nothing needs no record.
     if matches!(call.method, Method::GET | Method::HEAD | Method::OPTIONS) {
-        return run_unrecorded(&call.store, body).await;
+        return Box::pin(run_unrecorded(&call.store, body)).await;
     }
     let key = match asked.key {
         AskedKey::Header(name) => key::from_headers(&call.headers, &HeaderName::from_static(name))?,
@@ -99,7 +99,7 @@ async fn decide_and_run<C: Context>(
     let Some(key) = key else {
         return match policy.missing_key {
             MissingKey::Reject => Err(Error::new(Kind::KeyMissing)),
-            MissingKey::Run => run_unrecorded(&call.store, body).await,
+            MissingKey::Run => Box::pin(run_unrecorded(&call.store, body)).await,
         };
     };
     let request = Request {
@@ -144,7 +144,8 @@ async fn run_recorded<C: Context>(mut context: C, store: &C::Store, body: Body<C
         context.complete(&outcome).await?;
         return Ok(response);
     }
-    match context.reject(&outcome).await? {
+    // In a box: every run's future would have room for it.
+    match Box::pin(context.reject(&outcome)).await? {
         Rejected::Stored => Ok(response),
         Rejected::Replay(stored) => reply::replay(stored),
         Rejected::Refuse(kind) => Err(Error::new(kind)),

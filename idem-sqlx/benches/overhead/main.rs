@@ -29,8 +29,8 @@ async fn main() {
     let wanted = arguments.into_iter().find(|argument| !argument.starts_with('-'));
     let wanted = wanted.unwrap_or_default().to_lowercase();
     let effort = Effort {
-        rounds: variable("IDEM_BENCH_ROUNDS").unwrap_or(5),
-        slice: Duration::from_secs_f64(variable("IDEM_BENCH_SECONDS").unwrap_or(1.5)),
+        rounds: variable("IDEM_BENCH_ROUNDS").unwrap_or(21),
+        slice: Duration::from_secs_f64(variable("IDEM_BENCH_SECONDS").unwrap_or(0.5)),
     };
 
     let mut measured = Vec::new();
@@ -52,7 +52,7 @@ async fn main() {
     for baseline in ["bound", "by hand"] {
         println!("{}", table::attribute_against(&measured, baseline));
     }
-    println!("{effort}. The spread is that of the rounds.\n");
+    println!("{effort}. A cell is the median of the rounds, and the middle half of them.\n");
     for fact in facts {
         println!("- {fact}");
     }

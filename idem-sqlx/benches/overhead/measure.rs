@@ -55,12 +55,12 @@ pub(crate) struct Measured {
     pub(crate) variants: Vec<(&'static str, Vec<f64>)>,
 }
 
-/// Median, least and most.
+/// The median and the quartiles.
 #[derive(Clone, Copy)]
 pub(crate) struct Spread {
     pub(crate) median: f64,
-    pub(crate) least: f64,
-    pub(crate) most: f64,
+    pub(crate) lower: f64,
+    pub(crate) upper: f64,
 }
 
 impl Measured {
@@ -78,12 +78,8 @@ impl Measured {
 
 pub(crate) fn spread(mut numbers: Vec<f64>) -> Spread {
     numbers.sort_by(f64::total_cmp);
-    let (middle, last) = (numbers.len() / 2, numbers.len() - 1);
-    let median = match numbers.len() % 2 {
-        1 => numbers[middle],
-        _ => f64::midpoint(numbers[middle - 1], numbers[middle]),
-    };
-    Spread { median, least: numbers[0], most: numbers[last] }
+    let at = |share: f64| numbers[((numbers.len() - 1) as f64 * share).round() as usize];
+    Spread { median: at(0.5), lower: at(0.25), upper: at(0.75) }
 }
 
 pub(crate) async fn measure(database: &impl Database, setting: String, clients: u64, effort: Effort) -> Measured {

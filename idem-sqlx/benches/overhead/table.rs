@@ -37,6 +37,6 @@ fn row(name: &str, ratios: impl Iterator<Item = Option<Spread>>) -> String {
 }
 
 fn cell(spread: Spread) -> String {
-    let Spread { median, least, most } = spread;
-    format!("{median:.2} ({least:.2}–{most:.2})")
+    let Spread { median, lower, upper } = spread;
+    format!("{median:.2} ({lower:.2}–{upper:.2})")
 }

@@ -179,11 +179,20 @@ impl PgTx {
     async fn claim(&mut self, request: &Request, claim: Claim) -> Result<Claimed, Error> {
         let records = self.store.inner().records;
         match records.insert(self, request, claim).await {
-            Ok(true) => return Ok(Claimed::Run),
-            Ok(false) => {}
-            Err(error) if is_serialization_failure(&error) => self.session().restart().await.map_err(classify)?,
-            Err(error) => return Err(classify(error)),
+            Ok(true) => Ok(Claimed::Run),
+            // In a box, like every other way that a run seldom takes: its future makes no room for them.
+            Ok(false) => Box::pin(self.contest(request, claim)).await,
+            Err(error) if is_serialization_failure(&error) => {
+                self.session().restart().await.map_err(classify)?;
+                Box::pin(self.contest(request, claim)).await
+            }
+            Err(error) => Err(classify(error)),
         }
+    }
+
+    /// Says why the request could not be claimed, or claims it in place of an expired record.
+    async fn contest(&mut self, request: &Request, claim: Claim) -> Result<Claimed, Error> {
+        let records = self.store.inner().records;
         let found = match self.look(request).await {
             Ok(found) => found,
             Err(error) if error.kind() == Kind::RetryLater => return Ok(Claimed::Again),
@@ -240,11 +249,12 @@ impl PgTx {
     /// Writes the completion: the last statement before COMMIT, so what had failed before fails here (rule 16).
     async fn write_outcome(&mut self, outcome: &Outcome) -> Result<(), Error> {
         let records = self.store.inner().records;
-        let run = self.run.as_ref().expect("a recorded run");
-        let (identity, claim, elapsed) = (run.request.identity.clone(), run.claim, run.began.elapsed());
+        let Self { session: Some(session), run: Some(run), .. } = self else { unreachable!("a recorded run") };
+        let elapsed = run.began.elapsed();
         // The record expires `ttl` after its claim unless the run took a noticeable part of that.
         let late = if elapsed > run.request.ttl / 100 { elapsed } else { Duration::ZERO };
-        match records.complete(self, &identity, claim, outcome, elapsed, late).await {
+        let identity = &run.request.identity;
+        match records.complete(session.connection(), identity, run.claim, outcome, elapsed, late).await {
             Ok(true) => Ok(()),
             Ok(false) => Err(self.ended().await),
             Err(error) => {
@@ -264,7 +274,7 @@ impl PgTx {
             Ok(()) => {}
             Err(CommitFailed::Unknown(error)) => {
                 tracing::warn!(target: "idem", %error, "COMMIT did not answer; looking up what became of it");
-                find_out(&self.store, &run).await.map_err(|kind| Error::new(kind).caused_by(error))?;
+                Box::pin(find_out(&self.store, &run)).await.map_err(|kind| Error::new(kind).caused_by(error))?;
             }
             Err(refused) => return Err(refused.into()),
         }

@@ -182,11 +182,12 @@ impl SqliteTx {
     /// Writes the completion: the last statement before COMMIT, so that an ended transaction is found out (rule 16).
     async fn write_outcome(&mut self, outcome: &Outcome) -> Result<(), Error> {
         let records = self.store.inner().records;
-        let run = self.run.as_ref().expect("a recorded run");
-        let (identity, claim, elapsed) = (run.request.identity.clone(), run.claim, run.began.elapsed());
+        let Self { session: Some(session), run: Some(run), .. } = self else { unreachable!("a recorded run") };
+        let elapsed = run.began.elapsed();
         // The record expires `ttl` after its claim unless the run took a noticeable part of that.
         let late = if elapsed > run.request.ttl / 100 { elapsed } else { Duration::ZERO };
-        match records.complete(self, &identity, claim, outcome, elapsed, late).await {
+        let identity = &run.request.identity;
+        match records.complete(session.connection(), identity, run.claim, outcome, elapsed, late).await {
             Ok(true) => Ok(()),
             Ok(false) => Err(self.ended().await),
             Err(error) if has_no_savepoint(&error) => Err(self.ended().await),
@@ -206,7 +207,7 @@ impl SqliteTx {
             Ok(()) => Ok(()),
             Err(CommitFailed::Unknown(error)) => {
                 tracing::warn!(target: "idem", %error, "COMMIT did not answer; looking up what became of it");
-                find_out(&self.store, &run).await.map_err(|kind| Error::new(kind).caused_by(error))
+                Box::pin(find_out(&self.store, &run)).await.map_err(|kind| Error::new(kind).caused_by(error))
             }
             Err(refused) => Err(refused.into()),
         }
