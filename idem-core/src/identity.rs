@@ -203,6 +203,27 @@ pub struct Identity {
 }
 
 impl Identity {
+    /// An identity of these parts.
+    ///
+    /// ```
+    /// use idem_core::Identity;
+    ///
+    /// let identity = Identity::new("inventory", "inventory.reserve", &"order-17")?;
+    /// assert_ne!(identity, Identity::new("inventory", "inventory.release", &"order-17")?);
+    /// # Ok::<(), idem_core::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Kind::KeyMissing`] where the key is blank or `None`, [`Kind::KeyInvalid`] and [`Kind::ScopeInvalid`] where one
+    /// cannot be stored.
+    ///
+    /// # Panics
+    /// Where the operation is empty or too long: see [`Operation::new`].
+    pub fn new(scope: impl ToScope, operation: &'static str, key: &(impl ToKey + ?Sized)) -> Result<Self, Error> {
+        let key = key.to_key()?.ok_or_else(|| Error::new(Kind::KeyMissing))?;
+        Ok(Self { scope: scope.to_scope()?, operation: Operation::new(operation), key })
+    }
+
     /// A digest of the three parts, each with its length: for locks and tables that want one value.
     #[must_use]
     pub fn digest(&self) -> [u8; 32] {

@@ -68,16 +68,20 @@
 //!   where the process dies there, or where the handler begins another transaction and fails in it.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod guard;
 #[cfg(feature = "axum")]
 #[cfg_attr(docsrs, doc(cfg(feature = "axum")))]
 pub mod http;
-#[cfg(feature = "axum")]
+pub mod message;
+mod origin;
+mod plain;
 mod run;
 mod runs;
 pub mod store;
 
 pub mod machine;
 mod record;
+mod value;
 
 mod disposition;
 mod policy;
@@ -95,9 +99,12 @@ pub mod __private;
 pub use disposition::Disposition;
 pub use error::{Error, Kind};
 pub use fingerprint::Fingerprint;
+pub use guard::{Guard, Start, Stored, begin};
 pub use idem_macros::idempotent;
 pub use identity::{Identity, Key, Operation, Scope, ToKey, ToScope};
+pub use origin::{Observed, observe};
 pub use policy::{InFlight, MissingKey, Policy};
 pub use record::{Claim, Format, Outcome, Record, Reply, Request, State, Timestamp};
 pub use runs::{Run, Runs};
 pub use store::{Begun, Context, Rejected, Store};
+pub use value::Value;

@@ -1,7 +1,9 @@
 //! What expansions of the attribute call. Not for people: it may change in any release.
 
 pub use crate::identity::{Operation, Scope};
+pub use crate::plain::{Answer, Entered, Errors, FinalErrors, Named, NoErrors, enter, settle};
 pub use crate::policy::{InFlight, MissingKey, Policy};
+pub use crate::store::Context;
 
 use crate::error::Error;
 use crate::fingerprint::Fingerprint;
@@ -27,4 +29,15 @@ pub fn key<T: ToKey + ?Sized>(value: &T) -> Result<Option<Key>, Error> {
 /// The value of `fingerprint = EXPR`.
 pub fn fingerprint<T: serde::Serialize + ?Sized>(value: &T) -> Result<Fingerprint, Error> {
     Fingerprint::of_value(value)
+}
+
+/// The value of `fingerprint = none`.
+#[must_use]
+pub fn no_fingerprint() -> Fingerprint {
+    Fingerprint::none()
+}
+
+/// An argument of a plain function, as a part of its fingerprint.
+pub fn argument<T: serde::Serialize + ?Sized>(value: &T) -> &T {
+    value
 }

@@ -66,6 +66,12 @@ pub struct Format(pub i16);
 impl Format {
     /// An HTTP response: status, length-prefixed headers, body.
     pub const HTTP: Self = Self(1);
+
+    /// The result of a plain function: its type's name in place of headers, its JSON in place of a body.
+    pub const VALUE: Self = Self(2);
+
+    /// The final error of a plain function, written like a result.
+    pub const ERROR: Self = Self(3);
 }
 
 /// What to store when a run is over.

@@ -15,9 +15,10 @@ use crate::parameters::{Parameter, parameters};
 
 pub(crate) use signature::self_types;
 
-/// An Axum handler without a mistake.
+/// A handler without a mistake.
 pub(crate) struct Handler {
     pub(crate) function: Function,
+    pub(crate) form: Form,
     pub(crate) parameters: Vec<Parameter>,
     pub(crate) context: Type,
     pub(crate) scope: Scope,
@@ -27,8 +28,26 @@ pub(crate) struct Handler {
     pub(crate) in_flight: InFlight,
     pub(crate) missing_key: MissingKey,
     pub(crate) operation: Option<LitStr>,
+    /// Which errors of a plain function are stored.
+    pub(crate) rejects: Option<Expr>,
     /// Where `idem_core` is to be found, if not at the root.
     pub(crate) krate: Option<Path>,
+}
+
+/// Who calls the handler.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// Axum, with what its extractors give.
+    Axum,
+    /// Anybody, with arguments: a plain function, which keeps its return type.
+    Plain,
+}
+
+impl Form {
+    /// A key that is neither in a header nor marked as Axum's is a plain function's.
+    pub(crate) fn of(args: &Args) -> Self {
+        if args.axum.is_none() && arguments::has_key_expression(args) { Self::Plain } else { Self::Axum }
+    }
 }
 
 /// An expression over the parameters, with the name of the argument that it is the value of.
@@ -52,7 +71,8 @@ pub(crate) enum Key {
 
 /// What must be equal on a retry.
 pub(crate) enum Fingerprint {
-    Request,
+    /// The whole request, or all arguments.
+    Default,
     None,
     Value(Asked),
 }
@@ -83,7 +103,7 @@ impl Handler {
         };
         let fingerprint = match &self.fingerprint {
             Fingerprint::Value(asked) => Some(asked),
-            Fingerprint::Request | Fingerprint::None => None,
+            Fingerprint::Default | Fingerprint::None => None,
         };
         [scope, key, fingerprint].into_iter().flatten().collect()
     }
@@ -93,21 +113,24 @@ impl Handler {
 ///
 /// Each part answers with something to go on with, be it right or wrong; the mistakes decide in the end.
 pub(crate) fn check(args: &Args, mut errors: Errors, function: &Function) -> Result<Handler, Error> {
+    let form = Form::of(args);
     let parameters = parameters(&function.signature);
-    let names = names::Names::of(&parameters);
+    let names = names::Names::of(&parameters, function.signature.receiver().is_some());
     let handler = Handler {
         function: function.clone(),
-        context: signature::check(function, &parameters, &mut errors),
+        form,
+        context: signature::check(function, form, &parameters, &mut errors),
         scope: arguments::scope(args, &names, &mut errors),
         ttl: arguments::ttl(args, &mut errors),
         key: arguments::key(args, &names, &mut errors),
         fingerprint: arguments::fingerprint(args, &names, &mut errors),
-        in_flight: arguments::in_flight(args, &mut errors),
-        missing_key: arguments::missing_key(args, &mut errors),
-        operation: arguments::operation(args, &mut errors),
+        in_flight: arguments::in_flight(args, form, &mut errors),
+        missing_key: arguments::missing_key(args, form, &mut errors),
+        operation: arguments::operation(args, &function.signature, &mut errors),
+        rejects: arguments::rejects(args, form, &mut errors),
         krate: arguments::krate(args, &mut errors),
         parameters,
     };
-    arguments::not_for_axum(args, &mut errors);
+    arguments::lease(args, &mut errors);
     errors.none_or(handler)
 }

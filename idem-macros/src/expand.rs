@@ -1,17 +1,27 @@
 //! From a checked handler to Rust.
 
+mod plain;
+
 use std::time::Duration;
 
 use proc_macro2::{Ident, Literal, Span, TokenStream, TokenTree};
 use quote::{ToTokens, format_ident, quote, quote_spanned};
 use syn::ext::IdentExt;
 use syn::spanned::Spanned;
-use syn::{Expr, ExprLit, ExprPath, ExprTuple, GenericParam, Lit, ReturnType};
+use syn::{Expr, ExprLit, ExprPath, ExprTuple, GenericParam, Lit, Pat, PatIdent, ReturnType};
 
-use crate::check::{Asked, Fingerprint, Handler, InFlight, Key, MissingKey, Scope};
+use crate::check::{Asked, Fingerprint, Form, Handler, InFlight, Key, MissingKey, Scope};
 use crate::item::Function;
 use crate::outside;
 use crate::parameters::{Parameter, Role};
+
+/// The handler as the rest of the program sees it.
+pub(crate) fn expand(handler: &Handler) -> TokenStream {
+    match handler.form {
+        Form::Axum => axum(handler),
+        Form::Plain => plain::expand(handler),
+    }
+}
 
 /// Puts the user's function, whole, into one that Axum can call.
 ///
@@ -35,7 +45,7 @@ use crate::parameters::{Parameter, Role};
 ///     .await
 /// }
 /// ```
-pub(crate) fn expand(handler: &Handler) -> TokenStream {
+fn axum(handler: &Handler) -> TokenStream {
     let Handler { function, parameters, context, .. } = handler;
     let Function { vis, signature, body, .. } = function;
     let (outside, inside) = outside::split_attrs(function);
@@ -119,14 +129,7 @@ fn duration(duration: Duration) -> TokenStream {
 /// What the expressions say about one request, with the parameters that they mention bound by reference.
 fn asked(handler: &Handler) -> TokenStream {
     let private = handler.private(Span::mixed_site());
-    let value = |asked: &Asked| {
-        // The argument's name is the function's, too, so that an error underlines it together with the value.
-        let span = at(&asked.name);
-        let private = handler.private(span);
-        let function = Ident::new(&asked.name.to_string(), span);
-        let value = borrowed(&asked.value, &handler.parameters);
-        quote_spanned!(span=> #private::#function(#value))
-    };
+    let value = |asked: &Asked| asked_value(handler, asked);
     let scope = match &handler.scope {
         Scope::Global => quote!(::core::result::Result::Ok(#private::Scope::global())),
         Scope::Value(asked) => value(asked),
@@ -139,7 +142,7 @@ fn asked(handler: &Handler) -> TokenStream {
         }
     };
     let fingerprint = match &handler.fingerprint {
-        Fingerprint::Request => quote!(Request),
+        Fingerprint::Default => quote!(Request),
         Fingerprint::None => quote!(None),
         Fingerprint::Value(asked) => {
             let value = value(asked);
@@ -157,6 +160,16 @@ fn asked(handler: &Handler) -> TokenStream {
     if bindings.is_empty() { asked } else { quote!({ #bindings #asked }) }
 }
 
+/// One expression, as the function of the library with its argument's name takes it.
+fn asked_value(handler: &Handler, asked: &Asked) -> TokenStream {
+    // The argument's name is the function's, too, so that an error underlines it together with the value.
+    let span = at(&asked.name);
+    let private = handler.private(span);
+    let function = Ident::new(&asked.name.to_string(), span);
+    let value = borrowed(&asked.value, &handler.parameters);
+    quote_spanned!(span=> #private::#function(#value))
+}
+
 /// `let PATTERN = &__idem_0;` for each parameter that an expression mentions.
 fn bindings(handler: &Handler) -> TokenStream {
     let expressions = handler.expressions();
@@ -169,6 +182,12 @@ fn bindings(handler: &Handler) -> TokenStream {
                 return None;
             }
             let pat = parameter.borrowing_pattern();
+            let name = match &parameter.pat {
+                Pat::Ident(PatIdent { ident, .. }) if handler.form == Form::Plain && plain::is_name(&parameter.pat) => {
+                    ident.clone()
+                }
+                _ => name,
+            };
             // A pattern may bind more than the expressions need.
             let allow = (mentioned < names.len() || parameter.binds_unknown_names())
                 .then(|| quote!(#[allow(unused_variables)]));

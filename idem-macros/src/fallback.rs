@@ -2,19 +2,22 @@
 
 use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, quote, quote_spanned};
-use syn::{FnArg, Safety, Signature, Token, Type};
+use syn::{FnArg, Safety, Signature, Token, Type, parse_quote};
 
-use crate::check::self_types;
+use crate::check::{Form, self_types};
 use crate::item::{Function, is_ours};
 use crate::outside;
-use crate::parameters::parameters;
+use crate::parameters::{Role, parameters, role};
 
 /// The handler without its context, so that routes which mention it still resolve and the mistake is the only error.
 ///
 /// The body is inside where it can be, so that its own mistakes are reported together with the attribute's.
-pub(crate) fn expand(function: &Function) -> TokenStream {
+pub(crate) fn expand(function: &Function, form: Form) -> TokenStream {
     let mut function = function.clone();
     function.attrs.retain(|attr| !is_ours(attr) && !outside::is_debug_handler(&attr.meta));
+    if form == Form::Plain {
+        return plain(function);
+    }
     if matches!(function.signature.inputs.first(), Some(FnArg::Receiver(_))) {
         // A method cannot stand inside another function, and a route cannot mention it.
         return function.into_token_stream();
@@ -35,6 +38,22 @@ pub(crate) fn expand(function: &Function) -> TokenStream {
     let whole = quote_spanned!(Span::mixed_site()=> #inside ::core::unreachable!());
     let whole = outside::block(whole, body);
     quote!(#(#outside)* #vis #head #whole)
+}
+
+/// The function for its callers: any store in the context's place, and no body that would want a context.
+fn plain(mut function: Function) -> TokenStream {
+    function.signature.asyncness.get_or_insert_with(|| Token![async](Span::mixed_site()));
+    for input in &mut function.signature.inputs {
+        if let FnArg::Typed(typed) = input
+            && !matches!(role(&typed.ty), Role::Extractor)
+        {
+            typed.ty = parse_quote!(&impl ::core::marker::Sized);
+        }
+    }
+    let whole = quote_spanned!(Span::mixed_site()=> ::core::unreachable!());
+    function.body = outside::block(whole, &function.body);
+    function.attrs.push(parse_quote!(#[allow(unused_variables, unused_mut)]));
+    function.into_token_stream()
 }
 
 /// What the attribute cannot take, rustc may not take either, and would say so again.

@@ -17,7 +17,7 @@ mod variants;
 use proc_macro2::TokenStream;
 
 use crate::args::Args;
-use crate::check::check;
+use crate::check::{Form, check};
 use crate::errors::Errors;
 use crate::variants::{Variant, variants};
 
@@ -118,11 +118,12 @@ fn expand(args: TokenStream, item: TokenStream) -> TokenStream {
     let expand = |variant: &Variant| {
         let mut errors = Errors::default();
         let args = Args::parse(args.clone(), &mut errors);
+        let form = Form::of(&args);
         match check(&args, errors, &variant.function) {
             Ok(handler) => variant.only_here([expand::expand(&handler)]),
             Err(error) => {
                 let errors = error.into_iter().map(syn::Error::into_compile_error);
-                variant.only_here(errors.chain([fallback::expand(&variant.function)]))
+                variant.only_here(errors.chain([fallback::expand(&variant.function, form)]))
             }
         }
     };

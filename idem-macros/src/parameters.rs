@@ -35,7 +35,8 @@ pub(crate) fn parameters(signature: &Signature) -> Vec<Parameter> {
         .collect()
 }
 
-fn role(ty: &Type) -> Role {
+/// What a parameter of this type is for.
+pub(crate) fn role(ty: &Type) -> Role {
     match plain(ty) {
         Type::Reference(reference) if reference.mutability.is_some() => Role::Context((*reference.elem).clone()),
         Type::Reference(reference) if is_named_as_context(&reference.elem) => Role::Misused((*reference.elem).clone()),

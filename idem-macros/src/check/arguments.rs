@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use proc_macro2::Span;
-use syn::{Expr, ExprCall, ExprLit, Lit, LitStr, Path};
+use syn::{Expr, ExprCall, ExprLit, FnArg, Lit, LitStr, Path, Signature};
 
 use super::names::Names;
-use super::{Asked, Fingerprint, InFlight, Key, MissingKey, Scope};
+use super::{Asked, Fingerprint, Form, InFlight, Key, MissingKey, Scope};
 use crate::args::{Arg, Args};
 use crate::duration::{self, Limits};
 use crate::errors::{Errors, any_of, text};
@@ -76,15 +76,13 @@ pub(super) fn key(args: &Args, names: &Names, errors: &mut Errors) -> Key {
         errors.at(text, format!("every request would have this key\nhelp: write `key = header(\"{header}\")`"));
         return default;
     }
-    if args.axum.is_none() {
-        errors.at(
-            &arg.name,
-            "a plain function, which is what `key = …` without `axum` stands for, is not available yet\n\
-             help: if this is an Axum handler, add `axum`",
-        );
-    }
     names.check(arg, errors);
     Key::Value(asked(arg))
+}
+
+/// Whether the key is an expression over the parameters.
+pub(super) fn has_key_expression(args: &Args) -> bool {
+    args.key.as_ref().is_some_and(|arg| call(&arg.value, "header").is_none() && string(&arg.value).is_none())
 }
 
 /// The header's name in lower case, as `HeaderName::from_static` takes it.
@@ -109,7 +107,7 @@ fn header(call: &ExprCall, errors: &mut Errors) -> Option<String> {
 
 pub(super) fn fingerprint(args: &Args, names: &Names, errors: &mut Errors) -> Fingerprint {
     let Some(arg) = &args.fingerprint else {
-        return Fingerprint::Request;
+        return Fingerprint::Default;
     };
     if word(&arg.value).is_some_and(|word| word == "none") {
         return Fingerprint::None;
@@ -125,7 +123,7 @@ pub(super) fn fingerprint(args: &Args, names: &Names, errors: &mut Errors) -> Fi
     Fingerprint::Value(asked(arg))
 }
 
-pub(super) fn in_flight(args: &Args, errors: &mut Errors) -> InFlight {
+pub(super) fn in_flight(args: &Args, form: Form, errors: &mut Errors) -> InFlight {
     let Some(arg) = &args.in_flight else {
         return InFlight::Conflict;
     };
@@ -136,6 +134,11 @@ pub(super) fn in_flight(args: &Args, errors: &mut Errors) -> InFlight {
     }
     match word(&arg.value).as_deref() {
         Some("conflict") => return InFlight::Conflict,
+        Some("accepted") if form == Form::Plain => errors.at(
+            &arg.value,
+            "`accepted` is an HTTP answer, and a plain function has none\n\
+             help: remove it: a duplicate gets an error of the kind `KeyInFlight`",
+        ),
         Some("accepted") => return InFlight::Accepted,
         Some("wait") => errors.at(&arg.value, "`wait` needs a duration\nhelp: write `in_flight = wait(\"5s\")`"),
         _ if call(&arg.value, "wait").is_some() => {
@@ -146,10 +149,18 @@ pub(super) fn in_flight(args: &Args, errors: &mut Errors) -> InFlight {
     InFlight::Conflict
 }
 
-pub(super) fn missing_key(args: &Args, errors: &mut Errors) -> MissingKey {
+pub(super) fn missing_key(args: &Args, form: Form, errors: &mut Errors) -> MissingKey {
     let Some(arg) = &args.missing_key else {
         return MissingKey::Reject;
     };
+    if form == Form::Plain {
+        errors.at(
+            &arg.name,
+            "`missing_key` is for requests, which may come without a key\n\
+             help: remove it: a plain function whose key is blank or `None` gives an error of the kind `KeyMissing`",
+        );
+        return MissingKey::Reject;
+    }
     match word(&arg.value).as_deref() {
         Some("reject") => return MissingKey::Reject,
         Some("run") => return MissingKey::Run,
@@ -158,9 +169,18 @@ pub(super) fn missing_key(args: &Args, errors: &mut Errors) -> MissingKey {
     MissingKey::Reject
 }
 
-pub(super) fn operation(args: &Args, errors: &mut Errors) -> Option<LitStr> {
+pub(super) fn operation(args: &Args, signature: &Signature, errors: &mut Errors) -> Option<LitStr> {
     const EXAMPLE: &str = "help: write a short name that stays: `operation = \"payments.create\"`";
-    let arg = args.operation.as_ref()?;
+    let Some(arg) = args.operation.as_ref() else {
+        let is_method = matches!(signature.inputs.first(), Some(FnArg::Receiver(_)));
+        if is_method && Form::of(args) == Form::Plain {
+            errors.at(
+                &signature.ident,
+                format!("a method needs a name of its own: two types may have one called this\n{EXAMPLE}"),
+            );
+        }
+        return None;
+    };
     let Some(name) = string(&arg.value) else {
         errors.at(&arg.value, format!("`operation` is a name in quotes\n{EXAMPLE}"));
         return None;
@@ -196,19 +216,24 @@ pub(super) fn krate(args: &Args, errors: &mut Errors) -> Option<Path> {
     None
 }
 
-/// What is known, but is not for an Axum handler in a transaction.
-pub(super) fn not_for_axum(args: &Args, errors: &mut Errors) {
+pub(super) fn rejects(args: &Args, form: Form, errors: &mut Errors) -> Option<Expr> {
+    let arg = args.rejects.as_ref()?;
+    if form == Form::Axum {
+        errors.at(
+            &arg.name,
+            "`rejects` is for plain functions, which have a `key = …` and no `axum`\n\
+             help: an Axum handler adds `Disposition::Reject` to its response",
+        );
+    }
+    Some(arg.value.clone())
+}
+
+/// Known, but not for one transaction.
+pub(super) fn lease(args: &Args, errors: &mut Errors) {
     if let Some(arg) = &args.lease {
         errors.at(
             &arg.name,
             "`lease` is for leased handlers, which are not available yet: one transaction holds no lease\nhelp: remove it",
-        );
-    }
-    if let Some(arg) = &args.rejects {
-        errors.at(
-            &arg.name,
-            "`rejects` is for plain functions, which are not available yet\n\
-             help: an Axum handler adds `Disposition::Reject` to its response",
         );
     }
 }

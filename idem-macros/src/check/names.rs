@@ -23,17 +23,14 @@ pub(super) struct Names {
 }
 
 impl Names {
-    pub(super) fn of(parameters: &[Parameter]) -> Self {
-        let names = |of_context| {
+    pub(super) fn of(parameters: &[Parameter], has_self: bool) -> Self {
+        let names = |of_context| -> Vec<String> {
             let wanted =
                 parameters.iter().filter(move |parameter| matches!(parameter.role, Role::Extractor) != of_context);
             wanted.flat_map(Parameter::names).map(|name| name.unraw().to_string()).collect()
         };
-        Self {
-            bound: names(false),
-            context: names(true),
-            all_known: !parameters.iter().any(Parameter::binds_unknown_names),
-        }
+        let bound = names(false).into_iter().chain(has_self.then(|| "self".to_owned())).collect();
+        Self { bound, context: names(true), all_known: !parameters.iter().any(Parameter::binds_unknown_names) }
     }
 
     /// Reports every name in the argument's value that can only be meant for a parameter and is none.

@@ -1,18 +1,22 @@
-//! Whether the function can be an Axum handler with a context.
+//! Whether the function can be a handler with a context.
 
 use quote::ToTokens;
 use syn::visit::{self, Visit};
-use syn::{FnArg, Ident, Path, Safety, Signature, Type, parse_quote};
+use syn::{FnArg, Ident, Path, ReceiverKind, Safety, Signature, Type, parse_quote};
 
+use super::Form;
 use crate::errors::{Errors, text};
 use crate::item::{Function, is_ours};
 use crate::parameters::{Parameter, Role, plain};
 
 /// Reports what no handler can have, and answers with the type of the context.
-pub(super) fn check(function: &Function, parameters: &[Parameter], errors: &mut Errors) -> Type {
+pub(super) fn check(function: &Function, form: Form, parameters: &[Parameter], errors: &mut Errors) -> Type {
     check_once(function, errors);
     check_qualifiers(&function.signature, errors);
-    check_self(&function.signature, errors);
+    match form {
+        Form::Axum => check_no_self(&function.signature, errors),
+        Form::Plain => check_receiver(&function.signature, errors),
+    }
     let context = context(&function.signature, parameters, errors);
     check_generic(&function.signature, &context, errors);
     context
@@ -47,7 +51,26 @@ fn check_qualifiers(signature: &Signature, errors: &mut Errors) {
     }
 }
 
-fn check_self(signature: &Signature, errors: &mut Errors) {
+/// A method shares what it is called on: with a call that waits, and with the retry.
+fn check_receiver(signature: &Signature, errors: &mut Errors) {
+    let Some(FnArg::Receiver(receiver)) = signature.inputs.first() else { return };
+    let mutability = match &receiver.kind {
+        ReceiverKind::Reference(_, _, mutability) => Some(mutability),
+        ReceiverKind::Typed(_, ty) => match plain(ty) {
+            Type::Reference(reference) => Some(&reference.mutability),
+            _ => None,
+        },
+        _ => None,
+    };
+    let why = match mutability {
+        Some(None) => return,
+        Some(Some(_)) => "a replay would not change it again, so it cannot be changed",
+        None => "a retry calls it again, so it cannot be used up",
+    };
+    errors.at(receiver, format!("{why}\nhelp: write `&self`"));
+}
+
+fn check_no_self(signature: &Signature, errors: &mut Errors) {
     if let Some(FnArg::Receiver(receiver)) = signature.inputs.first() {
         errors.at(
             receiver,

@@ -3,11 +3,12 @@
 use std::fmt;
 use std::sync::Arc;
 
-use idem_core::{Runs, Store};
+use idem_core::{Error, Request, Runs, Start, Store};
 use sqlx::SqlitePool;
 
 use super::records::Records;
 use super::running::Running;
+use super::tx::SqliteTx;
 
 /// Keeps records in an SQLite file, beside the application's own tables.
 ///
@@ -59,6 +60,46 @@ impl SqliteStore {
     #[must_use]
     pub fn pool(&self) -> &SqlitePool {
         &self.0.pool
+    }
+
+    /// Claims a request, or gives the result of the run that it repeats: what the attribute does for a plain function,
+    /// without the attribute.
+    ///
+    /// ```no_run
+    /// use std::time::Duration;
+    ///
+    /// use idem_core::{Error, Fingerprint, Identity, Request, Start, Stored};
+    /// use idem_sqlx::{SqliteStore, SqliteTx};
+    ///
+    /// async fn reserve(tx: &mut SqliteTx, order: &str) -> sqlx::Result<u32> {
+    ///     sqlx::query("UPDATE stock SET free = free - 1 WHERE item = $1").bind(order).execute(tx).await?;
+    ///     Ok(1)
+    /// }
+    ///
+    /// async fn on_order(store: &SqliteStore, order: &str) -> Result<u32, Error> {
+    ///     let request = Request {
+    ///         identity: Identity::new("inventory", "inventory.reserve", order)?,
+    ///         fingerprint: Fingerprint::of_value(order)?,
+    ///         ttl: Duration::from_secs(7 * 24 * 60 * 60),
+    ///     };
+    ///     match store.begin(&request).await? {
+    ///         Start::Run(mut run) => {
+    ///             let reserved = reserve(&mut run, order).await.map_err(idem_sqlx::classify)?;
+    ///             run.complete(&reserved).await?;
+    ///             Ok(reserved)
+    ///         }
+    ///         Start::Stored(Stored::Completed(value) | Stored::Rejected(value)) => value.read(),
+    ///     }
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// As for [`idem_core::begin`].
+    ///
+    /// # Cancel safety
+    /// Dropped, it has claimed nothing.
+    pub async fn begin(&self, request: &Request) -> Result<Start<SqliteTx>, Error> {
+        idem_core::begin(self, request).await
     }
 
     /// Waits until no run is going on: call it when the server has stopped to accept requests.

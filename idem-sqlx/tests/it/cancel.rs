@@ -32,7 +32,7 @@ impl<F: Future> Future for Polls<F> {
     }
 }
 
-async fn polled<F: Future>(future: F, polls: usize) -> Option<F::Output> {
+pub async fn polled<F: Future>(future: F, polls: usize) -> Option<F::Output> {
     Polls { future: Box::pin(future), left: polls }.await
 }
 

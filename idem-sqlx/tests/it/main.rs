@@ -16,6 +16,7 @@ mod disposition;
 mod in_flight;
 mod key;
 mod migrate;
+mod plain;
 mod races;
 mod reply;
 mod request;

@@ -13,13 +13,16 @@ use tokio::sync::OnceCell;
 
 use crate::app::{self, Gauge};
 
-/// Runs each test once on Postgres and once on SQLite. `D` is the database's type, `db` a fresh one.
+/// Runs each test once on Postgres and once on SQLite. `D` is the database's type, `db` a fresh one, `functions` the
+/// plain functions over it.
 macro_rules! both {
     ($(async fn $name:ident($db:ident) $body:block)*) => {
         mod postgres {
             use super::*;
             #[allow(dead_code)]
             type D = $crate::support::Postgres;
+            #[allow(unused_imports)]
+            use $crate::plain::postgres_functions as functions;
             $(
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $name() {
@@ -33,6 +36,8 @@ macro_rules! both {
             use super::*;
             #[allow(dead_code)]
             type D = $crate::support::Sqlite;
+            #[allow(unused_imports)]
+            use $crate::plain::sqlite_functions as functions;
             $(
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $name() {
@@ -47,6 +52,12 @@ macro_rules! both {
 /// A fresh database with the store's tables and one table for effects, and the application over it.
 pub trait Database: Sized {
     type Tx: Context;
+
+    /// How many transactions can write at once.
+    const WRITERS: usize;
+
+    /// How long a record lives from its claim, in whole hours.
+    const HOURS: &str;
 
     async fn create() -> Self;
 
@@ -157,6 +168,10 @@ impl Postgres {
 
 impl Database for Postgres {
     type Tx = idem_sqlx::PgTx;
+
+    const WRITERS: usize = usize::MAX;
+
+    const HOURS: &str = "round(extract(epoch FROM expires_at - created_at) / 3600)::bigint";
 
     async fn create() -> Self {
         let template = template().await;
@@ -276,6 +291,10 @@ impl Sqlite {
 
 impl Database for Sqlite {
     type Tx = idem_sqlx::SqliteTx;
+
+    const WRITERS: usize = 1;
+
+    const HOURS: &str = "(expires_at - created_at) / 3600000000";
 
     async fn create() -> Self {
         let folder = tempfile::tempdir().expect("a folder");

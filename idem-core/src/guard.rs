@@ -1,0 +1,177 @@
+//! A run by hand: what the attribute does for a plain function, for people who want no macro.
+
+use std::fmt;
+use std::future::Future;
+use std::ops::{Deref, DerefMut};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::error::{Error, Kind};
+use crate::policy::InFlight;
+use crate::record::{Format, Outcome, Reply, Request};
+use crate::run;
+use crate::runs::Run;
+use crate::store::{Begun, Context, Rejected, Store};
+use crate::value::{self, Value};
+
+/// What became of a request to run something once.
+#[derive(Debug)]
+pub enum Start<C: Context> {
+    /// It is claimed. Do the work with this, and say how it ended.
+    Run(Guard<C>),
+    /// It ran. This is its result.
+    Stored(Stored),
+}
+
+/// The result of an earlier run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stored {
+    /// It was completed.
+    Completed(Value),
+    /// It was rejected: nothing was written but this error.
+    Rejected(Value),
+}
+
+impl Stored {
+    fn of(reply: Reply) -> Result<Self, Error> {
+        match reply.format {
+            Format::VALUE => Ok(Self::Completed(Value::of(reply))),
+            Format::ERROR => Ok(Self::Rejected(Value::of(reply))),
+            _ => Err(Error::new(Kind::RecordUnreadable)),
+        }
+    }
+}
+
+/// Claims a request, or gives the result of the run that it repeats.
+///
+/// The stores have this as a method, with an example: `PgStore::begin`.
+///
+/// # Errors
+/// By [`Error::kind`]: [`Kind::KeyInFlight`] while the same request runs, [`Kind::KeyReused`] where the key belongs to
+/// another, [`Kind::ReplyTooLarge`] and [`Kind::RecordUnreadable`] where it ran and there is no result to give, and what
+/// the store says when it cannot be asked. In each case nothing is claimed.
+///
+/// # Cancel safety
+/// Dropped, it has claimed nothing.
+pub async fn begin<C: Context>(store: &C::Store, request: &Request) -> Result<Start<C>, Error> {
+    begin_within(store, request, InFlight::Conflict).await
+}
+
+pub(crate) async fn begin_within<C: Context>(
+    store: &C::Store,
+    request: &Request,
+    in_flight: InFlight,
+) -> Result<Start<C>, Error> {
+    let counted = store.runs().enter();
+    match run::claim::<C>(store, request, in_flight).await? {
+        Begun::Run(context) => Ok(Start::Run(Guard { context, limit: store.reply_limit(), _counted: counted })),
+        Begun::Replay(reply) => Stored::of(reply).map(Start::Stored),
+        Begun::Refuse(kind) => Err(Error::new(kind)),
+    }
+}
+
+/// A claimed request: the context to work with, and the three ways to end.
+///
+/// Use it like the context itself: with `PgStore`, `&mut *run` is an executor.
+///
+/// # Rules
+/// - [`complete`](Self::complete) keeps the writes and the result, as one.
+/// - [`reject`](Self::reject) undoes the writes and keeps the error.
+/// - [`release`](Self::release) undoes the writes and keeps nothing: the next attempt runs.
+///
+/// # Cancel safety
+/// Dropped, it releases.
+pub struct Guard<C: Context> {
+    context: C,
+    limit: usize,
+    _counted: Run,
+}
+
+impl<C: Context> Guard<C> {
+    /// Makes the writes and the result permanent, as one.
+    ///
+    /// A result over the store's limit leaves a tombstone: a retry gets [`Kind::ReplyTooLarge`] and does not run.
+    ///
+    /// # Errors
+    /// [`Kind::ReplyFailed`] where the result does not serialise, or cannot be read back; and what the store says.
+    /// Nothing was kept, unless the kind is [`Kind::OutcomeUnknown`] or [`Kind::TransactionEnded`].
+    pub fn complete<T: Serialize + DeserializeOwned>(
+        self,
+        result: &T,
+    ) -> impl Future<Output = Result<(), Error>> + use<C, T> {
+        // Before the first await, so that the future need not hold the result.
+        let outcome = value::outcome(Format::VALUE, result, self.limit);
+        async move {
+            match outcome {
+                Ok(outcome) => self.context.complete(&outcome).await,
+                Err(error) => {
+                    self.context.release().await?;
+                    Err(error)
+                }
+            }
+        }
+    }
+
+    /// Undoes the writes and makes the error permanent: every retry gets it.
+    ///
+    /// A store may let go of the key for a moment between the two. Where another run took it and has finished, that
+    /// one counts: its result is the answer.
+    ///
+    /// # Errors
+    /// As for [`complete`](Self::complete).
+    pub fn reject<E: Serialize + DeserializeOwned>(
+        self,
+        error: &E,
+    ) -> impl Future<Output = Result<Option<Stored>, Error>> + use<C, E> {
+        let outcome = value::outcome(Format::ERROR, error, self.limit);
+        self.reject_with(outcome)
+    }
+
+    pub(crate) async fn reject_with(self, outcome: Result<Outcome, Error>) -> Result<Option<Stored>, Error> {
+        let outcome = match outcome {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                self.context.release().await?;
+                return Err(error);
+            }
+        };
+        match self.context.reject(&outcome).await? {
+            Rejected::Stored => Ok(None),
+            Rejected::Replay(reply) => Stored::of(reply).map(Some),
+            Rejected::Refuse(kind) => Err(Error::new(kind)),
+        }
+    }
+
+    pub(crate) fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// Undoes the writes and frees the key.
+    ///
+    /// # Errors
+    /// [`Kind::TransactionEnded`] where the work ended the transaction itself: something may have been kept.
+    pub async fn release(self) -> Result<(), Error> {
+        self.context.release().await
+    }
+}
+
+impl<C: Context> Deref for Guard<C> {
+    type Target = C;
+
+    fn deref(&self) -> &C {
+        &self.context
+    }
+}
+
+impl<C: Context> DerefMut for Guard<C> {
+    fn deref_mut(&mut self) -> &mut C {
+        &mut self.context
+    }
+}
+
+impl<C: Context> fmt::Debug for Guard<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Guard").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,212 @@
+//! What a consumer does with a message, whatever the broker.
+//!
+//! ```
+//! use idem_core::message::Action;
+//! use idem_core::{Error, Kind};
+//!
+//! let stored: Result<(), Error> = Ok(());
+//! assert_eq!(Action::of(&stored), Action::Acknowledge);
+//!
+//! let elsewhere: Result<(), Error> = Err(Error::new(Kind::KeyInFlight));
+//! assert!(matches!(Action::of(&elsewhere), Action::Redeliver { .. }));
+//! ```
+//!
+//! A broker that delivers at least once delivers twice. An idempotent function makes the second delivery harmless;
+//! what is left to the consumer is to say to the broker what became of a message, and that only after the commit.
+//!
+//! # Rules
+//! - Done or replayed: acknowledge.
+//! - Running elsewhere, or the store cannot be reached: have it redelivered. It is not acknowledged, since whoever runs
+//!   it may fail.
+//! - Refused for good: dead-letter it, with the reason. To deliver it again would be refused again.
+//!
+//! # Limitations
+//! - How often a message is delivered before the broker gives it up is the broker's setting.
+
+use std::borrow::Cow;
+use std::panic::AssertUnwindSafe;
+use std::time::Duration;
+
+use futures_util::{FutureExt, StreamExt, stream};
+
+use crate::error::{Error, Kind};
+
+/// What a consumer does with a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use = "the broker waits to be told"]
+pub enum Action {
+    /// Say that it is done: its effect is committed, now or by an earlier delivery.
+    Acknowledge,
+    /// Do not say that it is done, so that it is delivered again, if the broker can wait: after this time.
+    Redeliver {
+        /// How long to wait, where the broker lets one say so.
+        after: Duration,
+    },
+    /// Put it aside for a person, with the reason, and say that it is done.
+    DeadLetter {
+        /// A stable code.
+        code: Cow<'static, str>,
+        /// What to tell the person.
+        reason: String,
+    },
+}
+
+impl Action {
+    /// How long a message waits whose failure does not say.
+    pub const PAUSE: Duration = Duration::from_secs(1);
+
+    /// What to do after a call.
+    pub fn of<T, E: Failure>(result: &Result<T, E>) -> Self {
+        match result {
+            Ok(_) => Self::Acknowledge,
+            Err(failure) => failure.action(),
+        }
+    }
+
+    /// Have it delivered again after [`PAUSE`](Self::PAUSE).
+    pub const fn redeliver() -> Self {
+        Self::Redeliver { after: Self::PAUSE }
+    }
+
+    /// Put it aside: `code` is stable, `reason` is for people.
+    pub fn dead_letter(code: impl Into<Cow<'static, str>>, reason: impl ToString) -> Self {
+        Self::DeadLetter { code: code.into(), reason: reason.to_string() }
+    }
+}
+
+/// An error that knows what becomes of the message that it is about.
+///
+/// ```
+/// use idem_core::message::{Action, Failure};
+///
+/// enum ReserveError {
+///     NoSuchItem,
+///     Store(idem_core::Error),
+/// }
+///
+/// impl Failure for ReserveError {
+///     fn action(&self) -> Action {
+///         match self {
+///             Self::NoSuchItem => Action::dead_letter("no_such_item", "the order names an item that is not there"),
+///             Self::Store(error) => error.action(),
+///         }
+///     }
+/// }
+/// ```
+pub trait Failure {
+    /// What to do with the message.
+    fn action(&self) -> Action;
+}
+
+impl Failure for Error {
+    fn action(&self) -> Action {
+        match self.kind() {
+            // It has run; only its result is too large to be told again.
+            Kind::ReplyTooLarge => Action::Acknowledge,
+            Kind::KeyInFlight
+            | Kind::RetryLater
+            | Kind::StoreUnavailable
+            | Kind::StoreFailed
+            | Kind::OutcomeUnknown
+            | Kind::Panicked
+            | Kind::BodyUnreadable => Action::Redeliver { after: self.retry_after().unwrap_or(Action::PAUSE) },
+            Kind::KeyMissing
+            | Kind::KeyInvalid
+            | Kind::KeyReused
+            | Kind::ScopeInvalid
+            | Kind::FingerprintFailed
+            | Kind::BodyTooLarge
+            | Kind::ReplyFailed
+            | Kind::RecordUnreadable
+            | Kind::TransactionEnded
+            | Kind::TransactionAborted => Action::dead_letter(self.code(), self),
+        }
+    }
+}
+
+/// Handles the messages of a batch, `at_once` at a time, and says for each what to do with it, in their order.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// use idem_core::message::{Action, each};
+///
+/// let actions = each(&["1", "two", "3"], 2, async |text: &&str| match text.parse::<u32>() {
+///     Ok(_) => Action::Acknowledge,
+///     Err(error) => Action::dead_letter("malformed", error),
+/// })
+/// .await;
+/// assert!(matches!(actions[1], Action::DeadLetter { .. }));
+/// assert_eq!(actions[2], Action::Acknowledge);
+/// # }
+/// ```
+///
+/// # Rules
+/// - One message does not fail the others. One whose handling panics is to be redelivered.
+/// - Messages that must be handled one after the other, as those of one Kafka partition, want `at_once` to be 1.
+///
+/// # Cancel safety
+/// Dropped, it says nothing about any message, so all are delivered again; those that were done are replayed.
+pub async fn each<M>(messages: &[M], at_once: usize, handle: impl AsyncFn(&M) -> Action) -> Vec<Action> {
+    let handled = messages.iter().map(async |message| {
+        let action = AssertUnwindSafe(handle(message)).catch_unwind().await;
+        action.unwrap_or_else(|_panic| Action::redeliver())
+    });
+    stream::iter(handled).buffered(at_once.max(1)).collect().await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    fn action(kind: Kind) -> Action {
+        Error::new(kind).action()
+    }
+
+    #[test]
+    fn what_may_still_happen_is_redelivered() {
+        for kind in [Kind::KeyInFlight, Kind::StoreUnavailable, Kind::RetryLater, Kind::OutcomeUnknown] {
+            assert!(matches!(action(kind), Action::Redeliver { .. }), "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn what_would_be_refused_again_is_put_aside_with_its_code() {
+        for kind in [Kind::KeyReused, Kind::KeyMissing, Kind::RecordUnreadable, Kind::TransactionEnded] {
+            let Action::DeadLetter { code, reason } = action(kind) else { panic!("{kind:?}") };
+            assert_eq!(code, kind.code());
+            assert!(!reason.is_empty());
+        }
+    }
+
+    #[test]
+    fn what_has_run_is_acknowledged() {
+        assert_eq!(action(Kind::ReplyTooLarge), Action::Acknowledge);
+        assert_eq!(Action::of(&Ok::<_, Error>(())), Action::Acknowledge);
+    }
+
+    #[tokio::test]
+    async fn one_message_of_a_batch_fails_alone_and_the_order_stays() {
+        let (now, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let handle = async |message: &u32| {
+            most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            tokio::task::yield_now().await;
+            now.fetch_sub(1, Ordering::SeqCst);
+            match message {
+                2 => panic!("message 2"),
+                3 => Action::dead_letter("three", "is not for us"),
+                _ => Action::Acknowledge,
+            }
+        };
+        let actions = each(&[1, 2, 3, 4], 2, handle).await;
+        let expected = [
+            Action::Acknowledge,
+            Action::redeliver(),
+            Action::dead_letter("three", "is not for us"),
+            Action::Acknowledge,
+        ];
+        assert_eq!(actions, expected);
+        assert_eq!(most.load(Ordering::SeqCst), 2);
+    }
+}

@@ -1,0 +1,195 @@
+//! A plain function: its context's place takes the store, all else stays.
+
+use proc_macro2::{Ident, Span, TokenStream};
+use quote::{ToTokens, quote, quote_spanned};
+use syn::spanned::Spanned;
+use syn::{FnArg, Pat, PatIdent, ReturnType, Signature, Type};
+
+use super::{Fingerprint, Handler, asked_value, at, bindings, policy};
+use crate::check::{Key, Scope};
+use crate::item::Function;
+use crate::outside;
+use crate::parameters::{Parameter, Role, plain};
+
+/// Puts the user's body into a closure that is called where the call is claimed.
+///
+/// Input:
+///
+/// ```text
+/// async fn on_shipped(tx: &mut PgTx, event: &Shipped) -> Result<Stock, StockError> { … }
+/// ```
+///
+/// Output:
+///
+/// ```text
+/// async fn on_shipped(tx: &<PgTx as Context>::Store, event: &Shipped) -> Result<Stock, StockError> {
+///     static __IDEM_POLICY: Policy = …;
+///     let __idem_named = Named { … };
+///     match enter(tx, &__IDEM_POLICY, __idem_named, NoErrors).await {
+///         Entered::Over(__idem_result) => __idem_result,
+///         Entered::Run(mut __idem_run) => {
+///             let __idem_body = async move |tx: &mut PgTx| -> Result<Stock, StockError> { … };
+///             let __idem_result = __idem_body(&mut *__idem_run).await;
+///             settle(__idem_run, __idem_result, NoErrors).await
+///         }
+///     }
+/// }
+/// ```
+///
+/// A closure and not a function inside, as it is for Axum: a method's body says `self`.
+pub(super) fn expand(handler: &Handler) -> TokenStream {
+    let Handler { function, context, .. } = handler;
+    let Function { attrs, vis, signature, body } = function;
+    let private = handler.private(Span::mixed_site());
+    let store = store(handler);
+    let inputs = inputs(handler);
+    let head = head(signature, &inputs);
+
+    let output = match &signature.output {
+        ReturnType::Type(_, ty) => ty.to_token_stream(),
+        ReturnType::Default => quote!(()),
+    };
+    // What rustc requires of the return type is said there.
+    let place = outside::output_place(signature);
+    let of_output = handler.private(Span::mixed_site().located_at(place));
+    let enter = quote_spanned!(Span::mixed_site().located_at(place)=> #of_output::enter::<#context, #output, _>);
+    let settle = quote_spanned!(Span::mixed_site().located_at(place)=> #of_output::settle);
+
+    let policy = policy(handler);
+    let named = named(handler);
+    let errors = errors(handler);
+    let lent = lent(handler);
+    let moved = moved(handler);
+    let body = if moved.is_empty() { body.to_token_stream() } else { quote!({ #moved #body }) };
+
+    let whole = quote_spanned! {Span::mixed_site()=>
+        static __IDEM_POLICY: #private::Policy = #policy;
+        let __idem_named = #named;
+        match #enter(#store, &__IDEM_POLICY, __idem_named, #errors).await {
+            #private::Entered::Over(__idem_result) => __idem_result,
+            #private::Entered::Run(mut __idem_run) => {
+                let __idem_body = async move |#lent| -> #output #body;
+                let __idem_result = __idem_body(&mut *__idem_run).await;
+                #settle(__idem_run, __idem_result, #errors).await
+            }
+        }
+    };
+    let whole = outside::block(whole, &function.body);
+    quote!(#(#attrs)* #vis #head #whole)
+}
+
+/// The signature with other inputs.
+fn head(signature: &Signature, inputs: &TokenStream) -> TokenStream {
+    let Signature { asyncness, fn_token, ident, generics, paren_token, output, .. } = signature;
+    let (impl_generics, _, where_clause) = generics.split_for_impl();
+    let mut tokens = quote!(#asyncness #fn_token #ident #impl_generics);
+    paren_token.surround(&mut tokens, |tokens| inputs.to_tokens(tokens));
+    tokens.extend(quote!(#output #where_clause));
+    tokens
+}
+
+/// The parameters as callers see them. Names stay, for other attributes to name; a pattern goes to the body.
+fn inputs(handler: &Handler) -> TokenStream {
+    let receiver = handler.function.signature.inputs.iter().filter_map(|input| match input {
+        FnArg::Receiver(receiver) => Some(receiver.to_token_stream()),
+        FnArg::Typed(_) => None,
+    });
+    let mut named = outside::named(&handler.parameters);
+    let typed = handler.parameters.iter().map(|parameter| match &parameter.role {
+        Role::Extractor => {
+            let name = named.next().map(|(name, _)| name);
+            let (pat, ty) = (&parameter.pat, &parameter.ty);
+            if is_name(pat) { quote!(#pat: #ty) } else { quote!(#name: #ty) }
+        }
+        Role::Context(context) | Role::Misused(context) => {
+            let (store, private) = (store(handler), handler.private(at(context)));
+            quote_spanned!(at(context)=> #store: &<#context as #private::Context>::Store)
+        }
+    });
+    let inputs = receiver.chain(typed);
+    quote!(#(#inputs),*)
+}
+
+/// The store's name: the context's own, where it has one.
+fn store(handler: &Handler) -> TokenStream {
+    let context = handler.parameters.iter().find(|parameter| !matches!(parameter.role, Role::Extractor));
+    match context.map(|context| &context.pat) {
+        Some(Pat::Ident(PatIdent { ident, .. })) => ident.to_token_stream(),
+        _ => Ident::new("__idem_store", Span::mixed_site()).into_token_stream(),
+    }
+}
+
+/// The context as the body gets it, for as long as it runs.
+fn lent(handler: &Handler) -> TokenStream {
+    let context = handler.parameters.iter().find(|parameter| matches!(parameter.role, Role::Context(_)));
+    let Some(Parameter { pat, ty, .. }) = context else { return TokenStream::new() };
+    let mut ty = plain(ty).clone();
+    if let Type::Reference(reference) = &mut ty {
+        reference.lifetime = None;
+    }
+    quote!(#pat: #ty)
+}
+
+/// `let PATTERN = __idem_0;` for each parameter whose pattern stays with the body.
+fn moved(handler: &Handler) -> TokenStream {
+    let patterns = outside::named(&handler.parameters).filter(|(_, parameter)| !is_name(&parameter.pat));
+    patterns.map(|(name, Parameter { pat, .. })| quote_spanned!(Span::mixed_site()=> let #pat = #name;)).collect()
+}
+
+/// Whether the parameter can keep its name for callers.
+pub(super) fn is_name(pat: &Pat) -> bool {
+    matches!(pat, Pat::Ident(PatIdent { by_ref: None, subpat: None, .. }))
+}
+
+fn errors(handler: &Handler) -> TokenStream {
+    match &handler.rejects {
+        Some(rejects) => {
+            let private = handler.private(at(rejects));
+            quote_spanned!(at(rejects)=> #private::FinalErrors(#rejects))
+        }
+        None => {
+            let private = handler.private(Span::mixed_site());
+            quote_spanned!(Span::mixed_site()=> #private::NoErrors)
+        }
+    }
+}
+
+/// What the expressions say about one call.
+fn named(handler: &Handler) -> TokenStream {
+    let private = handler.private(Span::mixed_site());
+    let scope = match &handler.scope {
+        Scope::Global => quote!(::core::result::Result::Ok(#private::Scope::global())),
+        Scope::Value(asked) => asked_value(handler, asked),
+    };
+    let key = match &handler.key {
+        Key::Value(asked) => asked_value(handler, asked),
+        Key::Header(_) => unreachable!("a plain function's key is an expression"),
+    };
+    let fingerprint = match &handler.fingerprint {
+        Fingerprint::Default => arguments(handler),
+        Fingerprint::None => quote!(::core::result::Result::Ok(#private::no_fingerprint())),
+        Fingerprint::Value(asked) => asked_value(handler, asked),
+    };
+    let bindings = bindings(handler);
+    let named = quote_spanned! {Span::mixed_site()=>
+        #private::Named { scope: #scope, key: #key, fingerprint: #fingerprint }
+    };
+    if bindings.is_empty() { named } else { quote!({ #bindings #named }) }
+}
+
+/// All arguments, in one tuple of pairs: there are no tuples for any number of them.
+fn arguments(handler: &Handler) -> TokenStream {
+    let private = handler.private(Span::mixed_site());
+    let arguments = outside::named(&handler.parameters).map(|(name, Parameter { pat, ty, .. })| {
+        let name = match pat {
+            Pat::Ident(PatIdent { ident, .. }) if is_name(pat) => ident.to_token_stream(),
+            _ => name.into_token_stream(),
+        };
+        let place = Span::mixed_site().located_at(ty.span());
+        let private = handler.private(place);
+        quote_spanned!(place=> #private::argument(&#name))
+    });
+    let arguments: Vec<_> = arguments.collect();
+    let nested = arguments.iter().rfold(quote!(()), |rest, argument| quote!((#argument, #rest)));
+    quote_spanned!(Span::mixed_site()=> #private::fingerprint(&#nested))
+}
