@@ -47,6 +47,13 @@ impl Fingerprint {
         })
     }
 
+    /// The fingerprint of several values in their order.
+    #[must_use]
+    pub fn of_all(fingerprints: &[Self]) -> Self {
+        let parts: Vec<&[u8]> = fingerprints.iter().map(|part| part.0.as_slice()).collect();
+        Self::of_parts(&[&[b"all".as_slice()], parts.as_slice()].concat())
+    }
+
     /// The fingerprint of an HTTP request.
     ///
     /// `content_type` is the request's `Content-Type`, of which only the media type counts, not its parameters.

@@ -102,13 +102,15 @@ impl<C: Context> Guard<C> {
     ) -> impl Future<Output = Result<(), Error>> + use<C, T> {
         // Before the first await, so that the future need not hold the result.
         let outcome = value::outcome(Format::VALUE, result, self.limit);
-        async move {
-            match outcome {
-                Ok(outcome) => self.context.complete(&outcome).await,
-                Err(error) => {
-                    self.context.release().await?;
-                    Err(error)
-                }
+        self.complete_with(outcome)
+    }
+
+    pub(crate) async fn complete_with(self, outcome: Result<Outcome, Error>) -> Result<(), Error> {
+        match outcome {
+            Ok(outcome) => self.context.complete(&outcome).await,
+            Err(error) => {
+                self.context.release().await?;
+                Err(error)
             }
         }
     }

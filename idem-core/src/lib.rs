@@ -49,6 +49,10 @@
 //! A retry gets the first reply, with `Idempotent-Replayed: true`. A duplicate in flight gets 409 with `Retry-After`,
 //! the same key with another body 422. One caller never sees another's reply. A crash leaves all or nothing.
 //!
+//! Off the web, the same attribute with a `key = …` goes on any async function: a consumer, a webhook's worker, a job.
+//! [`message`] says what a consumer does with its result, [`observe`] whether it was replayed, and [`begin`] is the same
+//! without a macro.
+//!
 //! The stores and their contexts (`PgStore` and `PgTx`, `SqliteStore` and `SqliteTx`) are in `idem-sqlx`; this crate
 //! knows no database. [`idempotent`] lists the attribute's arguments, [`http`] what an Axum handler's caller sees,
 //! [`store`] what another store would owe.

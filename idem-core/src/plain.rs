@@ -11,7 +11,7 @@ use crate::origin;
 use crate::policy::Policy;
 use crate::record::{Format, Outcome, Request};
 use crate::store::Context;
-use crate::value::{self, Value};
+use crate::value;
 
 /// What the attribute's expressions said about one call.
 #[derive(Debug)]
@@ -33,75 +33,84 @@ impl Named {
     }
 }
 
-/// What a plain function returns: a result whose error can say that the call was refused.
+/// What a plain function returns: a result, whose error can say that the call was refused.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot say that the call was refused",
     label = "an idempotent function returns a `Result`",
     note = "write `Result<T, E>`, where `T` can be stored and `E` is `From<idem_core::Error>`",
     note = "an Axum handler whose key is an expression needs `axum` beside it: `axum, key = …`"
 )]
-pub trait Answer {
+pub trait Answer: Sized {
     /// What is stored.
-    type Value: Serialize + DeserializeOwned;
+    type Value;
     /// What a refusal becomes.
-    type Error: From<Error>;
+    type Error;
 
     /// The answer as what it is.
-    fn into_result(self) -> Result<Self::Value, Self::Error>;
+    fn of(result: Result<Self::Value, Self::Error>) -> Self;
 
     /// And back.
-    fn from_result(result: Result<Self::Value, Self::Error>) -> Self;
+    fn as_result(&self) -> Result<&Self::Value, &Self::Error>;
 }
 
-impl<T: Serialize + DeserializeOwned, E: From<Error>> Answer for Result<T, E> {
+impl<T, E> Answer for Result<T, E> {
     type Value = T;
     type Error = E;
 
-    fn into_result(self) -> Self {
-        self
-    }
-
-    fn from_result(result: Self) -> Self {
+    fn of(result: Self) -> Self {
         result
     }
-}
 
-/// Which errors are stored, and how.
-pub trait Errors<E> {
-    /// The error as it is stored, or `None` where it is not.
-    fn outcome(&self, error: &E, limit: usize) -> Option<Result<Outcome, Error>>;
-
-    /// A stored error.
-    fn read(&self, stored: &Value) -> Result<E, Error>;
-}
-
-/// No error is stored.
-#[derive(Debug)]
-pub struct NoErrors;
-
-impl<E> Errors<E> for NoErrors {
-    fn outcome(&self, _: &E, _: usize) -> Option<Result<Outcome, Error>> {
-        None
-    }
-
-    fn read(&self, _: &Value) -> Result<E, Error> {
-        // By a release of the program whose function had `rejects`.
-        Err(Error::new(Kind::RecordUnreadable))
+    fn as_result(&self) -> Result<&T, &E> {
+        self.as_ref()
     }
 }
 
-/// Errors for which this is true are stored: `rejects = is_final`.
-#[derive(Debug)]
-pub struct FinalErrors<F>(pub F);
+/// How answers are stored and read. What that requires of them is said in one place, and to the user once.
+pub struct Codec<R> {
+    refuse: fn(Error) -> R,
+    read: fn(&Stored) -> Result<R, Error>,
+    value: fn(&R, usize) -> Option<Result<Outcome, Error>>,
+    error: fn(&R, usize) -> Option<Result<Outcome, Error>>,
+}
 
-impl<E: Serialize + DeserializeOwned, F: Fn(&E) -> bool> Errors<E> for FinalErrors<F> {
-    fn outcome(&self, error: &E, limit: usize) -> Option<Result<Outcome, Error>> {
-        (self.0)(error).then(|| value::outcome(Format::ERROR, error, limit))
+/// Of a function that stores no errors.
+pub fn codec<R: Answer>() -> Codec<R>
+where
+    R::Value: Serialize + DeserializeOwned,
+    R::Error: From<Error>,
+{
+    Codec {
+        refuse: |refusal| R::of(Err(refusal.into())),
+        read: |stored| match stored {
+            Stored::Completed(value) => Ok(R::of(Ok(value.read()?))),
+            // By a release of the program whose function had `rejects`.
+            Stored::Rejected(_) => Err(Error::new(Kind::RecordUnreadable)),
+        },
+        value: |answer, limit| answer.as_result().ok().map(|value| value::outcome(Format::VALUE, value, limit)),
+        error: |_, _| None,
     }
+}
 
-    fn read(&self, stored: &Value) -> Result<E, Error> {
-        stored.read()
+/// Of a function with `rejects`.
+pub fn codec_with_errors<R: Answer>() -> Codec<R>
+where
+    R::Value: Serialize + DeserializeOwned,
+    R::Error: Serialize + DeserializeOwned + From<Error>,
+{
+    Codec {
+        read: |stored| match stored {
+            Stored::Completed(value) => Ok(R::of(Ok(value.read()?))),
+            Stored::Rejected(error) => Ok(R::of(Err(error.read()?))),
+        },
+        error: |answer, limit| answer.as_result().err().map(|error| value::outcome(Format::ERROR, error, limit)),
+        ..codec::<R>()
     }
+}
+
+/// Whether `rejects = …` says that the answer is a final error.
+pub fn is_final<R: Answer>(answer: &R, rejects: impl FnOnce(&R::Error) -> bool) -> bool {
+    answer.as_result().err().is_some_and(rejects)
 }
 
 /// What becomes of a call.
@@ -114,18 +123,17 @@ pub enum Entered<C: Context, R> {
 }
 
 /// Claims the call, or answers it.
-pub async fn enter<C: Context, R: Answer, K: Errors<R::Error>>(
+pub async fn enter<C: Context, R>(
     store: &C::Store,
     policy: &'static Policy,
     named: Named,
-    errors: K,
+    codec: &Codec<R>,
 ) -> Entered<C, R> {
-    let answer = match claim::<C>(store, policy, named).await {
-        Ok(Start::Run(run)) => return Entered::Run(run),
-        Ok(Start::Stored(stored)) => replay(&stored, &errors),
-        Err(error) => Err(R::Error::from(error)),
-    };
-    Entered::Over(R::from_result(answer))
+    match claim::<C>(store, policy, named).await {
+        Ok(Start::Run(run)) => Entered::Run(run),
+        Ok(Start::Stored(stored)) => Entered::Over(codec.replay(&stored)),
+        Err(refusal) => Entered::Over((codec.refuse)(refusal)),
+    }
 }
 
 async fn claim<C: Context>(store: &C::Store, policy: &Policy, named: Named) -> Result<Start<C>, Error> {
@@ -134,43 +142,29 @@ async fn claim<C: Context>(store: &C::Store, policy: &Policy, named: Named) -> R
     begin_within(store, &request, policy.in_flight).await
 }
 
-fn replay<T: DeserializeOwned, E: From<Error>>(stored: &Stored, errors: &impl Errors<E>) -> Result<T, E> {
-    let read = match stored {
-        Stored::Completed(value) => value.read().map(Ok),
-        Stored::Rejected(value) => errors.read(value).map(Err),
-    };
-    origin::note(read.is_ok());
-    read.unwrap_or_else(|error| Err(E::from(error)))
-}
-
 /// Ends a run as its answer says.
-pub async fn settle<C: Context, R: Answer, K: Errors<R::Error>>(run: Guard<C>, answer: R, errors: K) -> R {
-    R::from_result(settled(run, answer.into_result(), errors).await)
-}
-
-async fn settled<C, T, E>(run: Guard<C>, result: Result<T, E>, errors: impl Errors<E>) -> Result<T, E>
-where
-    C: Context,
-    T: Serialize + DeserializeOwned,
-    E: From<Error>,
-{
+pub async fn settle<C: Context, R>(run: Guard<C>, answer: R, is_final: bool, codec: &Codec<R>) -> R {
     // The body may have made calls of its own, which have noted theirs.
     origin::note(false);
-    match result {
-        Ok(value) => {
-            let kept = run.complete(&value);
-            kept.await?;
-            Ok(value)
-        }
-        Err(error) => match errors.outcome(&error, run.limit()) {
-            None => {
-                run.release().await?;
-                Err(error)
-            }
-            Some(outcome) => match run.reject_with(outcome).await? {
-                None => Err(error),
-                Some(stored) => replay(&stored, &errors),
-            },
-        },
+    let kept = if let Some(outcome) = (codec.value)(&answer, run.limit()) {
+        run.complete_with(outcome).await.map(|()| None)
+    } else if let Some(outcome) = (codec.error)(&answer, run.limit()).filter(|_| is_final) {
+        run.reject_with(outcome).await
+    } else {
+        run.release().await.map(|()| None)
+    };
+    match kept {
+        Ok(None) => answer,
+        // Another run took the key while this one was undone, and counts.
+        Ok(Some(stored)) => codec.replay(&stored),
+        Err(error) => (codec.refuse)(error),
+    }
+}
+
+impl<R> Codec<R> {
+    fn replay(&self, stored: &Stored) -> R {
+        let read = (self.read)(stored);
+        origin::note(read.is_ok());
+        read.unwrap_or_else(self.refuse)
     }
 }

@@ -1,7 +1,7 @@
 //! What expansions of the attribute call. Not for people: it may change in any release.
 
 pub use crate::identity::{Operation, Scope};
-pub use crate::plain::{Answer, Entered, Errors, FinalErrors, Named, NoErrors, enter, settle};
+pub use crate::plain::{Answer, Codec, Entered, Named, codec, codec_with_errors, enter, is_final, settle};
 pub use crate::policy::{InFlight, MissingKey, Policy};
 pub use crate::store::Context;
 
@@ -38,6 +38,12 @@ pub fn no_fingerprint() -> Fingerprint {
 }
 
 /// An argument of a plain function, as a part of its fingerprint.
-pub fn argument<T: serde::Serialize + ?Sized>(value: &T) -> &T {
-    value
+pub fn argument<T: serde::Serialize + ?Sized>(value: &T) -> Result<Fingerprint, Error> {
+    Fingerprint::of_value(value)
+}
+
+/// The fingerprint of all arguments.
+pub fn arguments<const N: usize>(arguments: [Result<Fingerprint, Error>; N]) -> Result<Fingerprint, Error> {
+    let arguments: Vec<_> = arguments.into_iter().collect::<Result<_, _>>()?;
+    Ok(Fingerprint::of_all(&arguments))
 }

@@ -1,11 +1,7 @@
-//! Claim, body, settle: the one path that every run takes.
+//! The claim: the beginning of every run.
 
-use std::any::Any;
-use std::future::Future;
-use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use tokio::time::{Instant, sleep_until};
 
 use crate::error::{Error, Kind};
@@ -41,24 +37,5 @@ pub(crate) async fn claim<C: Context>(
         }
         sleep_until(deadline.min(now + pause)).await;
         pause = LONGEST_PAUSE.min(pause * 2);
-    }
-}
-
-/// Runs the body, and gives its panic as an error: a panic releases (rule 15).
-///
-/// No `async fn`: that would keep room for the body twice.
-pub(crate) fn catch<T>(body: impl Future<Output = T>) -> impl Future<Output = Result<T, Error>> {
-    let caught = AssertUnwindSafe(body).catch_unwind();
-    caught.map(|ended| ended.map_err(|panic| Error::new(Kind::Panicked).caused_by(words(panic.as_ref()))))
-}
-
-/// What `panic!` was called with. The message and the place have gone to the panic hook already.
-fn words(panic: &(dyn Any + Send)) -> String {
-    if let Some(words) = panic.downcast_ref::<&str>() {
-        (*words).to_owned()
-    } else if let Some(words) = panic.downcast_ref::<String>() {
-        words.clone()
-    } else {
-        "a panic without a message".to_owned()
     }
 }

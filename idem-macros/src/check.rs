@@ -44,9 +44,13 @@ pub(crate) enum Form {
 }
 
 impl Form {
-    /// A key that is neither in a header nor marked as Axum's is a plain function's.
-    pub(crate) fn of(args: &Args) -> Self {
-        if args.axum.is_none() && arguments::has_key_expression(args) { Self::Plain } else { Self::Axum }
+    /// A key that is neither in a header nor marked as Axum's is a plain function's, unless Axum's extractors are plain
+    /// to see.
+    pub(crate) fn of(args: &Args, function: &Function) -> Self {
+        let is_plain = args.axum.is_none()
+            && arguments::has_key_expression(args)
+            && !parameters(&function.signature).iter().any(Parameter::is_extractor_by_name);
+        if is_plain { Self::Plain } else { Self::Axum }
     }
 }
 
@@ -113,7 +117,7 @@ impl Handler {
 ///
 /// Each part answers with something to go on with, be it right or wrong; the mistakes decide in the end.
 pub(crate) fn check(args: &Args, mut errors: Errors, function: &Function) -> Result<Handler, Error> {
-    let form = Form::of(args);
+    let form = Form::of(args, function);
     let parameters = parameters(&function.signature);
     let names = names::Names::of(&parameters, function.signature.receiver().is_some());
     let handler = Handler {
@@ -122,11 +126,11 @@ pub(crate) fn check(args: &Args, mut errors: Errors, function: &Function) -> Res
         context: signature::check(function, form, &parameters, &mut errors),
         scope: arguments::scope(args, &names, &mut errors),
         ttl: arguments::ttl(args, &mut errors),
-        key: arguments::key(args, &names, &mut errors),
+        key: arguments::key(args, form, &names, &mut errors),
         fingerprint: arguments::fingerprint(args, &names, &mut errors),
         in_flight: arguments::in_flight(args, form, &mut errors),
         missing_key: arguments::missing_key(args, form, &mut errors),
-        operation: arguments::operation(args, &function.signature, &mut errors),
+        operation: arguments::operation(args, form, &function.signature, &mut errors),
         rejects: arguments::rejects(args, form, &mut errors),
         krate: arguments::krate(args, &mut errors),
         parameters,

@@ -21,7 +21,7 @@ use crate::check::{Form, check};
 use crate::errors::Errors;
 use crate::variants::{Variant, variants};
 
-/// Runs an Axum handler once for each idempotency key, and gives every retry the first answer.
+/// Runs an Axum handler, or any async function, once for each idempotency key, and gives every retry the first answer.
 ///
 /// ```
 /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/ui/support.rs"));
@@ -48,6 +48,25 @@ use crate::variants::{Variant, variants};
 /// one commit. Without that commit nothing has happened, and a retry runs; with it everything has, and a retry gets
 /// the stored reply.
 ///
+/// With a `key = …` over its parameters, a function needs no HTTP: a message consumer, a job, a method. Its context's
+/// place takes the store, and all else stays as it was.
+///
+/// ```
+/// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/ui/support.rs"));
+/// # #[derive(serde::Serialize)] struct Shipped { id: String, items: u64 }
+/// # async fn take_out(_: &mut PgTx, event: &Shipped) -> Result<u64, idem_core::Error> { Ok(event.items) }
+/// #[idempotent(key = event.id, scope = "inventory", ttl = "7d")]
+/// async fn on_shipped(tx: &mut PgTx, event: &Shipped) -> Result<u64, idem_core::Error> {
+///     take_out(tx, event).await
+/// }
+///
+/// # async fn consume(store: PgStore, event: Shipped) -> Result<(), idem_core::Error> {
+/// let left = on_shipped(&store, &event).await?;
+/// # Ok(())
+/// # }
+/// # fn main() {}
+/// ```
+///
 /// # Arguments
 ///
 /// | argument | meaning | default |
@@ -56,10 +75,12 @@ use crate::variants::{Variant, variants};
 /// | `ttl = "24h"` | how long a finished record is replayed, counted from its completion; a number and one of `s`, `m`, `h`, `d`, `w`, from `"1s"` to `"3650d"` | `"24h"` |
 /// | `key = header("Name")` | the header that holds the key | `header("Idempotency-Key")` |
 /// | `axum, key = EXPR` | the key is an expression over the parameters instead, such as a webhook's `event.id` | – |
-/// | `fingerprint = EXPR` / `none` | what must be equal on a retry, such as `(order.customer_id, order.amount)` | the whole request |
+/// | `key = EXPR` without `axum` | a plain function, and its key | – |
+/// | `fingerprint = EXPR` / `none` | what must be equal on a retry, such as `(order.customer_id, order.amount)` | the whole request; all arguments of a plain function |
 /// | `in_flight = conflict` / `wait("5s")` / `accepted` | what a duplicate gets while the first still runs: 409, a wait of `"1ms"` to `"5m"`, or 202 | `conflict` |
 /// | `missing_key = reject` / `run` | what a request without a key gets: 400, or an ordinary run with nothing recorded | `reject` |
 /// | `operation = "payments.create"` | the handler's stable name, 1 to 255 bytes; set it before you rename or move a handler whose records are still to be replayed | module path and function name |
+/// | `rejects = PATH` | plain functions: `fn(&E) -> bool`, true where an error is final and is stored | no error is stored |
 /// | `crate = PATH` | where `idem_core` is to be found | `::idem_core` |
 ///
 /// # Rules
@@ -73,7 +94,13 @@ use crate::variants::{Variant, variants};
 ///   nothing.
 /// - A scope implements `ToScope`: strings, integers, tuples of them, and types of yours. `Option` does not, so that
 ///   anonymous callers cannot share one by accident. A key implements `ToKey`, a fingerprint `serde::Serialize`.
-/// - Other attributes stay. Those on what Axum sees (documentation, lint levels, `#[axum::debug_handler]`) go to the
+/// - A plain function returns `Result<T, E>`: `T` is `Serialize + DeserializeOwned`, `E` is `From<idem_core::Error>`, and
+///   with `rejects` it is stored like `T`. `Ok` commits, `Err` releases, a final `Err` rejects. A stored result is read as
+///   the type that it was, by its name: one of another name is `record_unreadable`, and nothing runs.
+/// - A plain function may be generic, borrow its arguments, and be a method with `&self`, in a trait's `impl`, too. A
+///   method needs an `operation`. `observe` tells whether a result was replayed.
+/// - A key that is blank or `None` is an error of the kind `KeyMissing`.
+/// - Other attributes stay; on a plain function, all of them see the store in the context's place. Of a handler, those on what Axum sees (documentation, lint levels, `#[axum::debug_handler]`) go to the
 ///   outer function, all others (`#[tracing::instrument]`) to yours. Write `#[axum::debug_handler(state = …)]` *below*
 ///   this one: above it, it sees `&mut PgTx`, which is no extractor.
 ///
@@ -94,8 +121,9 @@ use crate::variants::{Variant, variants};
 ///
 /// # Cancel safety
 ///
-/// A run goes on in a task of its own when the client hangs up or a timeout layer fires; a retry replays it. Its
-/// tracing span goes with it; task-locals do not.
+/// A handler's run goes on in a task of its own when the client hangs up or a timeout layer fires; a retry replays it. Its
+/// tracing span goes with it; task-locals do not. A plain function's future is the caller's: dropped at any await, it
+/// has kept all or nothing.
 ///
 /// # Limitations
 ///
@@ -103,6 +131,8 @@ use crate::variants::{Variant, variants};
 ///   part of the commit: after a crash or a failed commit, a retry does it again.
 /// - A future that is not `Send` cannot be run in a task of its own, and does not compile.
 /// - A handler is a free function, or an associated one without `self` and `Self`.
+/// - A plain function that calls another one holds two connections meanwhile. On SQLite the inner call waits for the
+///   outer one's write lock, and fails as busy.
 /// - A context cannot be generic: its type decides how the handler runs.
 #[proc_macro_attribute]
 pub fn idempotent(args: proc_macro::TokenStream, item: proc_macro::TokenStream) -> proc_macro::TokenStream {
@@ -118,7 +148,7 @@ fn expand(args: TokenStream, item: TokenStream) -> TokenStream {
     let expand = |variant: &Variant| {
         let mut errors = Errors::default();
         let args = Args::parse(args.clone(), &mut errors);
-        let form = Form::of(&args);
+        let form = Form::of(&args, &variant.function);
         match check(&args, errors, &variant.function) {
             Ok(handler) => variant.only_here([expand::expand(&handler)]),
             Err(error) => {

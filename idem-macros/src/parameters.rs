@@ -2,7 +2,7 @@
 
 use syn::visit::{self, Visit};
 use syn::visit_mut::{self, VisitMut};
-use syn::{FnArg, Ident, Pat, PatIdent, PatType, Signature, Type};
+use syn::{FnArg, Ident, Pat, PatIdent, PatType, PathArguments, Signature, Type};
 
 /// One parameter, and what it is for.
 pub(crate) struct Parameter {
@@ -59,7 +59,19 @@ pub(crate) fn plain(ty: &Type) -> &Type {
     }
 }
 
+/// Axum's extractors that hold something. A plain function has little use for any of them.
+const EXTRACTORS: [&str; 7] = ["Json", "State", "Path", "Query", "Form", "Extension", "TypedHeader"];
+
 impl Parameter {
+    /// Whether the type is one of Axum's, as far as its name tells.
+    pub(crate) fn is_extractor_by_name(&self) -> bool {
+        let Type::Path(path) = plain(&self.ty) else { return false };
+        path.path.segments.last().is_some_and(|last| {
+            matches!(last.arguments, PathArguments::AngleBracketed(_))
+                && EXTRACTORS.iter().any(|name| last.ident == name)
+        })
+    }
+
     /// The names that the pattern binds.
     pub(crate) fn names(&self) -> Vec<Ident> {
         struct Names(Vec<Ident>);

@@ -13,8 +13,8 @@
 //! 6. It was used for this request, and its reply is stored: the reply, with `Idempotent-Replayed: true`.
 //! 7. It was used for this request, which is running: 409 `key_in_flight` with `Retry-After`, or what the handler
 //!    says with `in_flight`.
-//! 8. Otherwise the handler runs, in a task of its own: it goes on when the client hangs up or a timeout fires, and
-//!    the retry gets its reply. Its tracing span goes with it; task-locals do not.
+//! 8. Otherwise the handler runs. When the client hangs up or a timeout fires it goes on, in a task of its own, and the
+//!    retry gets its reply. Its tracing span goes with it; task-locals do not, so a handler must not count on them.
 //! 9. Its response says what becomes of the run: [`Disposition`](crate::Disposition). The caller gets it once its
 //!    record is committed.
 //!
@@ -46,6 +46,7 @@
 //!   for a retry gets 422; give such a handler a `fingerprint` of its own.
 //! - An endless response (server-sent events) would hold its transaction open: it is no reply to be stored.
 
+mod catch;
 pub(crate) mod extract;
 pub(crate) mod key;
 mod outlive;

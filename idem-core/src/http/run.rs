@@ -8,6 +8,7 @@ use tracing::Instrument;
 use crate::disposition::Disposition;
 use crate::error::{Error, Kind};
 use crate::fingerprint::Fingerprint;
+use crate::http::catch::catch;
 use crate::http::extract::Call;
 use crate::http::outlive::Outlive;
 use crate::http::{Refusal, key, problem, reply};
@@ -63,7 +64,7 @@ pub async fn serve<C: Context>(
     let body: Body<C> = Box::new(body);
     let counted = call.store.runs().enter();
     // Put together in its box: a future of this size is not moved about.
-    let run = Box::pin(run::catch(async move {
+    let run = Box::pin(catch(async move {
         let _counted = counted;
         answer(call, policy, asked, body).await
     }));
@@ -119,7 +120,7 @@ async fn decide_and_run<C: Context>(
 }
 
 async fn run_recorded<C: Context>(mut context: C, store: &C::Store, body: Body<C>) -> Result<Response, Error> {
-    let response = match run::catch(body(&mut context)).await {
+    let response = match catch(body(&mut context)).await {
         Ok(response) => response,
         Err(panic) => {
             context.release().await?;
@@ -132,7 +133,7 @@ async fn run_recorded<C: Context>(mut context: C, store: &C::Store, body: Body<C
         return Ok(response);
     }
     // The body may be a stream of the handler's: what it fails or panics with releases, too.
-    let captured = run::catch(reply::capture(response, store.reply_limit())).await;
+    let captured = catch(reply::capture(response, store.reply_limit())).await;
     let (outcome, response) = match captured.and_then(|captured| captured) {
         Ok(captured) => captured,
         Err(error) => {
@@ -154,7 +155,7 @@ async fn run_recorded<C: Context>(mut context: C, store: &C::Store, body: Body<C
 
 async fn run_unrecorded<C: Context>(store: &C::Store, body: Body<C>) -> Result<Response, Error> {
     let mut context = C::begin_unrecorded(store).await?;
-    match run::catch(body(&mut context)).await {
+    match catch(body(&mut context)).await {
         Ok(response) => {
             context.finish_unrecorded(disposition(&response) == Disposition::Commit).await?;
             Ok(response)

@@ -60,7 +60,7 @@ pub(super) fn ttl(args: &Args, errors: &mut Errors) -> Duration {
     duration(&arg.value, &duration::TTL, "ttl = \"24h\"", errors)
 }
 
-pub(super) fn key(args: &Args, names: &Names, errors: &mut Errors) -> Key {
+pub(super) fn key(args: &Args, form: Form, names: &Names, errors: &mut Errors) -> Key {
     let default = Key::Header(DEFAULT_HEADER.to_owned());
     let Some(arg) = &args.key else {
         if let Some(axum) = &args.axum {
@@ -75,6 +75,12 @@ pub(super) fn key(args: &Args, names: &Names, errors: &mut Errors) -> Key {
         let header = text.value();
         errors.at(text, format!("every request would have this key\nhelp: write `key = header(\"{header}\")`"));
         return default;
+    }
+    if form == Form::Axum && args.axum.is_none() {
+        errors.at(
+            &arg.name,
+            "an Axum handler whose key is not in a header says so\nhelp: write `axum` beside it: `axum, key = …`",
+        );
     }
     names.check(arg, errors);
     Key::Value(asked(arg))
@@ -169,11 +175,11 @@ pub(super) fn missing_key(args: &Args, form: Form, errors: &mut Errors) -> Missi
     MissingKey::Reject
 }
 
-pub(super) fn operation(args: &Args, signature: &Signature, errors: &mut Errors) -> Option<LitStr> {
+pub(super) fn operation(args: &Args, form: Form, signature: &Signature, errors: &mut Errors) -> Option<LitStr> {
     const EXAMPLE: &str = "help: write a short name that stays: `operation = \"payments.create\"`";
     let Some(arg) = args.operation.as_ref() else {
         let is_method = matches!(signature.inputs.first(), Some(FnArg::Receiver(_)));
-        if is_method && Form::of(args) == Form::Plain {
+        if is_method && form == Form::Plain {
             errors.at(
                 &signature.ident,
                 format!("a method needs a name of its own: two types may have one called this\n{EXAMPLE}"),

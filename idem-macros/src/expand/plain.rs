@@ -24,13 +24,15 @@ use crate::parameters::{Parameter, Role, plain};
 /// ```text
 /// async fn on_shipped(tx: &<PgTx as Context>::Store, event: &Shipped) -> Result<Stock, StockError> {
 ///     static __IDEM_POLICY: Policy = …;
+///     let __idem_codec = codec::<Result<Stock, StockError>>();
 ///     let __idem_named = Named { … };
-///     match enter(tx, &__IDEM_POLICY, __idem_named, NoErrors).await {
-///         Entered::Over(__idem_result) => __idem_result,
+///     match enter(tx, &__IDEM_POLICY, __idem_named, &__idem_codec).await {
+///         Entered::Over(__idem_answer) => __idem_answer,
 ///         Entered::Run(mut __idem_run) => {
 ///             let __idem_body = async move |tx: &mut PgTx| -> Result<Stock, StockError> { … };
-///             let __idem_result = __idem_body(&mut *__idem_run).await;
-///             settle(__idem_run, __idem_result, NoErrors).await
+///             let __idem_answer = __idem_body(&mut *__idem_run).await;
+///             let __idem_is_final = false;
+///             settle(__idem_run, __idem_answer, __idem_is_final, &__idem_codec).await
 ///         }
 ///     }
 /// }
@@ -49,28 +51,33 @@ pub(super) fn expand(handler: &Handler) -> TokenStream {
         ReturnType::Type(_, ty) => ty.to_token_stream(),
         ReturnType::Default => quote!(()),
     };
-    // What rustc requires of the return type is said there.
-    let place = outside::output_place(signature);
-    let of_output = handler.private(Span::mixed_site().located_at(place));
-    let enter = quote_spanned!(Span::mixed_site().located_at(place)=> #of_output::enter::<#context, #output, _>);
-    let settle = quote_spanned!(Span::mixed_site().located_at(place)=> #of_output::settle);
+    // What rustc requires of the return type is said there, once.
+    let place = Span::mixed_site().located_at(outside::output_place(signature));
+    let of_output = handler.private(place);
+    let codec = Ident::new(if handler.rejects.is_some() { "codec_with_errors" } else { "codec" }, place);
+    let codec = quote_spanned!(place=> #of_output::#codec::<#output>());
+    let is_final = match &handler.rejects {
+        Some(rejects) => quote_spanned!(place=> #of_output::is_final(&__idem_answer, #rejects)),
+        None => quote!(false),
+    };
 
     let policy = policy(handler);
     let named = named(handler);
-    let errors = errors(handler);
     let lent = lent(handler);
     let moved = moved(handler);
     let body = if moved.is_empty() { body.to_token_stream() } else { quote!({ #moved #body }) };
 
     let whole = quote_spanned! {Span::mixed_site()=>
         static __IDEM_POLICY: #private::Policy = #policy;
+        let __idem_codec = #codec;
         let __idem_named = #named;
-        match #enter(#store, &__IDEM_POLICY, __idem_named, #errors).await {
-            #private::Entered::Over(__idem_result) => __idem_result,
+        match #private::enter::<#context, _>(#store, &__IDEM_POLICY, __idem_named, &__idem_codec).await {
+            #private::Entered::Over(__idem_answer) => __idem_answer,
             #private::Entered::Run(mut __idem_run) => {
                 let __idem_body = async move |#lent| -> #output #body;
-                let __idem_result = __idem_body(&mut *__idem_run).await;
-                #settle(__idem_run, __idem_result, #errors).await
+                let __idem_answer = __idem_body(&mut *__idem_run).await;
+                let __idem_is_final = #is_final;
+                #private::settle(__idem_run, __idem_answer, __idem_is_final, &__idem_codec).await
             }
         }
     };
@@ -141,19 +148,6 @@ pub(super) fn is_name(pat: &Pat) -> bool {
     matches!(pat, Pat::Ident(PatIdent { by_ref: None, subpat: None, .. }))
 }
 
-fn errors(handler: &Handler) -> TokenStream {
-    match &handler.rejects {
-        Some(rejects) => {
-            let private = handler.private(at(rejects));
-            quote_spanned!(at(rejects)=> #private::FinalErrors(#rejects))
-        }
-        None => {
-            let private = handler.private(Span::mixed_site());
-            quote_spanned!(Span::mixed_site()=> #private::NoErrors)
-        }
-    }
-}
-
 /// What the expressions say about one call.
 fn named(handler: &Handler) -> TokenStream {
     let private = handler.private(Span::mixed_site());
@@ -177,7 +171,7 @@ fn named(handler: &Handler) -> TokenStream {
     if bindings.is_empty() { named } else { quote!({ #bindings #named }) }
 }
 
-/// All arguments, in one tuple of pairs: there are no tuples for any number of them.
+/// All arguments, each by its value.
 fn arguments(handler: &Handler) -> TokenStream {
     let private = handler.private(Span::mixed_site());
     let arguments = outside::named(&handler.parameters).map(|(name, Parameter { pat, ty, .. })| {
@@ -189,7 +183,5 @@ fn arguments(handler: &Handler) -> TokenStream {
         let private = handler.private(place);
         quote_spanned!(place=> #private::argument(&#name))
     });
-    let arguments: Vec<_> = arguments.collect();
-    let nested = arguments.iter().rfold(quote!(()), |rest, argument| quote!((#argument, #rest)));
-    quote_spanned!(Span::mixed_site()=> #private::fingerprint(&#nested))
+    quote_spanned!(Span::mixed_site()=> #private::arguments([#(#arguments),*]))
 }

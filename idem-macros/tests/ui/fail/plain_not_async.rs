@@ -1,0 +1,10 @@
+include!("../support.rs");
+
+#[idempotent(scope = "test", key = id)]
+fn charge(tx: &mut PgTx, id: u64) -> Result<u64, idem_core::Error> {
+    Ok(id)
+}
+
+fn main() {
+    let _ = async |store: &PgStore| charge(store, 1).await;
+}

@@ -1,0 +1,23 @@
+include!("../support.rs");
+
+#[idempotent(scope = "test", key = id, rejects = is_final)]
+async fn charge(tx: &mut PgTx, id: u64) -> Result<u64, Declined> {
+    tx.write().await;
+    if id == 0 { Err(Declined) } else { Ok(id) }
+}
+
+struct Declined;
+
+impl From<idem_core::Error> for Declined {
+    fn from(_: idem_core::Error) -> Self {
+        Self
+    }
+}
+
+fn is_final(_: &Declined) -> bool {
+    true
+}
+
+fn main() {
+    let _ = async |store: &PgStore| charge(store, 1).await;
+}

@@ -1,0 +1,101 @@
+#![deny(warnings)]
+include!("../support.rs");
+
+use idem_core::Error;
+
+#[derive(serde::Serialize, Clone)]
+pub struct Event {
+    id: String,
+    amount: u64,
+}
+
+/// Documented.
+#[idempotent(key = event.id, scope = "inventory", ttl = "7d")]
+pub async fn by_reference(tx: &mut PgTx, event: &Event) -> Result<u64, Error> {
+    tx.write().await;
+    Ok(event.amount)
+}
+
+#[idempotent(key = key, scope = store, operation = "names")]
+async fn names(request: u64, context: &mut PgTx, key: Option<&str>, store: &str) -> Result<(), Error> {
+    context.write().await;
+    let response = request + key.map_or(0, str::len) as u64 + store.len() as u64;
+    if response == 0 {
+        return Ok(());
+    }
+    Ok(())
+}
+
+#[idempotent(key = id, scope = (tenant, "transfers"), fingerprint = (id, &from.amount))]
+async fn patterns<'a, T: Send + Sync>(
+    Event { id, .. }: Event,
+    tx: &'a mut PgTx,
+    (from, _to): (&Event, T),
+    mut tenant: u32,
+) -> Result<String, Error> {
+    tenant += 1;
+    tx.write().await;
+    Ok(format!("{id} {} {tenant}", from.amount))
+}
+
+struct Shelf(u64);
+
+impl Shelf {
+    #[idempotent(key = id, scope = self.0, operation = "shelf.take", rejects = Self::is_final)]
+    async fn take(&self, tx: &mut PgTx, id: u64) -> Result<u64, Text> {
+        tx.write().await;
+        Self::ok(id)
+    }
+
+    fn ok(id: u64) -> Result<u64, Text> {
+        Ok(id)
+    }
+
+    fn is_final(error: &Text) -> bool {
+        error.0.is_empty()
+    }
+
+    #[idempotent(key = id, scope = global)]
+    async fn no_self(tx: &mut PgTx, id: u64) -> Result<u64, Text> {
+        tx.write().await;
+        Self::ok(id)
+    }
+}
+
+#[derive(serde::Serialize, serde::Deserialize, Debug)]
+struct Text(String);
+
+impl From<Error> for Text {
+    fn from(error: Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
+trait Ship {
+    async fn ship(&self, store: &PgStore, id: u64) -> Result<u64, Error>;
+}
+
+impl Ship for Shelf {
+    #[idempotent(key = id, scope = global, operation = "shelf.ship")]
+    #[tracing::instrument(skip(self, tx))]
+    async fn ship(&self, tx: &mut PgTx, id: u64) -> Result<u64, Error> {
+        tx.write().await;
+        Ok(id)
+    }
+}
+
+fn is_send<T: Send>(value: T) -> T {
+    value
+}
+
+fn main() {
+    let _ = async |store: &PgStore| {
+        let event = Event { id: "e1".to_owned(), amount: 1 };
+        is_send(by_reference(store, &event)).await.unwrap();
+        is_send(names(1, store, Some("k"), "s")).await.unwrap();
+        is_send(patterns(event.clone(), store, (&event, 1_u8), 7)).await.unwrap();
+        is_send(Shelf(1).take(store, 1)).await.unwrap();
+        is_send(Shelf::no_self(store, 1)).await.unwrap();
+        Shelf(1).ship(store, 1).await.unwrap();
+    };
+}
