@@ -57,10 +57,10 @@ pub enum Kind {
     ReplyFailed,
     /// The stored record is corrupt or of a newer format. The request does not run again.
     RecordUnreadable,
-    /// What became of the run cannot be known: the handler ended the transaction itself, or the database did not
-    /// answer. Something may have been kept; a key whose handler ended its transaction does not run again.
+    /// What became of the run is not known, since the database did not answer. A retry finds it out.
     OutcomeUnknown,
-    /// The handler ended the transaction it was lent. Something may have been kept; the key does not run again.
+    /// The handler ended the transaction it was lent, now or in an earlier run. Something may have been kept; the key
+    /// does not run again.
     TransactionEnded,
     /// A statement of the handler failed, the handler went on as if it had not, and the database refused to commit.
     TransactionAborted,

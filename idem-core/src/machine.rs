@@ -52,7 +52,7 @@ pub fn decide(record: Option<&Record>, request: &Request, now: Timestamp) -> Dec
     let same = fingerprint == request.fingerprint;
     match (&record.state, same) {
         (State::Running | State::Completed(_) | State::Oversized, false) => Decision::Refuse(Kind::KeyReused),
-        (State::Running, true) => Decision::Refuse(Kind::OutcomeUnknown),
+        (State::Running, true) => Decision::Refuse(Kind::TransactionEnded),
         (State::Completed(reply), true) => Decision::Replay(reply.clone()),
         (State::Oversized, true) => Decision::Refuse(Kind::ReplyTooLarge),
         (State::Unreadable, true | false) => Decision::Refuse(Kind::RecordUnreadable),
@@ -138,7 +138,7 @@ mod tests {
     #[test]
     fn r16_a_record_left_running_is_refused_and_never_run() {
         let decision = decide(Some(&record(State::Running)), &asked("this"), NOW);
-        assert_eq!(decision, Decision::Refuse(Kind::OutcomeUnknown));
+        assert_eq!(decision, Decision::Refuse(Kind::TransactionEnded));
     }
 
     #[test]

@@ -22,6 +22,8 @@
 //!
 //! # Limitations
 //! - How often a message is delivered before the broker gives it up is the broker's setting.
+//! - A message that comes again after its record has expired runs again. The `ttl` has to be longer than the broker keeps
+//!   messages, and longer than they lie in a dead-letter queue before somebody sends them again.
 
 use std::borrow::Cow;
 use std::panic::AssertUnwindSafe;
@@ -173,6 +175,7 @@ mod tests {
 
     #[test]
     fn what_would_be_refused_again_is_put_aside_with_its_code() {
+        // A body that ended its transaction among them: sent again and again it would run when its record expires.
         for kind in [Kind::KeyReused, Kind::KeyMissing, Kind::RecordUnreadable, Kind::TransactionEnded] {
             let Action::DeadLetter { code, reason } = action(kind) else { panic!("{kind:?}") };
             assert_eq!(code, kind.code());

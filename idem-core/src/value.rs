@@ -13,6 +13,10 @@ use crate::record::{Format, Outcome, Reply};
 ///
 /// It is read as the type that was stored: one of another name is refused, so that a `0` of last week is not taken
 /// for the `None` of today.
+///
+/// # Limitations
+/// - The name is [`type_name`]'s, for which no compiler promises to keep to what another one says. Where it changes,
+///   results that were stored before are unreadable, and nothing runs twice.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Value {
     tag: Bytes,

@@ -122,7 +122,8 @@ use crate::variants::{Variant, variants};
 /// # Cancel safety
 ///
 /// A handler's run goes on in a task of its own when the client hangs up or a timeout layer fires; a retry replays it. Its
-/// tracing span goes with it; task-locals do not. A plain function's future is the caller's: dropped at any await, it
+/// tracing span goes with it; task-locals are there until then, and gone after it: pass what they hold as an extractor. A
+/// plain function's future is the caller's: dropped at any await, it
 /// has kept all or nothing.
 ///
 /// # Limitations

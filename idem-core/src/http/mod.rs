@@ -14,7 +14,8 @@
 //! 7. It was used for this request, which is running: 409 `key_in_flight` with `Retry-After`, or what the handler
 //!    says with `in_flight`.
 //! 8. Otherwise the handler runs. When the client hangs up or a timeout fires it goes on, in a task of its own, and the
-//!    retry gets its reply. Its tracing span goes with it; task-locals do not, so a handler must not count on them.
+//!    retry gets its reply. Its tracing span goes with it; task-locals do not: they are there until the client leaves,
+//!    and gone after it, so a handler must not ask for them. A request that is held without being polled stands still.
 //! 9. Its response says what becomes of the run: [`Disposition`](crate::Disposition). The caller gets it once its
 //!    record is committed.
 //!

@@ -46,3 +46,65 @@ impl<F: Future<Output: Send> + Send + Unpin + 'static> Drop for Outlive<F> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use tokio::sync::{Notify, oneshot};
+
+    use super::*;
+
+    tokio::task_local! {
+        static TENANT: u8;
+    }
+
+    #[tokio::test]
+    async fn r12_a_run_that_is_not_dropped_answers_in_place() {
+        let caller = tokio::spawn(async {
+            let run = Outlive::new(Box::pin(async { tokio::task::id() }));
+            run.await == tokio::task::id()
+        });
+        assert!(caller.await.expect("no panic"), "it ran in another task");
+    }
+
+    #[tokio::test]
+    async fn r12_a_dropped_run_goes_on_in_a_task_of_its_own_without_task_locals() {
+        let (told, tell) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (answer, answered) = oneshot::channel();
+        let run = {
+            let (told, tell) = (Arc::clone(&told), Arc::clone(&tell));
+            async move {
+                let before = TENANT.try_with(|tenant| *tenant).ok();
+                told.notify_one();
+                tell.notified().await;
+                let after = TENANT.try_with(|tenant| *tenant).ok();
+                answer.send((before, after)).expect("somebody waits");
+            }
+        };
+        TENANT
+            .scope(7, async {
+                tokio::select! {
+                    () = Outlive::new(Box::pin(run)) => panic!("it waits"),
+                    () = told.notified() => {}
+                }
+            })
+            .await;
+        tell.notify_one();
+        assert_eq!(answered.await.expect("the run goes on"), (Some(7), None));
+    }
+
+    #[tokio::test]
+    async fn a_run_that_panicked_is_not_polled_again() {
+        let polls = Arc::new(Mutex::new(0));
+        let counted = Arc::clone(&polls);
+        let run = std::future::poll_fn(move |_| -> Poll<()> {
+            *counted.lock().unwrap_or_else(std::sync::PoisonError::into_inner) += 1;
+            panic!("told to");
+        });
+        let caller = tokio::spawn(Outlive::new(Box::pin(run)));
+        assert!(caller.await.expect_err("a panic").is_panic());
+        tokio::task::yield_now().await;
+        assert_eq!(*polls.lock().expect("no poison"), 1);
+    }
+}

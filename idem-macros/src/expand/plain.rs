@@ -29,7 +29,7 @@ use crate::parameters::{Parameter, Role, plain};
 ///     match enter(tx, &__IDEM_POLICY, __idem_named, &__idem_codec).await {
 ///         Entered::Over(__idem_answer) => __idem_answer,
 ///         Entered::Run(mut __idem_run) => {
-///             let __idem_body = async move |tx: &mut PgTx| -> Result<Stock, StockError> { … };
+///             let mut __idem_body = async move |tx: &mut PgTx| -> Result<Stock, StockError> { … };
 ///             let __idem_answer = __idem_body(&mut *__idem_run).await;
 ///             let __idem_is_final = false;
 ///             settle(__idem_run, __idem_answer, __idem_is_final, &__idem_codec).await
@@ -74,7 +74,9 @@ pub(super) fn expand(handler: &Handler) -> TokenStream {
         match #private::enter::<#context, _>(#store, &__IDEM_POLICY, __idem_named, &__idem_codec).await {
             #private::Entered::Over(__idem_answer) => __idem_answer,
             #private::Entered::Run(mut __idem_run) => {
-                let __idem_body = async move |#lent| -> #output #body;
+                // A body that changes an argument makes it a closure that is called by `&mut`.
+                #[allow(unused_mut)]
+                let mut __idem_body = async move |#lent| -> #output #body;
                 let __idem_answer = __idem_body(&mut *__idem_run).await;
                 let __idem_is_final = #is_final;
                 #private::settle(__idem_run, __idem_answer, __idem_is_final, &__idem_codec).await

@@ -47,18 +47,6 @@ pub(super) enum Holder {
     Claimant,
 }
 
-/// What is in the way of a claim.
-#[derive(Debug)]
-pub(super) struct Found {
-    pub(super) record: Option<Record>,
-    /// The database's time.
-    pub(super) now: Timestamp,
-    /// Who holds the request's locks where no record counts.
-    pub(super) holder: Holder,
-    /// Whether the transaction's first statement decided what it sees to its end: the stricter isolation levels.
-    pub(super) one_snapshot: bool,
-}
-
 /// The statements, in the one of two ways to send them that the application chose.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Records {
@@ -118,8 +106,12 @@ impl Records {
         read(&query.fetch_one(connection).await.map_err(classify)?)
     }
 
-    /// What is in the way of a request's claim.
-    pub(super) async fn find_or_holder(self, connection: &mut PgConnection, request: &Request) -> Result<Found, Error> {
+    /// The record of a request, the database's time, and who holds the request's locks where no record counts.
+    pub(super) async fn find_or_holder(
+        self,
+        connection: &mut PgConnection,
+        request: &Request,
+    ) -> Result<(Option<Record>, Timestamp, Holder), Error> {
         let locks = Locks::of(request);
         let query = bind_identity(self.query(FIND_OR_HOLDER), &request.identity)
             .bind(locks.asked)
@@ -132,9 +124,8 @@ impl Records {
             Some(2) => Holder::Claimant,
             Some(_) => Holder::Same,
         };
-        let one_snapshot = row.try_get("one_snapshot").map_err(classify)?;
         let (record, now) = read(&row)?;
-        Ok(Found { record, now, holder, one_snapshot })
+        Ok((record, now, holder))
     }
 
     /// Completes the record that this transaction claimed. No row: this is not that transaction any more.
@@ -265,8 +256,7 @@ SELECT record.fingerprint, record.state, record.claim, record.format, record.sta
             CASE WHEN pg_try_advisory_xact_lock_shared($5) THEN 0 ELSE 1 END
         ELSE
             CASE WHEN pg_try_advisory_xact_lock_shared($6) THEN 2 ELSE 3 END
-    END AS holder,
-    current_setting('transaction_isolation') IN ('repeatable read', 'serializable') AS one_snapshot
+    END AS holder
 FROM (VALUES (1)) AS one (row)
 LEFT JOIN idem_records AS record
     ON record.scope = $1

@@ -14,7 +14,7 @@ use tokio::runtime::Handle;
 use tokio::time::{sleep, timeout};
 
 use super::error::{is_aborted, is_serialization_failure};
-use super::records::{Found, Holder, Records};
+use super::records::{Holder, Records};
 use super::session::{CommitFailed, Session};
 use super::store::{Isolation, PgStore};
 use crate::error::classify;
@@ -193,18 +193,18 @@ impl PgTx {
     /// Says why the request could not be claimed, or claims it in place of an expired record.
     async fn contest(&mut self, request: &Request, claim: Claim) -> Result<Claimed, Error> {
         let records = self.store.inner().records;
-        let found = match self.look(request).await {
+        // Under a stricter isolation level this may be older than what is in the way: then nobody is seen to hold the
+        // key, and the claim is tried again.
+        let (record, now, holder) = match records.find_or_holder(self, request).await {
             Ok(found) => found,
             Err(error) if error.kind() == Kind::RetryLater => return Ok(Claimed::Again),
             Err(error) => return Err(error),
         };
-        match (decide(found.record.as_ref(), request, found.now), found.holder) {
+        match (decide(record.as_ref(), request, now), holder) {
             (Decision::Replay(reply), _) => Ok(Claimed::Replay(reply)),
             (Decision::Refuse(kind), _) => Ok(Claimed::Refuse(kind)),
             (Decision::Claim | Decision::Replace(_), Holder::Same) => Ok(Claimed::Refuse(Kind::KeyInFlight)),
-            (Decision::Claim | Decision::Replace(_), Holder::Other) => {
-                self.refuse_reuse(request, found.one_snapshot).await
-            }
+            (Decision::Claim | Decision::Replace(_), Holder::Other) => self.refuse_reuse(request).await,
             (Decision::Claim | Decision::Replace(_), Holder::Claimant) | (Decision::Claim, Holder::Nobody) => {
                 Ok(Claimed::Again)
             }
@@ -219,25 +219,12 @@ impl PgTx {
         }
     }
 
-    /// What is in the way of a claim.
-    async fn look(&mut self, request: &Request) -> Result<Found, Error> {
-        let records = self.store.inner().records;
-        let found = records.find_or_holder(self, request).await?;
-        if !found.one_snapshot {
-            return Ok(found);
-        }
-        // It was taken before the row that is in the way.
-        self.session().restart().await.map_err(classify)?;
-        records.find_or_holder(self, request).await
-    }
-
     /// Another request holds the key: it runs, or it is about to lose to a record that this snapshot is too old to
     /// show. In the second case the record decides.
-    async fn refuse_reuse(&mut self, request: &Request, one_snapshot: bool) -> Result<Claimed, Error> {
+    async fn refuse_reuse(&mut self, request: &Request) -> Result<Claimed, Error> {
         let records = self.store.inner().records;
-        if one_snapshot {
-            self.session().restart().await.map_err(classify)?;
-        }
+        // Under a stricter isolation level only another transaction has another snapshot.
+        self.session().restart().await.map_err(classify)?;
         let (record, now) = records.find(self, &request.identity).await?;
         Ok(match decide(record.as_ref(), request, now) {
             Decision::Replay(reply) => Claimed::Replay(reply),

@@ -135,11 +135,9 @@ LEFT JOIN idem_records AS record
     AND record.operation = $2
     AND record.key_hash = $3";
 
-/// The savepoint is there only in the transaction that claimed. It is put back in the same go, so that a drop finds
-/// it.
+/// The savepoint is there only in the transaction that claimed.
 const COMPLETE: &str = "
 RELEASE idem_run;
-SAVEPOINT idem_run;
 UPDATE idem_records
 SET state = $5,
     format = $6,

@@ -12,9 +12,12 @@ use crate::error::classify;
 
 type Manager = <Sqlite as Database>::TransactionManager;
 
-/// `IMMEDIATE` takes the write lock at the start. The savepoint is there to be missed: it is gone when the handler
-/// has ended the transaction itself, and going back to it undoes everything without giving up the lock.
-const BEGIN: &str = "BEGIN IMMEDIATE; SAVEPOINT idem_run";
+/// `IMMEDIATE` takes the write lock at the start. The savepoints are there to be missed: they are gone when the handler
+/// has ended the transaction itself, and going back to one undoes everything without giving up the lock.
+///
+/// There are two because the completion releases one, to see whether it is there. Whatever is dropped behind that, and
+/// wherever, still finds the other.
+const BEGIN: &str = "BEGIN IMMEDIATE; SAVEPOINT idem_run; SAVEPOINT idem_run";
 
 /// A connection whose transaction has begun, or is about to.
 ///
@@ -71,8 +74,7 @@ impl Session {
 
     /// Fails where the transaction is not the session's any more.
     pub(super) async fn check(&mut self) -> sqlx::Result<()> {
-        // In one go, so that the savepoint is there again whenever a drop looks for it.
-        self.connection().execute("RELEASE idem_run; SAVEPOINT idem_run").await.map(|_| ())
+        self.connection().execute("RELEASE idem_run").await.map(|_| ())
     }
 
     pub(super) async fn commit(mut self) -> Result<(), CommitFailed> {

@@ -15,16 +15,21 @@ pub const REPLY_LIMIT: usize = 10_000;
 
 /// What tests see and hold of the application.
 #[derive(Debug, Clone)]
-pub struct Gauge(Arc<(AtomicUsize, Semaphore)>);
+pub struct Gauge(Arc<(AtomicUsize, Semaphore, AtomicUsize)>);
 
 impl Gauge {
     pub fn new() -> Self {
-        Self(Arc::new((AtomicUsize::new(0), Semaphore::new(0))))
+        Self(Arc::new((AtomicUsize::new(0), Semaphore::new(0), AtomicUsize::new(0))))
     }
 
     /// How often a handler's body was entered.
     pub fn entered(&self) -> usize {
         self.0.0.load(Ordering::SeqCst)
+    }
+
+    /// How often a handler came to wait, with its effect written.
+    pub fn waited(&self) -> usize {
+        self.0.2.load(Ordering::SeqCst)
     }
 
     /// Lets this many handlers that wait go on.
@@ -42,6 +47,7 @@ impl Gauge {
     }
 
     pub async fn pass(&self) {
+        self.0.2.fetch_add(1, Ordering::SeqCst);
         self.0.1.acquire().await.expect("an open gate").forget();
     }
 }

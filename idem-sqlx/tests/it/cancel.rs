@@ -14,10 +14,20 @@ use idem_core::{
 use crate::client::Call;
 use crate::support::Database;
 
+/// When a future is given up that was polled often enough.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum GivenUp {
+    /// While what it waits for is still under way, as by a timeout.
+    AtOnce,
+    /// When it is woken, so that what it waited for has come.
+    Woken,
+}
+
 /// Polls a future this often, and then gives it up.
 struct Polls<F> {
     future: Pin<Box<F>>,
     left: usize,
+    given_up: GivenUp,
 }
 
 impl<F: Future> Future for Polls<F> {
@@ -28,12 +38,16 @@ impl<F: Future> Future for Polls<F> {
             return Poll::Ready(None);
         }
         self.left -= 1;
-        self.future.as_mut().poll(context).map(Some)
+        let polled = self.future.as_mut().poll(context).map(Some);
+        if polled.is_pending() && self.left == 0 && self.given_up == GivenUp::AtOnce {
+            return Poll::Ready(None);
+        }
+        polled
     }
 }
 
-pub async fn polled<F: Future>(future: F, polls: usize) -> Option<F::Output> {
-    Polls { future: Box::pin(future), left: polls }.await
+pub async fn polled<F: Future>(future: F, polls: usize, given_up: GivenUp) -> Option<F::Output> {
+    Polls { future: Box::pin(future), left: polls, given_up }.await
 }
 
 fn request(key: &str) -> Request {
@@ -110,19 +124,22 @@ const DROPS: usize = 120;
 
 /// Drops a run after every number of polls it takes, and retries each time on the same single connection.
 async fn drop_everywhere<D: Database>(db: D, end: End, kept: i64) {
-    let store = db.store(1).await;
-    let (mut dropped, mut polls) = (0, 0);
-    for run in 0.. {
-        let key = format!("{end:?}-{run}-{polls}");
-        let ran = polled(self::run::<D>(&store, &key, end), polls).await;
-        assert!(D::is_idle(&store).await, "{end:?} dropped after {polls} polls left a transaction open");
-        let came = retry::<D>(&store, &key, end).await;
-        let effects = db.number(&format!("SELECT count(*) FROM effects WHERE what = '{key}'")).await;
-        assert_eq!(effects, kept, "{end:?} dropped after {polls} polls: {ran:?}, then {came:?}");
-        match ran {
-            None => (dropped, polls) = (dropped + 1, polls + 1),
-            Some(_) if dropped >= DROPS => return,
-            Some(_) => polls = 0,
+    for given_up in [GivenUp::AtOnce, GivenUp::Woken] {
+        let store = db.store(1).await;
+        let (mut dropped, mut polls) = (0, 0);
+        for run in 0.. {
+            let key = format!("{end:?}-{given_up:?}-{run}-{polls}");
+            let ran = polled(self::run::<D>(&store, &key, end), polls, given_up).await;
+            let how = format!("{end:?} dropped {given_up:?} after {polls} polls");
+            assert!(D::is_idle(&store).await, "{how} left a transaction open");
+            let came = retry::<D>(&store, &key, end).await;
+            let effects = db.number(&format!("SELECT count(*) FROM effects WHERE what = '{key}'")).await;
+            assert_eq!(effects, kept, "{how}: {ran:?}, then {came:?}");
+            match ran {
+                None => (dropped, polls) = (dropped + 1, polls + 1),
+                Some(_) if dropped >= DROPS => break,
+                Some(_) => polls = 0,
+            }
         }
     }
 }
@@ -146,14 +163,14 @@ both! {
 
     async fn r13_unrecorded_runs_dropped_at_every_await(db) {
         let store = db.store(1).await;
-        for polls in 0.. {
+        for (polls, given_up) in (0..).flat_map(|polls| [(polls, GivenUp::AtOnce), (polls, GivenUp::Woken)]) {
             let run = async {
                 let mut tx = <D as Database>::Tx::begin_unrecorded(&store).await.expect("a transaction");
                 D::effect(&mut tx, "dropped").await;
                 tx.finish_unrecorded(true).await.expect("a commit");
             };
             let before = db.effects().await;
-            let ran = polled(run, polls).await;
+            let ran = polled(run, polls, given_up).await;
             // The one connection comes back in order: this run is not inside the dropped one's transaction.
             let mut tx = <D as Database>::Tx::begin_unrecorded(&store).await.expect("a transaction");
             D::effect(&mut tx, "after").await;
@@ -169,12 +186,12 @@ both! {
 
     async fn r12_a_request_dropped_at_every_await_runs_once(db) {
         let (app, gauge) = db.app_over(db.store(2).await);
-        for polls in 0.. {
-            let key = format!("k{polls}");
+        for (polls, given_up) in (0..).flat_map(|polls| [(polls, GivenUp::AtOnce), (polls, GivenUp::Woken)]) {
+            let key = format!("k{polls}-{given_up:?}");
             let call = Call::to("/wait", "insert").key(&key);
             let (before, effects) = (gauge.entered(), db.effects().await);
             let answered = {
-                let sent = pin!(polled(call.send(&app), polls));
+                let sent = pin!(polled(call.send(&app), polls, given_up));
                 sent.await.is_some()
             };
             assert_eq!(call.send(&app).await.status, 201);

@@ -38,6 +38,15 @@ async fn patterns<'a, T: Send + Sync>(
     Ok(format!("{id} {} {tenant}", from.amount))
 }
 
+#[idempotent(key = id, scope = "test")]
+async fn counts(tx: &mut PgTx, id: u64, mut count: u32) -> Result<(), Error> {
+    while count > 0 {
+        tx.write().await;
+        count -= 1;
+    }
+    Ok(())
+}
+
 struct Shelf(u64);
 
 impl Shelf {
@@ -94,6 +103,7 @@ fn main() {
         is_send(by_reference(store, &event)).await.unwrap();
         is_send(names(1, store, Some("k"), "s")).await.unwrap();
         is_send(patterns(event.clone(), store, (&event, 1_u8), 7)).await.unwrap();
+        is_send(counts(store, 1, 3)).await.unwrap();
         is_send(Shelf(1).take(store, 1)).await.unwrap();
         is_send(Shelf::no_self(store, 1)).await.unwrap();
         Shelf(1).ship(store, 1).await.unwrap();
