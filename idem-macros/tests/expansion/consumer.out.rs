@@ -32,7 +32,10 @@ pub async fn on_shipped(
     {
         ::idem_core::__private::Entered::Over(__idem_answer) => __idem_answer,
         ::idem_core::__private::Entered::Run(mut __idem_run) => {
-            let __idem_body = async move |tx: &mut PgTx| -> Result<Stock, StockError> {
+            #[allow(unused_mut)]
+            let mut __idem_body = async move |
+                tx: &mut PgTx,
+            | -> Result<Stock, StockError> {
                 let stock = take_out(tx, event).await?;
                 Ok(stock)
             };
