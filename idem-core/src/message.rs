@@ -103,8 +103,6 @@ pub trait Failure {
 impl Failure for Error {
     fn action(&self) -> Action {
         match self.kind() {
-            // It has run; only its result is too large to be told again.
-            Kind::ReplyTooLarge => Action::Acknowledge,
             Kind::KeyInFlight
             | Kind::RetryLater
             | Kind::StoreUnavailable
@@ -112,7 +110,9 @@ impl Failure for Error {
             | Kind::OutcomeUnknown
             | Kind::Panicked
             | Kind::BodyUnreadable => Action::Redeliver { after: self.retry_after().unwrap_or(Action::PAUSE) },
-            Kind::KeyMissing
+            // A tombstone may stand for a result or for a final error. To acknowledge the second would lose it.
+            Kind::ReplyTooLarge
+            | Kind::KeyMissing
             | Kind::KeyInvalid
             | Kind::KeyReused
             | Kind::ScopeInvalid
@@ -176,7 +176,9 @@ mod tests {
     #[test]
     fn what_would_be_refused_again_is_put_aside_with_its_code() {
         // A body that ended its transaction among them: sent again and again it would run when its record expires.
-        for kind in [Kind::KeyReused, Kind::KeyMissing, Kind::RecordUnreadable, Kind::TransactionEnded] {
+        for kind in
+            [Kind::KeyReused, Kind::KeyMissing, Kind::ReplyTooLarge, Kind::RecordUnreadable, Kind::TransactionEnded]
+        {
             let Action::DeadLetter { code, reason } = action(kind) else { panic!("{kind:?}") };
             assert_eq!(code, kind.code());
             assert!(!reason.is_empty());
@@ -185,7 +187,6 @@ mod tests {
 
     #[test]
     fn what_has_run_is_acknowledged() {
-        assert_eq!(action(Kind::ReplyTooLarge), Action::Acknowledge);
         assert_eq!(Action::of(&Ok::<_, Error>(())), Action::Acknowledge);
     }
 

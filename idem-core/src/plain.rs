@@ -148,7 +148,7 @@ pub async fn settle<C: Context, R>(run: Guard<C>, answer: R, is_final: bool, cod
     origin::note(false);
     let kept = if let Some(outcome) = (codec.value)(&answer, run.limit()) {
         run.complete_with(outcome).await.map(|()| None)
-    } else if let Some(outcome) = (codec.error)(&answer, run.limit()).filter(|_| is_final) {
+    } else if is_final && let Some(outcome) = (codec.error)(&answer, run.limit()) {
         run.reject_with(outcome).await
     } else {
         run.release().await.map(|()| None)

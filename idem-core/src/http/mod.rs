@@ -22,8 +22,8 @@
 //! # What is stored of a response
 //! Status, headers in their order, and body, byte for byte. Not `Set-Cookie` and `Date`, not the hop-by-hop headers
 //! (`Connection`, `Keep-Alive`, `Proxy-Authenticate`, `Proxy-Authorization`, `TE`, `Trailer`, `Transfer-Encoding`,
-//! `Upgrade`), not extensions. Trailers reach not even the first caller: the body is read whole before it goes out. A response over the store's limit goes to its caller, and a retry gets
-//! 410 `reply_too_large`.
+//! `Upgrade`), not extensions. Trailers reach not even the first caller: the body is read whole before it goes out. A
+//! response over the store's limit goes to its caller, and a retry gets 410 `reply_too_large`.
 //!
 //! # Errors
 //! Each refusal is `application/problem+json` with `status`, `title`, `detail` and a stable `code`, and carries a
