@@ -70,6 +70,16 @@ impl Action {
         Self::Redeliver { after: Self::PAUSE }
     }
 
+    /// Has the broker wait longer where this is not the first delivery that failed: see [`backoff`].
+    ///
+    /// `earlier` counts the deliveries before this one. Whatever is not to be redelivered stays as it is.
+    pub fn backed_off(self, earlier: u32) -> Self {
+        match self {
+            Self::Redeliver { after } => Self::Redeliver { after: backoff(after, earlier) },
+            settled => settled,
+        }
+    }
+
     /// Put it aside: `code` is stable, `reason` is for people.
     pub fn dead_letter(code: impl Into<Cow<'static, str>>, reason: impl ToString) -> Self {
         Self::DeadLetter { code: code.into(), reason: reason.to_string() }
@@ -124,6 +134,24 @@ impl Failure for Error {
             | Kind::TransactionAborted => Action::dead_letter(self.code(), self),
         }
     }
+}
+
+/// How long to wait after a failure that `earlier` failures came before: `first`, doubled for each, up to 30 s.
+///
+/// ```
+/// use std::time::Duration;
+/// use idem_core::message::backoff;
+///
+/// let waits = [0, 1, 2, 9].map(|earlier| backoff(Duration::from_secs(1), earlier).as_secs());
+/// assert_eq!(waits, [1, 2, 4, 30]);
+/// ```
+///
+/// A broker or a database that is gone for an hour is asked twice a minute, and its consumer goes on half a minute after
+/// it is back. `first` itself is never cut: a store that asks for a minute gets a minute.
+pub fn backoff(first: Duration, earlier: u32) -> Duration {
+    const MOST: Duration = Duration::from_secs(30);
+    let doubled = first.saturating_mul(2_u32.saturating_pow(earlier));
+    doubled.min(MOST).max(first)
 }
 
 /// Handles the messages of a batch, `at_once` at a time, and says for each what to do with it, in their order.
@@ -183,6 +211,17 @@ mod tests {
             assert_eq!(code, kind.code());
             assert!(!reason.is_empty());
         }
+    }
+
+    #[test]
+    fn a_redelivery_waits_longer_each_time_and_nothing_else_changes() {
+        let redeliver = |seconds| Action::Redeliver { after: Duration::from_secs(seconds) };
+        assert_eq!(redeliver(2).backed_off(0), redeliver(2));
+        assert_eq!(redeliver(2).backed_off(2), redeliver(8));
+        assert_eq!(redeliver(2).backed_off(u32::MAX), redeliver(30));
+        assert_eq!(redeliver(60).backed_off(3), redeliver(60));
+        assert_eq!(Action::Acknowledge.backed_off(3), Action::Acknowledge);
+        assert_eq!(Action::dead_letter("a", "b").backed_off(3), Action::dead_letter("a", "b"));
     }
 
     #[test]
