@@ -66,7 +66,7 @@ fn find_or_install() -> Result<PathBuf, Failure> {
         return Ok(programs);
     }
     if install::is_possible()
-        && let Err(failure) = install::install()
+        && let Err(failure) = install::postgres()
     {
         eprintln!("xtask: {failure}");
     }

