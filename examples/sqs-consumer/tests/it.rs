@@ -415,17 +415,21 @@ async fn a_queue_that_is_gone_is_waited_for_and_nothing_is_lost() {
 #[tokio::test]
 async fn a_database_that_is_gone_is_waited_for_and_nothing_is_lost() {
     let office = Office::open("", "300").await;
-    let folder = office.folder.path().join("not yet");
+    // A folder that is moved to its place when all is in it.
+    let (aside, folder) = (office.folder.path().join("aside"), office.folder.path().join("not yet"));
+    fs::create_dir(&aside).expect("a folder");
+    let (elsewhere, _) = database(SqliteConnectOptions::new().filename(aside.join("office.db"))).await;
+    elsewhere.close().await;
     let file = SqliteConnectOptions::new().filename(folder.join("office.db"));
-    let store = SqliteStore::new(SqlitePoolOptions::new().connect_lazy_with(file.clone()));
+    let pool = SqlitePoolOptions::new().connect_lazy_with(file);
+    let store = SqliteStore::new(pool.clone());
     office.send(&booking("b-1", 1)).await;
     office.send(&booking("b-2", 1)).await;
     let handle = async |message: &Message| on_message(&store, message.body().expect("a body")).await;
     let done = async {
         until(async || office.log().matches("waiting").count() >= 2).await;
         assert_eq!(office.waiting().await, 2);
-        fs::create_dir(folder).expect("a folder");
-        let (pool, _) = database(file).await;
+        fs::rename(aside, folder).expect("moved");
         until(async || office.is_done().await).await;
         assert_eq!(bookings(&pool).await, once(&["b-1", "b-2"]));
     };
