@@ -21,7 +21,8 @@
 //! - Refused for good: dead-letter it, with the reason. To deliver it again would be refused again.
 //!
 //! # Limitations
-//! - How often a message is delivered before the broker gives it up is the broker's setting.
+//! - How often a message is delivered before the broker gives it up is the broker's setting. Kafka has none: there, what
+//!   would fail each time is for the consumer to put aside.
 //! - A message that comes again after its record has expired runs again. The `ttl` has to be longer than the broker keeps
 //!   messages, and longer than they lie in a dead-letter queue before somebody sends them again.
 
@@ -119,6 +120,7 @@ impl Failure for Error {
             | Kind::StoreFailed
             | Kind::OutcomeUnknown
             | Kind::Panicked
+            | Kind::LeaseLost
             | Kind::BodyUnreadable => Action::Redeliver { after: self.retry_after().unwrap_or(Action::PAUSE) },
             // A tombstone may stand for a result or for a final error. To acknowledge the second would lose it.
             Kind::ReplyTooLarge
@@ -131,7 +133,9 @@ impl Failure for Error {
             | Kind::ReplyFailed
             | Kind::RecordUnreadable
             | Kind::TransactionEnded
-            | Kind::TransactionAborted => Action::dead_letter(self.code(), self),
+            | Kind::TransactionAborted
+            | Kind::StepMismatch
+            | Kind::AttemptsExhausted => Action::dead_letter(self.code(), self),
         }
     }
 }

@@ -36,7 +36,7 @@ moto.server.main(['-H', '127.0.0.1', '-p', sys.argv[1]])
 
 /// Moto, which plays Amazon's SQS.
 pub(crate) fn sqs() -> Result<Broker, Failure> {
-    let packages = ["moto[sqs]==5.2.5", "flask", "flask-cors"];
+    let packages = ["moto[sqs]==5.2.5", "flask==3.1.3", "flask-cors==6.0.5"];
     get("IDEM_TEST_SQS", "http://", &packages, "Running on", |service, folder, port| {
         service.args(["python3", "-c", MOTO, &port.to_string()]).env("PYTHONPATH", folder);
     })

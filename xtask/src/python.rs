@@ -9,8 +9,14 @@ use crate::{Failure, install};
 
 /// The folder that `PYTHONPATH` is to name. What was installed once is there the next time.
 pub(crate) fn install(packages: &[&str]) -> Result<PathBuf, Failure> {
-    let name: String =
-        packages.join("-").chars().map(|letter| if letter.is_alphanumeric() { letter } else { '-' }).collect();
+    // What is compiled is compiled for one Python.
+    let python = Command::new("python3").arg("--version").stdin(Stdio::null()).output();
+    let python = python.map_err(|error| format!("there is no `python3`: {error}"))?;
+    let python = String::from_utf8_lossy(&python.stdout).trim().to_owned();
+    let name: String = format!("{}-{python}", packages.join("-"))
+        .chars()
+        .map(|letter| if letter.is_alphanumeric() { letter } else { '-' })
+        .collect();
     let folder = target()?.join("xtask").join(name);
     if folder.is_dir() {
         return Ok(folder);

@@ -57,6 +57,10 @@ fn run_tests(skip: &[&str], args: &[&str]) -> Result<ExitCode, Failure> {
     let servers = Servers::start(skip, is_asked_for);
     let excluded: Vec<_> = servers.excluded_packages().collect();
     let skipped: Vec<_> = servers.skipped_words().collect();
+    if names_a_package(ours) && excluded.iter().any(|package| is_asked_for(package)) {
+        servers.report()?;
+        return Err("nothing of the package can run without the server that is left out".to_owned());
+    }
     // Whoever passes arguments asks for certain tests, and asks once.
     let steps = if args.is_empty() { TEST } else { &TEST[..1] };
     let code = run_until_failure(steps, |step| {
@@ -64,10 +68,14 @@ fn run_tests(skip: &[&str], args: &[&str]) -> Result<ExitCode, Failure> {
         command.envs(servers.environment());
         command
     })?;
-    if code == ExitCode::SUCCESS {
-        servers.report()?;
+    match servers.report() {
+        Err(failure) if code == ExitCode::SUCCESS => Err(failure),
+        Err(failure) => {
+            eprintln!("xtask: {failure}");
+            Ok(code)
+        }
+        Ok(()) => Ok(code),
     }
-    Ok(code)
 }
 
 /// Each `--skip NAME` before anything else.

@@ -49,19 +49,39 @@ async fn main() -> Result<(), Box<dyn Error>> {
     }
 
     let handle = async |payload: &[u8]| orders::on_message(&store, &warehouse, payload).await;
-    let stop = async { tokio::signal::ctrl_c().await.unwrap_or_default() };
-    consumer.run(handle, stop).await;
+    consumer.run(handle, stop_signal()).await?;
     store.drain().await;
     sweeper.stop().await;
     Ok(())
 }
 
-/// Whatever librdkafka knows: `session.timeout.ms=6000,security.protocol=ssl`.
-fn config(settings: &str) -> Result<ClientConfig, String> {
+/// Waits for Ctrl-C, or for the SIGTERM of a supervisor. One that loses patience may send SIGKILL: a message that is cut
+/// short leaves nothing behind, and is delivered again.
+async fn stop_signal() {
+    let interrupt = async {
+        tokio::signal::ctrl_c().await.expect("a handler for Ctrl-C");
+    };
+    #[cfg(unix)]
+    let terminate = async {
+        use tokio::signal::unix::{SignalKind, signal};
+        signal(SignalKind::terminate()).expect("a handler for SIGTERM").recv().await;
+    };
+    #[cfg(not(unix))]
+    let terminate = std::future::pending::<()>();
+
+    tokio::select! {
+        () = interrupt => {}
+        () = terminate => {}
+    }
+}
+
+/// Whatever librdkafka knows: `session.timeout.ms=6000 client.id=london-1`.
+fn config(settings: &str) -> Result<ClientConfig, &'static str> {
     let mut config = ClientConfig::new();
-    for setting in settings.split(',').filter(|setting| !setting.is_empty()) {
-        let (name, value) = setting.split_once('=').ok_or_else(|| format!("`{setting}` is not `name=value`"))?;
-        config.set(name.trim(), value.trim());
+    for setting in settings.split_whitespace() {
+        // Not shown: it may be a password.
+        let (name, value) = setting.split_once('=').ok_or("KAFKA_CONFIG is `name=value name=value …`")?;
+        config.set(name, value);
     }
     Ok(config)
 }

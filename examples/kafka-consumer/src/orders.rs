@@ -1,7 +1,7 @@
 //! What an order does.
 
 use idem_core::message::{Action, Failure};
-use idem_core::{idempotent, observe};
+use idem_core::{Kind, idempotent, observe};
 use idem_sqlx::{SqliteStore, SqliteTx};
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
@@ -59,6 +59,9 @@ impl Failure for OrderError {
             Self::Invalid => Action::dead_letter("invalid", self),
             Self::NoSuchItem => Action::dead_letter("no_such_item", self),
             Self::SoldOut => Action::dead_letter("sold_out", self),
+            // What the database refuses for what it is, it would refuse again, and Kafka would deliver it for ever. A
+            // database that is away or busy is of another kind.
+            Self::Store(error) if error.kind() == Kind::StoreFailed => Action::dead_letter(error.code(), error),
             Self::Store(error) => error.action(),
         }
     }

@@ -1,11 +1,11 @@
 //! Takes messages from a queue, and tells the queue what became of each.
 
 use std::cell::RefCell;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::pin::pin;
 use std::time::Duration;
 
-use aws_sdk_sqs::error::{BuildError, DisplayErrorContext};
+use aws_sdk_sqs::error::{BuildError, DisplayErrorContext, ProvideErrorMetadata};
 use aws_sdk_sqs::types::{
     BatchResultErrorEntry, ChangeMessageVisibilityBatchRequestEntry, DeleteMessageBatchRequestEntry, Message,
     MessageAttributeValue, MessageSystemAttributeName,
@@ -30,8 +30,8 @@ const GROUP: MessageSystemAttributeName = MessageSystemAttributeName::MessageGro
 ///
 /// # Limitations
 /// A redrive policy counts every delivery, also those while the database was gone or the message's group was held back.
-/// Give it a large `maxReceiveCount`. A body of the largest size that SQS takes leaves no room for a reason: refused,
-/// it stays in its queue until the queue drops it, and the log says so each time.
+/// Give it a large `maxReceiveCount`; what panics each time is for it to end. A body of the largest size that SQS takes
+/// leaves no room for attributes: then it is put aside without them, and its code is in the log.
 #[derive(Debug, Clone)]
 pub struct Consumer {
     sqs: Client,
@@ -58,6 +58,9 @@ pub enum QueueError {
 
 impl Consumer {
     /// A consumer of the first queue that puts aside into the second.
+    ///
+    /// The client needs a timeout for an attempt that is longer than [`poll`](Self::poll): without one, a connection that
+    /// died without a word is waited for without an end.
     ///
     /// # Errors
     /// [`QueueError`].
@@ -119,6 +122,7 @@ impl Consumer {
         let request = self.sqs.receive_message().queue_url(&self.queue_url).max_number_of_messages(10);
         let request = request.wait_time_seconds(whole_seconds(self.poll));
         let request = request.set_message_system_attribute_names(Some(vec![RECEIVE_COUNT, GROUP]));
+        let request = request.message_attribute_names("All");
         Ok(request.send().await?.messages.unwrap_or_default())
     }
 
@@ -163,9 +167,25 @@ impl Consumer {
     }
 
     async fn put_aside(&self, message: &Message, code: &str, reason: &str) -> Result<(), Error> {
+        let mut attributes = message.message_attributes.clone().unwrap_or_default();
+        attributes.extend([("code".to_owned(), text(code)?), ("reason".to_owned(), text(reason)?)]);
+        match self.send_aside(message, Some(attributes)).await {
+            Err(error) if error.code().is_some() => {
+                // Refused, perhaps for its size or the number of its attributes. The body alone was taken once.
+                warn!(%code, error = %DisplayErrorContext(error), "put aside without its attributes");
+                self.send_aside(message, None).await
+            }
+            sent => sent,
+        }
+    }
+
+    async fn send_aside(
+        &self,
+        message: &Message,
+        attributes: Option<HashMap<String, MessageAttributeValue>>,
+    ) -> Result<(), Error> {
         let request = self.sqs.send_message().queue_url(&self.dead_letter_url);
-        let request = request.message_body(message.body().unwrap_or_default());
-        let mut request = request.message_attributes("code", text(code)?).message_attributes("reason", text(reason)?);
+        let mut request = request.message_body(message.body().unwrap_or_default()).set_message_attributes(attributes);
         if is_fifo(&self.dead_letter_url) {
             // By its id it is there once, also where the delete that follows fails, and it is put aside again.
             request = request.set_message_deduplication_id(message.message_id.clone());
@@ -182,13 +202,18 @@ impl Consumer {
             let (id, receipt) = (at.to_string(), message.receipt_handle.clone());
             let count = attribute(message, &RECEIVE_COUNT).and_then(|count| count.parse::<u32>().ok());
             let earlier = count.unwrap_or_default().saturating_sub(1);
-            if let Action::Redeliver { after } = action.clone().backed_off(earlier) {
-                let after = whole_seconds(after);
-                info!(id = message.message_id(), earlier, after, "to be delivered again");
-                let entry = ChangeMessageVisibilityBatchRequestEntry::builder().id(id).visibility_timeout(after);
-                later.push(entry.set_receipt_handle(receipt).build()?);
-            } else {
-                done.push(DeleteMessageBatchRequestEntry::builder().id(id).set_receipt_handle(receipt).build()?);
+            match action.clone().backed_off(earlier) {
+                Action::Acknowledge => {
+                    done.push(DeleteMessageBatchRequestEntry::builder().id(id).set_receipt_handle(receipt).build()?);
+                }
+                Action::Redeliver { after } => {
+                    let after = whole_seconds(after);
+                    info!(id = message.message_id(), earlier, after, "to be delivered again");
+                    let entry = ChangeMessageVisibilityBatchRequestEntry::builder().id(id).visibility_timeout(after);
+                    later.push(entry.set_receipt_handle(receipt).build()?);
+                }
+                // Put aside before, or left to come again.
+                Action::DeadLetter { .. } => {}
             }
         }
         if !done.is_empty() {
@@ -206,7 +231,11 @@ impl Consumer {
 /// An attribute as SQS takes it: not empty, no control characters, and short. A parser's reason may quote a whole body,
 /// and a message of twice the size would not be taken.
 fn text(value: &str) -> Result<MessageAttributeValue, BuildError> {
-    let short: String = value.chars().filter(|letter| !letter.is_control()).take(1000).collect();
+    let short: String = value
+        .chars()
+        .filter(|letter| !letter.is_control() && !matches!(letter, '\u{fffe}' | '\u{ffff}'))
+        .take(1000)
+        .collect();
     let short = if short.is_empty() { "none".to_owned() } else { short };
     MessageAttributeValue::builder().data_type("String").string_value(short).build()
 }

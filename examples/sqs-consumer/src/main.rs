@@ -22,6 +22,7 @@ use aws_sdk_sqs::Client;
 use aws_sdk_sqs::config::Credentials;
 use aws_sdk_sqs::config::timeout::TimeoutConfig;
 use aws_sdk_sqs::error::{DisplayErrorContext, SdkError};
+use aws_sdk_sqs::types::Message;
 use aws_smithy_http_client::Builder;
 use aws_smithy_http_client::tls::Provider;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
@@ -64,11 +65,31 @@ async fn consume() -> Result<(), Box<dyn Error>> {
         (Err(_), Err(_)) => demonstration(&pool).await?,
         _ => return Err("set both SQS_QUEUE_URL and SQS_DEAD_LETTER_URL, or neither".into()),
     };
-    let stop = async { tokio::signal::ctrl_c().await.unwrap_or_default() };
-    consumer.run(async |message| on_message(&store, message.body().unwrap_or_default()).await, stop).await;
+    let handle = async |message: &Message| on_message(&store, message.body().unwrap_or_default()).await;
+    consumer.run(handle, stop_signal()).await;
     store.drain().await;
     sweeper.stop().await;
     Ok(())
+}
+
+/// Waits for Ctrl-C, or for the SIGTERM of a supervisor. One that loses patience may send SIGKILL: a message that is cut
+/// short leaves nothing behind, and is delivered again.
+async fn stop_signal() {
+    let interrupt = async {
+        tokio::signal::ctrl_c().await.expect("a handler for Ctrl-C");
+    };
+    #[cfg(unix)]
+    let terminate = async {
+        use tokio::signal::unix::{SignalKind, signal};
+        signal(SignalKind::terminate()).expect("a handler for SIGTERM").recv().await;
+    };
+    #[cfg(not(unix))]
+    let terminate = std::future::pending::<()>();
+
+    tokio::select! {
+        () = interrupt => {}
+        () = terminate => {}
+    }
 }
 
 /// What AWS's own tools read, too: the region, the credentials, the endpoint.

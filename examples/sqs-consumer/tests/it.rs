@@ -24,8 +24,8 @@ use tracing::subscriber::DefaultGuard;
 
 fn server() -> String {
     env::var("IDEM_TEST_SQS").expect(
-        "IDEM_TEST_SQS is the URL of a local SQS: run `cargo xtask test`, which starts one, or `moto_server -p 5000` \
-         and set it to http://127.0.0.1:5000",
+        "IDEM_TEST_SQS is the URL of a local SQS whose FIFO queues know a message again for a few seconds only: \
+         `cargo xtask test` starts one",
     )
 }
 

@@ -2,7 +2,7 @@
 
 use std::env;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use kafka_consumer::consumer::Consumer;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
@@ -48,7 +48,9 @@ impl Broker {
     /// A topic of this many partitions, and one for dead letters.
     pub(crate) async fn topic(&self, partitions: i32) -> Topic {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("orders-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        // A broker may have those of an earlier run.
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a time after 1970").as_nanos();
+        let name = format!("orders-{now}-{}", NEXT.fetch_add(1, Ordering::Relaxed));
         let topic = Topic { servers: self.servers.clone(), dead_letters: format!("{name}.dead"), name };
         if let Some(Mock(cluster)) = &self.mock {
             cluster.create_topic(&topic.name, partitions, 1).expect("a topic");
@@ -86,10 +88,10 @@ impl Topic {
         config
     }
 
-    /// A member that is missed after four seconds. The mock cluster gives a new group three to assemble.
+    /// A member that is missed after six seconds, the least that Kafka takes by default. The mock cluster needs three.
     pub(crate) fn consumer(&self, warehouse: &str) -> Consumer {
         let mut config = self.config();
-        config.set("session.timeout.ms", "4000").set("heartbeat.interval.ms", "100");
+        config.set("session.timeout.ms", "6000").set("heartbeat.interval.ms", "100");
         config.set("auto.commit.interval.ms", "100");
         Consumer {
             config,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use idem_core::message::Action;
 use idem_core::{Error, idempotent, observe};
 use idem_sqlx::SqliteTx;
+use kafka_consumer::consumer::ConsumerError;
 use kafka_consumer::orders::on_message;
 use tokio::select;
 use tokio::sync::Semaphore;
@@ -31,7 +32,7 @@ async fn an_order_sent_twice_reserves_once(broker: &Broker) {
     let (consumer, london) = (topic.consumer("london"), topic.group("london"));
     let handle = async |payload: &[u8]| on_message(&shop.store, "london", payload).await;
     select! {
-        () = consumer.run(handle, pending()) => {}
+        ended = consumer.run(handle, pending()) => panic!("{ended:?}"),
         () = until("all is acknowledged", async || london.acknowledged() == 3) => {}
     }
     assert_eq!((shop.on_hand("london").await, shop.reservations().await), (95, 2));
@@ -64,8 +65,8 @@ async fn each_of_two_groups_runs_it_once(broker: &Broker) {
     let in_london = async |payload: &[u8]| on_message(&shop.store, "london", payload).await;
     let in_paris = async |payload: &[u8]| on_message(&shop.store, "paris", payload).await;
     select! {
-        () = first.run(in_london, pending()) => {}
-        () = second.run(in_paris, pending()) => {}
+        ended = first.run(in_london, pending()) => panic!("{ended:?}"),
+        ended = second.run(in_paris, pending()) => panic!("{ended:?}"),
         () = until("all is acknowledged", async || london.acknowledged() == 2 && paris.acknowledged() == 2) => {}
     }
     assert_eq!((shop.on_hand("london").await, shop.on_hand("paris").await), (98, 98));
@@ -139,8 +140,8 @@ async fn in_flight_elsewhere_is_not_acknowledged(broker: &Broker) {
         until("both are acknowledged", async || london.acknowledged() == 2).await;
     };
     select! {
-        () = first.run(async |_: &[u8]| deliveries.one("first", &shop, &gate).await, pending()) => {}
-        () = second.run(async |_: &[u8]| deliveries.one("second", &shop, &gate).await, pending()) => {}
+        ended = first.run(async |_: &[u8]| deliveries.one("first", &shop, &gate).await, pending()) => panic!("{ended:?}"),
+        ended = second.run(async |_: &[u8]| deliveries.one("second", &shop, &gate).await, pending()) => panic!("{ended:?}"),
         () = script => {}
     }
     assert_eq!(deliveries.runs(), 1, "{:?}", deliveries.0);
@@ -158,7 +159,7 @@ async fn a_rebalance_in_mid_run() {
     topic.send([order("a", 1)]).await;
     let (gate, deliveries, london) = (Gate::shut(), Deliveries::default(), topic.group("london"));
     let (mut first, second) = (topic.consumer("london"), topic.consumer("london"));
-    first.config.set("max.poll.interval.ms", "4000");
+    first.config.set("max.poll.interval.ms", "6000");
     let script = async {
         until("the second is told that it runs elsewhere", async || deliveries.left_alone_by("second") > 0).await;
         assert_eq!(london.acknowledged(), 0, "acknowledged before it was done");
@@ -168,10 +169,10 @@ async fn a_rebalance_in_mid_run() {
     };
     let enter_second = async {
         _ = gate.entered.acquire().await;
-        second.run(async |_: &[u8]| deliveries.one("second", &shop, &gate).await, pending()).await;
+        _ = second.run(async |_: &[u8]| deliveries.one("second", &shop, &gate).await, pending()).await;
     };
     select! {
-        () = first.run(async |_: &[u8]| deliveries.one("first", &shop, &gate).await, pending()) => {}
+        ended = first.run(async |_: &[u8]| deliveries.one("first", &shop, &gate).await, pending()) => panic!("{ended:?}"),
         () = enter_second => {}
         () = script => {}
     }
@@ -197,7 +198,7 @@ async fn a_message_that_fails_is_not_overtaken(broker: &Broker) {
         Action::Acknowledge
     };
     select! {
-        () = consumer.run(handle, pending()) => {}
+        ended = consumer.run(handle, pending()) => panic!("{ended:?}"),
         () = until("all is acknowledged", async || london.acknowledged() == 20) => {}
     }
     let mut expected: Vec<usize> = (0..20).chain(fails).collect();
@@ -209,6 +210,8 @@ async fn what_is_refused_for_good_goes_to_the_dead_letters(broker: &Broker) {
     let (shop, topic) = (Shop::open(&["london"], 100).await, broker.topic(1).await);
     let chair = r#"{"id": "c", "item": "chair", "quantity": 1}"#;
     let other = order("a", 4);
+    // Its reason would quote it, and the dead letter be larger than a broker takes.
+    let long = format!(r#"{{"id": "e", "item": "lamp", "quantity": "{}"}}"#, "x".repeat(600_000));
     let payloads = [
         order("a", 2),
         "two lamps, please".to_owned(),
@@ -217,6 +220,7 @@ async fn what_is_refused_for_good_goes_to_the_dead_letters(broker: &Broker) {
         other.clone(),
         order("panic", 1),
         order("d", 3),
+        long.clone(),
     ];
     topic.send(&payloads).await;
     let (consumer, london) = (topic.consumer("london"), topic.group("london"));
@@ -226,10 +230,10 @@ async fn what_is_refused_for_good_goes_to_the_dead_letters(broker: &Broker) {
     };
     let mut letters = Vec::new();
     select! {
-        () = consumer.run(handle, pending()) => {}
+        ended = consumer.run(handle, pending()) => panic!("{ended:?}"),
         () = async {
-            until("all is acknowledged", async || london.acknowledged() == 7).await;
-            letters = topic.dead_letters(5).await;
+            until("all is acknowledged", async || london.acknowledged() == 8).await;
+            letters = topic.dead_letters(6).await;
         } => {}
     }
     let codes: Vec<_> = letters.iter().map(|letter| (letter.payload.as_str(), letter.code.as_str())).collect();
@@ -239,8 +243,35 @@ async fn what_is_refused_for_good_goes_to_the_dead_letters(broker: &Broker) {
         (chair, "no_such_item"),
         (&other, "key_reused"),
         (&payloads[5], "panicked"),
+        (&long, "malformed"),
     ];
     assert_eq!(codes, expected);
     assert_eq!(letters[0].from, format!("{}-0@1", topic.name));
     assert_eq!((shop.on_hand("london").await, shop.reservations().await), (95, 2));
+}
+
+/// Kafka would deliver it for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_database_refuses_is_put_aside() {
+    let shop = Shop::open(&["london"], 100).await;
+    sqlx::query("DROP TABLE reservations").execute(&shop.pool).await.expect("no table");
+    let action = on_message(&shop.store, "london", order("a", 1).as_bytes()).await;
+    assert!(matches!(action, Action::DeadLetter { code, .. } if code == "store_failed"));
+    assert_eq!(shop.on_hand("london").await, 100);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_consumer_needs_another_topic_for_its_dead_letters() {
+    let broker = Broker::mock();
+    let topic = broker.topic(1).await;
+    for dead_letters in ["", &topic.name] {
+        let mut consumer = topic.consumer("london");
+        consumer.dead_letters = dead_letters.to_owned();
+        let ended = consumer.run(async |_: &[u8]| Action::Acknowledge, pending()).await;
+        assert!(matches!(ended, Err(ConsumerError::NoDeadLetters)));
+    }
+    let mut consumer = topic.consumer("london");
+    consumer.config.set("no.such.setting", "1");
+    let ended = consumer.run(async |_: &[u8]| Action::Acknowledge, pending()).await;
+    assert!(matches!(ended, Err(ConsumerError::Settings(_))));
 }

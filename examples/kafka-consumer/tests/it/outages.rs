@@ -30,7 +30,7 @@ async fn orders_wait_for_the_broker() {
         until("all is acknowledged", async || london.acknowledged() == 3).await;
     };
     select! {
-        () = consumer.run(handle, pending()) => {}
+        ended = consumer.run(handle, pending()) => panic!("{ended:?}"),
         () = script => {}
     }
     assert_eq!((shop.on_hand("london").await, shop.reservations().await), (97, 3));
@@ -60,7 +60,7 @@ async fn an_order_waits_for_the_database(broker: &Broker) {
         until("all is acknowledged", async || london.acknowledged() == 2).await;
     };
     select! {
-        () = consumer.run(handle, pending()) => {}
+        ended = consumer.run(handle, pending()) => panic!("{ended:?}"),
         () = script => {}
     }
     assert_eq!((shop.on_hand("london").await, shop.reservations().await), (98, 2));

@@ -21,7 +21,7 @@ impl Program {
         let file: File = OpenOptions::new().create(true).append(true).open(log).expect("a log");
         let child = Command::new(env!("CARGO_BIN_EXE_kafka-consumer"))
             .env("KAFKA_BROKERS", consumer.config.get("bootstrap.servers").expect("brokers"))
-            .env("KAFKA_CONFIG", settings.join(","))
+            .env("KAFKA_CONFIG", settings.join(" "))
             .env("WAREHOUSE", "london")
             .env("KAFKA_GROUP", &consumer.group)
             .env("KAFKA_TOPIC", &consumer.topic)

@@ -1,4 +1,4 @@
-//! Many orders, many of them delivered again, and a consumers that are killed again and again.
+//! Many orders, many of them delivered again, and consumers that are killed again and again.
 
 use std::time::Duration;
 
@@ -47,5 +47,5 @@ async fn each_order_takes_effect_once_over_ten_kills(broker: &Broker) {
     let taken: i64 = (0..ORDERS).map(quantity).sum();
     assert_eq!((shop.on_hand("london").await, shop.reservations().await), (1_000_000 - taken, ORDERS));
     let replays = replays(&log);
-    assert!(replays > SENT_AGAIN as usize, "{replays} deliveries did not run: no kill led to a redelivery");
+    assert!(replays > SENT_AGAIN as usize, "{replays} deliveries did not run: not one kill led to a redelivery");
 }
