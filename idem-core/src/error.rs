@@ -72,6 +72,14 @@ pub enum Kind {
     StoreFailed,
     /// The handler panicked.
     Panicked,
+    /// A leased run has lost its right to run: another attempt has taken it over, or the store did not renew it in time.
+    /// Its finished steps stay; the retry goes on behind them.
+    LeaseLost,
+    /// The steps of a leased run are not those that an earlier attempt has finished, or one stands there twice. A mistake
+    /// of the application.
+    StepMismatch,
+    /// A leased run was begun as often as it may be. It does not run again until an operator releases it.
+    AttemptsExhausted,
 }
 
 impl Kind {
@@ -97,6 +105,9 @@ impl Kind {
             Self::StoreUnavailable => "store_unavailable",
             Self::StoreFailed => "store_failed",
             Self::Panicked => "handler_panicked",
+            Self::LeaseLost => "lease_lost",
+            Self::StepMismatch => "step_mismatch",
+            Self::AttemptsExhausted => "attempts_exhausted",
         }
     }
 
@@ -133,13 +144,22 @@ impl Kind {
             Self::StoreUnavailable => "the idempotency store cannot be reached; retry the request later",
             Self::StoreFailed => "the idempotency store refused a statement; nothing was kept",
             Self::Panicked => "the handler failed; nothing was kept, retry the request",
+            Self::LeaseLost => "another attempt of this request has taken over; retry it later, unchanged",
+            Self::StepMismatch => {
+                "the steps of this request are not those of its earlier attempt; it cannot go on with this version"
+            }
+            Self::AttemptsExhausted => {
+                "this request has failed as often as it may be tried; it will not run again until it is released"
+            }
         }
     }
 
     /// How long to wait before asking again, where asking again can help.
     const fn retry_after(self) -> Option<Duration> {
         match self {
-            Self::KeyInFlight | Self::RetryLater | Self::StoreUnavailable => Some(Duration::from_secs(1)),
+            Self::KeyInFlight | Self::RetryLater | Self::StoreUnavailable | Self::LeaseLost => {
+                Some(Duration::from_secs(1))
+            }
             Self::KeyMissing
             | Self::KeyInvalid
             | Self::KeyReused
@@ -154,7 +174,9 @@ impl Kind {
             | Self::TransactionEnded
             | Self::TransactionAborted
             | Self::StoreFailed
-            | Self::Panicked => None,
+            | Self::Panicked
+            | Self::StepMismatch
+            | Self::AttemptsExhausted => None,
         }
     }
 }
@@ -207,6 +229,12 @@ impl Error {
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         self.0.retry_after
+    }
+}
+
+impl From<Kind> for Error {
+    fn from(kind: Kind) -> Self {
+        Self::new(kind)
     }
 }
 

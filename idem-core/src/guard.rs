@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Kind};
-use crate::policy::InFlight;
+use crate::policy::{InFlight, Lease};
 use crate::record::{Format, Outcome, Reply, Request};
 use crate::run;
 use crate::runs::Run;
@@ -55,16 +55,17 @@ impl Stored {
 /// # Cancel safety
 /// Dropped, it has claimed nothing.
 pub async fn begin<C: Context>(store: &C::Store, request: &Request) -> Result<Start<C>, Error> {
-    begin_within(store, request, InFlight::Conflict).await
+    begin_within(store, request, InFlight::Conflict, &Lease::DEFAULT).await
 }
 
 pub(crate) async fn begin_within<C: Context>(
     store: &C::Store,
     request: &Request,
     in_flight: InFlight,
+    lease: &Lease,
 ) -> Result<Start<C>, Error> {
     let counted = store.runs().enter();
-    match run::claim::<C>(store, request, in_flight).await? {
+    match run::claim::<C>(store, request, in_flight, lease).await? {
         Begun::Run(context) => Ok(Start::Run(Guard { context, limit: store.reply_limit(), _counted: counted })),
         Begun::Replay(reply) => Stored::of(reply).map(Start::Stored),
         Begun::Refuse(kind) => Err(Error::new(kind)),

@@ -13,7 +13,7 @@
 //! # struct PgTx;
 //! # impl idem_core::Context for PgTx {
 //! #     type Store = PgStore;
-//! #     async fn begin(_: &PgStore, _: &idem_core::Request) -> Result<idem_core::Begun<Self>, idem_core::Error> { Ok(idem_core::Begun::Run(Self)) }
+//! #     async fn begin(_: &PgStore, _: &idem_core::Request, _: &idem_core::Lease) -> Result<idem_core::Begun<Self>, idem_core::Error> { Ok(idem_core::Begun::Run(Self)) }
 //! #     async fn complete(self, _: &idem_core::Outcome) -> Result<(), idem_core::Error> { Ok(()) }
 //! #     async fn reject(self, _: &idem_core::Outcome) -> Result<idem_core::Rejected, idem_core::Error> { Ok(idem_core::Rejected::Stored) }
 //! #     async fn release(self) -> Result<(), idem_core::Error> { Ok(()) }
@@ -79,8 +79,12 @@ pub mod http;
 pub mod message;
 mod origin;
 mod plain;
+mod renewal;
 mod run;
 mod runs;
+mod steps;
+
+mod holder;
 pub mod store;
 
 pub mod machine;
@@ -104,11 +108,13 @@ pub use disposition::Disposition;
 pub use error::{Error, Kind};
 pub use fingerprint::Fingerprint;
 pub use guard::{Guard, Start, Stored, begin};
+pub use holder::{Held, Holder, Step, StepForm};
 pub use idem_macros::idempotent;
 pub use identity::{Identity, Key, Operation, Scope, ToKey, ToScope};
 pub use origin::{Observed, observe};
-pub use policy::{InFlight, MissingKey, Policy};
+pub use policy::{InFlight, Lease, MissingKey, Policy};
 pub use record::{Claim, Format, Outcome, Record, Reply, Request, State, Timestamp};
 pub use runs::{Run, Runs};
+pub use steps::{StepKey, Steps};
 pub use store::{Begun, Context, Rejected, Store};
 pub use value::Value;

@@ -12,6 +12,13 @@ pub enum Decision {
     Claim,
     /// A record is there and no longer counts. Claim it in its place, if it is still the same one.
     Replace(Claim),
+    /// A leased run was abandoned or released. Take it over, if it is still held by this claim.
+    Resume {
+        /// The claim of the attempt that is over.
+        claim: Claim,
+        /// Which attempt that was.
+        attempt: u32,
+    },
     /// It ran: answer with this.
     Replay(Reply),
     /// It must not run, and there is no reply to give.
@@ -51,7 +58,11 @@ pub fn decide(record: Option<&Record>, request: &Request, now: Timestamp) -> Dec
     };
     let same = fingerprint == request.fingerprint;
     match (&record.state, same) {
-        (State::Running | State::Completed(_) | State::Oversized, false) => Decision::Refuse(Kind::KeyReused),
+        (State::Running | State::Leased { .. } | State::Completed(_) | State::Oversized, false) => {
+            Decision::Refuse(Kind::KeyReused)
+        }
+        (State::Leased { until, .. }, true) if *until > now => Decision::Refuse(Kind::KeyInFlight),
+        (State::Leased { attempt, .. }, true) => Decision::Resume { claim: record.claim, attempt: *attempt },
         (State::Running, true) => Decision::Refuse(Kind::TransactionEnded),
         (State::Completed(reply), true) => Decision::Replay(reply.clone()),
         (State::Oversized, true) => Decision::Refuse(Kind::ReplyTooLarge),
@@ -79,6 +90,8 @@ pub fn verdict(record: Option<&Record>, claim: Claim) -> Verdict {
         Some(record) if record.claim != claim => Verdict::NotKept,
         Some(record) => match record.state {
             State::Running => Verdict::Ended,
+            // The lease is ours, and the run is not over.
+            State::Leased { .. } => Verdict::NotKept,
             // Only the completion writes anything else under this claim, so even what cannot be read was kept.
             State::Completed(_) | State::Oversized | State::Unreadable => Verdict::Kept,
         },
@@ -123,8 +136,28 @@ mod tests {
         }
     }
 
-    fn states() -> [State; 4] {
-        [State::Running, State::Completed(reply()), State::Oversized, State::Unreadable]
+    fn leased(until: i64) -> State {
+        State::Leased { until: Timestamp(until), attempt: 3 }
+    }
+
+    fn states() -> [State; 5] {
+        [State::Running, leased(NOW.0 + 1), State::Completed(reply()), State::Oversized, State::Unreadable]
+    }
+
+    #[test]
+    fn r25_a_lease_is_in_flight_until_it_ends_and_is_then_taken_over() {
+        let decide = |until| decide(Some(&record(leased(until))), &asked("this"), NOW);
+        assert_eq!(decide(NOW.0 + 1), Decision::Refuse(Kind::KeyInFlight));
+        let claim = record(State::Running).claim;
+        assert_eq!(decide(NOW.0), Decision::Resume { claim, attempt: 3 });
+    }
+
+    #[test]
+    fn r28_another_fingerprint_never_takes_over() {
+        for until in [NOW.0 - 1, NOW.0 + 1] {
+            let decision = decide(Some(&record(leased(until))), &asked("that"), NOW);
+            assert_eq!(decision, Decision::Refuse(Kind::KeyReused));
+        }
     }
 
     #[test]
@@ -182,6 +215,7 @@ mod tests {
         let other = Claim::from_bytes(&[8; 16]).expect("16 bytes");
         assert_eq!(verdict(None, ours), Verdict::NotKept);
         assert_eq!(verdict(Some(&record(State::Running)), ours), Verdict::Ended);
+        assert_eq!(verdict(Some(&record(leased(NOW.0 + 1))), ours), Verdict::NotKept);
         for state in [State::Completed(reply()), State::Oversized, State::Unreadable] {
             assert_eq!(verdict(Some(&record(state)), ours), Verdict::Kept);
         }

@@ -1,5 +1,7 @@
 //! One call of an annotated plain function, from its arguments to its result.
 
+use std::future::Future;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -10,6 +12,7 @@ use crate::identity::{Identity, Key, Scope};
 use crate::origin;
 use crate::policy::Policy;
 use crate::record::{Format, Outcome, Request};
+use crate::run::unless;
 use crate::store::Context;
 use crate::value;
 
@@ -139,7 +142,12 @@ pub async fn enter<C: Context, R>(
 async fn claim<C: Context>(store: &C::Store, policy: &Policy, named: Named) -> Result<Start<C>, Error> {
     origin::note(false);
     let request = named.request(policy)?;
-    begin_within(store, &request, policy.in_flight).await
+    begin_within(store, &request, policy.in_flight, &policy.lease).await
+}
+
+/// The body's answer, or a refusal where the right to run is lost before there is one.
+pub async fn answer<R>(lost: impl Future<Output = ()>, body: impl Future<Output = R>, codec: &Codec<R>) -> R {
+    unless(lost, body).await.unwrap_or_else(|| (codec.refuse)(Error::new(Kind::LeaseLost)))
 }
 
 /// Ends a run as its answer says.

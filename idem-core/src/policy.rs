@@ -15,6 +15,28 @@ pub struct Policy {
     pub in_flight: InFlight,
     /// What a request without a key gets.
     pub missing_key: MissingKey,
+    /// How a leased handler holds its right to run. Transactional ones have no use for it.
+    pub lease: Lease,
+}
+
+/// How a leased run holds its right to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lease {
+    /// How long the right lives without a renewal. It is renewed every third of this time.
+    pub duration: Duration,
+    /// How often the run may be begun, the first time included. After that it is refused.
+    pub attempts: u32,
+}
+
+impl Lease {
+    /// 30 seconds, and ten attempts.
+    pub const DEFAULT: Self = Self { duration: Duration::from_secs(30), attempts: 10 };
+}
+
+impl Default for Lease {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
 }
 
 /// What a duplicate gets while the first still runs.

@@ -1,9 +1,9 @@
 //! What expansions of the attribute call. Not for people: it may change in any release.
 
 pub use crate::identity::{Operation, Scope};
-pub use crate::plain::{Answer, Codec, Entered, Named, codec, codec_with_errors, enter, is_final, settle};
-pub use crate::policy::{InFlight, MissingKey, Policy};
-pub use crate::store::Context;
+pub use crate::plain::{Answer, Codec, Entered, Named, answer, codec, codec_with_errors, enter, is_final, settle};
+pub use crate::policy::{InFlight, Lease, MissingKey, Policy};
+pub use crate::store::{Context, Leased};
 
 use crate::error::Error;
 use crate::fingerprint::Fingerprint;
@@ -35,6 +35,12 @@ pub fn fingerprint<T: serde::Serialize + ?Sized>(value: &T) -> Result<Fingerprin
 #[must_use]
 pub fn no_fingerprint() -> Fingerprint {
     Fingerprint::none()
+}
+
+/// The value of `lease = "…"` and `attempts = …`, for a context that has a use for it.
+#[must_use]
+pub const fn lease<C: Leased>(lease: Lease) -> Lease {
+    lease
 }
 
 /// An argument of a plain function, as a part of its fingerprint.

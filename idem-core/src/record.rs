@@ -38,6 +38,13 @@ pub enum State {
     /// Claimed, not completed, and yet visible: the handler ended the transaction it was lent. Nobody knows what it
     /// kept, so it is refused until it expires.
     Running,
+    /// A leased run that is not over: it runs until the lease ends, and may then be taken over.
+    Leased {
+        /// When the lease ends.
+        until: Timestamp,
+        /// Which attempt holds it, or held it last: 1 is the first.
+        attempt: u32,
+    },
     /// Completed, with its reply. It is replayed.
     Completed(Reply),
     /// Completed, with a reply over the limit, which was not kept. It is refused and does not run again.

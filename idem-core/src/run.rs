@@ -1,11 +1,14 @@
 //! The claim: the beginning of every run.
 
+use std::future::Future;
+use std::pin::pin;
 use std::time::Duration;
 
+use futures_util::future::{Either, select};
 use tokio::time::{Instant, sleep_until};
 
 use crate::error::{Error, Kind};
-use crate::policy::InFlight;
+use crate::policy::{InFlight, Lease};
 use crate::record::Request;
 use crate::store::{Begun, Context};
 
@@ -22,6 +25,7 @@ pub(crate) async fn claim<C: Context>(
     store: &C::Store,
     request: &Request,
     in_flight: InFlight,
+    lease: &Lease,
 ) -> Result<Begun<C>, Error> {
     let patience = match in_flight {
         InFlight::Wait(patience) => patience,
@@ -30,12 +34,20 @@ pub(crate) async fn claim<C: Context>(
     let deadline = Instant::now() + patience;
     let mut pause = FIRST_PAUSE;
     loop {
-        let begun = C::begin(store, request).await?;
+        let begun = C::begin(store, request, lease).await?;
         let now = Instant::now();
         if !matches!(begun, Begun::Refuse(Kind::KeyInFlight)) || now >= deadline {
             return Ok(begun);
         }
         sleep_until(deadline.min(now + pause)).await;
         pause = LONGEST_PAUSE.min(pause * 2);
+    }
+}
+
+/// The body's answer, or `None` where the right to run was lost first: then the body is dropped where it stands.
+pub(crate) async fn unless<T>(lost: impl Future<Output = ()>, body: impl Future<Output = T>) -> Option<T> {
+    match select(pin!(body), pin!(lost)).await {
+        Either::Left((answer, _)) => Some(answer),
+        Either::Right(((), _)) => None,
     }
 }

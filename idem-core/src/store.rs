@@ -9,8 +9,11 @@
 use std::future::Future;
 
 use crate::error::{Error, Kind};
+use crate::holder::Holder;
+use crate::policy::Lease;
 use crate::record::{Outcome, Reply, Request};
 use crate::runs::Runs;
+use crate::steps::Steps;
 
 /// Where records are kept. A cheap handle: clones share everything.
 pub trait Store: Clone + Send + Sync + 'static {
@@ -45,7 +48,18 @@ pub trait Context: Sized + Send + 'static {
     ///
     /// # Errors
     /// The store could not be asked. Nothing is claimed and the handler must not be run.
-    fn begin(store: &Self::Store, request: &Request) -> impl Future<Output = Result<Begun<Self>, Error>> + Send;
+    fn begin(
+        store: &Self::Store,
+        request: &Request,
+        lease: &Lease,
+    ) -> impl Future<Output = Result<Begun<Self>, Error>> + Send;
+
+    /// Is ready when this run has lost its right to run. Then the handler is dropped, and the run released.
+    ///
+    /// A transaction holds its right as long as it lives, so by default it is never ready.
+    fn lost(&self) -> impl Future<Output = ()> + Send + 'static {
+        std::future::pending()
+    }
 
     /// Makes the handler's writes and the outcome permanent, as one.
     ///
@@ -84,6 +98,16 @@ pub trait Context: Sized + Send + 'static {
     /// As for [`complete`](Self::complete).
     fn finish_unrecorded(self, keep: bool) -> impl Future<Output = Result<(), Error>> + Send;
 }
+
+/// A context that holds a lease: [`Steps`](crate::Steps).
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` holds no lease",
+    label = "only a leased handler has one",
+    note = "remove `lease` and `attempts`, or run the handler in steps: `steps: &mut PgSteps` or `steps: &mut SqliteSteps`"
+)]
+pub trait Leased: Context {}
+
+impl<H: Holder> Leased for Steps<H> {}
 
 /// What a store says to a request.
 #[derive(Debug)]

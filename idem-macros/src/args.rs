@@ -20,6 +20,7 @@ pub(crate) struct Args {
     pub(crate) missing_key: Option<Arg>,
     pub(crate) operation: Option<Arg>,
     pub(crate) lease: Option<Arg>,
+    pub(crate) attempts: Option<Arg>,
     pub(crate) rejects: Option<Arg>,
     pub(crate) krate: Option<Arg>,
     /// Something was meant for a scope and has been reported, so that its absence need not be.
@@ -33,7 +34,7 @@ pub(crate) struct Arg {
 }
 
 /// Every argument with an example, in the order in which the documentation has them.
-const KNOWN: [(&str, &str); 11] = [
+const KNOWN: [(&str, &str); 12] = [
     ("scope", "scope = user"),
     ("ttl", "ttl = \"24h\""),
     ("key", "key = header(\"Idempotency-Key\")"),
@@ -43,6 +44,7 @@ const KNOWN: [(&str, &str); 11] = [
     ("missing_key", "missing_key = run"),
     ("operation", "operation = \"payments.create\""),
     ("lease", "lease = \"30s\""),
+    ("attempts", "attempts = 10"),
     ("rejects", "rejects = is_final"),
     ("crate", "crate = path::to::idem_core"),
 ];
@@ -145,6 +147,7 @@ impl Args {
             "missing_key" => &mut self.missing_key,
             "operation" => &mut self.operation,
             "lease" => &mut self.lease,
+            "attempts" => &mut self.attempts,
             "rejects" => &mut self.rejects,
             "crate" => &mut self.krate,
             _ => return None,

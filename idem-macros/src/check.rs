@@ -28,6 +28,7 @@ pub(crate) struct Handler {
     pub(crate) in_flight: InFlight,
     pub(crate) missing_key: MissingKey,
     pub(crate) operation: Option<LitStr>,
+    pub(crate) lease: Lease,
     /// Which errors of a plain function are stored.
     pub(crate) rejects: Option<Expr>,
     /// Where `idem_core` is to be found, if not at the root.
@@ -88,6 +89,15 @@ pub(crate) enum InFlight {
     Accepted,
 }
 
+/// How a leased handler holds its right to run, as far as that is said.
+#[derive(Default)]
+pub(crate) struct Lease {
+    /// The name of an argument that says so.
+    pub(crate) name: Option<Ident>,
+    pub(crate) duration: Option<Duration>,
+    pub(crate) attempts: Option<u32>,
+}
+
 /// What a request without a key gets.
 pub(crate) enum MissingKey {
     Reject,
@@ -131,10 +141,10 @@ pub(crate) fn check(args: &Args, mut errors: Errors, function: &Function) -> Res
         in_flight: arguments::in_flight(args, form, &mut errors),
         missing_key: arguments::missing_key(args, form, &mut errors),
         operation: arguments::operation(args, form, &function.signature, &mut errors),
+        lease: arguments::lease(args, &mut errors),
         rejects: arguments::rejects(args, form, &mut errors),
         krate: arguments::krate(args, &mut errors),
         parameters,
     };
-    arguments::lease(args, &mut errors);
     errors.none_or(handler)
 }

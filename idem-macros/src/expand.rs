@@ -106,14 +106,33 @@ fn policy(handler: &Handler) -> TokenStream {
         MissingKey::Reject => quote!(Reject),
         MissingKey::Run => quote!(Run),
     };
+    let lease = lease(handler);
     quote_spanned! {Span::mixed_site()=>
         #private::Policy {
             operation: #private::Operation::new(#operation),
             ttl: #ttl,
             in_flight: #private::InFlight::#in_flight,
             missing_key: #private::MissingKey::#missing_key,
+            lease: #lease,
         }
     }
+}
+
+/// What is said of a lease, where the context has one.
+fn lease(handler: &Handler) -> TokenStream {
+    let private = handler.private(Span::mixed_site());
+    let Some(name) = &handler.lease.name else { return quote!(#private::Lease::DEFAULT) };
+    let said = handler.lease.duration.map(|time| {
+        let time = duration(time);
+        quote!(duration: #time)
+    });
+    let attempts = handler.lease.attempts.map(|attempts| quote!(attempts: #attempts));
+    let said = said.into_iter().chain(attempts);
+    let context = &handler.context;
+    // That a transaction holds no lease is said at the argument.
+    let of_context = handler.private(at(name));
+    let lease = quote!(#private::Lease { #(#said,)* ..#private::Lease::DEFAULT });
+    quote_spanned!(at(name)=> #of_context::lease::<#context>(#lease))
 }
 
 fn duration(duration: Duration) -> TokenStream {

@@ -80,13 +80,16 @@ use crate::variants::{Variant, variants};
 /// | `in_flight = conflict` / `wait("5s")` / `accepted` | what a duplicate gets while the first still runs: 409, a wait of `"1ms"` to `"5m"`, or 202 | `conflict` |
 /// | `missing_key = reject` / `run` | what a request without a key gets: 400, or an ordinary run with nothing recorded | `reject` |
 /// | `operation = "payments.create"` | the handler's stable name, 1 to 255 bytes; set it before you rename or move a handler whose records are still to be replayed | module path and function name |
+/// | `lease = "30s"` | leased handlers: how long the right to run lives without a renewal, from `"1s"` to `"1h"`; it is renewed every third of that | `"30s"` |
+/// | `attempts = 10` | leased handlers: how often a run may be begun before it waits for an operator, from 1 to 1000 | 10 |
 /// | `rejects = PATH` | plain functions: `fn(&E) -> bool`, true where an error is final and is stored | no error is stored |
 /// | `crate = PATH` | where `idem_core` is to be found | `::idem_core` |
 ///
 /// # Rules
 ///
 /// - The handler is an `async fn`. Exactly one of its parameters, at any place, is `&mut` a context, such as
-///   `tx: &mut PgTx`. All others are Axum's extractors; up to sixteen.
+///   `tx: &mut PgTx` for one transaction or `steps: &mut PgSteps` for a leased run in recorded steps. All others are Axum's
+///   extractors; up to sixteen.
 /// - The store comes from the router's state: `PgStore: FromRef<S>`.
 /// - `scope`, `key` and `fingerprint` see every other parameter by reference, under the names that its pattern binds:
 ///   with `Json(order): Json<NewPayment>`, that is `order: &NewPayment`. They are evaluated once for each request,

@@ -65,10 +65,10 @@ mod sweeper;
 pub use error::classify;
 #[cfg(feature = "postgres")]
 #[cfg_attr(docsrs, doc(cfg(feature = "postgres")))]
-pub use postgres::{Isolation, PgStore, PgStoreBuilder, PgTx};
+pub use postgres::{Isolation, PgLease, PgSteps, PgStore, PgStoreBuilder, PgTx};
 #[cfg(feature = "sqlite")]
 #[cfg_attr(docsrs, doc(cfg(feature = "sqlite")))]
-pub use sqlite::{SqliteStore, SqliteStoreBuilder, SqliteTx};
+pub use sqlite::{SqliteLease, SqliteSteps, SqliteStore, SqliteStoreBuilder, SqliteTx};
 pub use sweeper::{Sweep, Sweeper};
 
 /// The README's code compiles.

@@ -7,6 +7,7 @@ use idem_core::{Claim, Error, Fingerprint, Format, Kind, Outcome, Record, Reply,
 pub(crate) const RUNNING: i16 = 1;
 const COMPLETED: i16 = 2;
 const OVERSIZED: i16 = 3;
+pub(crate) const LEASED: i16 = 4;
 
 /// The columns that a decision needs, as both dialects select them, in this order.
 pub(crate) type Columns = (
@@ -18,12 +19,14 @@ pub(crate) type Columns = (
     Option<Vec<u8>>, // headers
     Option<Vec<u8>>, // body
     Option<i64>,     // expires_at
+    Option<i64>,     // lease_until
+    Option<i32>,     // attempt
     i64,             // now, by the database's clock
 );
 
 /// The record in a row, if there is one, and the database's time.
 pub(crate) fn read(columns: Columns) -> Result<(Option<Record>, Timestamp), Error> {
-    let (fingerprint, state, claim, format, status, headers, body, expires_at, now) = columns;
+    let (fingerprint, state, claim, format, status, headers, body, expires_at, lease_until, attempt, now) = columns;
     let now = Timestamp(now);
     let Some(expires_at) = expires_at else {
         return Ok((None, now));
@@ -41,11 +44,16 @@ pub(crate) fn read(columns: Columns) -> Result<(Option<Record>, Timestamp), Erro
         Some(RUNNING) => State::Running,
         Some(COMPLETED) => reply().map_or(State::Unreadable, State::Completed),
         Some(OVERSIZED) => State::Oversized,
+        Some(LEASED) => leased(lease_until, attempt).unwrap_or(State::Unreadable),
         _ => State::Unreadable,
     };
     let fingerprint = fingerprint.as_deref().and_then(Fingerprint::from_bytes);
     let record = Record { fingerprint, state, claim, expires_at: Timestamp(expires_at) };
     Ok((Some(record), now))
+}
+
+fn leased(lease_until: Option<i64>, attempt: Option<i32>) -> Option<State> {
+    Some(State::Leased { until: Timestamp(lease_until?), attempt: u32::try_from(attempt?).ok()? })
 }
 
 /// What the completion writes: state, format, status, headers, body.

@@ -124,7 +124,7 @@ pub(crate) fn respond(error: &Error) -> Response {
 fn status(kind: Kind) -> StatusCode {
     match kind {
         Kind::KeyMissing | Kind::KeyInvalid | Kind::BodyUnreadable => StatusCode::BAD_REQUEST,
-        Kind::KeyInFlight => StatusCode::CONFLICT,
+        Kind::KeyInFlight | Kind::LeaseLost => StatusCode::CONFLICT,
         Kind::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
         Kind::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         Kind::ReplyTooLarge => StatusCode::GONE,
@@ -137,6 +137,8 @@ fn status(kind: Kind) -> StatusCode {
         | Kind::TransactionEnded
         | Kind::TransactionAborted
         | Kind::StoreFailed
-        | Kind::Panicked => StatusCode::INTERNAL_SERVER_ERROR,
+        | Kind::Panicked
+        | Kind::StepMismatch
+        | Kind::AttemptsExhausted => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }

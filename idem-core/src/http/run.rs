@@ -15,7 +15,7 @@ use crate::http::{Refusal, key, problem, reply};
 use crate::identity::{Identity, Key, Scope};
 use crate::policy::{InFlight, MissingKey, Policy};
 use crate::record::Request;
-use crate::run;
+use crate::run::{self, unless};
 use crate::store::{Begun, Context, Rejected, Store};
 
 /// What the attribute's expressions said about one request.
@@ -112,7 +112,7 @@ async fn decide_and_run<C: Context>(
         },
         ttl: policy.ttl,
     };
-    match run::claim::<C>(&call.store, &request, policy.in_flight).await? {
+    match run::claim::<C>(&call.store, &request, policy.in_flight, &policy.lease).await? {
         Begun::Run(context) => run_recorded(context, &call.store, body).await,
         Begun::Replay(stored) => reply::replay(stored),
         Begun::Refuse(kind) => Err(Error::new(kind)),
@@ -120,11 +120,12 @@ async fn decide_and_run<C: Context>(
 }
 
 async fn run_recorded<C: Context>(mut context: C, store: &C::Store, body: Body<C>) -> Result<Response, Error> {
-    let response = match catch(body(&mut context)).await {
+    let lost = context.lost();
+    let response = match unless(lost, catch(body(&mut context))).await.unwrap_or_else(|| Err(Kind::LeaseLost.into())) {
         Ok(response) => response,
-        Err(panic) => {
+        Err(failed) => {
             context.release().await?;
-            return Err(panic);
+            return Err(failed);
         }
     };
     let disposition = disposition(&response);

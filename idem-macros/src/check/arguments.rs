@@ -6,7 +6,7 @@ use proc_macro2::Span;
 use syn::{Expr, ExprCall, ExprLit, FnArg, Lit, LitStr, Path, Signature};
 
 use super::names::Names;
-use super::{Asked, Fingerprint, Form, InFlight, Key, MissingKey, Scope};
+use super::{Asked, Fingerprint, Form, InFlight, Key, Lease, MissingKey, Scope};
 use crate::args::{Arg, Args};
 use crate::duration::{self, Limits};
 use crate::errors::{Errors, any_of, text};
@@ -234,14 +234,29 @@ pub(super) fn rejects(args: &Args, form: Form, errors: &mut Errors) -> Option<Ex
     Some(arg.value.clone())
 }
 
-/// Known, but not for one transaction.
-pub(super) fn lease(args: &Args, errors: &mut Errors) {
-    if let Some(arg) = &args.lease {
-        errors.at(
-            &arg.name,
-            "`lease` is for leased handlers, which are not available yet: one transaction holds no lease\nhelp: remove it",
-        );
+/// Whether the context has a use for a lease is for its type to say.
+pub(super) fn lease(args: &Args, errors: &mut Errors) -> Lease {
+    let Args { lease, attempts, .. } = args;
+    Lease {
+        name: lease.as_ref().or(attempts.as_ref()).map(|arg| arg.name.clone()),
+        duration: lease.as_ref().map(|arg| duration(&arg.value, &duration::LEASE, "lease = \"30s\"", errors)),
+        attempts: attempts.as_ref().map(|arg| attempts_of(arg, errors)),
     }
+}
+
+fn attempts_of(arg: &Arg, errors: &mut Errors) -> u32 {
+    const MOST: u32 = 1000;
+    let number = match plain(&arg.value) {
+        Expr::Lit(ExprLit { lit: Lit::Int(number), .. }) => number.base10_parse::<u32>().ok(),
+        _ => None,
+    };
+    let wrong = match number {
+        Some(0) => "with no attempt, nothing would ever run\nhelp: write at least `attempts = 1`".to_owned(),
+        Some(number) if number <= MOST => return number,
+        _ => format!("`attempts` is a number from 1 to {MOST}\nhelp: write `attempts = 10`"),
+    };
+    errors.at(&arg.value, wrong);
+    1
 }
 
 fn asked(arg: &Arg) -> Asked {

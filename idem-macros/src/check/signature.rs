@@ -126,7 +126,7 @@ fn context(signature: &Signature, parameters: &[Parameter], errors: &mut Errors)
             &signature.ident,
             "no context parameter says how the handler runs\n\
              help: add `tx: &mut PgTx` or `tx: &mut SqliteTx` to run it in one transaction \
-             (`steps: &mut PgSteps`, for leased handlers, is not available yet)",
+             or `steps: &mut PgSteps` or `steps: &mut SqliteSteps` to run it in recorded steps",
         );
     }
     first.unwrap_or_else(|| parse_quote!(_))

@@ -10,6 +10,7 @@ pub async fn on_shipped(
         ttl: ::core::time::Duration::from_secs(604800),
         in_flight: ::idem_core::__private::InFlight::Conflict,
         missing_key: ::idem_core::__private::MissingKey::Reject,
+        lease: ::idem_core::__private::Lease::DEFAULT,
     };
     let __idem_codec = ::idem_core::__private::codec_with_errors::<
         Result<Stock, StockError>,
@@ -39,7 +40,14 @@ pub async fn on_shipped(
                 let stock = take_out(tx, event).await?;
                 Ok(stock)
             };
-            let __idem_answer = __idem_body(&mut *__idem_run).await;
+            let __idem_lost = ::idem_core::__private::Context::lost(&*__idem_run);
+            let __idem_body = __idem_body(&mut *__idem_run);
+            let __idem_answer = ::idem_core::__private::answer(
+                    __idem_lost,
+                    __idem_body,
+                    &__idem_codec,
+                )
+                .await;
             let __idem_is_final = ::idem_core::__private::is_final(
                 &__idem_answer,
                 StockError::is_final,

@@ -18,6 +18,7 @@ pub async fn create_payment(
         ttl: ::core::time::Duration::from_secs(86400),
         in_flight: ::idem_core::__private::InFlight::Conflict,
         missing_key: ::idem_core::__private::MissingKey::Reject,
+        lease: ::idem_core::__private::Lease::DEFAULT,
     };
     let (__idem_call, __idem_1) = __idem_last.into_parts();
     let __idem_asked = {

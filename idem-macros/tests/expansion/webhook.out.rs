@@ -20,6 +20,7 @@ async fn shipped<C: Carrier>(
             ::core::time::Duration::from_millis(500),
         ),
         missing_key: app::idempotency::__private::MissingKey::Run,
+        lease: app::idempotency::__private::Lease::DEFAULT,
     };
     let (__idem_call, __idem_2) = __idem_last.into_parts();
     let __idem_asked = {

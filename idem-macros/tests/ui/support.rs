@@ -9,7 +9,7 @@ mod support {
     pub use axum::routing::post;
     pub use axum::{Json, Router};
     pub use idem_core::idempotent;
-    use idem_core::{Begun, Context, Error, Outcome, Rejected, Request, Runs, Scope, Store, ToScope};
+    use idem_core::{Begun, Context, Error, Lease, Outcome, Rejected, Request, Runs, Scope, Store, ToScope};
     use serde::{Deserialize, Serialize};
 
     /// Stands for the store of `idem_sqlx`.
@@ -32,7 +32,7 @@ mod support {
     impl Context for PgTx {
         type Store = PgStore;
 
-        async fn begin(_: &PgStore, _: &Request) -> Result<Begun<Self>, Error> {
+        async fn begin(_: &PgStore, _: &Request, _: &Lease) -> Result<Begun<Self>, Error> {
             Ok(Begun::Run(Self))
         }
 

@@ -8,8 +8,10 @@ use super::store::{Isolation, PgStore};
 use crate::error::classify;
 
 /// In order; never edited after a release.
-const MIGRATIONS: [(&str, &str); 1] =
-    [("20261122_create_records", include_str!("../../migrations/postgres/20261122_create_records.sql"))];
+const MIGRATIONS: [(&str, &str); 2] = [
+    ("20261122_create_records", include_str!("../../migrations/postgres/20261122_create_records.sql")),
+    ("20261122_create_steps", include_str!("../../migrations/postgres/20261122_create_steps.sql")),
+];
 
 /// One number for all who migrate: the word `idem` in ASCII.
 const LOCK: i64 = 0x6964_656d;

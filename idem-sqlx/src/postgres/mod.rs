@@ -1,6 +1,8 @@
 //! The Postgres store.
 
 pub(crate) mod error;
+mod lease;
+mod leases;
 mod migrate;
 mod records;
 mod session;
@@ -8,5 +10,6 @@ mod store;
 mod sweep;
 mod tx;
 
+pub use lease::{PgLease, PgSteps};
 pub use store::{Isolation, PgStore, PgStoreBuilder};
 pub use tx::PgTx;

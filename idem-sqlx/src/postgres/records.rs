@@ -56,7 +56,7 @@ pub(super) struct Records {
 }
 
 impl Records {
-    fn query(self, sql: &'static str) -> Query<'static, Postgres, PgArguments> {
+    pub(super) fn query(self, sql: &'static str) -> Query<'static, Postgres, PgArguments> {
         sqlx::query(sql).persistent(!self.unnamed)
     }
 
@@ -184,7 +184,10 @@ impl Records {
     }
 }
 
-fn bind_identity<'q>(query: Query<'q, Postgres, PgArguments>, identity: &Identity) -> Query<'q, Postgres, PgArguments> {
+pub(super) fn bind_identity<'q>(
+    query: Query<'q, Postgres, PgArguments>,
+    identity: &Identity,
+) -> Query<'q, Postgres, PgArguments> {
     query.bind(identity.scope.as_str()).bind(identity.operation.as_str()).bind(identity.key.hash().as_slice())
 }
 
@@ -234,6 +237,8 @@ WHERE scope = $4
 const FIND: &str = "
 SELECT record.fingerprint, record.state, record.claim, record.format, record.status, record.headers, record.body,
     (extract(epoch FROM record.expires_at) * 1000000)::bigint AS expires_at,
+    (extract(epoch FROM record.lease_until) * 1000000)::bigint AS lease_until,
+    record.attempt,
     (extract(epoch FROM now()) * 1000000)::bigint AS now
 FROM (VALUES (1)) AS one (row)
 LEFT JOIN idem_records AS record
@@ -247,6 +252,8 @@ LEFT JOIN idem_records AS record
 const FIND_OR_HOLDER: &str = "
 SELECT record.fingerprint, record.state, record.claim, record.format, record.status, record.headers, record.body,
     (extract(epoch FROM record.expires_at) * 1000000)::bigint AS expires_at,
+    (extract(epoch FROM record.lease_until) * 1000000)::bigint AS lease_until,
+    record.attempt,
     (extract(epoch FROM now()) * 1000000)::bigint AS now,
     CASE
         WHEN record.expires_at > now() THEN NULL
@@ -301,6 +308,8 @@ ON CONFLICT (scope, operation, key_hash) DO NOTHING";
 const LOCKED: &str = "
 SELECT fingerprint, state, claim, format, status, headers, body,
     (extract(epoch FROM expires_at) * 1000000)::bigint AS expires_at,
+    (extract(epoch FROM lease_until) * 1000000)::bigint AS lease_until,
+    attempt,
     (extract(epoch FROM now()) * 1000000)::bigint AS now
 FROM idem_records
 WHERE scope = $1

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use idem_core::machine::{Decision, Verdict, decide, verdict};
-use idem_core::{Begun, Claim, Context, Error, Kind, Outcome, Rejected, Reply, Request};
+use idem_core::{Begun, Claim, Context, Error, Kind, Lease, Outcome, Rejected, Reply, Request};
 use sqlx::postgres::{PgConnection, PgQueryResult, PgRow, PgStatement, PgTypeInfo};
 use sqlx::{Either, Execute, Executor, Postgres, SqlStr};
 use tokio::runtime::Handle;
@@ -48,6 +48,8 @@ pub struct PgTx {
     /// There until the run is settled or dropped.
     session: Option<Session>,
     run: Option<Run>,
+    /// For a step: when its transaction began, by the database's clock and by ours.
+    pub(super) began: Option<(i64, Instant)>,
 }
 
 /// What the transaction has claimed.
@@ -69,7 +71,7 @@ enum Claimed {
 impl Context for PgTx {
     type Store = PgStore;
 
-    async fn begin(store: &PgStore, request: &Request) -> Result<Begun<Self>, Error> {
+    async fn begin(store: &PgStore, request: &Request, _: &Lease) -> Result<Begun<Self>, Error> {
         if let Some(begun) = Self::look_up(store, request).await? {
             return Ok(begun);
         }
@@ -148,10 +150,10 @@ impl Context for PgTx {
 }
 
 impl PgTx {
-    async fn open(store: &PgStore) -> Result<Self, Error> {
+    pub(super) async fn open(store: &PgStore) -> Result<Self, Error> {
         let inner = store.inner();
         let session = Session::begin(&inner.pool, inner.begin).await?;
-        Ok(Self { store: store.clone(), session: Some(session), run: None })
+        Ok(Self { store: store.clone(), session: Some(session), run: None, began: None })
     }
 
     /// Answers a request whose first run ended in this process a short while ago, in one round trip.
@@ -171,6 +173,7 @@ impl PgTx {
         Ok(match decide(record.as_ref(), request, now) {
             Decision::Replay(reply) => Some(Begun::Replay(reply)),
             Decision::Refuse(kind) => Some(Begun::Refuse(kind)),
+            Decision::Resume { .. } => Some(Begun::Refuse(Kind::StepMismatch)),
             Decision::Claim | Decision::Replace(_) => None,
         })
     }
@@ -203,6 +206,8 @@ impl PgTx {
         match (decide(record.as_ref(), request, now), holder) {
             (Decision::Replay(reply), _) => Ok(Claimed::Replay(reply)),
             (Decision::Refuse(kind), _) => Ok(Claimed::Refuse(kind)),
+            // A leased handler has begun it, and a transaction knows nothing of its steps.
+            (Decision::Resume { .. }, _) => Ok(Claimed::Refuse(Kind::StepMismatch)),
             (Decision::Claim | Decision::Replace(_), Holder::Same) => Ok(Claimed::Refuse(Kind::KeyInFlight)),
             (Decision::Claim | Decision::Replace(_), Holder::Other) => self.refuse_reuse(request).await,
             (Decision::Claim | Decision::Replace(_), Holder::Claimant) | (Decision::Claim, Holder::Nobody) => {
@@ -229,7 +234,7 @@ impl PgTx {
         Ok(match decide(record.as_ref(), request, now) {
             Decision::Replay(reply) => Claimed::Replay(reply),
             Decision::Refuse(kind) => Claimed::Refuse(kind),
-            Decision::Claim | Decision::Replace(_) => Claimed::Refuse(Kind::KeyReused),
+            Decision::Claim | Decision::Replace(_) | Decision::Resume { .. } => Claimed::Refuse(Kind::KeyReused),
         })
     }
 
@@ -261,7 +266,9 @@ impl PgTx {
             Ok(()) => {}
             Err(CommitFailed::Unknown(error)) => {
                 tracing::warn!(target: "idem", %error, "COMMIT did not answer; looking up what became of it");
-                Box::pin(find_out(&self.store, &run)).await.map_err(|kind| Error::new(kind).caused_by(error))?;
+                Box::pin(find_out(&self.store, &run.request, run.claim))
+                    .await
+                    .map_err(|kind| Error::new(kind).caused_by(error))?;
             }
             Err(refused) => return Err(refused.into()),
         }
@@ -298,7 +305,7 @@ impl PgTx {
         self.session.as_mut().expect("a session until the run is settled")
     }
 
-    fn take_session(&mut self) -> Session {
+    pub(super) fn take_session(&mut self) -> Session {
         self.session.take().expect("a session until the run is settled")
     }
 
@@ -380,7 +387,7 @@ async fn bar(store: &PgStore, run: &Run) -> Result<(), Error> {
 }
 
 /// Finds out on another connection what became of a COMMIT that did not answer.
-async fn find_out(store: &PgStore, run: &Run) -> Result<(), Kind> {
+pub(super) async fn find_out(store: &PgStore, request: &Request, claim: Claim) -> Result<(), Kind> {
     let inner = store.inner();
     let found = async {
         for pause in retry::pauses().chain(std::iter::repeat(Duration::from_millis(100))) {
@@ -388,10 +395,10 @@ async fn find_out(store: &PgStore, run: &Run) -> Result<(), Kind> {
                 let mut session = Session::begin(&inner.pool, Isolation::ReadCommitted.begin()).await?;
                 // What waits for a COMMIT that hangs must not hold this connection beyond the deadline.
                 session.connection().execute("SET LOCAL lock_timeout = '500ms'").await.map_err(classify)?;
-                inner.records.find_settled(session.connection(), &run.request, run.claim).await
+                inner.records.find_settled(session.connection(), request, claim).await
             };
             match found.await {
-                Ok(record) => return verdict(record.as_ref(), run.claim),
+                Ok(record) => return verdict(record.as_ref(), claim),
                 Err(error) => tracing::warn!(target: "idem", %error, "the look-up failed; trying again"),
             }
             sleep(pause).await;

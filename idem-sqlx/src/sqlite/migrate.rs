@@ -8,8 +8,10 @@ use super::store::SqliteStore;
 use crate::error::classify;
 
 /// In order; never edited after a release.
-const MIGRATIONS: [(&str, &str); 1] =
-    [("20261122_create_records", include_str!("../../migrations/sqlite/20261122_create_records.sql"))];
+const MIGRATIONS: [(&str, &str); 2] = [
+    ("20261122_create_records", include_str!("../../migrations/sqlite/20261122_create_records.sql")),
+    ("20261122_create_steps", include_str!("../../migrations/sqlite/20261122_create_steps.sql")),
+];
 
 impl SqliteStore {
     /// Creates and alters the store's tables, as far as that has not been done.

@@ -1,6 +1,8 @@
 //! The SQLite store.
 
 pub(crate) mod error;
+mod lease;
+mod leases;
 mod migrate;
 mod records;
 mod running;
@@ -9,5 +11,6 @@ mod store;
 mod sweep;
 mod tx;
 
+pub use lease::{SqliteLease, SqliteSteps};
 pub use store::{SqliteStore, SqliteStoreBuilder};
 pub use tx::SqliteTx;

@@ -83,7 +83,7 @@ impl Records {
     }
 }
 
-fn bind_identity<'q>(
+pub(super) fn bind_identity<'q>(
     query: Query<'q, Sqlite, SqliteArguments>,
     identity: &Identity,
 ) -> Query<'q, Sqlite, SqliteArguments> {
@@ -91,7 +91,7 @@ fn bind_identity<'q>(
 }
 
 /// As the table keeps times. A duration that does not fit is longer than SQLite's calendar.
-fn microseconds(duration: Duration) -> i64 {
+pub(super) fn microseconds(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX / 2)
 }
 
@@ -128,6 +128,8 @@ WHERE scope = $1
 const FIND: &str = "
 SELECT record.fingerprint, record.state, record.claim, record.format, record.status, record.headers, record.body,
     record.expires_at,
+    record.lease_until,
+    record.attempt,
     time.now
 FROM (SELECT CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER) AS now) AS time
 LEFT JOIN idem_records AS record

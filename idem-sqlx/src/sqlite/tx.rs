@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use idem_core::machine::{Decision, Verdict, decide, verdict};
-use idem_core::{Begun, Claim, Context, Error, Kind, Outcome, Rejected, Reply, Request};
+use idem_core::{Begun, Claim, Context, Error, Kind, Lease, Outcome, Rejected, Reply, Request};
 use sqlx::sqlite::{SqliteConnection, SqliteQueryResult, SqliteRow, SqliteStatement, SqliteTypeInfo};
 use sqlx::{Either, Execute, Executor, SqlStr, Sqlite};
 use tokio::runtime::Handle;
@@ -69,7 +69,7 @@ enum Claimed {
 impl Context for SqliteTx {
     type Store = SqliteStore;
 
-    async fn begin(store: &SqliteStore, request: &Request) -> Result<Begun<Self>, Error> {
+    async fn begin(store: &SqliteStore, request: &Request, _: &Lease) -> Result<Begun<Self>, Error> {
         if let Some(kind) = store.inner().running.find(request) {
             return Ok(Begun::Refuse(kind));
         }
@@ -126,8 +126,7 @@ impl Context for SqliteTx {
     }
 
     async fn begin_unrecorded(store: &SqliteStore) -> Result<Self, Error> {
-        let session = Session::begin(&store.inner().pool).await?;
-        Ok(Self { store: store.clone(), session: Some(session), run: None })
+        Self::open(store).await
     }
 
     async fn finish_unrecorded(mut self, keep: bool) -> Result<(), Error> {
@@ -145,6 +144,11 @@ impl Context for SqliteTx {
 }
 
 impl SqliteTx {
+    pub(super) async fn open(store: &SqliteStore) -> Result<Self, Error> {
+        let session = Session::begin(&store.inner().pool).await?;
+        Ok(Self { store: store.clone(), session: Some(session), run: None })
+    }
+
     /// Answers a request whose run has ended without the write lock.
     async fn look_up(
         store: &SqliteStore,
@@ -155,6 +159,7 @@ impl SqliteTx {
         Ok(match decide(record.as_ref(), request, now) {
             Decision::Replay(reply) => Some(Begun::Replay(reply)),
             Decision::Refuse(kind) => Some(Begun::Refuse(kind)),
+            Decision::Resume { .. } => Some(Begun::Refuse(Kind::StepMismatch)),
             Decision::Claim | Decision::Replace(_) => None,
         })
     }
@@ -169,6 +174,8 @@ impl SqliteTx {
         match decide(record.as_ref(), request, now) {
             Decision::Replay(reply) => Ok(Claimed::Replay(reply)),
             Decision::Refuse(kind) => Ok(Claimed::Refuse(kind)),
+            // A leased handler has begun it, and a transaction knows nothing of its steps.
+            Decision::Resume { .. } => Ok(Claimed::Refuse(Kind::StepMismatch)),
             // Nobody else writes meanwhile, so what is in the way stays there until it is replaced here.
             Decision::Claim => Ok(Claimed::Refuse(Kind::KeyInFlight)),
             Decision::Replace(expired) => match records.replace(self, request, claim, expired).await {
@@ -207,7 +214,9 @@ impl SqliteTx {
             Ok(()) => Ok(()),
             Err(CommitFailed::Unknown(error)) => {
                 tracing::warn!(target: "idem", %error, "COMMIT did not answer; looking up what became of it");
-                Box::pin(find_out(&self.store, &run)).await.map_err(|kind| Error::new(kind).caused_by(error))
+                Box::pin(find_out(&self.store, &run.request, run.claim))
+                    .await
+                    .map_err(|kind| Error::new(kind).caused_by(error))
             }
             Err(refused) => Err(refused.into()),
         }
@@ -232,11 +241,11 @@ impl SqliteTx {
         barred.await.unwrap_or_else(|error| Error::new(Kind::TransactionEnded).caused_by(error))
     }
 
-    fn session(&mut self) -> &mut Session {
+    pub(super) fn session(&mut self) -> &mut Session {
         self.session.as_mut().expect("a session until the run is settled")
     }
 
-    fn take_session(&mut self) -> Session {
+    pub(super) fn take_session(&mut self) -> Session {
         self.session.take().expect("a session until the run is settled")
     }
 
@@ -306,17 +315,17 @@ async fn bar(store: &SqliteStore, run: &Run) -> Result<(), Error> {
 }
 
 /// Finds out on another connection what became of a COMMIT that did not answer.
-async fn find_out(store: &SqliteStore, run: &Run) -> Result<(), Kind> {
+pub(super) async fn find_out(store: &SqliteStore, request: &Request, claim: Claim) -> Result<(), Kind> {
     let inner = store.inner();
     for pause in retry::pauses() {
         let found = async {
             // The write lock is free only when the transaction is over.
             let mut session = Session::begin(&inner.pool).await?;
-            inner.records.find(session.connection(), &run.request.identity).await
+            inner.records.find(session.connection(), &request.identity).await
         };
         match found.await {
             Ok((record, _now)) => {
-                return match verdict(record.as_ref(), run.claim) {
+                return match verdict(record.as_ref(), claim) {
                     Verdict::Kept => Ok(()),
                     Verdict::NotKept => Err(Kind::StoreUnavailable),
                     Verdict::Ended => Err(Kind::TransactionEnded),

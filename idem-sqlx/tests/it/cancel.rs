@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use idem_core::{
-    Begun, Context, Error, Fingerprint, Format, Identity, Key, Kind, Operation, Outcome, Rejected, Reply, Request,
-    Scope,
+    Begun, Context, Error, Fingerprint, Format, Identity, Key, Kind, Lease, Operation, Outcome, Rejected, Reply,
+    Request, Scope,
 };
 
 use crate::client::Call;
@@ -85,7 +85,7 @@ enum Came {
 }
 
 async fn run<D: Database>(store: &<D::Tx as Context>::Store, key: &str, end: End) -> Result<Came, Error> {
-    match D::Tx::begin(store, &request(key)).await? {
+    match D::Tx::begin(store, &request(key), &Lease::DEFAULT).await? {
         Begun::Run(mut tx) => {
             D::effect(&mut tx, key).await;
             D::effect(&mut tx, key).await;

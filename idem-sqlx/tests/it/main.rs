@@ -20,5 +20,6 @@ mod plain;
 mod races;
 mod reply;
 mod request;
+mod steps;
 mod sweep;
 mod unavailable;

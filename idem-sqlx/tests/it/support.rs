@@ -23,6 +23,8 @@ macro_rules! both {
             type D = $crate::support::Postgres;
             #[allow(unused_imports)]
             use $crate::plain::postgres_functions as functions;
+            #[allow(unused_imports)]
+            use $crate::steps::postgres_steps as steps;
             $(
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $name() {
@@ -38,6 +40,8 @@ macro_rules! both {
             type D = $crate::support::Sqlite;
             #[allow(unused_imports)]
             use $crate::plain::sqlite_functions as functions;
+            #[allow(unused_imports)]
+            use $crate::steps::sqlite_steps as steps;
             $(
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $name() {

@@ -1,0 +1,113 @@
+//! What a store owes to a leased run.
+
+use std::future::Future;
+
+use crate::error::Error;
+use crate::policy::Lease;
+use crate::record::{Outcome, Reply, Request};
+use crate::store::{Context, Store};
+
+/// The right to run one attempt of a leased run, as a store keeps it.
+///
+/// # What an implementer owes
+/// - **Committed first.** When `claim` answers `Run`, every other process sees the lease.
+/// - **Fenced.** `renew`, `keep`, `finish` and `release` change something only where the record is still held by this
+///   claim, in the same statement that asks. Otherwise they answer [`Kind::LeaseLost`](crate::Kind::LeaseLost).
+/// - **The store's clock** says when a lease ends.
+/// - **One commit.** A step's writes and the step become visible together or not at all; so do the last writes and the
+///   outcome.
+pub trait Holder: Clone + Send + Sync + 'static {
+    /// The store.
+    type Store: Store;
+
+    /// What a transaction step gets: a transaction without a record of its own.
+    type Tx: Context<Store = Self::Store>;
+
+    /// Whether nobody else can take over while one of its transactions is open, and no renewal can be written either.
+    const EXCLUSIVE: bool;
+
+    /// Claims the request, or takes it over where an earlier attempt was abandoned or released.
+    ///
+    /// # Errors
+    /// The store could not be asked, or did not answer. Whatever it has claimed ends with the lease.
+    fn claim(
+        store: &Self::Store,
+        request: &Request,
+        lease: &Lease,
+    ) -> impl Future<Output = Result<Held<Self>, Error>> + Send;
+
+    /// Lets the lease begin again.
+    ///
+    /// # Errors
+    /// [`Kind::LeaseLost`](crate::Kind::LeaseLost), and what the store says.
+    fn renew(&self) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Begins a transaction for a step, in which the lease was seen to be held.
+    ///
+    /// # Errors
+    /// As for [`renew`](Self::renew).
+    fn begin(&self) -> impl Future<Output = Result<Self::Tx, Error>> + Send;
+
+    /// Commits the transaction with the step, and lets the lease begin again.
+    ///
+    /// # Errors
+    /// As for [`renew`](Self::renew); [`Kind::TransactionEnded`](crate::Kind::TransactionEnded) where the step ended the
+    /// transaction itself, which bars the record. Nothing was kept, unless it is that or
+    /// [`Kind::OutcomeUnknown`](crate::Kind::OutcomeUnknown).
+    fn keep(&self, tx: Self::Tx, step: &Step) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Commits the transaction with the outcome, and ends the lease.
+    ///
+    /// # Errors
+    /// As for [`keep`](Self::keep).
+    fn finish(&self, tx: Self::Tx, outcome: &Outcome) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Ends the lease and keeps the finished steps: the next attempt goes on behind them.
+    ///
+    /// # Errors
+    /// As for [`renew`](Self::renew).
+    fn release(&self) -> impl Future<Output = Result<(), Error>> + Send;
+}
+
+/// What a store says to a request for a lease.
+#[derive(Debug)]
+pub enum Held<H> {
+    /// It is claimed.
+    Run {
+        /// The right to run it.
+        holder: H,
+        /// Which attempt this is: 1 is the first.
+        attempt: u32,
+        /// The steps that earlier attempts have finished, in their order.
+        steps: Vec<Step>,
+    },
+    /// It ran: answer with this.
+    Replay(Reply),
+    /// It must not run now, and there is no reply to give.
+    Refuse(crate::error::Kind),
+}
+
+/// A finished step, as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// Its place among the steps of the run: 0 is the first.
+    pub position: u32,
+    /// Its name.
+    pub name: String,
+    /// What kind of step it is.
+    pub form: StepForm,
+    /// Its result.
+    pub result: Reply,
+}
+
+/// What kind of step it is: a number that a later release may add to, and never gives another meaning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct StepForm(pub i16);
+
+impl StepForm {
+    /// A transaction in the store's database.
+    pub const TRANSACTION: Self = Self(1);
+
+    /// A call of the outside world.
+    pub const CALL: Self = Self(2);
+}

@@ -1,0 +1,123 @@
+//! Keeps a lease alive while its run goes on, and says when it is lost.
+
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::error::Kind;
+use crate::holder::Holder;
+
+/// Renews until it is dropped, or the lease is lost.
+///
+/// By our own clock we only give up a right, never claim one: whether somebody else may run is for the store to say.
+#[derive(Debug)]
+pub(crate) struct Renewal {
+    shared: Arc<Shared>,
+    task: JoinHandle<()>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    duration: Duration,
+    /// The lease is ours at least until then, as far as we can know.
+    held_until: Mutex<Instant>,
+    /// A transaction is open, under which the store takes no renewal and gives the lease to nobody.
+    excluded: Mutex<bool>,
+    lost: watch::Sender<bool>,
+}
+
+impl Renewal {
+    /// `asked` is when the store was asked for the lease.
+    pub(crate) fn start<H: Holder>(holder: H, duration: Duration, asked: Instant) -> Self {
+        let shared = Arc::new(Shared {
+            duration,
+            held_until: Mutex::new(asked + duration),
+            excluded: Mutex::new(false),
+            lost: watch::Sender::new(false),
+        });
+        let task = tokio::spawn(renew(holder, Arc::clone(&shared)));
+        Self { shared, task }
+    }
+
+    /// Is ready when the lease is lost.
+    pub(crate) fn lost(&self) -> impl Future<Output = ()> + Send + 'static + use<> {
+        let mut lost = self.shared.lost.subscribe();
+        async move {
+            if lost.wait_for(|lost| *lost).await.is_err() {
+                // The run is over, and nobody is left to lose anything.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    pub(crate) fn is_lost(&self) -> bool {
+        *self.shared.lost.borrow()
+    }
+
+    /// The store was asked to renew at this time, and did.
+    pub(crate) fn renewed(&self, asked: Instant) {
+        self.shared.renewed(asked);
+    }
+
+    /// Whether a transaction is open that excludes everybody else.
+    pub(crate) fn exclude(&self, excluded: bool) {
+        *self.shared.excluded.lock().unwrap_or_else(PoisonError::into_inner) = excluded;
+    }
+}
+
+impl Drop for Renewal {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Shared {
+    fn renewed(&self, asked: Instant) {
+        let mut held_until = self.held_until.lock().unwrap_or_else(PoisonError::into_inner);
+        *held_until = (*held_until).max(asked + self.duration);
+    }
+
+    fn held_until(&self) -> Instant {
+        *self.held_until.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_excluded(&self) -> bool {
+        *self.excluded.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn renew<H: Holder>(holder: H, shared: Arc<Shared>) {
+    let third = shared.duration / 3;
+    let mut pause = third;
+    loop {
+        sleep(pause).await;
+        if shared.is_excluded() {
+            continue;
+        }
+        let asked = Instant::now();
+        let why = match timeout_at(shared.held_until().max(asked), holder.renew()).await {
+            Ok(Ok(())) => {
+                shared.renewed(asked);
+                pause = third;
+                continue;
+            }
+            Ok(Err(error)) if error.kind() == Kind::LeaseLost => Some(error),
+            Ok(Err(error)) => {
+                tracing::warn!(target: "idem", %error, "the lease was not renewed; trying again");
+                Some(error)
+            }
+            Err(_elapsed) => None,
+        };
+        let is_taken = why.is_some_and(|why| why.kind() == Kind::LeaseLost);
+        if is_taken || (Instant::now() >= shared.held_until() && !shared.is_excluded()) {
+            tracing::warn!(target: "idem", "the lease is lost; the run is given up");
+            shared.lost.send_replace(true);
+            return;
+        }
+        pause = third / 4;
+    }
+}

@@ -1,0 +1,454 @@
+//! The leased context: a run in recorded steps.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::future::Future;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use sha2::{Digest, Sha256};
+use tokio::runtime::Handle;
+use tokio::time::Instant;
+
+use crate::error::{Error, Kind};
+use crate::holder::{Held, Holder, Step, StepForm};
+use crate::policy::Lease;
+use crate::record::{Claim, Format, Outcome, Request};
+use crate::renewal::Renewal;
+use crate::store::{Begun, Context, Rejected, Store};
+use crate::value::{self, Value};
+
+/// The steps of a leased run: what a handler gets as `steps: &mut PgSteps` or `steps: &mut SqliteSteps`.
+///
+/// Between a foreign call and its record a crash can make the call happen again: [`call`](Self::call) gives it a key that
+/// is the same on every attempt, for the other side to know it by.
+///
+/// # Rules
+/// - The claim is committed before the handler runs, and renewed every third of the lease while it runs.
+/// - A finished step does not run again, in whatever attempt: its result is read instead.
+/// - A step is known by its name and its place. Where an attempt meets another step than an earlier one has finished
+///   there, or one twice, that is [`Kind::StepMismatch`], before the step runs.
+/// - Whoever has lost the lease changes nothing: each write asks for it, in its own transaction.
+/// - A handler that fails is released: its finished steps stay, and the retry goes on behind them.
+///
+/// # Cancel safety
+/// Dropped at any await, a step is finished or not begun, but for a foreign call, which may have happened. The lease is
+/// given back, or ends by itself.
+///
+/// # Limitations
+/// - [`Disposition::Reject`](crate::Disposition::Reject) keeps the finished steps and what they have done: there is no
+///   compensation yet.
+/// - What a handler does between its steps is done again by each attempt.
+/// - A request that is not recorded (a `GET`, a missing key that may be missing) runs its steps without a record: each as
+///   a transaction of its own, each call under a key that nobody else gets.
+pub struct Steps<H: Holder> {
+    store: H::Store,
+    /// `None` in a request that is not recorded.
+    run: Option<Run<H>>,
+    /// The last writes, which are committed with the outcome.
+    last: Option<H::Tx>,
+}
+
+struct Run<H> {
+    holder: H,
+    identity: [u8; 32],
+    attempt: u32,
+    recorded: Vec<Step>,
+    names: HashSet<String>,
+    next: u32,
+    renewal: Renewal,
+    /// Why no further step may run, if that is so.
+    broken: Option<Kind>,
+}
+
+/// A key for a foreign call: the same on every attempt, and another for every other step, operation, scope and key.
+///
+/// 64 hexadecimal digits: the SHA-256 of the identity and the step's name, each with its length.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct StepKey(String);
+
+impl StepKey {
+    fn of(identity: &[u8], name: &str) -> Self {
+        let mut digest = Sha256::new();
+        for part in [b"idem step 1".as_slice(), identity, name.as_bytes()] {
+            digest.update((part.len() as u64).to_be_bytes());
+            digest.update(part);
+        }
+        Self(digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+
+    /// The key, to be sent along.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for StepKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What a step is to do.
+enum Entered {
+    /// An earlier attempt has finished it.
+    Finished(Value),
+    /// It runs, at this place.
+    Run(u32),
+}
+
+impl<H: Holder> Steps<H> {
+    /// Runs a step that writes to the store's database: its writes and its record are one commit.
+    ///
+    /// ```
+    /// # use idem_core::{Context, Error, Holder, Steps};
+    /// # async fn write<T>(_: &mut T) -> Result<u32, Error> { Ok(1) }
+    /// async fn reserve<H: Holder>(steps: &mut Steps<H>) -> Result<u32, Error> {
+    ///     steps.transaction("reserve", async |tx| write(tx).await).await
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// The step's own, which undoes its writes; by [`Kind`], [`Kind::LeaseLost`], [`Kind::StepMismatch`],
+    /// [`Kind::ReplyFailed`] where the result cannot be stored, [`Kind::RecordUnreadable`] where a stored one cannot be
+    /// read, and what the store says. In each case the step is not finished, unless the kind is
+    /// [`Kind::OutcomeUnknown`], which the next attempt finds out, or [`Kind::TransactionEnded`].
+    pub async fn transaction<T, E>(
+        &mut self,
+        name: &str,
+        body: impl AsyncFnOnce(&mut H::Tx) -> Result<T, E>,
+    ) -> Result<T, E>
+    where
+        T: Serialize + DeserializeOwned,
+        E: From<Error>,
+    {
+        let position = match self.enter(name, StepForm::TRANSACTION)? {
+            Entered::Finished(value) => return Ok(value.read()?),
+            Entered::Run(position) => position,
+        };
+        let mut tx = self.begin().await?;
+        match body(&mut tx).await {
+            Ok(value) => {
+                let step = self.finished(position, name, StepForm::TRANSACTION, &value);
+                self.keep(tx, step).await?;
+                Ok(value)
+            }
+            Err(error) => {
+                self.undo(tx).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Runs a step that calls the outside world, with a key for the other side to know it by.
+    ///
+    /// ```
+    /// # use idem_core::{Context, Error, Holder, Steps};
+    /// # async fn post(_: &str) -> Result<String, Error> { Ok(String::new()) }
+    /// async fn charge<H: Holder>(steps: &mut Steps<H>) -> Result<String, Error> {
+    ///     steps.call("charge", async |key| post(key.as_str()).await).await
+    /// }
+    /// ```
+    ///
+    /// The lease is renewed before the call, so that whoever has lost it does not call.
+    ///
+    /// # Errors
+    /// As for [`transaction`](Self::transaction). The call may have happened all the same; the next attempt makes it
+    /// again, under the same key.
+    pub async fn call<T, E>(&mut self, name: &str, body: impl AsyncFnOnce(StepKey) -> Result<T, E>) -> Result<T, E>
+    where
+        T: Serialize + DeserializeOwned,
+        E: From<Error>,
+    {
+        let position = match self.enter(name, StepForm::CALL)? {
+            Entered::Finished(value) => return Ok(value.read()?),
+            Entered::Run(position) => position,
+        };
+        let key = match &self.run {
+            Some(run) => {
+                let asked = Instant::now();
+                run.holder.renew().await?;
+                run.renewal.renewed(asked);
+                StepKey::of(&run.identity, name)
+            }
+            None => StepKey::of(Claim::random()?.as_bytes(), name),
+        };
+        let value = body(key).await?;
+        let step = self.finished(position, name, StepForm::CALL, &value);
+        let tx = self.begin().await?;
+        self.keep(tx, step).await?;
+        Ok(value)
+    }
+
+    /// The last writes: they are committed with the reply. No step comes after it.
+    ///
+    /// It is not a step: its result is not recorded, since a retry gets the reply.
+    ///
+    /// # Errors
+    /// As for [`transaction`](Self::transaction).
+    pub async fn finish<T, E>(&mut self, body: impl AsyncFnOnce(&mut H::Tx) -> Result<T, E>) -> Result<T, E>
+    where
+        E: From<Error>,
+    {
+        self.check()?;
+        let mut tx = self.begin().await?;
+        match body(&mut tx).await {
+            Ok(value) => {
+                self.last = Some(tx);
+                Ok(value)
+            }
+            Err(error) => {
+                self.undo(tx).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Which attempt this is: 1 is the first.
+    #[must_use]
+    pub fn attempt(&self) -> u32 {
+        self.run.as_ref().map_or(1, |run| run.attempt)
+    }
+
+    /// Whether an earlier attempt has finished this step.
+    #[must_use]
+    pub fn is_replay(&self, name: &str) -> bool {
+        self.run.as_ref().is_some_and(|run| run.recorded.iter().any(|step| step.name == name))
+    }
+
+    /// What the step at hand is to do, or why it may not run.
+    fn enter(&mut self, name: &str, form: StepForm) -> Result<Entered, Error> {
+        self.check()?;
+        let Some(run) = &mut self.run else { return Ok(Entered::Run(0)) };
+        if run.names.contains(name) {
+            let words = format!("there are two steps `{name}`: give each step of a run a name of its own");
+            return Err(Error::new(Kind::StepMismatch).caused_by(words));
+        }
+        let position = run.next;
+        match run.recorded.get(position as usize) {
+            None => Ok(Entered::Run(position)),
+            Some(step) if step.name == name && step.form == form => {
+                let value = Value::of(step.result.clone());
+                run.passed(name);
+                Ok(Entered::Finished(value))
+            }
+            Some(step) => {
+                let stored = &step.name;
+                let words = format!("step {position} is `{name}` now, and `{stored}` was finished there");
+                run.broken = Some(Kind::StepMismatch);
+                Err(Error::new(Kind::StepMismatch).caused_by(words))
+            }
+        }
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        if self.last.is_some() {
+            return Err(Error::new(Kind::StepMismatch).caused_by("there is a step behind `finish`"));
+        }
+        match &self.run {
+            Some(Run { broken: Some(kind), .. }) => Err(Error::new(*kind)),
+            Some(run) if run.renewal.is_lost() => Err(Error::new(Kind::LeaseLost)),
+            _ => Ok(()),
+        }
+    }
+
+    async fn begin(&mut self) -> Result<H::Tx, Error> {
+        let Some(run) = &mut self.run else { return H::Tx::begin_unrecorded(&self.store).await };
+        run.renewal.exclude(H::EXCLUSIVE);
+        let begun = run.holder.begin().await;
+        if begun.is_err() {
+            run.renewal.exclude(false);
+        }
+        run.noted(begun)
+    }
+
+    async fn undo(&mut self, tx: H::Tx) {
+        // What cannot be rolled back is rolled back with its connection.
+        if let Err(error) = tx.finish_unrecorded(false).await {
+            tracing::debug!(target: "idem", %error, "a step was not rolled back in order");
+        }
+        if let Some(run) = &mut self.run {
+            run.renewal.exclude(false);
+        }
+    }
+
+    async fn keep(&mut self, tx: H::Tx, step: Result<Step, Error>) -> Result<(), Error> {
+        let step = match step {
+            Ok(step) => step,
+            Err(error) => {
+                self.undo(tx).await;
+                return Err(error);
+            }
+        };
+        let Some(run) = &mut self.run else { return tx.finish_unrecorded(true).await };
+        let asked = Instant::now();
+        let kept = run.holder.keep(tx, &step).await;
+        if kept.is_ok() {
+            run.renewal.renewed(asked);
+            run.passed(&step.name);
+        }
+        run.renewal.exclude(false);
+        run.noted(kept)
+    }
+
+    fn finished<T: Serialize + DeserializeOwned>(
+        &self,
+        position: u32,
+        name: &str,
+        form: StepForm,
+        value: &T,
+    ) -> Result<Step, Error> {
+        match value::outcome(Format::VALUE, value, self.store.reply_limit())? {
+            Outcome::Reply(result) => Ok(Step { position, name: name.to_owned(), form, result }),
+            Outcome::Oversized => Err(Error::new(Kind::ReplyFailed)
+                .because("the result of a step is over the store's limit; the step was not kept")),
+        }
+    }
+
+    /// Commits the last writes with the outcome.
+    async fn settle(&mut self, outcome: &Outcome) -> Result<(), Error> {
+        let broken = self.run.as_ref().and_then(|run| run.broken);
+        if let Some(kind) = broken {
+            self.let_go().await;
+            return Err(Error::new(kind));
+        }
+        let tx = match self.last.take() {
+            Some(tx) => tx,
+            None => self.begin().await?,
+        };
+        let Some(run) = self.run.take() else { return tx.finish_unrecorded(true).await };
+        // Until the answer is there: a COMMIT may take its time.
+        run.holder.finish(tx, outcome).await
+    }
+
+    async fn let_go(&mut self) {
+        if let Some(tx) = self.last.take() {
+            self.undo(tx).await;
+        }
+        let Some(run) = self.run.take() else { return };
+        match run.holder.release().await {
+            Ok(()) => {}
+            Err(error) if error.kind() == Kind::LeaseLost => {}
+            Err(error) => tracing::warn!(target: "idem", %error, "the lease was not released; it ends by itself"),
+        }
+    }
+}
+
+impl<H> Run<H> {
+    /// The step is finished, now or earlier.
+    fn passed(&mut self, name: &str) {
+        self.names.insert(name.to_owned());
+        self.next += 1;
+    }
+
+    /// Notes what lets no further step run.
+    fn noted<T>(&mut self, result: Result<T, Error>) -> Result<T, Error> {
+        if let Err(error) = &result
+            && matches!(error.kind(), Kind::LeaseLost | Kind::OutcomeUnknown | Kind::TransactionEnded)
+        {
+            self.broken = Some(error.kind());
+        }
+        result
+    }
+}
+
+impl<H: Holder> Context for Steps<H> {
+    type Store = H::Store;
+
+    async fn begin(store: &H::Store, request: &Request, lease: &Lease) -> Result<Begun<Self>, Error> {
+        let asked = Instant::now();
+        let (holder, attempt, recorded) = match H::claim(store, request, lease).await? {
+            Held::Run { holder, attempt, steps } => (holder, attempt, steps),
+            Held::Replay(reply) => return Ok(Begun::Replay(reply)),
+            Held::Refuse(kind) => return Ok(Begun::Refuse(kind)),
+        };
+        let run = Run {
+            renewal: Renewal::start(holder.clone(), lease.duration, asked),
+            holder,
+            identity: request.identity.digest(),
+            attempt,
+            recorded,
+            names: HashSet::new(),
+            next: 0,
+            broken: None,
+        };
+        Ok(Begun::Run(Self { store: store.clone(), run: Some(run), last: None }))
+    }
+
+    fn lost(&self) -> impl Future<Output = ()> + Send + 'static {
+        let lost = self.run.as_ref().map(|run| run.renewal.lost());
+        async move {
+            match lost {
+                Some(lost) => lost.await,
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    async fn complete(mut self, outcome: &Outcome) -> Result<(), Error> {
+        self.settle(outcome).await
+    }
+
+    async fn reject(mut self, outcome: &Outcome) -> Result<Rejected, Error> {
+        if let Some(tx) = self.last.take() {
+            self.undo(tx).await;
+        }
+        self.settle(outcome).await.map(|()| Rejected::Stored)
+    }
+
+    async fn release(mut self) -> Result<(), Error> {
+        self.let_go().await;
+        Ok(())
+    }
+
+    async fn begin_unrecorded(store: &H::Store) -> Result<Self, Error> {
+        Ok(Self { store: store.clone(), run: None, last: None })
+    }
+
+    async fn finish_unrecorded(mut self, keep: bool) -> Result<(), Error> {
+        match self.last.take() {
+            Some(tx) => tx.finish_unrecorded(keep).await,
+            None => Ok(()),
+        }
+    }
+}
+
+impl<H: Holder> Drop for Steps<H> {
+    fn drop(&mut self) {
+        let Some(run) = self.run.take() else { return };
+        // Without a runtime the lease ends by itself.
+        if let Ok(runtime) = Handle::try_current() {
+            let last = self.last.take();
+            runtime.spawn(async move {
+                drop(last);
+                if let Err(error) = run.holder.release().await {
+                    tracing::debug!(target: "idem", %error, "a dropped run was not released; its lease ends by itself");
+                }
+            });
+        }
+    }
+}
+
+impl<H: Holder> fmt::Debug for Steps<H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Steps").field("attempt", &self.attempt()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn r27_a_key_is_its_step_and_its_identity() {
+        let key = StepKey::of(&[1; 32], "charge");
+        assert_eq!(key, StepKey::of(&[1; 32], "charge"));
+        assert_ne!(key, StepKey::of(&[1; 32], "charge2"));
+        assert_ne!(key, StepKey::of(&[2; 32], "charge"));
+        assert_eq!(key.as_str().len(), 64);
+        assert!(key.as_str().bytes().all(|byte| byte.is_ascii_hexdigit()));
+        // What a provider has stored under it must be found by every later release.
+        assert_eq!(key.as_str(), "26bbf2986eb109ba534cdf0fa6173cb972cdb5ffd4ee458ff299f2b9746c32ea");
+    }
+}

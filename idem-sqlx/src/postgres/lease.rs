@@ -1,0 +1,216 @@
+//! The right to run one attempt of a leased run.
+
+use std::time::Instant;
+
+use idem_core::machine::{Decision, decide};
+use idem_core::{Claim, Error, Held, Holder, Kind, Lease, Outcome, Request, Step, Steps};
+use tokio::time::sleep;
+
+use super::session::{CommitFailed, Session};
+use super::store::{Isolation, PgStore};
+use super::tx::{PgTx, find_out};
+use crate::error::classify;
+use crate::retry;
+
+/// The steps of a leased run on Postgres: what a handler gets as `steps: &mut PgSteps`.
+///
+/// ```
+/// use idem_core::Error;
+/// use idem_sqlx::PgSteps;
+/// # async fn post(_: &str) -> Result<String, Error> { Ok(String::new()) }
+///
+/// async fn pay(steps: &mut PgSteps, order: i64) -> Result<String, Error> {
+///     steps
+///         .transaction("reserve", async |tx| {
+///             let reserve = sqlx::query("UPDATE stock SET free = free - 1 WHERE id = $1").bind(order);
+///             reserve.execute(tx).await.map(|_| ()).map_err(idem_sqlx::classify)
+///         })
+///         .await?;
+///     steps.call("charge", async |key| post(key.as_str()).await).await
+/// }
+/// ```
+///
+/// # Limitations
+/// - A step's transaction has the store's isolation level. Where that is stricter than read committed, a step that is
+///   longer than a third of the lease is refused as [`Kind::RetryLater`]: the renewal has changed the record meanwhile.
+/// - The lease is renewed on a connection of its own. Where the pool has none for a whole lease, the lease is lost.
+pub type PgSteps = Steps<PgLease>;
+
+/// The right to run one attempt, on Postgres: see [`PgSteps`].
+#[derive(Debug, Clone)]
+pub struct PgLease {
+    store: PgStore,
+    request: Request,
+    claim: Claim,
+    lease: Lease,
+}
+
+/// What came of one try to claim.
+enum Claimed {
+    Run { attempt: u32, steps: Vec<Step> },
+    Again,
+}
+
+impl Holder for PgLease {
+    type Store = PgStore;
+    type Tx = PgTx;
+
+    /// A renewal changes another row than a step's transaction, as long as that does not end.
+    const EXCLUSIVE: bool = false;
+
+    async fn claim(store: &PgStore, request: &Request, lease: &Lease) -> Result<Held<Self>, Error> {
+        let inner = store.inner();
+        let holder = Self { store: store.clone(), request: request.clone(), claim: Claim::random()?, lease: *lease };
+        for pause in retry::pauses() {
+            let mut session = Session::begin(&inner.pool, Isolation::ReadCommitted.begin()).await?;
+            let (record, now) = inner.records.find(session.connection(), &request.identity).await?;
+            let claimed = match decide(record.as_ref(), request, now) {
+                Decision::Replay(reply) => return Ok(Held::Replay(reply)),
+                Decision::Refuse(kind) => return Ok(Held::Refuse(kind)),
+                Decision::Resume { attempt, .. } if attempt >= lease.attempts => {
+                    return Ok(Held::Refuse(Kind::AttemptsExhausted));
+                }
+                order => holder.carry_out(&mut session, &order).await?,
+            };
+            if let Claimed::Run { attempt, steps } = claimed {
+                session.commit(inner.commit_deadline).await?;
+                return Ok(Held::Run { holder, attempt, steps });
+            }
+            // The connection goes back first: nobody waits with one in hand.
+            drop(session);
+            sleep(pause).await;
+        }
+        Ok(Held::Refuse(Kind::KeyInFlight))
+    }
+
+    async fn renew(&self) -> Result<(), Error> {
+        let inner = self.store.inner();
+        let mut session = Session::begin(&inner.pool, Isolation::ReadCommitted.begin()).await?;
+        let renewed = inner.records.renew(session.connection(), &self.request, self.claim, &self.lease);
+        if !renewed.await.map_err(classify)? {
+            return Err(Error::new(Kind::LeaseLost));
+        }
+        session.commit(inner.commit_deadline).await?;
+        Ok(())
+    }
+
+    async fn begin(&self) -> Result<PgTx, Error> {
+        let mut tx = PgTx::open(&self.store).await?;
+        let held = self.store.inner().records.held_since(&mut tx, &self.request.identity, self.claim);
+        match held.await.map_err(classify)? {
+            Some(began) => {
+                tx.began = Some((began, Instant::now()));
+                Ok(tx)
+            }
+            None => Err(Error::new(Kind::LeaseLost)),
+        }
+    }
+
+    async fn keep(&self, mut tx: PgTx, step: &Step) -> Result<(), Error> {
+        let records = self.store.inner().records;
+        let (began, at) = tx.began.expect("a transaction of `begin`");
+        let kept = records.keep(&mut tx, &self.request, self.claim, &self.lease, began, at.elapsed(), step);
+        if !kept.await.map_err(classify)? {
+            return Err(self.not_held(tx).await);
+        }
+        match tx.take_session().commit(self.store.inner().commit_deadline).await {
+            Ok(()) => Ok(()),
+            Err(CommitFailed::Unknown(error)) => Err(Error::new(Kind::OutcomeUnknown).caused_by(error)),
+            Err(refused) => Err(refused.into()),
+        }
+    }
+
+    async fn finish(&self, mut tx: PgTx, outcome: &Outcome) -> Result<(), Error> {
+        let records = self.store.inner().records;
+        let (began, at) = tx.began.expect("a transaction of `begin`");
+        let finished = records.finish(&mut tx, &self.request, self.claim, began, at.elapsed(), outcome);
+        if !finished.await.map_err(classify)? {
+            return Err(self.not_held(tx).await);
+        }
+        match tx.take_session().commit(self.store.inner().commit_deadline).await {
+            Ok(()) => Ok(()),
+            Err(CommitFailed::Unknown(error)) => {
+                tracing::warn!(target: "idem", %error, "COMMIT did not answer; looking up what became of it");
+                let found = Box::pin(find_out(&self.store, &self.request, self.claim)).await;
+                found.map_err(|kind| Error::new(kind).caused_by(error))
+            }
+            Err(refused) => Err(refused.into()),
+        }
+    }
+
+    async fn release(&self) -> Result<(), Error> {
+        let inner = self.store.inner();
+        let mut session = Session::begin(&inner.pool, Isolation::ReadCommitted.begin()).await?;
+        let released = inner.records.let_go(session.connection(), &self.request.identity, self.claim);
+        if !released.await.map_err(classify)? {
+            return Err(Error::new(Kind::LeaseLost));
+        }
+        session.commit(inner.commit_deadline).await?;
+        Ok(())
+    }
+}
+
+impl PgLease {
+    async fn carry_out(&self, session: &mut Session, order: &Decision) -> Result<Claimed, Error> {
+        let Self { store, request, claim, lease } = self;
+        let records = store.inner().records;
+        let connection = session.connection();
+        let (is_claimed, attempt) = match order {
+            Decision::Claim => (records.lease(connection, request, *claim, lease).await, 1),
+            Decision::Replace(expired) => (records.lease_again(connection, request, *claim, lease, *expired).await, 1),
+            Decision::Resume { claim: earlier, attempt } => {
+                (records.take_over(connection, request, *claim, lease, *earlier).await, *attempt + 1)
+            }
+            Decision::Replay(_) | Decision::Refuse(_) => return Ok(Claimed::Again),
+        };
+        if !is_claimed.map_err(classify)? {
+            return Ok(Claimed::Again);
+        }
+        // A new record has none. One that an operator let begin again has, and counts from 1 again.
+        let steps = match order {
+            Decision::Resume { .. } => {
+                records.steps(session.connection(), &request.identity).await.map_err(classify)?
+            }
+            _ => Vec::new(),
+        };
+        Ok(Claimed::Run { attempt, steps })
+    }
+
+    /// The last statement found no row: somebody else holds the lease, or the step ended the transaction that it was
+    /// lent, and what it kept is not known.
+    async fn not_held(&self, mut tx: PgTx) -> Error {
+        tx.take_session().rollback().await;
+        match self.bar().await {
+            Ok(true) => Error::new(Kind::TransactionEnded),
+            Ok(false) => Error::new(Kind::LeaseLost),
+            Err(error) => Error::new(Kind::OutcomeUnknown).caused_by(error),
+        }
+    }
+
+    async fn bar(&self) -> Result<bool, Error> {
+        let inner = self.store.inner();
+        let mut session = Session::begin(&inner.pool, Isolation::ReadCommitted.begin()).await?;
+        let barred = inner.records.bar_leased(session.connection(), &self.request.identity, self.claim);
+        let barred = barred.await.map_err(classify)?;
+        session.commit(inner.commit_deadline).await?;
+        Ok(barred)
+    }
+}
+
+impl PgStore {
+    /// Lets a leased run begin again that was begun as often as its `attempts` allow: the next retry runs it, behind its
+    /// finished steps. Says whether there was such a run, or one that is not over.
+    ///
+    /// # Errors
+    /// The database cannot be reached.
+    ///
+    /// # Cancel safety
+    /// Safe: it is one transaction.
+    pub async fn release_exhausted(&self, identity: &idem_core::Identity) -> Result<bool, Error> {
+        let inner = self.inner();
+        let mut session = Session::begin(&inner.pool, Isolation::ReadCommitted.begin()).await?;
+        let released = inner.records.forgive(session.connection(), identity).await.map_err(classify)?;
+        session.commit(inner.commit_deadline).await?;
+        Ok(released)
+    }
+}

@@ -1,0 +1,363 @@
+//! The statements on leases and steps, and nothing else.
+//!
+//! Each that changes something asks in the same statement whether the record is still held by the claim.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use idem_core::{Claim, Format, Identity, Lease, Outcome, Reply, Request, Step, StepForm};
+use sqlx::Row;
+use sqlx::postgres::{PgConnection, PgRow};
+
+use super::records::{Records, bind_identity};
+use crate::row;
+
+impl Records {
+    /// Inserts a leased record, and sees to it that it begins without steps.
+    pub(super) async fn lease(
+        self,
+        connection: &mut PgConnection,
+        request: &Request,
+        claim: Claim,
+        lease: &Lease,
+    ) -> sqlx::Result<bool> {
+        let query = bind_identity(self.query(LEASE), &request.identity)
+            .bind(claim.as_bytes().as_slice())
+            .bind(row::LEASED)
+            .bind(request.fingerprint.as_bytes().as_slice())
+            .bind(lease.duration.as_secs_f64())
+            .bind(request.ttl.as_secs_f64());
+        Ok(query.fetch_optional(connection).await?.is_some())
+    }
+
+    /// Takes the place of an expired record, if it is still the one that was seen.
+    pub(super) async fn lease_again(
+        self,
+        connection: &mut PgConnection,
+        request: &Request,
+        claim: Claim,
+        lease: &Lease,
+        expired: Claim,
+    ) -> sqlx::Result<bool> {
+        let query = bind_identity(self.query(LEASE_AGAIN), &request.identity)
+            .bind(claim.as_bytes().as_slice())
+            .bind(row::LEASED)
+            .bind(request.fingerprint.as_bytes().as_slice())
+            .bind(lease.duration.as_secs_f64())
+            .bind(request.ttl.as_secs_f64())
+            .bind(expired.as_bytes().as_slice());
+        Ok(query.fetch_optional(connection).await?.is_some())
+    }
+
+    /// Takes over from an attempt that is over, if nobody else has.
+    pub(super) async fn take_over(
+        self,
+        connection: &mut PgConnection,
+        request: &Request,
+        claim: Claim,
+        lease: &Lease,
+        earlier: Claim,
+    ) -> sqlx::Result<bool> {
+        let query = bind_identity(self.query(TAKE_OVER), &request.identity)
+            .bind(earlier.as_bytes().as_slice())
+            .bind(row::LEASED)
+            .bind(claim.as_bytes().as_slice())
+            .bind(lease.duration.as_secs_f64())
+            .bind(request.ttl.as_secs_f64());
+        Ok(query.execute(connection).await?.rows_affected() == 1)
+    }
+
+    /// The finished steps, in their order.
+    pub(super) async fn steps(self, connection: &mut PgConnection, identity: &Identity) -> sqlx::Result<Vec<Step>> {
+        let rows = bind_identity(self.query(STEPS), identity).fetch_all(connection).await?;
+        rows.iter().map(step).collect()
+    }
+
+    /// Lets the lease begin again.
+    pub(super) async fn renew(
+        self,
+        connection: &mut PgConnection,
+        request: &Request,
+        claim: Claim,
+        lease: &Lease,
+    ) -> sqlx::Result<bool> {
+        let query = bind_identity(self.query(RENEW), &request.identity)
+            .bind(claim.as_bytes().as_slice())
+            .bind(row::LEASED)
+            .bind(lease.duration.as_secs_f64())
+            .bind(request.ttl.as_secs_f64());
+        Ok(query.execute(connection).await?.rows_affected() == 1)
+    }
+
+    /// When this transaction began, if the lease is held.
+    pub(super) async fn held_since(
+        self,
+        connection: &mut PgConnection,
+        identity: &Identity,
+        claim: Claim,
+    ) -> sqlx::Result<Option<i64>> {
+        let query = bind_identity(self.query(HELD), identity).bind(claim.as_bytes().as_slice()).bind(row::LEASED);
+        query.fetch_optional(connection).await?.map(|row| row.try_get(0)).transpose()
+    }
+
+    /// Writes a finished step. No row: the lease is lost, or this is not the transaction that began then.
+    #[expect(clippy::too_many_arguments, reason = "they are the columns")]
+    pub(super) async fn keep(
+        self,
+        connection: &mut PgConnection,
+        request: &Request,
+        claim: Claim,
+        lease: &Lease,
+        began: i64,
+        elapsed: Duration,
+        step: &Step,
+    ) -> sqlx::Result<bool> {
+        let query = bind_identity(self.query(KEEP), &request.identity)
+            .bind(claim.as_bytes().as_slice())
+            .bind(row::LEASED)
+            .bind((lease.duration + elapsed).as_secs_f64())
+            .bind((request.ttl + elapsed).as_secs_f64())
+            .bind(began)
+            .bind(i32::try_from(step.position).unwrap_or(i32::MAX))
+            .bind(&step.name)
+            .bind(step.form.0)
+            .bind(step.result.format.0)
+            .bind(step.result.headers.as_ref())
+            .bind(step.result.body.as_ref());
+        Ok(query.execute(connection).await?.rows_affected() == 1)
+    }
+
+    /// Completes the record and removes its steps. No row: as for [`keep`](Self::keep).
+    pub(super) async fn finish(
+        self,
+        connection: &mut PgConnection,
+        request: &Request,
+        claim: Claim,
+        began: i64,
+        elapsed: Duration,
+        outcome: &Outcome,
+    ) -> sqlx::Result<bool> {
+        let (state, format, status, headers, body) = row::written(outcome);
+        let query = bind_identity(self.query(FINISH), &request.identity)
+            .bind(claim.as_bytes().as_slice())
+            .bind(row::LEASED)
+            .bind(elapsed.as_secs_f64())
+            .bind((request.ttl + elapsed).as_secs_f64())
+            .bind(began)
+            .bind(state)
+            .bind(format)
+            .bind(status)
+            .bind(headers)
+            .bind(body);
+        Ok(query.fetch_optional(connection).await?.is_some())
+    }
+
+    /// Ends the lease and keeps the steps.
+    pub(super) async fn let_go(
+        self,
+        connection: &mut PgConnection,
+        identity: &Identity,
+        claim: Claim,
+    ) -> sqlx::Result<bool> {
+        let query = bind_identity(self.query(LET_GO), identity).bind(claim.as_bytes().as_slice()).bind(row::LEASED);
+        Ok(query.execute(connection).await?.rows_affected() == 1)
+    }
+
+    /// Bars the key: nobody knows what a step has kept that ended its transaction.
+    pub(super) async fn bar_leased(
+        self,
+        connection: &mut PgConnection,
+        identity: &Identity,
+        claim: Claim,
+    ) -> sqlx::Result<bool> {
+        let query = bind_identity(self.query(BAR), identity)
+            .bind(claim.as_bytes().as_slice())
+            .bind(row::LEASED)
+            .bind(row::RUNNING);
+        Ok(query.execute(connection).await?.rows_affected() == 1)
+    }
+
+    /// Lets a record begin again that was begun as often as it may be.
+    pub(super) async fn forgive(self, connection: &mut PgConnection, identity: &Identity) -> sqlx::Result<bool> {
+        let query = bind_identity(self.query(FORGIVE), identity).bind(row::LEASED);
+        Ok(query.execute(connection).await?.rows_affected() == 1)
+    }
+}
+
+fn step(row: &PgRow) -> sqlx::Result<Step> {
+    let position: i32 = row.try_get("position")?;
+    Ok(Step {
+        position: position.cast_unsigned(),
+        name: row.try_get("name")?,
+        form: StepForm(row.try_get("form")?),
+        result: Reply {
+            format: Format(row.try_get("format")?),
+            status: None,
+            headers: Bytes::from(row.try_get::<Vec<u8>, _>("tag")?),
+            body: Bytes::from(row.try_get::<Vec<u8>, _>("body")?),
+        },
+    })
+}
+
+const LEASE: &str = "
+WITH leased AS (
+    INSERT INTO idem_records
+        (scope, operation, key_hash, claim, state, fingerprint, attempt, lease_until, format, created_at, expires_at)
+    VALUES ($1, $2, $3, $4, $5, $6, 1, now() + $7 * interval '1 second', 0, now(), now() + $8 * interval '1 second')
+    ON CONFLICT (scope, operation, key_hash) DO NOTHING
+    RETURNING 1
+), forgotten AS (
+    DELETE FROM idem_steps
+    WHERE scope = $1
+        AND operation = $2
+        AND key_hash = $3
+        AND EXISTS (SELECT 1 FROM leased)
+)
+SELECT 1 FROM leased";
+
+const LEASE_AGAIN: &str = "
+WITH leased AS (
+    UPDATE idem_records
+    SET claim = $4,
+        state = $5,
+        fingerprint = $6,
+        attempt = 1,
+        lease_until = now() + $7 * interval '1 second',
+        format = 0,
+        status = NULL,
+        headers = NULL,
+        body = NULL,
+        created_at = now(),
+        completed_at = NULL,
+        expires_at = now() + $8 * interval '1 second'
+    WHERE scope = $1
+        AND operation = $2
+        AND key_hash = $3
+        AND claim = $9
+        AND expires_at <= now()
+    RETURNING 1
+), forgotten AS (
+    DELETE FROM idem_steps
+    WHERE scope = $1
+        AND operation = $2
+        AND key_hash = $3
+        AND EXISTS (SELECT 1 FROM leased)
+)
+SELECT 1 FROM leased";
+
+const TAKE_OVER: &str = "
+UPDATE idem_records
+SET claim = $6,
+    attempt = attempt + 1,
+    lease_until = now() + $7 * interval '1 second',
+    expires_at = now() + $8 * interval '1 second'
+WHERE scope = $1
+    AND operation = $2
+    AND key_hash = $3
+    AND claim = $4
+    AND state = $5
+    AND lease_until <= now()
+    AND expires_at > now()";
+
+const STEPS: &str = "
+SELECT position, name, form, format, tag, body
+FROM idem_steps
+WHERE scope = $1
+    AND operation = $2
+    AND key_hash = $3
+ORDER BY position";
+
+/// The record is kept for its whole `ttl` behind the last sign of life.
+const RENEW: &str = "
+UPDATE idem_records
+SET lease_until = now() + $6 * interval '1 second',
+    expires_at = now() + $7 * interval '1 second'
+WHERE scope = $1
+    AND operation = $2
+    AND key_hash = $3
+    AND claim = $4
+    AND state = $5";
+
+const HELD: &str = "
+SELECT (extract(epoch FROM now()) * 1000000)::bigint
+FROM idem_records
+WHERE scope = $1
+    AND operation = $2
+    AND key_hash = $3
+    AND claim = $4
+    AND state = $5";
+
+/// `now()` is when the transaction began: it is another one after a COMMIT or ROLLBACK of the step's own, and a renewal
+/// may have come later than it.
+const KEEP: &str = "
+WITH held AS (
+    UPDATE idem_records
+    SET lease_until = greatest(lease_until, now() + $6 * interval '1 second'),
+        expires_at = greatest(expires_at, now() + $7 * interval '1 second')
+    WHERE scope = $1
+        AND operation = $2
+        AND key_hash = $3
+        AND claim = $4
+        AND state = $5
+        AND (extract(epoch FROM now()) * 1000000)::bigint = $8
+    RETURNING attempt
+)
+INSERT INTO idem_steps
+    (scope, operation, key_hash, claim, position, name, form, format, tag, body, attempt, created_at)
+SELECT $1, $2, $3, $4, $9, $10, $11, $12, $13, $14, attempt, now()
+FROM held";
+
+const FINISH: &str = "
+WITH finished AS (
+    UPDATE idem_records
+    SET state = $9,
+        format = $10,
+        status = $11,
+        headers = $12,
+        body = $13,
+        lease_until = NULL,
+        completed_at = now() + $6 * interval '1 second',
+        expires_at = now() + $7 * interval '1 second'
+    WHERE scope = $1
+        AND operation = $2
+        AND key_hash = $3
+        AND claim = $4
+        AND state = $5
+        AND (extract(epoch FROM now()) * 1000000)::bigint = $8
+    RETURNING 1
+), forgotten AS (
+    DELETE FROM idem_steps
+    WHERE scope = $1
+        AND operation = $2
+        AND key_hash = $3
+        AND EXISTS (SELECT 1 FROM finished)
+)
+SELECT 1 FROM finished";
+
+const LET_GO: &str = "
+UPDATE idem_records
+SET lease_until = now()
+WHERE scope = $1
+    AND operation = $2
+    AND key_hash = $3
+    AND claim = $4
+    AND state = $5";
+
+const BAR: &str = "
+UPDATE idem_records
+SET state = $6,
+    lease_until = NULL
+WHERE scope = $1
+    AND operation = $2
+    AND key_hash = $3
+    AND claim = $4
+    AND state = $5";
+
+const FORGIVE: &str = "
+UPDATE idem_records
+SET attempt = 0
+WHERE scope = $1
+    AND operation = $2
+    AND key_hash = $3
+    AND state = $4
+    AND lease_until <= now()";

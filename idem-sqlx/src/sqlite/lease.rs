@@ -1,0 +1,216 @@
+//! The right to run one attempt of a leased run.
+
+use idem_core::machine::{Decision, decide};
+use idem_core::{Claim, Error, Held, Holder, Kind, Lease, Outcome, Request, Step, Steps};
+use tokio::time::sleep;
+
+use super::error::is_answer;
+use super::session::{CommitFailed, Session};
+use super::store::SqliteStore;
+use super::tx::{SqliteTx, find_out};
+use crate::error::classify;
+use crate::retry;
+
+/// The steps of a leased run on SQLite: what a handler gets as `steps: &mut SqliteSteps`.
+///
+/// ```
+/// use idem_core::Error;
+/// use idem_sqlx::SqliteSteps;
+/// # async fn post(_: &str) -> Result<String, Error> { Ok(String::new()) }
+///
+/// async fn pay(steps: &mut SqliteSteps, order: i64) -> Result<String, Error> {
+///     steps
+///         .transaction("reserve", async |tx| {
+///             let reserve = sqlx::query("UPDATE stock SET free = free - 1 WHERE id = $1").bind(order);
+///             reserve.execute(tx).await.map(|_| ()).map_err(idem_sqlx::classify)
+///         })
+///         .await?;
+///     steps.call("charge", async |key| post(key.as_str()).await).await
+/// }
+/// ```
+///
+/// # Limitations
+/// - A step's transaction has the write lock, as every transaction on SQLite: whatever else writes waits for it. It
+///   should be short, and wait for nothing.
+pub type SqliteSteps = Steps<SqliteLease>;
+
+/// The right to run one attempt, on SQLite: see [`SqliteSteps`].
+#[derive(Debug, Clone)]
+pub struct SqliteLease {
+    store: SqliteStore,
+    request: Request,
+    claim: Claim,
+    lease: Lease,
+}
+
+/// What came of one try to claim.
+enum Claimed {
+    Run { attempt: u32, steps: Vec<Step> },
+    Again,
+}
+
+impl Holder for SqliteLease {
+    type Store = SqliteStore;
+    type Tx = SqliteTx;
+
+    /// A transaction has the write lock from its first statement on.
+    const EXCLUSIVE: bool = true;
+
+    async fn claim(store: &SqliteStore, request: &Request, lease: &Lease) -> Result<Held<Self>, Error> {
+        let inner = store.inner();
+        let holder = Self { store: store.clone(), request: request.clone(), claim: Claim::random()?, lease: *lease };
+        for pause in retry::pauses() {
+            let mut session = Session::begin(&inner.pool).await?;
+            let (record, now) = inner.records.find(session.connection(), &request.identity).await?;
+            let claimed = match decide(record.as_ref(), request, now) {
+                Decision::Replay(reply) => return Ok(Held::Replay(reply)),
+                Decision::Refuse(kind) => return Ok(Held::Refuse(kind)),
+                Decision::Resume { attempt, .. } if attempt >= lease.attempts => {
+                    return Ok(Held::Refuse(Kind::AttemptsExhausted));
+                }
+                order => holder.carry_out(&mut session, &order).await?,
+            };
+            if let Claimed::Run { attempt, steps } = claimed {
+                session.commit().await?;
+                return Ok(Held::Run { holder, attempt, steps });
+            }
+            // The connection goes back first: nobody waits with one in hand.
+            drop(session);
+            sleep(pause).await;
+        }
+        Ok(Held::Refuse(Kind::KeyInFlight))
+    }
+
+    async fn renew(&self) -> Result<(), Error> {
+        let inner = self.store.inner();
+        let mut session = Session::begin(&inner.pool).await?;
+        let renewed = inner.records.renew(session.connection(), &self.request, self.claim, &self.lease);
+        if !renewed.await.map_err(classify)? {
+            return Err(Error::new(Kind::LeaseLost));
+        }
+        session.commit().await?;
+        Ok(())
+    }
+
+    async fn begin(&self) -> Result<SqliteTx, Error> {
+        let mut tx = SqliteTx::open(&self.store).await?;
+        if self.renew_in(&mut tx).await? { Ok(tx) } else { Err(Error::new(Kind::LeaseLost)) }
+    }
+
+    async fn keep(&self, mut tx: SqliteTx, step: &Step) -> Result<(), Error> {
+        self.check(&mut tx).await?;
+        if !self.renew_in(&mut tx).await? {
+            return Err(Error::new(Kind::LeaseLost));
+        }
+        self.store.inner().records.keep(&mut tx, &self.request, self.claim, step).await.map_err(classify)?;
+        match tx.take_session().commit().await {
+            Ok(()) => Ok(()),
+            Err(CommitFailed::Unknown(error)) => Err(Error::new(Kind::OutcomeUnknown).caused_by(error)),
+            Err(refused) => Err(refused.into()),
+        }
+    }
+
+    async fn finish(&self, mut tx: SqliteTx, outcome: &Outcome) -> Result<(), Error> {
+        self.check(&mut tx).await?;
+        let finished = self.store.inner().records.finish(&mut tx, &self.request, self.claim, outcome);
+        if !finished.await.map_err(classify)? {
+            return Err(Error::new(Kind::LeaseLost));
+        }
+        match tx.take_session().commit().await {
+            Ok(()) => Ok(()),
+            Err(CommitFailed::Unknown(error)) => {
+                tracing::warn!(target: "idem", %error, "COMMIT did not answer; looking up what became of it");
+                let found = Box::pin(find_out(&self.store, &self.request, self.claim)).await;
+                found.map_err(|kind| Error::new(kind).caused_by(error))
+            }
+            Err(refused) => Err(refused.into()),
+        }
+    }
+
+    async fn release(&self) -> Result<(), Error> {
+        let inner = self.store.inner();
+        let mut session = Session::begin(&inner.pool).await?;
+        let released = inner.records.let_go(session.connection(), &self.request.identity, self.claim);
+        if !released.await.map_err(classify)? {
+            return Err(Error::new(Kind::LeaseLost));
+        }
+        session.commit().await?;
+        Ok(())
+    }
+}
+
+impl SqliteLease {
+    async fn carry_out(&self, session: &mut Session, order: &Decision) -> Result<Claimed, Error> {
+        let Self { store, request, claim, lease } = self;
+        let records = store.inner().records;
+        let connection = session.connection();
+        let (is_claimed, attempt) = match order {
+            Decision::Claim => (records.lease(connection, request, *claim, lease).await, 1),
+            Decision::Replace(expired) => (records.lease_again(connection, request, *claim, lease, *expired).await, 1),
+            Decision::Resume { claim: earlier, attempt } => {
+                (records.take_over(connection, request, *claim, lease, *earlier).await, *attempt + 1)
+            }
+            Decision::Replay(_) | Decision::Refuse(_) => return Ok(Claimed::Again),
+        };
+        if !is_claimed.map_err(classify)? {
+            return Ok(Claimed::Again);
+        }
+        // A new record has none. One that an operator let begin again has, and counts from 1 again.
+        let steps = match order {
+            Decision::Resume { .. } => {
+                records.steps(session.connection(), &request.identity).await.map_err(classify)?
+            }
+            _ => Vec::new(),
+        };
+        Ok(Claimed::Run { attempt, steps })
+    }
+
+    async fn renew_in(&self, tx: &mut SqliteTx) -> Result<bool, Error> {
+        let records = self.store.inner().records;
+        records.renew(tx, &self.request, self.claim, &self.lease).await.map_err(classify)
+    }
+
+    /// A step that ended the transaction it was lent is found out by the savepoint that is not there. What it kept is
+    /// not known.
+    async fn check(&self, tx: &mut SqliteTx) -> Result<(), Error> {
+        match tx.session().check().await {
+            Ok(()) => Ok(()),
+            Err(error) if is_answer(&error) => {
+                tx.take_session().rollback().await;
+                Err(match self.bar().await {
+                    Ok(true) => Error::new(Kind::TransactionEnded),
+                    Ok(false) => Error::new(Kind::LeaseLost),
+                    Err(error) => Error::new(Kind::OutcomeUnknown).caused_by(error),
+                })
+            }
+            Err(error) => Err(classify(error)),
+        }
+    }
+
+    async fn bar(&self) -> Result<bool, Error> {
+        let inner = self.store.inner();
+        let mut session = Session::begin(&inner.pool).await?;
+        let barred = inner.records.bar_leased(session.connection(), &self.request.identity, self.claim);
+        let barred = barred.await.map_err(classify)?;
+        session.commit().await?;
+        Ok(barred)
+    }
+}
+
+impl SqliteStore {
+    /// Lets a leased run begin again that was begun as often as its `attempts` allow: the next retry runs it, behind its
+    /// finished steps. Says whether there was such a run, or one that is not over.
+    ///
+    /// # Errors
+    /// The database cannot be reached.
+    ///
+    /// # Cancel safety
+    /// Safe: it is one transaction.
+    pub async fn release_exhausted(&self, identity: &idem_core::Identity) -> Result<bool, Error> {
+        let inner = self.inner();
+        let mut session = Session::begin(&inner.pool).await?;
+        let released = inner.records.forgive(session.connection(), identity).await.map_err(classify)?;
+        session.commit().await?;
+        Ok(released)
+    }
+}

@@ -1,0 +1,317 @@
+//! The statements on leases and steps, and nothing else.
+//!
+//! Each that changes something asks in the same statement whether the record is still held by the claim.
+
+use bytes::Bytes;
+use idem_core::{Claim, Format, Identity, Lease, Outcome, Reply, Request, Step, StepForm};
+use sqlx::Row;
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
+
+use super::records::{Records, bind_identity, microseconds};
+use crate::row;
+
+impl Records {
+    /// Inserts a leased record, and sees to it that it begins without steps.
+    pub(super) async fn lease(
+        self,
+        connection: &mut SqliteConnection,
+        request: &Request,
+        claim: Claim,
+        lease: &Lease,
+    ) -> sqlx::Result<bool> {
+        let query = bind_identity(sqlx::query(LEASE), &request.identity)
+            .bind(claim.as_bytes().as_slice())
+            .bind(row::LEASED)
+            .bind(request.fingerprint.as_bytes().as_slice())
+            .bind(microseconds(lease.duration))
+            .bind(microseconds(request.ttl));
+        let leased = query.execute(&mut *connection).await?.rows_affected() == 1;
+        if leased {
+            self.forget_steps(connection, &request.identity).await?;
+        }
+        Ok(leased)
+    }
+
+    /// Takes the place of an expired record, if it is still the one that was seen.
+    pub(super) async fn lease_again(
+        self,
+        connection: &mut SqliteConnection,
+        request: &Request,
+        claim: Claim,
+        lease: &Lease,
+        expired: Claim,
+    ) -> sqlx::Result<bool> {
+        let query = bind_identity(sqlx::query(LEASE_AGAIN), &request.identity)
+            .bind(claim.as_bytes().as_slice())
+            .bind(row::LEASED)
+            .bind(request.fingerprint.as_bytes().as_slice())
+            .bind(microseconds(lease.duration))
+            .bind(microseconds(request.ttl))
+            .bind(expired.as_bytes().as_slice());
+        let leased = query.execute(&mut *connection).await?.rows_affected() == 1;
+        if leased {
+            self.forget_steps(connection, &request.identity).await?;
+        }
+        Ok(leased)
+    }
+
+    /// Takes over from an attempt that is over, if nobody else has.
+    pub(super) async fn take_over(
+        self,
+        connection: &mut SqliteConnection,
+        request: &Request,
+        claim: Claim,
+        lease: &Lease,
+        earlier: Claim,
+    ) -> sqlx::Result<bool> {
+        let query = bind_identity(sqlx::query(TAKE_OVER), &request.identity)
+            .bind(earlier.as_bytes().as_slice())
+            .bind(row::LEASED)
+            .bind(claim.as_bytes().as_slice())
+            .bind(microseconds(lease.duration))
+            .bind(microseconds(request.ttl));
+        Ok(query.execute(connection).await?.rows_affected() == 1)
+    }
+
+    /// The finished steps, in their order.
+    pub(super) async fn steps(self, connection: &mut SqliteConnection, identity: &Identity) -> sqlx::Result<Vec<Step>> {
+        let rows = bind_identity(sqlx::query(STEPS), identity).fetch_all(connection).await?;
+        rows.iter().map(step).collect()
+    }
+
+    /// Lets the lease begin again.
+    pub(super) async fn renew(
+        self,
+        connection: &mut SqliteConnection,
+        request: &Request,
+        claim: Claim,
+        lease: &Lease,
+    ) -> sqlx::Result<bool> {
+        let query = bind_identity(sqlx::query(RENEW), &request.identity)
+            .bind(claim.as_bytes().as_slice())
+            .bind(row::LEASED)
+            .bind(microseconds(lease.duration))
+            .bind(microseconds(request.ttl));
+        Ok(query.execute(connection).await?.rows_affected() == 1)
+    }
+
+    /// Writes a finished step, in the transaction in which the lease was just renewed.
+    pub(super) async fn keep(
+        self,
+        connection: &mut SqliteConnection,
+        request: &Request,
+        claim: Claim,
+        step: &Step,
+    ) -> sqlx::Result<()> {
+        let query = bind_identity(sqlx::query(KEEP), &request.identity)
+            .bind(claim.as_bytes().as_slice())
+            .bind(i64::from(step.position))
+            .bind(&step.name)
+            .bind(step.form.0)
+            .bind(step.result.format.0)
+            .bind(step.result.headers.as_ref())
+            .bind(step.result.body.as_ref());
+        query.execute(connection).await.map(|_| ())
+    }
+
+    /// Completes the record and removes its steps. No row: the lease is lost.
+    pub(super) async fn finish(
+        self,
+        connection: &mut SqliteConnection,
+        request: &Request,
+        claim: Claim,
+        outcome: &Outcome,
+    ) -> sqlx::Result<bool> {
+        let (state, format, status, headers, body) = row::written(outcome);
+        let query = bind_identity(sqlx::query(FINISH), &request.identity)
+            .bind(claim.as_bytes().as_slice())
+            .bind(row::LEASED)
+            .bind(microseconds(request.ttl))
+            .bind(state)
+            .bind(format)
+            .bind(status)
+            .bind(headers)
+            .bind(body);
+        let finished = query.execute(&mut *connection).await?.rows_affected() == 1;
+        if finished {
+            self.forget_steps(connection, &request.identity).await?;
+        }
+        Ok(finished)
+    }
+
+    /// Ends the lease and keeps the steps.
+    pub(super) async fn let_go(
+        self,
+        connection: &mut SqliteConnection,
+        identity: &Identity,
+        claim: Claim,
+    ) -> sqlx::Result<bool> {
+        let query = bind_identity(sqlx::query(LET_GO), identity).bind(claim.as_bytes().as_slice()).bind(row::LEASED);
+        Ok(query.execute(connection).await?.rows_affected() == 1)
+    }
+
+    /// Bars the key: nobody knows what a step has kept that ended its transaction.
+    pub(super) async fn bar_leased(
+        self,
+        connection: &mut SqliteConnection,
+        identity: &Identity,
+        claim: Claim,
+    ) -> sqlx::Result<bool> {
+        let query = bind_identity(sqlx::query(BAR), identity)
+            .bind(claim.as_bytes().as_slice())
+            .bind(row::LEASED)
+            .bind(row::RUNNING);
+        Ok(query.execute(connection).await?.rows_affected() == 1)
+    }
+
+    /// Lets a record begin again that was begun as often as it may be.
+    pub(super) async fn forgive(self, connection: &mut SqliteConnection, identity: &Identity) -> sqlx::Result<bool> {
+        let query = bind_identity(sqlx::query(FORGIVE), identity).bind(row::LEASED);
+        Ok(query.execute(connection).await?.rows_affected() == 1)
+    }
+
+    async fn forget_steps(self, connection: &mut SqliteConnection, identity: &Identity) -> sqlx::Result<()> {
+        bind_identity(sqlx::query(FORGET), identity).execute(connection).await.map(|_| ())
+    }
+}
+
+fn step(row: &SqliteRow) -> sqlx::Result<Step> {
+    let position: i64 = row.try_get("position")?;
+    Ok(Step {
+        position: u32::try_from(position).unwrap_or(u32::MAX),
+        name: row.try_get("name")?,
+        form: StepForm(row.try_get("form")?),
+        result: Reply {
+            format: Format(row.try_get("format")?),
+            status: None,
+            headers: Bytes::from(row.try_get::<Vec<u8>, _>("tag")?),
+            body: Bytes::from(row.try_get::<Vec<u8>, _>("body")?),
+        },
+    })
+}
+
+const LEASE: &str = "
+INSERT INTO idem_records
+    (scope, operation, key_hash, claim, state, fingerprint, attempt, lease_until, format, created_at, expires_at)
+SELECT $1, $2, $3, $4, $5, $6, 1, now + $7, 0, now, now + $8
+FROM (SELECT CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER) AS now)
+WHERE true
+ON CONFLICT (scope, operation, key_hash) DO NOTHING";
+
+const LEASE_AGAIN: &str = "
+UPDATE idem_records
+SET claim = $4,
+    state = $5,
+    fingerprint = $6,
+    attempt = 1,
+    lease_until = time.now + $7,
+    format = 0,
+    status = NULL,
+    headers = NULL,
+    body = NULL,
+    created_at = time.now,
+    completed_at = NULL,
+    expires_at = time.now + $8
+FROM (SELECT CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER) AS now) AS time
+WHERE scope = $1
+    AND operation = $2
+    AND key_hash = $3
+    AND claim = $9
+    AND expires_at <= time.now";
+
+const TAKE_OVER: &str = "
+UPDATE idem_records
+SET claim = $6,
+    attempt = attempt + 1,
+    lease_until = time.now + $7,
+    expires_at = time.now + $8
+FROM (SELECT CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER) AS now) AS time
+WHERE scope = $1
+    AND operation = $2
+    AND key_hash = $3
+    AND claim = $4
+    AND state = $5
+    AND lease_until <= time.now
+    AND expires_at > time.now";
+
+const STEPS: &str = "
+SELECT position, name, form, format, tag, body
+FROM idem_steps
+WHERE scope = $1
+    AND operation = $2
+    AND key_hash = $3
+ORDER BY position";
+
+/// The record is kept for its whole `ttl` behind the last sign of life.
+const RENEW: &str = "
+UPDATE idem_records
+SET lease_until = time.now + $6,
+    expires_at = time.now + $7
+FROM (SELECT CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER) AS now) AS time
+WHERE scope = $1
+    AND operation = $2
+    AND key_hash = $3
+    AND claim = $4
+    AND state = $5";
+
+const KEEP: &str = "
+INSERT INTO idem_steps
+    (scope, operation, key_hash, claim, position, name, form, format, tag, body, attempt, created_at)
+SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, attempt, time.now
+FROM idem_records, (SELECT CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER) AS now) AS time
+WHERE scope = $1
+    AND operation = $2
+    AND key_hash = $3";
+
+const FINISH: &str = "
+UPDATE idem_records
+SET state = $7,
+    format = $8,
+    status = $9,
+    headers = $10,
+    body = $11,
+    lease_until = NULL,
+    completed_at = time.now,
+    expires_at = time.now + $6
+FROM (SELECT CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER) AS now) AS time
+WHERE scope = $1
+    AND operation = $2
+    AND key_hash = $3
+    AND claim = $4
+    AND state = $5";
+
+const LET_GO: &str = "
+UPDATE idem_records
+SET lease_until = time.now
+FROM (SELECT CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER) AS now) AS time
+WHERE scope = $1
+    AND operation = $2
+    AND key_hash = $3
+    AND claim = $4
+    AND state = $5";
+
+const BAR: &str = "
+UPDATE idem_records
+SET state = $6,
+    lease_until = NULL
+WHERE scope = $1
+    AND operation = $2
+    AND key_hash = $3
+    AND claim = $4
+    AND state = $5";
+
+const FORGIVE: &str = "
+UPDATE idem_records
+SET attempt = 0
+FROM (SELECT CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER) AS now) AS time
+WHERE scope = $1
+    AND operation = $2
+    AND key_hash = $3
+    AND state = $4
+    AND lease_until <= time.now";
+
+const FORGET: &str = "
+DELETE FROM idem_steps
+WHERE scope = $1
+    AND operation = $2
+    AND key_hash = $3";
