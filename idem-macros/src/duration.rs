@@ -51,7 +51,7 @@ impl Limits {
     fn unit(&self, number: &str, unit: &str) -> Result<u64, String> {
         const SECOND: u64 = 1000;
         let spelt = match unit {
-            "ms" if self.has_milliseconds() => return Ok(1),
+            "ms" => return Ok(1),
             "s" => return Ok(SECOND),
             "m" => return Ok(MINUTE * SECOND),
             "h" => return Ok(HOUR * SECOND),
@@ -145,7 +145,7 @@ mod tests {
             ("24hrs", ["`hrs` is no unit", "`24h`"]),
             ("3 days", ["`days` is no unit", "`3d`"]),
             ("5x", ["`x` is no unit", "`5h`"]),
-            ("500ms", ["`ms` is no unit", "`500s`"]),
+            ("500ms", ["is too short", "`1s`"]),
             ("0h", ["no time at all", "`1s`"]),
             ("-1h", ["is negative", "`1h`"]),
             ("1.5h", ["no whole number", "`90m`"]),

@@ -122,16 +122,18 @@ fn policy(handler: &Handler) -> TokenStream {
 fn lease(handler: &Handler) -> TokenStream {
     let private = handler.private(Span::mixed_site());
     let Some(name) = &handler.lease.name else { return quote!(#private::Lease::DEFAULT) };
-    let said = handler.lease.duration.map(|time| {
-        let time = duration(time);
-        quote!(duration: #time)
-    });
-    let attempts = handler.lease.attempts.map(|attempts| quote!(attempts: #attempts));
-    let said = said.into_iter().chain(attempts);
+    let time = match handler.lease.duration {
+        Some(time) => duration(time),
+        None => quote!(#private::Lease::DEFAULT.duration),
+    };
+    let attempts = match handler.lease.attempts {
+        Some(attempts) => Literal::u32_unsuffixed(attempts).into_token_stream(),
+        None => quote!(#private::Lease::DEFAULT.attempts),
+    };
     let context = &handler.context;
     // That a transaction holds no lease is said at the argument.
     let of_context = handler.private(at(name));
-    let lease = quote!(#private::Lease { #(#said,)* ..#private::Lease::DEFAULT });
+    let lease = quote!(#private::Lease { duration: #time, attempts: #attempts });
     quote_spanned!(at(name)=> #of_context::lease::<#context>(#lease))
 }
 
