@@ -78,7 +78,8 @@ pub enum Kind {
     /// The steps of a leased run are not those that an earlier attempt has finished, or one stands there twice. A mistake
     /// of the application.
     StepMismatch,
-    /// A leased run was begun as often as it may be. It does not run again until an operator releases it.
+    /// A leased run was begun as often as it may be. It does not run again until an operator releases it, or its record
+    /// expires.
     AttemptsExhausted,
 }
 
@@ -149,7 +150,7 @@ impl Kind {
                 "the steps of this request are not those of its earlier attempt; it cannot go on with this version"
             }
             Self::AttemptsExhausted => {
-                "this request has failed as often as it may be tried; it will not run again until it is released"
+                "this request has failed as often as it may be tried; an operator has to look at it before it runs again"
             }
         }
     }

@@ -30,6 +30,9 @@ pub trait Holder: Clone + Send + Sync + 'static {
     ///
     /// # Errors
     /// The store could not be asked, or did not answer. Whatever it has claimed ends with the lease.
+    ///
+    /// # Cancel safety
+    /// Dropped, what it has claimed is released, or ends with the lease.
     fn claim(
         store: &Self::Store,
         request: &Request,
@@ -61,6 +64,13 @@ pub trait Holder: Clone + Send + Sync + 'static {
     /// # Errors
     /// As for [`keep`](Self::keep).
     fn finish(&self, tx: Self::Tx, outcome: &Outcome) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Undoes a transaction of `begin`. Whoever drops one has it undone, too.
+    ///
+    /// # Errors
+    /// [`Kind::TransactionEnded`](crate::Kind::TransactionEnded) where the step ended the transaction itself, which bars the
+    /// record. A store that cannot be reached is no error: it undoes what was not committed.
+    fn undo(&self, tx: Self::Tx) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// Ends the lease and keeps the finished steps: the next attempt goes on behind them.
     ///

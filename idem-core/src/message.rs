@@ -121,6 +121,8 @@ impl Failure for Error {
             | Kind::OutcomeUnknown
             | Kind::Panicked
             | Kind::LeaseLost
+            // By an instance of the release that has begun it, it can still be ended.
+            | Kind::StepMismatch
             | Kind::BodyUnreadable => Action::Redeliver { after: self.retry_after().unwrap_or(Action::PAUSE) },
             // A tombstone may stand for a result or for a final error. To acknowledge the second would lose it.
             Kind::ReplyTooLarge
@@ -134,7 +136,6 @@ impl Failure for Error {
             | Kind::RecordUnreadable
             | Kind::TransactionEnded
             | Kind::TransactionAborted
-            | Kind::StepMismatch
             | Kind::AttemptsExhausted => Action::dead_letter(self.code(), self),
         }
     }

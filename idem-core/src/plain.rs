@@ -112,8 +112,8 @@ where
 }
 
 /// Whether `rejects = …` says that the answer is a final error.
-pub fn is_final<R: Answer>(answer: &R, rejects: impl FnOnce(&R::Error) -> bool) -> bool {
-    answer.as_result().err().is_some_and(rejects)
+pub fn is_final<R: Answer>(answer: &Option<R>, rejects: impl FnOnce(&R::Error) -> bool) -> bool {
+    answer.as_ref().and_then(|answer| answer.as_result().err()).is_some_and(rejects)
 }
 
 /// What becomes of a call.
@@ -145,15 +145,20 @@ async fn claim<C: Context>(store: &C::Store, policy: &Policy, named: Named) -> R
     begin_within(store, &request, policy.in_flight, &policy.lease).await
 }
 
-/// The body's answer, or a refusal where the right to run is lost before there is one.
-pub async fn answer<R>(lost: impl Future<Output = ()>, body: impl Future<Output = R>, codec: &Codec<R>) -> R {
-    unless(lost, body).await.unwrap_or_else(|| (codec.refuse)(Error::new(Kind::LeaseLost)))
+/// The body's answer, or nothing where the right to run is lost before there is one.
+pub async fn answer<R>(lost: impl Future<Output = ()>, body: impl Future<Output = R>) -> Option<R> {
+    unless(lost, body).await
 }
 
 /// Ends a run as its answer says.
-pub async fn settle<C: Context, R>(run: Guard<C>, answer: R, is_final: bool, codec: &Codec<R>) -> R {
+pub async fn settle<C: Context, R>(run: Guard<C>, answer: Option<R>, is_final: bool, codec: &Codec<R>) -> R {
     // The body may have made calls of its own, which have noted theirs.
     origin::note(false);
+    // A lost right is nobody's final error, whatever `rejects` would say of it.
+    let Some(answer) = answer else {
+        let released = run.release().await;
+        return (codec.refuse)(released.err().unwrap_or_else(|| Error::new(Kind::LeaseLost)));
+    };
     let kept = if let Some(outcome) = (codec.value)(&answer, run.limit()) {
         run.complete_with(outcome).await.map(|()| None)
     } else if is_final && let Some(outcome) = (codec.error)(&answer, run.limit()) {

@@ -1,12 +1,13 @@
 //! Keeps a lease alive while its run goes on, and says when it is lost.
 
 use std::future::Future;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::error::Kind;
 use crate::holder::Holder;
@@ -25,8 +26,8 @@ struct Shared {
     duration: Duration,
     /// The lease is ours at least until then, as far as we can know.
     held_until: Mutex<Instant>,
-    /// A transaction is open, under which the store takes no renewal and gives the lease to nobody.
-    excluded: Mutex<bool>,
+    /// How many transactions are open, under which the store takes no renewal and gives the lease to nobody.
+    excluding: AtomicUsize,
     lost: watch::Sender<bool>,
 }
 
@@ -36,7 +37,7 @@ impl Renewal {
         let shared = Arc::new(Shared {
             duration,
             held_until: Mutex::new(asked + duration),
-            excluded: Mutex::new(false),
+            excluding: AtomicUsize::new(0),
             lost: watch::Sender::new(false),
         });
         let task = tokio::spawn(renew(holder, Arc::clone(&shared)));
@@ -63,9 +64,20 @@ impl Renewal {
         self.shared.renewed(asked);
     }
 
-    /// Whether a transaction is open that excludes everybody else.
-    pub(crate) fn exclude(&self, excluded: bool) {
-        *self.shared.excluded.lock().unwrap_or_else(PoisonError::into_inner) = excluded;
+    /// Says that a transaction is open that excludes everybody else, until the answer is dropped.
+    pub(crate) fn exclude(&self) -> Excluded {
+        self.shared.excluding.fetch_add(1, Ordering::SeqCst);
+        Excluded(Arc::clone(&self.shared))
+    }
+}
+
+/// A transaction is open that excludes everybody else.
+#[derive(Debug)]
+pub(crate) struct Excluded(Arc<Shared>);
+
+impl Drop for Excluded {
+    fn drop(&mut self) {
+        self.0.excluding.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -86,7 +98,7 @@ impl Shared {
     }
 
     fn is_excluded(&self) -> bool {
-        *self.excluded.lock().unwrap_or_else(PoisonError::into_inner)
+        self.excluding.load(Ordering::SeqCst) > 0
     }
 }
 
@@ -96,10 +108,12 @@ async fn renew<H: Holder>(holder: H, shared: Arc<Shared>) {
     loop {
         sleep(pause).await;
         if shared.is_excluded() {
+            pause = third / 4;
             continue;
         }
         let asked = Instant::now();
-        let why = match timeout_at(shared.held_until().max(asked), holder.renew()).await {
+        // One connection that does not answer must not cost the lease.
+        let why = match timeout(third, holder.renew()).await {
             Ok(Ok(())) => {
                 shared.renewed(asked);
                 pause = third;

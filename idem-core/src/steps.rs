@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::future::Future;
+use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -14,7 +15,7 @@ use crate::error::{Error, Kind};
 use crate::holder::{Held, Holder, Step, StepForm};
 use crate::policy::Lease;
 use crate::record::{Claim, Format, Outcome, Request};
-use crate::renewal::Renewal;
+use crate::renewal::{Excluded, Renewal};
 use crate::store::{Begun, Context, Rejected, Store};
 use crate::value::{self, Value};
 
@@ -46,12 +47,19 @@ pub struct Steps<H: Holder> {
     /// `None` in a request that is not recorded.
     run: Option<Run<H>>,
     /// The last writes, which are committed with the outcome.
-    last: Option<H::Tx>,
+    last: Option<Open<H>>,
+}
+
+/// A transaction of a step, and what it means for the renewal.
+struct Open<H: Holder> {
+    tx: H::Tx,
+    _excluded: Option<Excluded>,
 }
 
 struct Run<H> {
     holder: H,
-    identity: [u8; 32],
+    /// What the keys of foreign calls are made of.
+    seed: [u8; 32],
     attempt: u32,
     recorded: Vec<Step>,
     names: HashSet<String>,
@@ -63,18 +71,16 @@ struct Run<H> {
 
 /// A key for a foreign call: the same on every attempt, and another for every other step, operation, scope and key.
 ///
-/// 64 hexadecimal digits: the SHA-256 of the identity and the step's name, each with its length.
+/// 64 hexadecimal digits: the SHA-256 of the identity, of the fingerprint and of the step's name, each with its length. The
+/// fingerprint stays the same over attempts; where the key is used for another request when the record has expired, the
+/// other side must not take it for the first.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct StepKey(String);
 
 impl StepKey {
-    fn of(identity: &[u8], name: &str) -> Self {
-        let mut digest = Sha256::new();
-        for part in [b"idem step 1".as_slice(), identity, name.as_bytes()] {
-            digest.update((part.len() as u64).to_be_bytes());
-            digest.update(part);
-        }
-        Self(digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    fn of(seed: &[u8], name: &str) -> Self {
+        let digest = digest([b"idem step 1".as_slice(), seed, name.as_bytes()]);
+        Self(digest.iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
     /// The key, to be sent along.
@@ -88,6 +94,16 @@ impl fmt::Display for StepKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
+}
+
+/// Of parts with their lengths.
+fn digest<const N: usize>(parts: [&[u8]; N]) -> [u8; 32] {
+    let mut digest = Sha256::new();
+    for part in parts {
+        digest.update((part.len() as u64).to_be_bytes());
+        digest.update(part);
+    }
+    digest.finalize().into()
 }
 
 /// What a step is to do.
@@ -127,15 +143,20 @@ impl<H: Holder> Steps<H> {
             Entered::Finished(value) => return Ok(value.read()?),
             Entered::Run(position) => position,
         };
-        let mut tx = self.begin().await?;
-        match body(&mut tx).await {
+        let mut open = self.begin().await?;
+        match body(&mut open.tx).await {
             Ok(value) => {
-                let step = self.finished(position, name, StepForm::TRANSACTION, &value);
-                self.keep(tx, step).await?;
+                match self.finished(position, name, StepForm::TRANSACTION, &value) {
+                    Ok(step) => self.keep(open, &step).await?,
+                    Err(error) => {
+                        self.undo(open).await?;
+                        return Err(error.into());
+                    }
+                }
                 Ok(value)
             }
             Err(error) => {
-                self.undo(tx).await;
+                self.undo(open).await?;
                 Err(error)
             }
         }
@@ -165,20 +186,38 @@ impl<H: Holder> Steps<H> {
             Entered::Finished(value) => return Ok(value.read()?),
             Entered::Run(position) => position,
         };
-        let key = match &self.run {
+        let key = match &mut self.run {
             Some(run) => {
                 let asked = Instant::now();
-                run.holder.renew().await?;
+                let renewed = run.holder.renew().await;
+                run.noted(renewed)?;
                 run.renewal.renewed(asked);
-                StepKey::of(&run.identity, name)
+                StepKey::of(&run.seed, name)
             }
             None => StepKey::of(Claim::random()?.as_bytes(), name),
         };
         let value = body(key).await?;
-        let step = self.finished(position, name, StepForm::CALL, &value);
-        let tx = self.begin().await?;
-        self.keep(tx, step).await?;
+        let step = self.finished(position, name, StepForm::CALL, &value)?;
+        self.keep_call(&step).await?;
         Ok(value)
+    }
+
+    /// The call has happened: its record is worth more than one try.
+    async fn keep_call(&mut self, step: &Step) -> Result<(), Error> {
+        const PAUSES: [u64; 6] = [0, 50, 100, 200, 400, 800];
+        let mut kept = Ok(());
+        for pause in PAUSES {
+            tokio::time::sleep(Duration::from_millis(pause)).await;
+            kept = match self.begin().await {
+                Ok(open) => self.keep(open, step).await,
+                Err(error) => Err(error),
+            };
+            let may_help = |error: &Error| matches!(error.kind(), Kind::RetryLater | Kind::StoreUnavailable);
+            if !kept.as_ref().is_err_and(may_help) || self.check().is_err() {
+                break;
+            }
+        }
+        kept
     }
 
     /// The last writes: they are committed with the reply. No step comes after it.
@@ -192,14 +231,15 @@ impl<H: Holder> Steps<H> {
         E: From<Error>,
     {
         self.check()?;
-        let mut tx = self.begin().await?;
-        match body(&mut tx).await {
+        self.check_all_passed()?;
+        let mut open = self.begin().await?;
+        match body(&mut open.tx).await {
             Ok(value) => {
-                self.last = Some(tx);
+                self.last = Some(open);
                 Ok(value)
             }
             Err(error) => {
-                self.undo(tx).await;
+                self.undo(open).await?;
                 Err(error)
             }
         }
@@ -221,74 +261,73 @@ impl<H: Holder> Steps<H> {
     fn enter(&mut self, name: &str, form: StepForm) -> Result<Entered, Error> {
         self.check()?;
         let Some(run) = &mut self.run else { return Ok(Entered::Run(0)) };
-        if run.names.contains(name) {
-            let words = format!("there are two steps `{name}`: give each step of a run a name of its own");
-            return Err(Error::new(Kind::StepMismatch).caused_by(words));
-        }
         let position = run.next;
-        match run.recorded.get(position as usize) {
-            None => Ok(Entered::Run(position)),
+        let wrong = match run.recorded.get(position as usize) {
+            _ if name.is_empty() || name.len() > 255 || name.contains('\0') => {
+                "a step's name has 1 to 255 bytes, and no NUL".to_owned()
+            }
+            _ if run.names.contains(name) => {
+                format!("there are two steps `{name}`: give each step of a run a name of its own")
+            }
+            None => return Ok(Entered::Run(position)),
             Some(step) if step.name == name && step.form == form => {
                 let value = Value::of(step.result.clone());
                 run.passed(name);
-                Ok(Entered::Finished(value))
+                return Ok(Entered::Finished(value));
             }
-            Some(step) => {
-                let stored = &step.name;
-                let words = format!("step {position} is `{name}` now, and `{stored}` was finished there");
-                run.broken = Some(Kind::StepMismatch);
-                Err(Error::new(Kind::StepMismatch).caused_by(words))
-            }
-        }
+            Some(step) => format!("step {position} is `{name}` now, and `{}` was finished there", step.name),
+        };
+        run.noted(Err(Error::new(Kind::StepMismatch).caused_by(wrong)))
     }
 
-    fn check(&self) -> Result<(), Error> {
-        if self.last.is_some() {
-            return Err(Error::new(Kind::StepMismatch).caused_by("there is a step behind `finish`"));
-        }
-        match &self.run {
+    fn check(&mut self) -> Result<(), Error> {
+        let is_behind = self.last.is_some();
+        match &mut self.run {
+            _ if is_behind => Err(Error::new(Kind::StepMismatch).caused_by("there is a step behind `finish`")),
             Some(Run { broken: Some(kind), .. }) => Err(Error::new(*kind)),
-            Some(run) if run.renewal.is_lost() => Err(Error::new(Kind::LeaseLost)),
+            Some(run) if run.renewal.is_lost() => run.noted(Err(Error::new(Kind::LeaseLost))),
             _ => Ok(()),
         }
     }
 
-    async fn begin(&mut self) -> Result<H::Tx, Error> {
-        let Some(run) = &mut self.run else { return H::Tx::begin_unrecorded(&self.store).await };
-        run.renewal.exclude(H::EXCLUSIVE);
-        let begun = run.holder.begin().await;
-        if begun.is_err() {
-            run.renewal.exclude(false);
-        }
-        run.noted(begun)
+    /// What an earlier attempt has done must not be forgotten: whoever has left out a step has changed.
+    fn check_all_passed(&mut self) -> Result<(), Error> {
+        let Some(run) = &mut self.run else { return Ok(()) };
+        let Some(step) = run.recorded.get(run.next as usize) else { return Ok(()) };
+        let words = format!("an earlier attempt has finished the step `{}`, which this one has left out", step.name);
+        run.noted(Err(Error::new(Kind::StepMismatch).caused_by(words)))
     }
 
-    async fn undo(&mut self, tx: H::Tx) {
-        // What cannot be rolled back is rolled back with its connection.
-        if let Err(error) = tx.finish_unrecorded(false).await {
-            tracing::debug!(target: "idem", %error, "a step was not rolled back in order");
-        }
-        if let Some(run) = &mut self.run {
-            run.renewal.exclude(false);
-        }
-    }
-
-    async fn keep(&mut self, tx: H::Tx, step: Result<Step, Error>) -> Result<(), Error> {
-        let step = match step {
-            Ok(step) => step,
-            Err(error) => {
-                self.undo(tx).await;
-                return Err(error);
-            }
+    async fn begin(&mut self) -> Result<Open<H>, Error> {
+        let Some(run) = &mut self.run else {
+            return Ok(Open { tx: H::Tx::begin_unrecorded(&self.store).await?, _excluded: None });
         };
-        let Some(run) = &mut self.run else { return tx.finish_unrecorded(true).await };
+        let begun = run.holder.begin().await;
+        let tx = run.noted(begun)?;
+        Ok(Open { tx, _excluded: H::EXCLUSIVE.then(|| run.renewal.exclude()) })
+    }
+
+    async fn undo(&mut self, open: Open<H>) -> Result<(), Error> {
+        match &mut self.run {
+            Some(run) => {
+                let undone = run.holder.undo(open.tx).await;
+                run.noted(undone)
+            }
+            None => open.tx.finish_unrecorded(false).await,
+        }
+    }
+
+    async fn keep(&mut self, open: Open<H>, step: &Step) -> Result<(), Error> {
+        let Some(run) = &mut self.run else { return open.tx.finish_unrecorded(true).await };
         let asked = Instant::now();
-        let kept = run.holder.keep(tx, &step).await;
+        // Whoever gives up the wait for a COMMIT does not know.
+        run.broken = Some(Kind::OutcomeUnknown);
+        let kept = run.holder.keep(open.tx, step).await;
+        run.broken = None;
         if kept.is_ok() {
             run.renewal.renewed(asked);
             run.passed(&step.name);
         }
-        run.renewal.exclude(false);
         run.noted(kept)
     }
 
@@ -308,34 +347,59 @@ impl<H: Holder> Steps<H> {
 
     /// Commits the last writes with the outcome.
     async fn settle(&mut self, outcome: &Outcome) -> Result<(), Error> {
-        let broken = self.run.as_ref().and_then(|run| run.broken);
-        if let Some(kind) = broken {
-            self.let_go().await;
-            return Err(Error::new(kind));
-        }
-        let tx = match self.last.take() {
-            Some(tx) => tx,
-            None => self.begin().await?,
+        let settled = match self.last.take() {
+            Some(open) => Ok(open),
+            None => match self.check().and_then(|()| self.check_all_passed()) {
+                Ok(()) => self.begin().await,
+                Err(error) => Err(error),
+            },
         };
-        let Some(run) = self.run.take() else { return tx.finish_unrecorded(true).await };
-        // Until the answer is there: a COMMIT may take its time.
-        run.holder.finish(tx, outcome).await
+        let open = match settled {
+            Ok(open) => open,
+            Err(error) => {
+                self.let_go().await;
+                return Err(error);
+            }
+        };
+        let Some(run) = &mut self.run else { return open.tx.finish_unrecorded(true).await };
+        run.broken = Some(Kind::OutcomeUnknown);
+        let finished = run.holder.finish(open.tx, outcome).await;
+        run.broken = None;
+        let finished = run.noted(finished);
+        match &finished {
+            Ok(()) => self.run = None,
+            Err(_) => self.let_go().await,
+        }
+        finished
     }
 
+    /// Gives the lease back, unless it is somebody else's by now, or nobody may have it.
     async fn let_go(&mut self) {
-        if let Some(tx) = self.last.take() {
-            self.undo(tx).await;
+        if let Some(open) = self.last.take()
+            && let Err(error) = self.undo(open).await
+        {
+            tracing::warn!(target: "idem", %error, "the last writes were not undone in order");
         }
-        let Some(run) = self.run.take() else { return };
-        match run.holder.release().await {
+        if let Some(run) = self.run.take() {
+            run.release().await;
+        }
+    }
+}
+
+impl<H: Holder> Run<H> {
+    async fn release(self) {
+        let Self { holder, renewal, broken, .. } = self;
+        drop(renewal);
+        if matches!(broken, Some(Kind::LeaseLost | Kind::TransactionEnded)) {
+            return;
+        }
+        match holder.release().await {
             Ok(()) => {}
             Err(error) if error.kind() == Kind::LeaseLost => {}
             Err(error) => tracing::warn!(target: "idem", %error, "the lease was not released; it ends by itself"),
         }
     }
-}
 
-impl<H> Run<H> {
     /// The step is finished, now or earlier.
     fn passed(&mut self, name: &str) {
         self.names.insert(name.to_owned());
@@ -345,7 +409,10 @@ impl<H> Run<H> {
     /// Notes what lets no further step run.
     fn noted<T>(&mut self, result: Result<T, Error>) -> Result<T, Error> {
         if let Err(error) = &result
-            && matches!(error.kind(), Kind::LeaseLost | Kind::OutcomeUnknown | Kind::TransactionEnded)
+            && matches!(
+                error.kind(),
+                Kind::LeaseLost | Kind::OutcomeUnknown | Kind::TransactionEnded | Kind::StepMismatch
+            )
         {
             self.broken = Some(error.kind());
         }
@@ -366,7 +433,7 @@ impl<H: Holder> Context for Steps<H> {
         let run = Run {
             renewal: Renewal::start(holder.clone(), lease.duration, asked),
             holder,
-            identity: request.identity.digest(),
+            seed: digest([&request.identity.digest(), request.fingerprint.as_bytes()]),
             attempt,
             recorded,
             names: HashSet::new(),
@@ -391,8 +458,9 @@ impl<H: Holder> Context for Steps<H> {
     }
 
     async fn reject(mut self, outcome: &Outcome) -> Result<Rejected, Error> {
-        if let Some(tx) = self.last.take() {
-            self.undo(tx).await;
+        if let Some(open) = self.last.take() {
+            // What cannot be undone in order is noted, and then nothing is stored.
+            _ = self.undo(open).await;
         }
         self.settle(outcome).await.map(|()| Rejected::Stored)
     }
@@ -408,7 +476,7 @@ impl<H: Holder> Context for Steps<H> {
 
     async fn finish_unrecorded(mut self, keep: bool) -> Result<(), Error> {
         match self.last.take() {
-            Some(tx) => tx.finish_unrecorded(keep).await,
+            Some(open) => open.tx.finish_unrecorded(keep).await,
             None => Ok(()),
         }
     }
@@ -421,10 +489,13 @@ impl<H: Holder> Drop for Steps<H> {
         if let Ok(runtime) = Handle::try_current() {
             let last = self.last.take();
             runtime.spawn(async move {
-                drop(last);
-                if let Err(error) = run.holder.release().await {
-                    tracing::debug!(target: "idem", %error, "a dropped run was not released; its lease ends by itself");
+                if let Some(open) = last
+                    && let Err(error) = run.holder.undo(open.tx).await
+                {
+                    tracing::error!(target: "idem", code = error.code(), "a dropped run: {error}");
+                    return;
                 }
+                run.release().await;
             });
         }
     }

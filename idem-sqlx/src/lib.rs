@@ -51,6 +51,7 @@
 #[cfg(not(any(feature = "postgres", feature = "sqlite")))]
 compile_error!("`idem-sqlx` has no database: switch on its feature `postgres` (the default) or `sqlite`");
 
+mod armed;
 mod error;
 #[cfg(feature = "postgres")]
 mod postgres;

@@ -32,7 +32,7 @@ use crate::parameters::{Parameter, Role, plain};
 ///             let mut __idem_body = async move |tx: &mut PgTx| -> Result<Stock, StockError> { … };
 ///             let __idem_lost = Context::lost(&*__idem_run);
 ///             let __idem_body = __idem_body(&mut *__idem_run);
-///             let __idem_answer = answer(__idem_lost, __idem_body, &__idem_codec).await;
+///             let __idem_answer = answer(__idem_lost, __idem_body).await;
 ///             let __idem_is_final = false;
 ///             settle(__idem_run, __idem_answer, __idem_is_final, &__idem_codec).await
 ///         }
@@ -81,7 +81,7 @@ pub(super) fn expand(handler: &Handler) -> TokenStream {
                 let mut __idem_body = async move |#lent| -> #output #body;
                 let __idem_lost = #private::Context::lost(&*__idem_run);
                 let __idem_body = __idem_body(&mut *__idem_run);
-                let __idem_answer = #private::answer(__idem_lost, __idem_body, &__idem_codec).await;
+                let __idem_answer = #private::answer(__idem_lost, __idem_body).await;
                 let __idem_is_final = #is_final;
                 #private::settle(__idem_run, __idem_answer, __idem_is_final, &__idem_codec).await
             }

@@ -42,11 +42,7 @@ pub async fn on_shipped(
             };
             let __idem_lost = ::idem_core::__private::Context::lost(&*__idem_run);
             let __idem_body = __idem_body(&mut *__idem_run);
-            let __idem_answer = ::idem_core::__private::answer(
-                    __idem_lost,
-                    __idem_body,
-                    &__idem_codec,
-                )
+            let __idem_answer = ::idem_core::__private::answer(__idem_lost, __idem_body)
                 .await;
             let __idem_is_final = ::idem_core::__private::is_final(
                 &__idem_answer,

@@ -7,8 +7,9 @@ use idem_core::{Claim, Error, Held, Holder, Kind, Lease, Outcome, Request, Step,
 use tokio::time::sleep;
 
 use super::session::{CommitFailed, Session};
-use super::store::{Isolation, PgStore};
+use super::store::PgStore;
 use super::tx::{PgTx, find_out};
+use crate::armed::Armed;
 use crate::error::classify;
 use crate::retry;
 
@@ -45,6 +46,16 @@ pub struct PgLease {
     lease: Lease,
 }
 
+/// Nobody waits long for a row that somebody else has, with a connection in hand.
+const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '500ms'";
+
+/// A step's transaction.
+pub(super) struct StepTx {
+    lease: PgLease,
+    /// When it began, by the database's clock and by ours.
+    began: (i64, Instant),
+}
+
 /// What came of one try to claim.
 enum Claimed {
     Run { attempt: u32, steps: Vec<Step> },
@@ -62,7 +73,7 @@ impl Holder for PgLease {
         let inner = store.inner();
         let holder = Self { store: store.clone(), request: request.clone(), claim: Claim::random()?, lease: *lease };
         for pause in retry::pauses() {
-            let mut session = Session::begin(&inner.pool, Isolation::ReadCommitted.begin()).await?;
+            let mut session = Session::begin(&inner.pool, BEGIN).await?;
             let (record, now) = inner.records.find(session.connection(), &request.identity).await?;
             let claimed = match decide(record.as_ref(), request, now) {
                 Decision::Replay(reply) => return Ok(Held::Replay(reply)),
@@ -70,11 +81,16 @@ impl Holder for PgLease {
                 Decision::Resume { attempt, .. } if attempt >= lease.attempts => {
                     return Ok(Held::Refuse(Kind::AttemptsExhausted));
                 }
-                order => holder.carry_out(&mut session, &order).await?,
+                order => match holder.carry_out(&mut session, &order).await {
+                    // Somebody has the row: a run that is just ending, or a lost connection that the server waits for.
+                    Err(error) if error.kind() == Kind::RetryLater => Claimed::Again,
+                    claimed => claimed?,
+                },
             };
             if let Claimed::Run { attempt, steps } = claimed {
+                let armed = Armed::new(holder);
                 session.commit(inner.commit_deadline).await?;
-                return Ok(Held::Run { holder, attempt, steps });
+                return Ok(Held::Run { holder: armed.disarm(), attempt, steps });
             }
             // The connection goes back first: nobody waits with one in hand.
             drop(session);
@@ -85,7 +101,7 @@ impl Holder for PgLease {
 
     async fn renew(&self) -> Result<(), Error> {
         let inner = self.store.inner();
-        let mut session = Session::begin(&inner.pool, Isolation::ReadCommitted.begin()).await?;
+        let mut session = Session::begin(&inner.pool, BEGIN).await?;
         let renewed = inner.records.renew(session.connection(), &self.request, self.claim, &self.lease);
         if !renewed.await.map_err(classify)? {
             return Err(Error::new(Kind::LeaseLost));
@@ -96,10 +112,11 @@ impl Holder for PgLease {
 
     async fn begin(&self) -> Result<PgTx, Error> {
         let mut tx = PgTx::open(&self.store).await?;
+        let at = Instant::now();
         let held = self.store.inner().records.held_since(&mut tx, &self.request.identity, self.claim);
         match held.await.map_err(classify)? {
             Some(began) => {
-                tx.began = Some((began, Instant::now()));
+                tx.step = Some(StepTx { lease: self.clone(), began: (began, at) });
                 Ok(tx)
             }
             None => Err(Error::new(Kind::LeaseLost)),
@@ -108,7 +125,7 @@ impl Holder for PgLease {
 
     async fn keep(&self, mut tx: PgTx, step: &Step) -> Result<(), Error> {
         let records = self.store.inner().records;
-        let (began, at) = tx.began.expect("a transaction of `begin`");
+        let (began, at) = tx.step.as_ref().expect("a transaction of `begin`").began;
         let kept = records.keep(&mut tx, &self.request, self.claim, &self.lease, began, at.elapsed(), step);
         if !kept.await.map_err(classify)? {
             return Err(self.not_held(tx).await);
@@ -122,7 +139,7 @@ impl Holder for PgLease {
 
     async fn finish(&self, mut tx: PgTx, outcome: &Outcome) -> Result<(), Error> {
         let records = self.store.inner().records;
-        let (began, at) = tx.began.expect("a transaction of `begin`");
+        let (began, at) = tx.step.as_ref().expect("a transaction of `begin`").began;
         let finished = records.finish(&mut tx, &self.request, self.claim, began, at.elapsed(), outcome);
         if !finished.await.map_err(classify)? {
             return Err(self.not_held(tx).await);
@@ -138,10 +155,19 @@ impl Holder for PgLease {
         }
     }
 
+    async fn undo(&self, mut tx: PgTx) -> Result<(), Error> {
+        let session = tx.take_session();
+        match tx.step.take() {
+            Some(step) => undo(session, step).await,
+            None => Ok(()),
+        }
+    }
+
     async fn release(&self) -> Result<(), Error> {
         let inner = self.store.inner();
-        let mut session = Session::begin(&inner.pool, Isolation::ReadCommitted.begin()).await?;
-        let released = inner.records.let_go(session.connection(), &self.request.identity, self.claim);
+        let mut session = Session::begin(&inner.pool, BEGIN).await?;
+        let nobodys = Claim::random()?;
+        let released = inner.records.let_go(session.connection(), &self.request.identity, self.claim, nobodys);
         if !released.await.map_err(classify)? {
             return Err(Error::new(Kind::LeaseLost));
         }
@@ -179,21 +205,52 @@ impl PgLease {
     /// The last statement found no row: somebody else holds the lease, or the step ended the transaction that it was
     /// lent, and what it kept is not known.
     async fn not_held(&self, mut tx: PgTx) -> Error {
-        tx.take_session().rollback().await;
-        match self.bar().await {
-            Ok(true) => Error::new(Kind::TransactionEnded),
-            Ok(false) => Error::new(Kind::LeaseLost),
-            Err(error) => Error::new(Kind::OutcomeUnknown).caused_by(error),
+        let session = tx.take_session();
+        let Some(step) = tx.step.take() else { return Error::new(Kind::LeaseLost) };
+        match undo(session, step).await {
+            Ok(()) => Error::new(Kind::LeaseLost),
+            Err(ended) => ended,
         }
     }
 
-    async fn bar(&self) -> Result<bool, Error> {
+    async fn bar(&self) -> Result<(), Error> {
         let inner = self.store.inner();
-        let mut session = Session::begin(&inner.pool, Isolation::ReadCommitted.begin()).await?;
+        let mut session = Session::begin(&inner.pool, BEGIN).await?;
         let barred = inner.records.bar_leased(session.connection(), &self.request.identity, self.claim);
-        let barred = barred.await.map_err(classify)?;
-        session.commit(inner.commit_deadline).await?;
-        Ok(barred)
+        barred.await.map_err(classify)?;
+        session.commit(inner.commit_deadline).await.map_err(Error::from)
+    }
+}
+
+/// Rolls a step back, unless it has ended the transaction: what it kept is not known then, so the key must not run again.
+pub(super) async fn undo(mut session: Session, step: StepTx) -> Result<(), Error> {
+    let records = step.lease.store.inner().records;
+    // One that failed has not ended, and one that cannot be asked is lost.
+    let is_ended = match records.transaction_start(session.connection()).await {
+        Ok(began) => began != step.began.0,
+        Err(_) => false,
+    };
+    session.rollback().await;
+    if !is_ended {
+        return Ok(());
+    }
+    // In a task of its own: a caller that goes away now must not leave the key free.
+    let barred = tokio::spawn(async move {
+        let mut barred = Ok(());
+        for pause in retry::pauses() {
+            barred = step.lease.bar().await;
+            if barred.is_ok() {
+                break;
+            }
+            sleep(pause).await;
+        }
+        barred
+    });
+    let error = Error::new(Kind::TransactionEnded);
+    match barred.await {
+        Ok(Ok(())) => Err(error),
+        Ok(Err(failed)) => Err(error.caused_by(failed)),
+        Err(failed) => Err(error.caused_by(failed)),
     }
 }
 
@@ -208,7 +265,7 @@ impl PgStore {
     /// Safe: it is one transaction.
     pub async fn release_exhausted(&self, identity: &idem_core::Identity) -> Result<bool, Error> {
         let inner = self.inner();
-        let mut session = Session::begin(&inner.pool, Isolation::ReadCommitted.begin()).await?;
+        let mut session = Session::begin(&inner.pool, BEGIN).await?;
         let released = inner.records.forgive(session.connection(), identity).await.map_err(classify)?;
         session.commit(inner.commit_deadline).await?;
         Ok(released)

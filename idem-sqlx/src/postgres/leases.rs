@@ -26,8 +26,12 @@ impl Records {
             .bind(row::LEASED)
             .bind(request.fingerprint.as_bytes().as_slice())
             .bind(lease.duration.as_secs_f64())
-            .bind(request.ttl.as_secs_f64());
-        Ok(query.fetch_optional(connection).await?.is_some())
+            .bind((lease.duration + request.ttl).as_secs_f64());
+        let leased = query.execute(&mut *connection).await?.rows_affected() == 1;
+        if leased {
+            self.forget_steps(connection, &request.identity).await?;
+        }
+        Ok(leased)
     }
 
     /// Takes the place of an expired record, if it is still the one that was seen.
@@ -44,9 +48,13 @@ impl Records {
             .bind(row::LEASED)
             .bind(request.fingerprint.as_bytes().as_slice())
             .bind(lease.duration.as_secs_f64())
-            .bind(request.ttl.as_secs_f64())
+            .bind((lease.duration + request.ttl).as_secs_f64())
             .bind(expired.as_bytes().as_slice());
-        Ok(query.fetch_optional(connection).await?.is_some())
+        let leased = query.execute(&mut *connection).await?.rows_affected() == 1;
+        if leased {
+            self.forget_steps(connection, &request.identity).await?;
+        }
+        Ok(leased)
     }
 
     /// Takes over from an attempt that is over, if nobody else has.
@@ -63,7 +71,7 @@ impl Records {
             .bind(row::LEASED)
             .bind(claim.as_bytes().as_slice())
             .bind(lease.duration.as_secs_f64())
-            .bind(request.ttl.as_secs_f64());
+            .bind((lease.duration + request.ttl).as_secs_f64());
         Ok(query.execute(connection).await?.rows_affected() == 1)
     }
 
@@ -85,8 +93,13 @@ impl Records {
             .bind(claim.as_bytes().as_slice())
             .bind(row::LEASED)
             .bind(lease.duration.as_secs_f64())
-            .bind(request.ttl.as_secs_f64());
+            .bind((lease.duration + request.ttl).as_secs_f64());
         Ok(query.execute(connection).await?.rows_affected() == 1)
+    }
+
+    /// When this transaction began.
+    pub(super) async fn transaction_start(self, connection: &mut PgConnection) -> sqlx::Result<i64> {
+        self.query(START).fetch_one(connection).await?.try_get(0)
     }
 
     /// When this transaction began, if the lease is held.
@@ -116,7 +129,7 @@ impl Records {
             .bind(claim.as_bytes().as_slice())
             .bind(row::LEASED)
             .bind((lease.duration + elapsed).as_secs_f64())
-            .bind((request.ttl + elapsed).as_secs_f64())
+            .bind((lease.duration + request.ttl + elapsed).as_secs_f64())
             .bind(began)
             .bind(i32::try_from(step.position).unwrap_or(i32::MAX))
             .bind(&step.name)
@@ -152,14 +165,18 @@ impl Records {
         Ok(query.fetch_optional(connection).await?.is_some())
     }
 
-    /// Ends the lease and keeps the steps.
+    /// Ends the lease and keeps the steps. The claim becomes nobody's, so that a renewal on its way cannot revive it.
     pub(super) async fn let_go(
         self,
         connection: &mut PgConnection,
         identity: &Identity,
         claim: Claim,
+        nobodys: Claim,
     ) -> sqlx::Result<bool> {
-        let query = bind_identity(self.query(LET_GO), identity).bind(claim.as_bytes().as_slice()).bind(row::LEASED);
+        let query = bind_identity(self.query(LET_GO), identity)
+            .bind(claim.as_bytes().as_slice())
+            .bind(row::LEASED)
+            .bind(nobodys.as_bytes().as_slice());
         Ok(query.execute(connection).await?.rows_affected() == 1)
     }
 
@@ -182,6 +199,10 @@ impl Records {
         let query = bind_identity(self.query(FORGIVE), identity).bind(row::LEASED);
         Ok(query.execute(connection).await?.rows_affected() == 1)
     }
+
+    async fn forget_steps(self, connection: &mut PgConnection, identity: &Identity) -> sqlx::Result<()> {
+        bind_identity(self.query(FORGET), identity).execute(connection).await.map(|_| ())
+    }
 }
 
 fn step(row: &PgRow) -> sqlx::Result<Step> {
@@ -200,50 +221,37 @@ fn step(row: &PgRow) -> sqlx::Result<Step> {
 }
 
 const LEASE: &str = "
-WITH leased AS (
-    INSERT INTO idem_records
-        (scope, operation, key_hash, claim, state, fingerprint, attempt, lease_until, format, created_at, expires_at)
-    VALUES ($1, $2, $3, $4, $5, $6, 1, now() + $7 * interval '1 second', 0, now(), now() + $8 * interval '1 second')
-    ON CONFLICT (scope, operation, key_hash) DO NOTHING
-    RETURNING 1
-), forgotten AS (
-    DELETE FROM idem_steps
-    WHERE scope = $1
-        AND operation = $2
-        AND key_hash = $3
-        AND EXISTS (SELECT 1 FROM leased)
-)
-SELECT 1 FROM leased";
+INSERT INTO idem_records
+    (scope, operation, key_hash, claim, state, fingerprint, attempt, lease_until, format, created_at, expires_at)
+VALUES ($1, $2, $3, $4, $5, $6, 1, now() + $7 * interval '1 second', 0, now(), now() + $8 * interval '1 second')
+ON CONFLICT (scope, operation, key_hash) DO NOTHING";
 
 const LEASE_AGAIN: &str = "
-WITH leased AS (
-    UPDATE idem_records
-    SET claim = $4,
-        state = $5,
-        fingerprint = $6,
-        attempt = 1,
-        lease_until = now() + $7 * interval '1 second',
-        format = 0,
-        status = NULL,
-        headers = NULL,
-        body = NULL,
-        created_at = now(),
-        completed_at = NULL,
-        expires_at = now() + $8 * interval '1 second'
-    WHERE scope = $1
-        AND operation = $2
-        AND key_hash = $3
-        AND claim = $9
-        AND expires_at <= now()
-    RETURNING 1
-), forgotten AS (
-    DELETE FROM idem_steps
-    WHERE scope = $1
-        AND operation = $2
-        AND key_hash = $3
-        AND EXISTS (SELECT 1 FROM leased)
-)
-SELECT 1 FROM leased";
+UPDATE idem_records
+SET claim = $4,
+    state = $5,
+    fingerprint = $6,
+    attempt = 1,
+    lease_until = now() + $7 * interval '1 second',
+    format = 0,
+    status = NULL,
+    headers = NULL,
+    body = NULL,
+    created_at = now(),
+    completed_at = NULL,
+    expires_at = now() + $8 * interval '1 second'
+WHERE scope = $1
+    AND operation = $2
+    AND key_hash = $3
+    AND claim = $9
+    AND expires_at <= now()";
+
+/// A statement of its own, so that it sees what was committed until the record was got.
+const FORGET: &str = "
+DELETE FROM idem_steps
+WHERE scope = $1
+    AND operation = $2
+    AND key_hash = $3";
 
 const TAKE_OVER: &str = "
 UPDATE idem_records
@@ -270,13 +278,15 @@ ORDER BY position";
 /// The record is kept for its whole `ttl` behind the last sign of life.
 const RENEW: &str = "
 UPDATE idem_records
-SET lease_until = now() + $6 * interval '1 second',
-    expires_at = now() + $7 * interval '1 second'
+SET lease_until = greatest(lease_until, now() + $6 * interval '1 second'),
+    expires_at = greatest(expires_at, now() + $7 * interval '1 second')
 WHERE scope = $1
     AND operation = $2
     AND key_hash = $3
     AND claim = $4
     AND state = $5";
+
+const START: &str = "SELECT (extract(epoch FROM now()) * 1000000)::bigint";
 
 const HELD: &str = "
 SELECT (extract(epoch FROM now()) * 1000000)::bigint
@@ -336,7 +346,8 @@ SELECT 1 FROM finished";
 
 const LET_GO: &str = "
 UPDATE idem_records
-SET lease_until = now()
+SET lease_until = now(),
+    claim = $6
 WHERE scope = $1
     AND operation = $2
     AND key_hash = $3

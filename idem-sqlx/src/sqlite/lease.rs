@@ -8,6 +8,7 @@ use super::error::is_answer;
 use super::session::{CommitFailed, Session};
 use super::store::SqliteStore;
 use super::tx::{SqliteTx, find_out};
+use crate::armed::Armed;
 use crate::error::classify;
 use crate::retry;
 
@@ -43,6 +44,9 @@ pub struct SqliteLease {
     lease: Lease,
 }
 
+/// A step's transaction.
+pub(super) struct StepTx(SqliteLease);
+
 /// What came of one try to claim.
 enum Claimed {
     Run { attempt: u32, steps: Vec<Step> },
@@ -60,7 +64,15 @@ impl Holder for SqliteLease {
         let inner = store.inner();
         let holder = Self { store: store.clone(), request: request.clone(), claim: Claim::random()?, lease: *lease };
         for pause in retry::pauses() {
-            let mut session = Session::begin(&inner.pool).await?;
+            // A step may hold the write lock for long, and nobody has to wait for it to read what is finished.
+            let mut connection = inner.pool.acquire().await.map_err(classify)?;
+            let (record, now) = inner.records.find(&mut connection, &request.identity).await?;
+            match decide(record.as_ref(), request, now) {
+                Decision::Replay(reply) => return Ok(Held::Replay(reply)),
+                Decision::Refuse(kind) => return Ok(Held::Refuse(kind)),
+                Decision::Claim | Decision::Replace(_) | Decision::Resume { .. } => {}
+            }
+            let mut session = Session::begin_on(connection).await?;
             let (record, now) = inner.records.find(session.connection(), &request.identity).await?;
             let claimed = match decide(record.as_ref(), request, now) {
                 Decision::Replay(reply) => return Ok(Held::Replay(reply)),
@@ -71,8 +83,9 @@ impl Holder for SqliteLease {
                 order => holder.carry_out(&mut session, &order).await?,
             };
             if let Claimed::Run { attempt, steps } = claimed {
+                let armed = Armed::new(holder);
                 session.commit().await?;
-                return Ok(Held::Run { holder, attempt, steps });
+                return Ok(Held::Run { holder: armed.disarm(), attempt, steps });
             }
             // The connection goes back first: nobody waits with one in hand.
             drop(session);
@@ -94,7 +107,11 @@ impl Holder for SqliteLease {
 
     async fn begin(&self) -> Result<SqliteTx, Error> {
         let mut tx = SqliteTx::open(&self.store).await?;
-        if self.renew_in(&mut tx).await? { Ok(tx) } else { Err(Error::new(Kind::LeaseLost)) }
+        if !self.renew_in(&mut tx).await? {
+            return Err(Error::new(Kind::LeaseLost));
+        }
+        tx.step = Some(StepTx(self.clone()));
+        Ok(tx)
     }
 
     async fn keep(&self, mut tx: SqliteTx, step: &Step) -> Result<(), Error> {
@@ -127,10 +144,19 @@ impl Holder for SqliteLease {
         }
     }
 
+    async fn undo(&self, mut tx: SqliteTx) -> Result<(), Error> {
+        let session = tx.take_session();
+        match tx.step.take() {
+            Some(step) => undo(session, step).await,
+            None => Ok(()),
+        }
+    }
+
     async fn release(&self) -> Result<(), Error> {
         let inner = self.store.inner();
         let mut session = Session::begin(&inner.pool).await?;
-        let released = inner.records.let_go(session.connection(), &self.request.identity, self.claim);
+        let nobodys = Claim::random()?;
+        let released = inner.records.let_go(session.connection(), &self.request.identity, self.claim, nobodys);
         if !released.await.map_err(classify)? {
             return Err(Error::new(Kind::LeaseLost));
         }
@@ -176,24 +202,47 @@ impl SqliteLease {
         match tx.session().check().await {
             Ok(()) => Ok(()),
             Err(error) if is_answer(&error) => {
-                tx.take_session().rollback().await;
-                Err(match self.bar().await {
-                    Ok(true) => Error::new(Kind::TransactionEnded),
-                    Ok(false) => Error::new(Kind::LeaseLost),
-                    Err(error) => Error::new(Kind::OutcomeUnknown).caused_by(error),
-                })
+                let session = tx.take_session();
+                let step = tx.step.take().expect("a transaction of `begin`");
+                undo(session, step).await.and(Err(classify(error)))
             }
             Err(error) => Err(classify(error)),
         }
     }
 
-    async fn bar(&self) -> Result<bool, Error> {
+    async fn bar(&self) -> Result<(), Error> {
         let inner = self.store.inner();
         let mut session = Session::begin(&inner.pool).await?;
         let barred = inner.records.bar_leased(session.connection(), &self.request.identity, self.claim);
-        let barred = barred.await.map_err(classify)?;
-        session.commit().await?;
-        Ok(barred)
+        barred.await.map_err(classify)?;
+        session.commit().await.map_err(Error::from)
+    }
+}
+
+/// Rolls a step back, unless it has ended the transaction: what it kept is not known then, so the key must not run again.
+pub(super) async fn undo(mut session: Session, StepTx(lease): StepTx) -> Result<(), Error> {
+    let is_ended = session.restart().await.is_err_and(|error| is_answer(&error));
+    session.rollback().await;
+    if !is_ended {
+        return Ok(());
+    }
+    // In a task of its own: a caller that goes away now must not leave the key free.
+    let barred = tokio::spawn(async move {
+        let mut barred = Ok(());
+        for pause in retry::pauses() {
+            barred = lease.bar().await;
+            if barred.is_ok() {
+                break;
+            }
+            sleep(pause).await;
+        }
+        barred
+    });
+    let error = Error::new(Kind::TransactionEnded);
+    match barred.await {
+        Ok(Ok(())) => Err(error),
+        Ok(Err(failed)) => Err(error.caused_by(failed)),
+        Err(failed) => Err(error.caused_by(failed)),
     }
 }
 

@@ -24,7 +24,7 @@ impl Records {
             .bind(row::LEASED)
             .bind(request.fingerprint.as_bytes().as_slice())
             .bind(microseconds(lease.duration))
-            .bind(microseconds(request.ttl));
+            .bind(microseconds(lease.duration + request.ttl));
         let leased = query.execute(&mut *connection).await?.rows_affected() == 1;
         if leased {
             self.forget_steps(connection, &request.identity).await?;
@@ -46,7 +46,7 @@ impl Records {
             .bind(row::LEASED)
             .bind(request.fingerprint.as_bytes().as_slice())
             .bind(microseconds(lease.duration))
-            .bind(microseconds(request.ttl))
+            .bind(microseconds(lease.duration + request.ttl))
             .bind(expired.as_bytes().as_slice());
         let leased = query.execute(&mut *connection).await?.rows_affected() == 1;
         if leased {
@@ -69,7 +69,7 @@ impl Records {
             .bind(row::LEASED)
             .bind(claim.as_bytes().as_slice())
             .bind(microseconds(lease.duration))
-            .bind(microseconds(request.ttl));
+            .bind(microseconds(lease.duration + request.ttl));
         Ok(query.execute(connection).await?.rows_affected() == 1)
     }
 
@@ -91,7 +91,7 @@ impl Records {
             .bind(claim.as_bytes().as_slice())
             .bind(row::LEASED)
             .bind(microseconds(lease.duration))
-            .bind(microseconds(request.ttl));
+            .bind(microseconds(lease.duration + request.ttl));
         Ok(query.execute(connection).await?.rows_affected() == 1)
     }
 
@@ -139,14 +139,18 @@ impl Records {
         Ok(finished)
     }
 
-    /// Ends the lease and keeps the steps.
+    /// Ends the lease and keeps the steps. The claim becomes nobody's, so that a renewal on its way cannot revive it.
     pub(super) async fn let_go(
         self,
         connection: &mut SqliteConnection,
         identity: &Identity,
         claim: Claim,
+        nobodys: Claim,
     ) -> sqlx::Result<bool> {
-        let query = bind_identity(sqlx::query(LET_GO), identity).bind(claim.as_bytes().as_slice()).bind(row::LEASED);
+        let query = bind_identity(sqlx::query(LET_GO), identity)
+            .bind(claim.as_bytes().as_slice())
+            .bind(row::LEASED)
+            .bind(nobodys.as_bytes().as_slice());
         Ok(query.execute(connection).await?.rows_affected() == 1)
     }
 
@@ -282,7 +286,8 @@ WHERE scope = $1
 
 const LET_GO: &str = "
 UPDATE idem_records
-SET lease_until = time.now
+SET lease_until = time.now,
+    claim = $6
 FROM (SELECT CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER) AS now) AS time
 WHERE scope = $1
     AND operation = $2

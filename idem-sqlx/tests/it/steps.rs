@@ -24,6 +24,9 @@ pub struct Script {
     entered: Mutex<Vec<(String, String)>>,
     attempts: Mutex<Vec<u32>>,
     open: AtomicBool,
+    pub fails_after: AtomicBool,
+    /// Another release of the handler has no second step.
+    pub left_out: AtomicBool,
     /// Another release of the handler has another second step.
     pub changed: AtomicBool,
 }
@@ -38,6 +41,8 @@ pub enum Act {
     Hang,
     /// Ends the transaction by itself.
     Commit,
+    /// The same, and then fails.
+    CommitAndFail,
 }
 
 impl Script {
@@ -57,7 +62,10 @@ impl Script {
             None => Ok(None),
             Some(Act::Fail) => Err(Failed::Told),
             Some(Act::Panic) => panic!("told to"),
-            Some(Act::Commit) => Ok(Some("COMMIT")),
+            Some(Act::Commit | Act::CommitAndFail) => {
+                self.fails_after.store(act == Some(Act::CommitAndFail), Ordering::SeqCst);
+                Ok(Some("COMMIT"))
+            }
             Some(Act::Wait) => {
                 while !self.open.load(Ordering::SeqCst) {
                     tokio::time::sleep(Duration::from_millis(5)).await;
@@ -125,6 +133,16 @@ fn kind<T: std::fmt::Debug>(result: &Result<T, Failed>) -> Option<Kind> {
     result.as_ref().expect_err("refused").kind()
 }
 
+/// An error that is always stored.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Final(pub String);
+
+impl From<Error> for Final {
+    fn from(error: Error) -> Self {
+        Self(error.code().to_owned())
+    }
+}
+
 /// Whoever calls over HTTP.
 #[derive(Debug, Clone)]
 pub struct Caller(String);
@@ -172,7 +190,7 @@ macro_rules! handlers {
                 let reserve = async |tx: &mut $Tx| {
                     let told = script.enter("reserve", "").await?;
                     note(tx, "reserve", told).await;
-                    Ok::<u32, Failed>(7)
+                    if script.fails_after.load(Ordering::SeqCst) { Err(Failed::Told) } else { Ok::<u32, Failed>(7) }
                 };
                 let reserved = steps.transaction("reserve", reserve).await?;
                 let charge = if script.changed.load(Ordering::SeqCst) { "charge twice" } else { "charge" };
@@ -180,7 +198,11 @@ macro_rules! handlers {
                     script.enter("charge", key.as_str()).await?;
                     Ok::<_, Failed>("ch_1".to_owned())
                 };
-                let charge = steps.call(charge, call).await?;
+                let charge = if script.left_out.load(Ordering::SeqCst) {
+                    String::new()
+                } else {
+                    steps.call(charge, call).await?
+                };
                 let confirm = async |tx: &mut $Tx| {
                     let told = script.enter("confirm", "").await?;
                     note(tx, "confirm", told).await;
@@ -215,6 +237,29 @@ macro_rules! handlers {
                 script: &Script,
             ) -> Result<Paid, Failed> {
                 run(steps, script).await
+            }
+
+            /// Its records are kept for less time than its lease lasts.
+            #[idempotent(
+                key = id, scope = scope, ttl = "1s", operation = "steps.short", fingerprint = order, lease = "30s"
+            )]
+            pub async fn pay_shortly(
+                steps: &mut $Steps,
+                scope: &str,
+                id: &str,
+                order: &str,
+                script: &Script,
+            ) -> Result<Paid, Failed> {
+                run(steps, script).await
+            }
+
+            /// Every error is final, as far as it can say so.
+            #[idempotent(
+                key = id, scope = "test", operation = "steps.rejecting", fingerprint = id, lease = "2s",
+                rejects = |_: &super::Final| true
+            )]
+            pub async fn reject(steps: &mut $Steps, id: &str, script: &Script) -> Result<Paid, super::Final> {
+                run(steps, script).await.map_err(|error| super::Final(format!("{error:?}")))
             }
 
             /// A name for two steps.
@@ -300,9 +345,7 @@ both! {
         for round in 0..10 {
             let id = format!("k{round}");
             let results = join_all((0..20).map(|_| steps::pay(&store, "u1", &id, "order", &script))).await;
-            let refused = |result: &Result<Paid, Failed>| {
-                matches!(kind(result), Some(Kind::KeyInFlight | Kind::RetryLater))
-            };
+            let refused = |result: &Result<Paid, Failed>| kind(result) == Some(Kind::KeyInFlight);
             let won = results.iter().filter(|result| result.is_ok()).count();
             assert!(won > 0 && results.iter().all(|result| result.is_ok() || refused(result)), "{results:?}");
         }
@@ -505,6 +548,57 @@ both! {
         let retry = steps::pay(&store, "u1", "k", "order", &script).await;
         assert_eq!(kind(&retry), Some(Kind::TransactionEnded));
         assert_eq!((script.steps(), db.effects().await), (vec!["reserve".to_owned()], 1));
+    }
+
+    async fn r16_a_step_that_ends_its_transaction_and_fails_never_runs_again(db) {
+        let (store, script) = (db.store(4).await, Script::default());
+        script.act("reserve", Act::CommitAndFail);
+        for _ in 0..2 {
+            let ended = steps::pay(&store, "u1", "k", "order", &script).await;
+            assert_eq!(kind(&ended), Some(Kind::TransactionEnded));
+        }
+        assert_eq!((script.times("reserve"), db.effects().await), (1, 1));
+    }
+
+    async fn r28_a_step_that_is_left_out_is_an_error(db) {
+        let (store, script) = (db.store(4).await, Script::default());
+        script.act("confirm", Act::Fail);
+        assert!(steps::pay(&store, "u1", "k", "order", &script).await.is_err());
+        script.left_out.store(true, Ordering::SeqCst);
+        let changed = steps::pay(&store, "u1", "k", "order", &script).await;
+        assert_eq!(kind(&changed), Some(Kind::StepMismatch));
+        assert_eq!((script.times("confirm"), db.effects().await), (1, 1));
+        script.left_out.store(false, Ordering::SeqCst);
+        assert_eq!(steps::pay(&store, "u1", "k", "order", &script).await.expect("paid"), paid());
+    }
+
+    async fn r25_a_run_outlives_a_ttl_that_is_shorter_than_its_lease(db) {
+        let (store, script) = (db.store(4).await, Script::default());
+        script.act("charge", Act::Wait);
+        let run = steps::pay_shortly(&store, "u1", "k", "order", &script);
+        let duplicate = async {
+            eventually("charge is entered", async || script.times("charge") == 1).await;
+            tokio::time::sleep(Duration::from_millis(2000)).await;
+            let duplicate = steps::pay_shortly(&store, "u1", "k", "order", &script).await;
+            assert_eq!(kind(&duplicate), Some(Kind::KeyInFlight));
+            script.open();
+        };
+        let (result, ()) = tokio::join!(run, duplicate);
+        assert_eq!(result.expect("paid"), paid());
+        assert_eq!((script.attempts(), script.times("reserve")), (vec![1], 1));
+    }
+
+    async fn r26_a_lost_lease_is_nobodys_final_error(db) {
+        let (store, script) = (db.store(4).await, Script::default());
+        script.act("charge", Act::Hang);
+        let run = steps::reject(&store, "k", &script);
+        let thief = async {
+            eventually("charge is entered", async || script.times("charge") == 1).await;
+            db.execute("UPDATE idem_records SET claim = fingerprint").await;
+        };
+        let (result, ()) = tokio::join!(run, thief);
+        assert_eq!(result.expect_err("lost").0, "lease_lost");
+        assert_eq!(db.number("SELECT count(*) FROM idem_records WHERE completed_at IS NOT NULL").await, 0);
     }
 
     async fn attempts_end_and_an_operator_lets_them_begin_again(db) {
