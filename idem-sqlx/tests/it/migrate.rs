@@ -7,6 +7,7 @@ use crate::support::Database;
 
 both! {
     async fn r33_several_processes_migrate_at_once_beside_the_applications_own(db) {
+        db.execute("DROP TABLE idem_steps").await;
         db.execute("DROP TABLE idem_records").await;
         db.execute("DROP TABLE idem_migrations").await;
         db.execute("CREATE TABLE _sqlx_migrations (version bigint)").await;
@@ -20,13 +21,14 @@ both! {
         }
         stores[0].migrate().await.expect("nothing to do");
         assert_eq!(db.number("SELECT count(*) FROM _sqlx_migrations").await, 1);
-        assert_eq!(db.number("SELECT count(*) FROM idem_migrations").await, 1);
+        assert_eq!(db.number("SELECT count(*) FROM idem_migrations").await, 2);
         let (app, _) = db.app().await;
         let first = Call::act("insert").send(&app).await;
         Call::act("insert").send(&app).await.expect_replay_of(&first);
     }
 
     async fn r33_without_its_tables_the_store_says_so(db) {
+        db.execute("DROP TABLE idem_steps").await;
         db.execute("DROP TABLE idem_records").await;
         let (app, gauge) = db.app().await;
         Call::act("insert").send(&app).await.expect(500, "store_failed");
