@@ -53,7 +53,7 @@ impl Stored {
 /// the store says when it cannot be asked. In each case nothing is claimed.
 ///
 /// # Cancel safety
-/// Dropped, it has claimed nothing.
+/// Dropped, it has claimed nothing. What a leased run has claimed is released, or ends with its lease.
 pub async fn begin<C: Context>(store: &C::Store, request: &Request) -> Result<Start<C>, Error> {
     begin_within(store, request, InFlight::Conflict, &Lease::DEFAULT).await
 }

@@ -30,11 +30,15 @@ use crate::value::{self, Value};
 /// - A step is known by its name and its place. Where an attempt meets another step than an earlier one has finished
 ///   there, or one twice, that is [`Kind::StepMismatch`], before the step runs.
 /// - Whoever has lost the lease changes nothing: each write asks for it, in its own transaction.
-/// - A handler that fails is released: its finished steps stay, and the retry goes on behind them.
+/// - A handler that fails is released: its finished steps stay, and the retry goes on behind them. They stay for the `ttl`
+///   behind the end of the last lease.
+/// - An attempt that ends without having come past all steps that an earlier one has finished is a
+///   [`Kind::StepMismatch`], too, and is not kept.
 ///
 /// # Cancel safety
 /// Dropped at any await, a step is finished or not begun, but for a foreign call, which may have happened. The lease is
-/// given back, or ends by itself.
+/// given back, or ends by itself. A handler that gives up a step (a timeout around it) while the step is being kept gets no
+/// further one in this attempt: [`Kind::OutcomeUnknown`]. The next attempt knows.
 ///
 /// # Limitations
 /// - [`Disposition::Reject`](crate::Disposition::Reject) keeps the finished steps and what they have done: there is no

@@ -99,7 +99,7 @@ pub trait Context: Sized + Send + 'static {
     fn finish_unrecorded(self, keep: bool) -> impl Future<Output = Result<(), Error>> + Send;
 }
 
-/// A context that holds a lease: [`Steps`](crate::Steps).
+/// A context that holds a lease: [`Steps`].
 #[diagnostic::on_unimplemented(
     message = "`{Self}` holds no lease",
     label = "only a leased handler has one",
