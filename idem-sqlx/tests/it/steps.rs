@@ -1,7 +1,7 @@
 //! Rules 25 to 29: leased runs, in recorded steps.
 
 use std::collections::HashMap;
-use std::future::pending;
+use std::future::{Future, pending};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -304,6 +304,11 @@ handlers!(sqlite_steps, SqliteStore, SqliteSteps, SqliteTx);
 const EFFECTS: &str = "SELECT count(*) FROM effects";
 const STEPS: &str = "SELECT count(*) FROM idem_steps";
 
+/// For runs that stand still until they are given up.
+async fn in_time<T>(runs: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(30), runs).await.expect("given up in 30 s")
+}
+
 /// Lets the lease of every record end.
 async fn end_leases<D: Database>(db: &D) {
     db.execute("UPDATE idem_records SET lease_until = created_at WHERE lease_until IS NOT NULL").await;
@@ -448,7 +453,7 @@ both! {
             successor.open();
         };
         let run = steps::pay_briefly(&store, "u1", "k", "order", &stale);
-        let (stale_result, taken, ()) = tokio::join!(run, thief, third);
+        let (stale_result, taken, ()) = in_time(async { tokio::join!(run, thief, third) }).await;
         assert_eq!(kind(&stale_result), Some(Kind::LeaseLost));
         assert_eq!(taken.expect("paid"), paid());
     }
@@ -462,7 +467,7 @@ both! {
             end_leases(&db).await;
             steps::pay_briefly(&store, "u1", "k", "order", &script).await
         };
-        let (result, successor) = tokio::join!(run, thief);
+        let (result, successor) = in_time(async { tokio::join!(run, thief) }).await;
         assert_eq!(kind(&result), Some(Kind::LeaseLost));
         assert_eq!(successor.expect("paid"), paid());
     }
@@ -596,7 +601,7 @@ both! {
             eventually("charge is entered", async || script.times("charge") == 1).await;
             db.execute("UPDATE idem_records SET claim = fingerprint").await;
         };
-        let (result, ()) = tokio::join!(run, thief);
+        let (result, ()) = in_time(async { tokio::join!(run, thief) }).await;
         assert_eq!(result.expect_err("lost").0, "lease_lost");
         assert_eq!(db.number("SELECT count(*) FROM idem_records WHERE completed_at IS NOT NULL").await, 0);
     }
