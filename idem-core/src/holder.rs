@@ -65,7 +65,7 @@ pub trait Holder: Clone + Send + Sync + 'static {
     /// As for [`keep`](Self::keep).
     fn finish(&self, tx: Self::Tx, outcome: &Outcome) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// Undoes a transaction of `begin`. Whoever drops one has it undone, too.
+    /// Undoes a transaction of `begin`.
     ///
     /// # Errors
     /// [`Kind::TransactionEnded`](crate::Kind::TransactionEnded) where the step ended the transaction itself, which bars the

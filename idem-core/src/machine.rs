@@ -3,6 +3,7 @@
 //! No clock, no database, no waiting: time comes in as an argument, and the stores carry the decision out.
 
 use crate::error::Kind;
+use crate::policy::Lease;
 use crate::record::{Claim, Record, Reply, Request, State, Timestamp};
 
 /// What a record means for a request: an order to the store.
@@ -23,6 +24,17 @@ pub enum Decision {
     Replay(Reply),
     /// It must not run, and there is no reply to give.
     Refuse(Kind),
+}
+
+impl Decision {
+    /// What is left of the order for a leased run: an attempt too many is refused.
+    #[must_use]
+    pub fn within(self, lease: &Lease) -> Self {
+        match self {
+            Self::Resume { attempt, .. } if attempt >= lease.attempts => Self::Refuse(Kind::AttemptsExhausted),
+            order => order,
+        }
+    }
 }
 
 /// Decides what becomes of a request, from the record of its identity, on the database's clock.
@@ -150,6 +162,16 @@ mod tests {
         assert_eq!(decide(NOW.0 + 1), Decision::Refuse(Kind::KeyInFlight));
         let claim = record(State::Running).claim;
         assert_eq!(decide(NOW.0), Decision::Resume { claim, attempt: 3 });
+    }
+
+    #[test]
+    fn r25_an_attempt_too_many_is_refused() {
+        let claim = record(State::Running).claim;
+        let resume = |attempt| Decision::Resume { claim, attempt };
+        let lease = Lease { attempts: 3, ..Lease::DEFAULT };
+        assert_eq!(resume(2).within(&lease), resume(2));
+        assert_eq!(resume(3).within(&lease), Decision::Refuse(Kind::AttemptsExhausted));
+        assert_eq!(Decision::Claim.within(&lease), Decision::Claim);
     }
 
     #[test]

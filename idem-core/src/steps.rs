@@ -3,13 +3,16 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
+use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::time::Instant;
+use tracing::Instrument;
 
 use crate::error::{Error, Kind};
 use crate::holder::{Held, Holder, Step, StepForm};
@@ -54,9 +57,22 @@ pub struct Steps<H: Holder> {
     last: Option<Open<H>>,
 }
 
-/// A transaction of a step, and what it means for the renewal.
+/// A transaction of a step, on its way to its end.
+///
+/// It ends in a task of its own, whoever goes away meanwhile: what a step has kept is to be known before the lease may be
+/// somebody else's.
 struct Open<H: Holder> {
-    tx: H::Tx,
+    /// There until it is ended.
+    tx: Option<H::Tx>,
+    /// `None` in a request that is not recorded.
+    of: Option<Of<H>>,
+}
+
+/// What a transaction is a step of.
+struct Of<H> {
+    holder: H,
+    /// The lease is not given back while this is there.
+    _busy: OwnedMutexGuard<()>,
     _excluded: Option<Excluded>,
 }
 
@@ -69,6 +85,8 @@ struct Run<H> {
     names: HashSet<String>,
     next: u32,
     renewal: Renewal,
+    /// Locked while a transaction of a step is open.
+    busy: Arc<Mutex<()>>,
     /// Why no further step may run, if that is so.
     broken: Option<Kind>,
 }
@@ -148,10 +166,10 @@ impl<H: Holder> Steps<H> {
             Entered::Run(position) => position,
         };
         let mut open = self.begin().await?;
-        match body(&mut open.tx).await {
+        match body(open.tx()).await {
             Ok(value) => {
                 match self.finished(position, name, StepForm::TRANSACTION, &value) {
-                    Ok(step) => self.keep(open, &step).await?,
+                    Ok(step) => self.keep(open, step).await?,
                     Err(error) => {
                         self.undo(open).await?;
                         return Err(error.into());
@@ -213,7 +231,7 @@ impl<H: Holder> Steps<H> {
         for pause in PAUSES {
             tokio::time::sleep(Duration::from_millis(pause)).await;
             kept = match self.begin().await {
-                Ok(open) => self.keep(open, step).await,
+                Ok(open) => self.keep(open, step.clone()).await,
                 Err(error) => Err(error),
             };
             let may_help = |error: &Error| matches!(error.kind(), Kind::RetryLater | Kind::StoreUnavailable);
@@ -237,7 +255,7 @@ impl<H: Holder> Steps<H> {
         self.check()?;
         self.check_all_passed()?;
         let mut open = self.begin().await?;
-        match body(&mut open.tx).await {
+        match body(open.tx()).await {
             Ok(value) => {
                 self.last = Some(open);
                 Ok(value)
@@ -304,35 +322,42 @@ impl<H: Holder> Steps<H> {
 
     async fn begin(&mut self) -> Result<Open<H>, Error> {
         let Some(run) = &mut self.run else {
-            return Ok(Open { tx: H::Tx::begin_unrecorded(&self.store).await?, _excluded: None });
+            return Ok(Open { tx: Some(H::Tx::begin_unrecorded(&self.store).await?), of: None });
         };
+        // A step that the handler has given up may still be on its way to its end.
+        let busy = Arc::clone(&run.busy).lock_owned().await;
         let begun = run.holder.begin().await;
         let tx = run.noted(begun)?;
-        Ok(Open { tx, _excluded: H::EXCLUSIVE.then(|| run.renewal.exclude()) })
+        let excluded = H::EXCLUSIVE.then(|| run.renewal.exclude());
+        Ok(Open { tx: Some(tx), of: Some(Of { holder: run.holder.clone(), _busy: busy, _excluded: excluded }) })
     }
 
     async fn undo(&mut self, open: Open<H>) -> Result<(), Error> {
+        let undone = open.undo().await;
         match &mut self.run {
-            Some(run) => {
-                let undone = run.holder.undo(open.tx).await;
-                run.noted(undone)
-            }
-            None => open.tx.finish_unrecorded(false).await,
+            Some(run) => run.noted(undone),
+            None => undone,
         }
     }
 
-    async fn keep(&mut self, open: Open<H>, step: &Step) -> Result<(), Error> {
-        let Some(run) = &mut self.run else { return open.tx.finish_unrecorded(true).await };
-        let asked = Instant::now();
-        // Whoever gives up the wait for a COMMIT does not know.
-        run.broken = Some(Kind::OutcomeUnknown);
-        let kept = run.holder.keep(open.tx, step).await;
-        run.broken = None;
+    async fn keep(&mut self, open: Open<H>, step: Step) -> Result<(), Error> {
+        let (asked, name) = (Instant::now(), step.name.clone());
+        // Whoever gives up the wait does not know.
+        self.is_in_doubt(true);
+        let kept = open.end(true, |holder, tx| async move { holder.keep(tx, &step).await }).await;
+        self.is_in_doubt(false);
+        let Some(run) = &mut self.run else { return kept };
         if kept.is_ok() {
             run.renewal.renewed(asked);
-            run.passed(&step.name);
+            run.passed(&name);
         }
         run.noted(kept)
+    }
+
+    fn is_in_doubt(&mut self, is_in_doubt: bool) {
+        if let Some(run) = &mut self.run {
+            run.broken = is_in_doubt.then_some(Kind::OutcomeUnknown);
+        }
     }
 
     fn finished<T: Serialize + DeserializeOwned>(
@@ -365,10 +390,11 @@ impl<H: Holder> Steps<H> {
                 return Err(error);
             }
         };
-        let Some(run) = &mut self.run else { return open.tx.finish_unrecorded(true).await };
-        run.broken = Some(Kind::OutcomeUnknown);
-        let finished = run.holder.finish(open.tx, outcome).await;
-        run.broken = None;
+        let outcome = outcome.clone();
+        self.is_in_doubt(true);
+        let finished = open.end(true, |holder, tx| async move { holder.finish(tx, &outcome).await }).await;
+        self.is_in_doubt(false);
+        let Some(run) = &mut self.run else { return finished };
         let finished = run.noted(finished);
         match &finished {
             Ok(()) => self.run = None,
@@ -390,10 +416,53 @@ impl<H: Holder> Steps<H> {
     }
 }
 
+impl<H: Holder> Open<H> {
+    fn tx(&mut self) -> &mut H::Tx {
+        self.tx.as_mut().expect("a transaction until it is ended")
+    }
+
+    async fn undo(self) -> Result<(), Error> {
+        self.end(false, |holder, tx| async move { holder.undo(tx).await }).await
+    }
+
+    /// Ends it like this, or where nothing is recorded, by keeping it or not.
+    async fn end<F>(mut self, keep: bool, how: impl FnOnce(H, H::Tx) -> F) -> Result<(), Error>
+    where
+        F: Future<Output = Result<(), Error>> + Send + 'static,
+    {
+        let tx = self.tx.take().expect("a transaction until it is ended");
+        let Some(of) = self.of.take() else { return tx.finish_unrecorded(keep).await };
+        let end = how(of.holder.clone(), tx);
+        let task = async move {
+            let ended = end.await;
+            drop(of);
+            ended
+        };
+        let ended = tokio::spawn(task.in_current_span()).await;
+        ended.unwrap_or_else(|error| Err(Error::new(Kind::OutcomeUnknown).caused_by(error)))
+    }
+}
+
+impl<H: Holder> Drop for Open<H> {
+    fn drop(&mut self) {
+        // Without a runtime the transaction is rolled back with its connection.
+        if let (Some(tx), Some(of), Ok(runtime)) = (self.tx.take(), self.of.take(), Handle::try_current()) {
+            runtime.spawn(async move {
+                if let Err(error) = of.holder.undo(tx).await {
+                    tracing::error!(target: "idem", code = error.code(), "a dropped step: {error}");
+                }
+                drop(of);
+            });
+        }
+    }
+}
+
 impl<H: Holder> Run<H> {
     async fn release(self) {
-        let Self { holder, renewal, broken, .. } = self;
+        let Self { holder, renewal, busy, broken, .. } = self;
         drop(renewal);
+        // What a step has kept is known by then, and whether it has barred the key.
+        let _idle = busy.lock().await;
         if matches!(broken, Some(Kind::LeaseLost | Kind::TransactionEnded)) {
             return;
         }
@@ -442,6 +511,7 @@ impl<H: Holder> Context for Steps<H> {
             recorded,
             names: HashSet::new(),
             next: 0,
+            busy: Arc::default(),
             broken: None,
         };
         Ok(Begun::Run(Self { store: store.clone(), run: Some(run), last: None }))
@@ -480,7 +550,7 @@ impl<H: Holder> Context for Steps<H> {
 
     async fn finish_unrecorded(mut self, keep: bool) -> Result<(), Error> {
         match self.last.take() {
-            Some(open) => open.tx.finish_unrecorded(keep).await,
+            Some(open) => open.end(keep, |holder, tx| async move { holder.undo(tx).await }).await,
             None => Ok(()),
         }
     }
@@ -488,19 +558,11 @@ impl<H: Holder> Context for Steps<H> {
 
 impl<H: Holder> Drop for Steps<H> {
     fn drop(&mut self) {
-        let Some(run) = self.run.take() else { return };
+        // Undoes itself, and the release waits for that.
+        self.last = None;
         // Without a runtime the lease ends by itself.
-        if let Ok(runtime) = Handle::try_current() {
-            let last = self.last.take();
-            runtime.spawn(async move {
-                if let Some(open) = last
-                    && let Err(error) = run.holder.undo(open.tx).await
-                {
-                    tracing::error!(target: "idem", code = error.code(), "a dropped run: {error}");
-                    return;
-                }
-                run.release().await;
-            });
+        if let (Some(run), Ok(runtime)) = (self.run.take(), Handle::try_current()) {
+            runtime.spawn(run.release());
         }
     }
 }

@@ -52,6 +52,7 @@
 compile_error!("`idem-sqlx` has no database: switch on its feature `postgres` (the default) or `sqlite`");
 
 mod armed;
+mod ended;
 mod error;
 #[cfg(feature = "postgres")]
 mod postgres;

@@ -163,7 +163,7 @@ impl Member {
             Action::Acknowledge => None,
             Action::DeadLetter { code, reason } => match self.put_aside(message, &code, &reason).await {
                 Ok(()) => {
-                    warn!(partition, offset, %code, reason, "dead-lettered");
+                    warn!(partition, offset, %code, "dead-lettered");
                     None
                 }
                 Err(error) => {

@@ -121,7 +121,8 @@ async fn decide_and_run<C: Context>(
 
 async fn run_recorded<C: Context>(mut context: C, store: &C::Store, body: Body<C>) -> Result<Response, Error> {
     let lost = context.lost();
-    let response = match unless(lost, catch(body(&mut context))).await.unwrap_or_else(|| Err(Kind::LeaseLost.into())) {
+    let ended = unless(lost, catch(body(&mut context))).await;
+    let response = match ended.unwrap_or_else(|| Err(Error::new(Kind::LeaseLost))) {
         Ok(response) => response,
         Err(failed) => {
             context.release().await?;

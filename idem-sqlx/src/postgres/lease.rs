@@ -10,6 +10,7 @@ use super::session::{CommitFailed, Session};
 use super::store::PgStore;
 use super::tx::{PgTx, find_out};
 use crate::armed::Armed;
+use crate::ended::barred;
 use crate::error::classify;
 use crate::retry;
 
@@ -49,13 +50,6 @@ pub struct PgLease {
 /// Nobody waits long for a row that somebody else has, with a connection in hand.
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '500ms'";
 
-/// A step's transaction.
-pub(super) struct StepTx {
-    lease: PgLease,
-    /// When it began, by the database's clock and by ours.
-    began: (i64, Instant),
-}
-
 /// What came of one try to claim.
 enum Claimed {
     Run { attempt: u32, steps: Vec<Step> },
@@ -75,12 +69,9 @@ impl Holder for PgLease {
         for pause in retry::pauses() {
             let mut session = Session::begin(&inner.pool, BEGIN).await?;
             let (record, now) = inner.records.find(session.connection(), &request.identity).await?;
-            let claimed = match decide(record.as_ref(), request, now) {
+            let claimed = match decide(record.as_ref(), request, now).within(lease) {
                 Decision::Replay(reply) => return Ok(Held::Replay(reply)),
                 Decision::Refuse(kind) => return Ok(Held::Refuse(kind)),
-                Decision::Resume { attempt, .. } if attempt >= lease.attempts => {
-                    return Ok(Held::Refuse(Kind::AttemptsExhausted));
-                }
                 order => match holder.carry_out(&mut session, &order).await {
                     // Somebody has the row: a run that is just ending, or a lost connection that the server waits for.
                     Err(error) if error.kind() == Kind::RetryLater => Claimed::Again,
@@ -111,12 +102,13 @@ impl Holder for PgLease {
     }
 
     async fn begin(&self) -> Result<PgTx, Error> {
-        let mut tx = PgTx::open(&self.store).await?;
+        // Before its BEGIN: by our clock a lease never lasts longer than by the database's.
         let at = Instant::now();
+        let mut tx = PgTx::open(&self.store).await?;
         let held = self.store.inner().records.held_since(&mut tx, &self.request.identity, self.claim);
         match held.await.map_err(classify)? {
             Some(began) => {
-                tx.step = Some(StepTx { lease: self.clone(), began: (began, at) });
+                tx.began = Some((began, at));
                 Ok(tx)
             }
             None => Err(Error::new(Kind::LeaseLost)),
@@ -125,7 +117,7 @@ impl Holder for PgLease {
 
     async fn keep(&self, mut tx: PgTx, step: &Step) -> Result<(), Error> {
         let records = self.store.inner().records;
-        let (began, at) = tx.step.as_ref().expect("a transaction of `begin`").began;
+        let (began, at) = tx.began.expect("a transaction of `begin`");
         let kept = records.keep(&mut tx, &self.request, self.claim, &self.lease, began, at.elapsed(), step);
         if !kept.await.map_err(classify)? {
             return Err(self.not_held(tx).await);
@@ -139,7 +131,7 @@ impl Holder for PgLease {
 
     async fn finish(&self, mut tx: PgTx, outcome: &Outcome) -> Result<(), Error> {
         let records = self.store.inner().records;
-        let (began, at) = tx.step.as_ref().expect("a transaction of `begin`").began;
+        let (began, at) = tx.began.expect("a transaction of `begin`");
         let finished = records.finish(&mut tx, &self.request, self.claim, began, at.elapsed(), outcome);
         if !finished.await.map_err(classify)? {
             return Err(self.not_held(tx).await);
@@ -156,11 +148,12 @@ impl Holder for PgLease {
     }
 
     async fn undo(&self, mut tx: PgTx) -> Result<(), Error> {
-        let session = tx.take_session();
-        match tx.step.take() {
-            Some(step) => undo(session, step).await,
-            None => Ok(()),
-        }
+        let records = self.store.inner().records;
+        let began = tx.began.map(|(began, _)| began);
+        // One that failed has not ended, and one that cannot be asked is lost.
+        let now = records.transaction_start(&mut tx).await.ok();
+        tx.take_session().rollback().await;
+        if now.is_none() || now == began { Ok(()) } else { Err(barred(|| self.bar()).await) }
     }
 
     async fn release(&self) -> Result<(), Error> {
@@ -203,14 +196,9 @@ impl PgLease {
     }
 
     /// The last statement found no row: somebody else holds the lease, or the step ended the transaction that it was
-    /// lent, and what it kept is not known.
-    async fn not_held(&self, mut tx: PgTx) -> Error {
-        let session = tx.take_session();
-        let Some(step) = tx.step.take() else { return Error::new(Kind::LeaseLost) };
-        match undo(session, step).await {
-            Ok(()) => Error::new(Kind::LeaseLost),
-            Err(ended) => ended,
-        }
+    /// lent.
+    async fn not_held(&self, tx: PgTx) -> Error {
+        self.undo(tx).await.err().unwrap_or_else(|| Error::new(Kind::LeaseLost))
     }
 
     async fn bar(&self) -> Result<(), Error> {
@@ -219,38 +207,6 @@ impl PgLease {
         let barred = inner.records.bar_leased(session.connection(), &self.request.identity, self.claim);
         barred.await.map_err(classify)?;
         session.commit(inner.commit_deadline).await.map_err(Error::from)
-    }
-}
-
-/// Rolls a step back, unless it has ended the transaction: what it kept is not known then, so the key must not run again.
-pub(super) async fn undo(mut session: Session, step: StepTx) -> Result<(), Error> {
-    let records = step.lease.store.inner().records;
-    // One that failed has not ended, and one that cannot be asked is lost.
-    let is_ended = match records.transaction_start(session.connection()).await {
-        Ok(began) => began != step.began.0,
-        Err(_) => false,
-    };
-    session.rollback().await;
-    if !is_ended {
-        return Ok(());
-    }
-    // In a task of its own: a caller that goes away now must not leave the key free.
-    let barred = tokio::spawn(async move {
-        let mut barred = Ok(());
-        for pause in retry::pauses() {
-            barred = step.lease.bar().await;
-            if barred.is_ok() {
-                break;
-            }
-            sleep(pause).await;
-        }
-        barred
-    });
-    let error = Error::new(Kind::TransactionEnded);
-    match barred.await {
-        Ok(Ok(())) => Err(error),
-        Ok(Err(failed)) => Err(error.caused_by(failed)),
-        Err(failed) => Err(error.caused_by(failed)),
     }
 }
 

@@ -14,7 +14,6 @@ use tokio::runtime::Handle;
 use tokio::time::{sleep, timeout};
 
 use super::error::{is_aborted, is_serialization_failure};
-use super::lease::{StepTx, undo};
 use super::records::{Holder, Records};
 use super::session::{CommitFailed, Session};
 use super::store::{Isolation, PgStore};
@@ -49,8 +48,8 @@ pub struct PgTx {
     /// There until the run is settled or dropped.
     session: Option<Session>,
     run: Option<Run>,
-    /// Of a step: what it is a step of.
-    pub(super) step: Option<StepTx>,
+    /// Of a step: when it began, by the database's clock and by ours.
+    pub(super) began: Option<(i64, Instant)>,
 }
 
 /// What the transaction has claimed.
@@ -154,7 +153,7 @@ impl PgTx {
     pub(super) async fn open(store: &PgStore) -> Result<Self, Error> {
         let inner = store.inner();
         let session = Session::begin(&inner.pool, inner.begin).await?;
-        Ok(Self { store: store.clone(), session: Some(session), run: None, step: None })
+        Ok(Self { store: store.clone(), session: Some(session), run: None, began: None })
     }
 
     /// Answers a request whose first run ended in this process a short while ago, in one round trip.
@@ -318,14 +317,6 @@ impl PgTx {
 
 impl Drop for PgTx {
     fn drop(&mut self) {
-        if let (true, Some(step), Ok(runtime)) = (self.session.is_some(), self.step.take(), Handle::try_current()) {
-            let undone = undo(self.take_session(), step);
-            runtime.spawn(async move {
-                if let Err(error) = undone.await {
-                    tracing::error!(target: "idem", code = error.code(), "a dropped step: {error}");
-                }
-            });
-        }
         if let (Some(session), Some(run)) = (self.session.take(), self.run.take()) {
             // Without a runtime the session's own drop closes the connection, which rolls back as well.
             if let Ok(runtime) = Handle::try_current() {

@@ -9,6 +9,7 @@ use super::session::{CommitFailed, Session};
 use super::store::SqliteStore;
 use super::tx::{SqliteTx, find_out};
 use crate::armed::Armed;
+use crate::ended::barred;
 use crate::error::classify;
 use crate::retry;
 
@@ -44,9 +45,6 @@ pub struct SqliteLease {
     lease: Lease,
 }
 
-/// A step's transaction.
-pub(super) struct StepTx(SqliteLease);
-
 /// What came of one try to claim.
 enum Claimed {
     Run { attempt: u32, steps: Vec<Step> },
@@ -67,19 +65,16 @@ impl Holder for SqliteLease {
             // A step may hold the write lock for long, and nobody has to wait for it to read what is finished.
             let mut connection = inner.pool.acquire().await.map_err(classify)?;
             let (record, now) = inner.records.find(&mut connection, &request.identity).await?;
-            match decide(record.as_ref(), request, now) {
+            match decide(record.as_ref(), request, now).within(lease) {
                 Decision::Replay(reply) => return Ok(Held::Replay(reply)),
                 Decision::Refuse(kind) => return Ok(Held::Refuse(kind)),
                 Decision::Claim | Decision::Replace(_) | Decision::Resume { .. } => {}
             }
             let mut session = Session::begin_on(connection).await?;
             let (record, now) = inner.records.find(session.connection(), &request.identity).await?;
-            let claimed = match decide(record.as_ref(), request, now) {
+            let claimed = match decide(record.as_ref(), request, now).within(lease) {
                 Decision::Replay(reply) => return Ok(Held::Replay(reply)),
                 Decision::Refuse(kind) => return Ok(Held::Refuse(kind)),
-                Decision::Resume { attempt, .. } if attempt >= lease.attempts => {
-                    return Ok(Held::Refuse(Kind::AttemptsExhausted));
-                }
                 order => holder.carry_out(&mut session, &order).await?,
             };
             if let Claimed::Run { attempt, steps } = claimed {
@@ -110,12 +105,13 @@ impl Holder for SqliteLease {
         if !self.renew_in(&mut tx).await? {
             return Err(Error::new(Kind::LeaseLost));
         }
-        tx.step = Some(StepTx(self.clone()));
         Ok(tx)
     }
 
     async fn keep(&self, mut tx: SqliteTx, step: &Step) -> Result<(), Error> {
-        self.check(&mut tx).await?;
+        if !is_whole(&mut tx).await? {
+            return Err(self.ended(tx).await);
+        }
         if !self.renew_in(&mut tx).await? {
             return Err(Error::new(Kind::LeaseLost));
         }
@@ -128,7 +124,9 @@ impl Holder for SqliteLease {
     }
 
     async fn finish(&self, mut tx: SqliteTx, outcome: &Outcome) -> Result<(), Error> {
-        self.check(&mut tx).await?;
+        if !is_whole(&mut tx).await? {
+            return Err(self.ended(tx).await);
+        }
         let finished = self.store.inner().records.finish(&mut tx, &self.request, self.claim, outcome);
         if !finished.await.map_err(classify)? {
             return Err(Error::new(Kind::LeaseLost));
@@ -145,11 +143,12 @@ impl Holder for SqliteLease {
     }
 
     async fn undo(&self, mut tx: SqliteTx) -> Result<(), Error> {
-        let session = tx.take_session();
-        match tx.step.take() {
-            Some(step) => undo(session, step).await,
-            None => Ok(()),
+        // One that cannot be asked is lost.
+        if let Ok(false) = is_whole(&mut tx).await {
+            return Err(self.ended(tx).await);
         }
+        tx.take_session().rollback().await;
+        Ok(())
     }
 
     async fn release(&self) -> Result<(), Error> {
@@ -196,18 +195,10 @@ impl SqliteLease {
         records.renew(tx, &self.request, self.claim, &self.lease).await.map_err(classify)
     }
 
-    /// A step that ended the transaction it was lent is found out by the savepoint that is not there. What it kept is
-    /// not known.
-    async fn check(&self, tx: &mut SqliteTx) -> Result<(), Error> {
-        match tx.session().check().await {
-            Ok(()) => Ok(()),
-            Err(error) if is_answer(&error) => {
-                let session = tx.take_session();
-                let step = tx.step.take().expect("a transaction of `begin`");
-                undo(session, step).await.and(Err(classify(error)))
-            }
-            Err(error) => Err(classify(error)),
-        }
+    /// The step ended the transaction that it was lent.
+    async fn ended(&self, mut tx: SqliteTx) -> Error {
+        tx.take_session().rollback().await;
+        barred(|| self.bar()).await
     }
 
     async fn bar(&self) -> Result<(), Error> {
@@ -219,30 +210,12 @@ impl SqliteLease {
     }
 }
 
-/// Rolls a step back, unless it has ended the transaction: what it kept is not known then, so the key must not run again.
-pub(super) async fn undo(mut session: Session, StepTx(lease): StepTx) -> Result<(), Error> {
-    let is_ended = session.restart().await.is_err_and(|error| is_answer(&error));
-    session.rollback().await;
-    if !is_ended {
-        return Ok(());
-    }
-    // In a task of its own: a caller that goes away now must not leave the key free.
-    let barred = tokio::spawn(async move {
-        let mut barred = Ok(());
-        for pause in retry::pauses() {
-            barred = lease.bar().await;
-            if barred.is_ok() {
-                break;
-            }
-            sleep(pause).await;
-        }
-        barred
-    });
-    let error = Error::new(Kind::TransactionEnded);
-    match barred.await {
-        Ok(Ok(())) => Err(error),
-        Ok(Err(failed)) => Err(error.caused_by(failed)),
-        Err(failed) => Err(error.caused_by(failed)),
+/// Whether the transaction is still the one that was begun, by the savepoint that is gone otherwise.
+async fn is_whole(tx: &mut SqliteTx) -> Result<bool, Error> {
+    match tx.session().check().await {
+        Ok(()) => Ok(true),
+        Err(error) if is_answer(&error) => Ok(false),
+        Err(error) => Err(classify(error)),
     }
 }
 

@@ -14,7 +14,6 @@ use tokio::runtime::Handle;
 use tokio::time::sleep;
 
 use super::error::{has_no_savepoint, is_answer};
-use super::lease::{StepTx, undo};
 use super::running::Entry;
 use super::session::{CommitFailed, Session};
 use super::store::SqliteStore;
@@ -49,8 +48,6 @@ pub struct SqliteTx {
     /// There until the run is settled or dropped.
     session: Option<Session>,
     run: Option<Run>,
-    /// Of a step: what it is a step of.
-    pub(super) step: Option<StepTx>,
 }
 
 /// What the transaction has claimed.
@@ -86,7 +83,7 @@ impl Context for SqliteTx {
             Err(kind) => return Ok(Begun::Refuse(kind)),
         };
         let session = Session::begin_on(connection).await?;
-        let mut tx = Self { store: store.clone(), session: Some(session), run: None, step: None };
+        let mut tx = Self { store: store.clone(), session: Some(session), run: None };
         let claim = Claim::random()?;
         match tx.claim(request, claim).await? {
             Claimed::Run => {
@@ -149,7 +146,7 @@ impl Context for SqliteTx {
 impl SqliteTx {
     pub(super) async fn open(store: &SqliteStore) -> Result<Self, Error> {
         let session = Session::begin(&store.inner().pool).await?;
-        Ok(Self { store: store.clone(), session: Some(session), run: None, step: None })
+        Ok(Self { store: store.clone(), session: Some(session), run: None })
     }
 
     /// Answers a request whose run has ended without the write lock.
@@ -259,14 +256,6 @@ impl SqliteTx {
 
 impl Drop for SqliteTx {
     fn drop(&mut self) {
-        if let (true, Some(step), Ok(runtime)) = (self.session.is_some(), self.step.take(), Handle::try_current()) {
-            let undone = undo(self.take_session(), step);
-            runtime.spawn(async move {
-                if let Err(error) = undone.await {
-                    tracing::error!(target: "idem", code = error.code(), "a dropped step: {error}");
-                }
-            });
-        }
         if let (Some(session), Some(run)) = (self.session.take(), self.run.take()) {
             // Without a runtime the session's own drop closes the connection, which rolls back as well.
             if let Ok(runtime) = Handle::try_current() {
