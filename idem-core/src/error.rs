@@ -81,6 +81,11 @@ pub enum Kind {
     /// A leased run was begun as often as it may be. It does not run again until an operator releases it, or its record
     /// expires.
     AttemptsExhausted,
+    /// An earlier attempt was rejected, and what it did is not undone yet: no further step runs. Let the handler end; its
+    /// caller gets the reply of the attempt that was rejected.
+    RunRejected,
+    /// A leased run was rejected, and what it did is not all undone yet. The retry goes on behind what is.
+    UndoFailed,
 }
 
 impl Kind {
@@ -109,6 +114,8 @@ impl Kind {
             Self::LeaseLost => "lease_lost",
             Self::StepMismatch => "step_mismatch",
             Self::AttemptsExhausted => "attempts_exhausted",
+            Self::RunRejected => "run_rejected",
+            Self::UndoFailed => "undo_failed",
         }
     }
 
@@ -152,15 +159,22 @@ impl Kind {
             Self::AttemptsExhausted => {
                 "this request has failed as often as it may be tried; an operator has to look at it before it runs again"
             }
+            Self::RunRejected => "an earlier attempt of this request was rejected; what it did is being undone",
+            Self::UndoFailed => {
+                "this request was rejected, and what it did is not all undone yet; retry it later, unchanged"
+            }
         }
     }
 
     /// How long to wait before asking again, where asking again can help.
     const fn retry_after(self) -> Option<Duration> {
         match self {
-            Self::KeyInFlight | Self::RetryLater | Self::StoreUnavailable | Self::LeaseLost => {
-                Some(Duration::from_secs(1))
-            }
+            Self::KeyInFlight
+            | Self::RetryLater
+            | Self::StoreUnavailable
+            | Self::LeaseLost
+            | Self::RunRejected
+            | Self::UndoFailed => Some(Duration::from_secs(1)),
             Self::KeyMissing
             | Self::KeyInvalid
             | Self::KeyReused

@@ -120,4 +120,10 @@ impl StepForm {
 
     /// A call of the outside world.
     pub const CALL: Self = Self(2);
+
+    /// That the run is rejected, with its outcome and the steps to undo. No other step comes behind it.
+    pub const REJECTION: Self = Self(3);
+
+    /// That a step is undone, behind the rejection.
+    pub const UNDO: Self = Self(4);
 }

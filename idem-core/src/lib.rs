@@ -18,7 +18,7 @@
 //! #     async fn reject(self, _: &idem_core::Outcome) -> Result<idem_core::Rejected, idem_core::Error> { Ok(idem_core::Rejected::Stored) }
 //! #     async fn release(self) -> Result<(), idem_core::Error> { Ok(()) }
 //! #     async fn begin_unrecorded(_: &PgStore) -> Result<Self, idem_core::Error> { Ok(Self) }
-//! #     async fn finish_unrecorded(self, _: bool) -> Result<(), idem_core::Error> { Ok(()) }
+//! #     async fn finish_unrecorded(self, _: idem_core::Disposition) -> Result<(), idem_core::Error> { Ok(()) }
 //! # }
 //! # struct CurrentUser(u64);
 //! # impl<S: Sync> axum::extract::FromRequestParts<S> for CurrentUser {
@@ -117,6 +117,6 @@ pub use origin::{Observed, observe};
 pub use policy::{InFlight, Lease, MissingKey, Policy};
 pub use record::{Claim, Format, Outcome, Record, Reply, Request, State, Timestamp};
 pub use runs::{Run, Runs};
-pub use steps::{StepKey, Steps};
+pub use steps::{StepKey, Steps, UndoIn};
 pub use store::{Begun, Context, Rejected, Store};
 pub use value::Value;

@@ -121,6 +121,8 @@ impl Failure for Error {
             | Kind::OutcomeUnknown
             | Kind::Panicked
             | Kind::LeaseLost
+            | Kind::RunRejected
+            | Kind::UndoFailed
             // By an instance of the release that has begun it, it can still be ended.
             | Kind::StepMismatch
             | Kind::BodyUnreadable => Action::Redeliver { after: self.retry_after().unwrap_or(Action::PAUSE) },

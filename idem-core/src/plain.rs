@@ -159,7 +159,10 @@ pub async fn settle<C: Context, R>(run: Guard<C>, answer: Option<R>, is_final: b
         let released = run.release().await;
         return (codec.refuse)(released.err().unwrap_or_else(|| Error::new(Kind::LeaseLost)));
     };
-    let kept = if let Some(outcome) = (codec.value)(&answer, run.limit()) {
+    let kept = if run.is_rejected() {
+        // Its outcome is recorded; what the function says this time is not looked at.
+        run.reject_with(Ok(Outcome::Oversized)).await
+    } else if let Some(outcome) = (codec.value)(&answer, run.limit()) {
         run.complete_with(outcome).await.map(|()| None)
     } else if is_final && let Some(outcome) = (codec.error)(&answer, run.limit()) {
         run.reject_with(outcome).await

@@ -1,6 +1,10 @@
 //! The leased context: a run in recorded steps.
 
-use std::collections::HashSet;
+mod key;
+mod open;
+mod rejection;
+mod undo;
+
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
@@ -8,19 +12,25 @@ use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
-use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::sync::Mutex;
 use tokio::time::Instant;
-use tracing::Instrument;
 
+pub use key::StepKey;
+pub use undo::UndoIn;
+
+use crate::disposition::Disposition;
 use crate::error::{Error, Kind};
 use crate::holder::{Held, Holder, Step, StepForm};
 use crate::policy::Lease;
 use crate::record::{Claim, Format, Outcome, Request};
-use crate::renewal::{Excluded, Renewal};
+use crate::renewal::Renewal;
 use crate::store::{Begun, Context, Rejected, Store};
 use crate::value::{self, Value};
+use key::digest;
+use open::{Of, Open};
+use rejection::Rejection;
+use undo::{Failure, Undo};
 
 /// The steps of a leased run: what a handler gets as `steps: &mut PgSteps` or `steps: &mut SqliteSteps`.
 ///
@@ -35,6 +45,10 @@ use crate::value::{self, Value};
 /// - Whoever has lost the lease changes nothing: each write asks for it, in its own transaction.
 /// - A handler that fails is released: its finished steps stay, and the retry goes on behind them. They stay for the `ttl`
 ///   behind the end of the last lease.
+/// - A handler that is rejected ([`Disposition::Reject`]) has its finished steps undone by what they have registered with
+///   [`undo`](Self::undo) and [`undo_call`](Self::undo_call), the last first, each once and recorded. Where that is cut
+///   short, the retry runs the handler again, which comes past its finished steps and enters no other
+///   ([`Kind::RunRejected`]); then it goes on behind what is undone, and its caller gets the reply of the first rejection.
 /// - An attempt that ends without having come past all steps that an earlier one has finished is a
 ///   [`Kind::StepMismatch`], too, and is not kept.
 ///
@@ -44,8 +58,8 @@ use crate::value::{self, Value};
 /// further one in this attempt: [`Kind::OutcomeUnknown`]. The next attempt knows.
 ///
 /// # Limitations
-/// - [`Disposition::Reject`](crate::Disposition::Reject) keeps the finished steps and what they have done: there is no
-///   compensation yet.
+/// - A finished step without an undo stays as it is when the run is rejected. So does a call that was made and not
+///   finished: reject only on an answer that says that nothing was done.
 /// - What a handler does between its steps is done again by each attempt.
 /// - A request that is not recorded (a `GET`, a missing key that may be missing) runs its steps without a record: each as
 ///   a transaction of its own, each call under a key that nobody else gets.
@@ -55,25 +69,10 @@ pub struct Steps<H: Holder> {
     run: Option<Run<H>>,
     /// The last writes, which are committed with the outcome.
     last: Option<Open<H>>,
-}
-
-/// A transaction of a step, on its way to its end.
-///
-/// It ends in a task of its own, whoever goes away meanwhile: what a step has kept is to be known before the lease may be
-/// somebody else's.
-struct Open<H: Holder> {
-    /// There until it is ended.
-    tx: Option<H::Tx>,
-    /// `None` in a request that is not recorded.
-    of: Option<Of<H>>,
-}
-
-/// What a transaction is a step of.
-struct Of<H> {
-    holder: H,
-    /// The lease is not given back while this is there.
-    _busy: OwnedMutexGuard<()>,
-    _excluded: Option<Excluded>,
+    /// The steps that this attempt has come past, in their order.
+    passed: Vec<String>,
+    /// What undoes them, by their names.
+    undos: Vec<(String, Undo<H::Tx>)>,
 }
 
 struct Run<H> {
@@ -82,50 +81,13 @@ struct Run<H> {
     seed: [u8; 32],
     attempt: u32,
     recorded: Vec<Step>,
-    names: HashSet<String>,
-    next: u32,
+    /// Whether an earlier attempt was rejected, and is not all undone.
+    rejection: Option<Rejection>,
     renewal: Renewal,
     /// Locked while a transaction of a step is open.
     busy: Arc<Mutex<()>>,
     /// Why no further step may run, if that is so.
     broken: Option<Kind>,
-}
-
-/// A key for a foreign call: the same on every attempt, and another for every other step, operation, scope and key.
-///
-/// 64 hexadecimal digits: the SHA-256 of the identity, of the fingerprint and of the step's name, each with its length. The
-/// fingerprint stays the same over attempts; where the key is used for another request when the record has expired, the
-/// other side must not take it for the first.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct StepKey(String);
-
-impl StepKey {
-    fn of(seed: &[u8], name: &str) -> Self {
-        let digest = digest([b"idem step 1".as_slice(), seed, name.as_bytes()]);
-        Self(digest.iter().map(|byte| format!("{byte:02x}")).collect())
-    }
-
-    /// The key, to be sent along.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for StepKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-/// Of parts with their lengths.
-fn digest<const N: usize>(parts: [&[u8]; N]) -> [u8; 32] {
-    let mut digest = Sha256::new();
-    for part in parts {
-        digest.update((part.len() as u64).to_be_bytes());
-        digest.update(part);
-    }
-    digest.finalize().into()
 }
 
 /// What a step is to do.
@@ -137,6 +99,10 @@ enum Entered {
 }
 
 impl<H: Holder> Steps<H> {
+    fn of(store: &H::Store, run: Option<Run<H>>) -> Self {
+        Self { store: store.clone(), run, last: None, passed: Vec::new(), undos: Vec::new() }
+    }
+
     /// Runs a step that writes to the store's database: its writes and its record are one commit.
     ///
     /// ```
@@ -171,14 +137,15 @@ impl<H: Holder> Steps<H> {
                 match self.finished(position, name, StepForm::TRANSACTION, &value) {
                     Ok(step) => self.keep(open, step).await?,
                     Err(error) => {
-                        self.undo(open).await?;
+                        self.roll_back(open).await?;
                         return Err(error.into());
                     }
                 }
+                self.passed.push(name.to_owned());
                 Ok(value)
             }
             Err(error) => {
-                self.undo(open).await?;
+                self.roll_back(open).await?;
                 Err(error)
             }
         }
@@ -208,24 +175,26 @@ impl<H: Holder> Steps<H> {
             Entered::Finished(value) => return Ok(value.read()?),
             Entered::Run(position) => position,
         };
-        let key = match &mut self.run {
-            Some(run) => {
-                let asked = Instant::now();
-                let renewed = run.holder.renew().await;
-                run.noted(renewed)?;
-                run.renewal.renewed(asked);
-                StepKey::of(&run.seed, name)
-            }
-            None => StepKey::of(Claim::random()?.as_bytes(), name),
-        };
-        let value = body(key).await?;
+        let seed = self.before_call().await?;
+        let value = body(StepKey::of(&seed, name)).await?;
         let step = self.finished(position, name, StepForm::CALL, &value)?;
-        self.keep_call(&step).await?;
+        self.keep_in_tries(&step).await?;
+        self.passed.push(name.to_owned());
         Ok(value)
     }
 
-    /// The call has happened: its record is worth more than one try.
-    async fn keep_call(&mut self, step: &Step) -> Result<(), Error> {
+    /// Sees to it that whoever has lost the lease does not call, and says what the key is made of.
+    async fn before_call(&mut self) -> Result<[u8; 32], Error> {
+        let Some(run) = &mut self.run else { return Ok(digest([Claim::random()?.as_bytes()])) };
+        let asked = Instant::now();
+        let renewed = run.holder.renew().await;
+        run.noted(renewed)?;
+        run.renewal.renewed(asked);
+        Ok(run.seed)
+    }
+
+    /// What has happened already is worth more than one try to record it.
+    async fn keep_in_tries(&mut self, step: &Step) -> Result<(), Error> {
         const PAUSES: [u64; 6] = [0, 50, 100, 200, 400, 800];
         let mut kept = Ok(());
         for pause in PAUSES {
@@ -254,6 +223,9 @@ impl<H: Holder> Steps<H> {
     {
         self.check()?;
         self.check_all_passed()?;
+        if self.is_rejected() {
+            return Err(Error::new(Kind::RunRejected).into());
+        }
         let mut open = self.begin().await?;
         match body(open.tx()).await {
             Ok(value) => {
@@ -261,10 +233,69 @@ impl<H: Holder> Steps<H> {
                 Ok(value)
             }
             Err(error) => {
-                self.undo(open).await?;
+                self.roll_back(open).await?;
                 Err(error)
             }
         }
+    }
+
+    /// Registers what undoes a step in the store's database, should the run be rejected.
+    ///
+    /// ```
+    /// # use idem_core::{Context, Error, Holder, Steps};
+    /// # async fn reserve<T>(_: &mut T, _: u32) -> Result<u32, Error> { Ok(1) }
+    /// # async fn give_back<T>(_: &mut T, _: u32) -> Result<(), Error> { Ok(()) }
+    /// async fn order<H: Holder>(steps: &mut Steps<H>, item: u32) -> Result<u32, Error> {
+    ///     let reserved = steps.transaction("reserve", async |tx| reserve(tx, item).await).await?;
+    ///     steps.undo("reserve", async move |tx| give_back(tx, reserved).await);
+    ///     Ok(reserved)
+    /// }
+    /// ```
+    ///
+    /// # Rules
+    /// - It is done only where the step is finished and the run is rejected ([`Disposition::Reject`], `rejects`); not
+    ///   where it is released, since the retry goes on behind the step.
+    /// - Its writes and the note that they are done are one commit.
+    /// - Register it right behind its step, with no await between, so that every attempt has it that came past the step.
+    ///   Of two for one step the later counts.
+    /// - An error rolls its writes back and releases the run as [`Kind::UndoFailed`]: the retry does it again.
+    pub fn undo<E, F>(&mut self, step: &str, body: F)
+    where
+        E: Into<Failure> + 'static,
+        F: AsyncFnOnce(&mut H::Tx) -> Result<(), E> + for<'t> UndoIn<'t, H::Tx, E> + Send + 'static,
+    {
+        self.register(step, Undo::transaction(body));
+    }
+
+    /// Registers the call that undoes a step, should the run be rejected: a refund for a charge.
+    ///
+    /// ```
+    /// # use idem_core::{Context, Error, Holder, Steps};
+    /// # async fn charge(_: &str) -> Result<String, Error> { Ok(String::new()) }
+    /// # async fn refund(_: &str, _: &str) -> Result<(), Error> { Ok(()) }
+    /// async fn order<H: Holder>(steps: &mut Steps<H>) -> Result<String, Error> {
+    ///     let charged = steps.call("charge", async |key| charge(key.as_str()).await).await?;
+    ///     let charge = charged.clone();
+    ///     steps.undo_call("charge", async move |key| refund(&charge, key.as_str()).await);
+    ///     Ok(charged)
+    /// }
+    /// ```
+    ///
+    /// # Rules
+    /// - Those of [`undo`](Self::undo). The key is another than the step's, and the same on every attempt: between the
+    ///   call and its note a crash can make it happen again.
+    pub fn undo_call<E, F, R>(&mut self, step: &str, body: F)
+    where
+        E: Into<Failure>,
+        F: FnOnce(StepKey) -> R + Send + 'static,
+        R: Future<Output = Result<(), E>> + Send + 'static,
+    {
+        self.register(step, Undo::call(body));
+    }
+
+    fn register(&mut self, step: &str, undo: Undo<H::Tx>) {
+        self.undos.retain(|(earlier, _)| earlier != step);
+        self.undos.push((step.to_owned(), undo));
     }
 
     /// Which attempt this is: 1 is the first.
@@ -282,24 +313,25 @@ impl<H: Holder> Steps<H> {
     /// What the step at hand is to do, or why it may not run.
     fn enter(&mut self, name: &str, form: StepForm) -> Result<Entered, Error> {
         self.check()?;
-        let Some(run) = &mut self.run else { return Ok(Entered::Run(0)) };
-        let position = run.next;
-        let wrong = match run.recorded.get(position as usize) {
+        let position = u32::try_from(self.passed.len()).unwrap_or(u32::MAX);
+        let recorded = self.run.as_ref().and_then(|run| run.recorded.get(self.passed.len()));
+        let wrong = match recorded {
             _ if name.is_empty() || name.len() > 255 || name.contains('\0') => {
                 "a step's name has 1 to 255 bytes, and no NUL".to_owned()
             }
-            _ if run.names.contains(name) => {
+            _ if self.passed.iter().any(|passed| passed == name) => {
                 format!("there are two steps `{name}`: give each step of a run a name of its own")
             }
+            None if self.is_rejected() => return Err(Error::new(Kind::RunRejected)),
             None => return Ok(Entered::Run(position)),
             Some(step) if step.name == name && step.form == form => {
                 let value = Value::of(step.result.clone());
-                run.passed(name);
+                self.passed.push(name.to_owned());
                 return Ok(Entered::Finished(value));
             }
             Some(step) => format!("step {position} is `{name}` now, and `{}` was finished there", step.name),
         };
-        run.noted(Err(Error::new(Kind::StepMismatch).caused_by(wrong)))
+        self.noted(Err(Error::new(Kind::StepMismatch).caused_by(wrong)))
     }
 
     fn check(&mut self) -> Result<(), Error> {
@@ -312,51 +344,57 @@ impl<H: Holder> Steps<H> {
         }
     }
 
-    /// What an earlier attempt has done must not be forgotten: whoever has left out a step has changed.
+    /// What an earlier attempt has done must not be forgotten: whoever has left out a step has changed. Where it is
+    /// being undone, that is remembered.
     fn check_all_passed(&mut self) -> Result<(), Error> {
-        let Some(run) = &mut self.run else { return Ok(()) };
-        let Some(step) = run.recorded.get(run.next as usize) else { return Ok(()) };
+        if self.is_rejected() {
+            return Ok(());
+        }
+        let left_out = self.run.as_ref().and_then(|run| run.recorded.get(self.passed.len()));
+        let Some(step) = left_out else { return Ok(()) };
         let words = format!("an earlier attempt has finished the step `{}`, which this one has left out", step.name);
-        run.noted(Err(Error::new(Kind::StepMismatch).caused_by(words)))
+        self.noted(Err(Error::new(Kind::StepMismatch).caused_by(words)))
     }
 
     async fn begin(&mut self) -> Result<Open<H>, Error> {
         let Some(run) = &mut self.run else {
-            return Ok(Open { tx: Some(H::Tx::begin_unrecorded(&self.store).await?), of: None });
+            return Ok(Open::new(H::Tx::begin_unrecorded(&self.store).await?, None));
         };
         // A step that the handler has given up may still be on its way to its end.
         let busy = Arc::clone(&run.busy).lock_owned().await;
         let begun = run.holder.begin().await;
         let tx = run.noted(begun)?;
         let excluded = H::EXCLUSIVE.then(|| run.renewal.exclude());
-        Ok(Open { tx: Some(tx), of: Some(Of { holder: run.holder.clone(), _busy: busy, _excluded: excluded }) })
+        Ok(Open::new(tx, Some(Of { holder: run.holder.clone(), _busy: busy, _excluded: excluded })))
     }
 
-    async fn undo(&mut self, open: Open<H>) -> Result<(), Error> {
+    async fn roll_back(&mut self, open: Open<H>) -> Result<(), Error> {
         let undone = open.undo().await;
-        match &mut self.run {
-            Some(run) => run.noted(undone),
-            None => undone,
-        }
+        self.noted(undone)
     }
 
     async fn keep(&mut self, open: Open<H>, step: Step) -> Result<(), Error> {
-        let (asked, name) = (Instant::now(), step.name.clone());
+        let asked = Instant::now();
         // Whoever gives up the wait does not know.
         self.is_in_doubt(true);
-        let kept = open.end(true, |holder, tx| async move { holder.keep(tx, &step).await }).await;
+        let kept = open.end(Disposition::Commit, |holder, tx| async move { holder.keep(tx, &step).await }).await;
         self.is_in_doubt(false);
-        let Some(run) = &mut self.run else { return kept };
-        if kept.is_ok() {
+        if let (Ok(()), Some(run)) = (&kept, &self.run) {
             run.renewal.renewed(asked);
-            run.passed(&name);
         }
-        run.noted(kept)
+        self.noted(kept)
     }
 
     fn is_in_doubt(&mut self, is_in_doubt: bool) {
         if let Some(run) = &mut self.run {
             run.broken = is_in_doubt.then_some(Kind::OutcomeUnknown);
+        }
+    }
+
+    fn noted<T>(&mut self, result: Result<T, Error>) -> Result<T, Error> {
+        match &mut self.run {
+            Some(run) => run.noted(result),
+            None => result,
         }
     }
 
@@ -392,7 +430,8 @@ impl<H: Holder> Steps<H> {
         };
         let outcome = outcome.clone();
         self.is_in_doubt(true);
-        let finished = open.end(true, |holder, tx| async move { holder.finish(tx, &outcome).await }).await;
+        let finished =
+            open.end(Disposition::Commit, |holder, tx| async move { holder.finish(tx, &outcome).await }).await;
         self.is_in_doubt(false);
         let Some(run) = &mut self.run else { return finished };
         let finished = run.noted(finished);
@@ -406,53 +445,12 @@ impl<H: Holder> Steps<H> {
     /// Gives the lease back, unless it is somebody else's by now, or nobody may have it.
     async fn let_go(&mut self) {
         if let Some(open) = self.last.take()
-            && let Err(error) = self.undo(open).await
+            && let Err(error) = self.roll_back(open).await
         {
             tracing::warn!(target: "idem", %error, "the last writes were not undone in order");
         }
         if let Some(run) = self.run.take() {
             run.release().await;
-        }
-    }
-}
-
-impl<H: Holder> Open<H> {
-    fn tx(&mut self) -> &mut H::Tx {
-        self.tx.as_mut().expect("a transaction until it is ended")
-    }
-
-    async fn undo(self) -> Result<(), Error> {
-        self.end(false, |holder, tx| async move { holder.undo(tx).await }).await
-    }
-
-    /// Ends it like this, or where nothing is recorded, by keeping it or not.
-    async fn end<F>(mut self, keep: bool, how: impl FnOnce(H, H::Tx) -> F) -> Result<(), Error>
-    where
-        F: Future<Output = Result<(), Error>> + Send + 'static,
-    {
-        let tx = self.tx.take().expect("a transaction until it is ended");
-        let Some(of) = self.of.take() else { return tx.finish_unrecorded(keep).await };
-        let end = how(of.holder.clone(), tx);
-        let task = async move {
-            let ended = end.await;
-            drop(of);
-            ended
-        };
-        let ended = tokio::spawn(task.in_current_span()).await;
-        ended.unwrap_or_else(|error| Err(Error::new(Kind::OutcomeUnknown).caused_by(error)))
-    }
-}
-
-impl<H: Holder> Drop for Open<H> {
-    fn drop(&mut self) {
-        // Without a runtime the transaction is rolled back with its connection.
-        if let (Some(tx), Some(of), Ok(runtime)) = (self.tx.take(), self.of.take(), Handle::try_current()) {
-            runtime.spawn(async move {
-                if let Err(error) = of.holder.undo(tx).await {
-                    tracing::error!(target: "idem", code = error.code(), "a dropped step: {error}");
-                }
-                drop(of);
-            });
         }
     }
 }
@@ -471,12 +469,6 @@ impl<H: Holder> Run<H> {
             Err(error) if error.kind() == Kind::LeaseLost => {}
             Err(error) => tracing::warn!(target: "idem", %error, "the lease was not released; it ends by itself"),
         }
-    }
-
-    /// The step is finished, now or earlier.
-    fn passed(&mut self, name: &str) {
-        self.names.insert(name.to_owned());
-        self.next += 1;
     }
 
     /// Notes what lets no further step run.
@@ -503,18 +495,24 @@ impl<H: Holder> Context for Steps<H> {
             Held::Replay(reply) => return Ok(Begun::Replay(reply)),
             Held::Refuse(kind) => return Ok(Begun::Refuse(kind)),
         };
-        let run = Run {
+        let mut run = Run {
             renewal: Renewal::start(holder.clone(), lease.duration, asked),
             holder,
             seed: digest([&request.identity.digest(), request.fingerprint.as_bytes()]),
             attempt,
             recorded,
-            names: HashSet::new(),
-            next: 0,
+            rejection: None,
             busy: Arc::default(),
             broken: None,
         };
-        Ok(Begun::Run(Self { store: store.clone(), run: Some(run), last: None }))
+        match Rejection::take_from(&mut run.recorded) {
+            Ok(rejection) => run.rejection = rejection,
+            Err(error) => {
+                run.release().await;
+                return Err(error);
+            }
+        }
+        Ok(Begun::Run(Self::of(store, Some(run))))
     }
 
     fn lost(&self) -> impl Future<Output = ()> + Send + 'static {
@@ -528,15 +526,36 @@ impl<H: Holder> Context for Steps<H> {
     }
 
     async fn complete(mut self, outcome: &Outcome) -> Result<(), Error> {
+        if self.is_rejected() {
+            self.let_go().await;
+            return Err(Error::new(Kind::RunRejected));
+        }
         self.settle(outcome).await
     }
 
+    fn is_rejected(&self) -> bool {
+        self.run.as_ref().is_some_and(|run| run.rejection.is_some())
+    }
+
     async fn reject(mut self, outcome: &Outcome) -> Result<Rejected, Error> {
+        let is_again = self.is_rejected();
         if let Some(open) = self.last.take() {
             // What cannot be undone in order is noted, and then nothing is stored.
-            _ = self.undo(open).await;
+            _ = self.roll_back(open).await;
         }
-        self.settle(outcome).await.map(|()| Rejected::Stored)
+        let outcome = match self.undo_steps(outcome).await {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                self.let_go().await;
+                return Err(error);
+            }
+        };
+        self.settle(&outcome).await?;
+        Ok(match outcome {
+            _ if !is_again => Rejected::Stored,
+            Outcome::Reply(reply) => Rejected::Replay(reply),
+            Outcome::Oversized => Rejected::Refuse(Kind::ReplyTooLarge),
+        })
     }
 
     async fn release(mut self) -> Result<(), Error> {
@@ -545,13 +564,16 @@ impl<H: Holder> Context for Steps<H> {
     }
 
     async fn begin_unrecorded(store: &H::Store) -> Result<Self, Error> {
-        Ok(Self { store: store.clone(), run: None, last: None })
+        Ok(Self::of(store, None))
     }
 
-    async fn finish_unrecorded(mut self, keep: bool) -> Result<(), Error> {
-        match self.last.take() {
-            Some(open) => open.end(keep, |holder, tx| async move { holder.undo(tx).await }).await,
-            None => Ok(()),
+    async fn finish_unrecorded(mut self, disposition: Disposition) -> Result<(), Error> {
+        if let Some(open) = self.last.take() {
+            open.end(disposition, |holder, tx| async move { holder.undo(tx).await }).await?;
+        }
+        match disposition {
+            Disposition::Commit | Disposition::Release => Ok(()),
+            Disposition::Reject => self.undo_unrecorded().await,
         }
     }
 }
@@ -570,22 +592,5 @@ impl<H: Holder> Drop for Steps<H> {
 impl<H: Holder> fmt::Debug for Steps<H> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Steps").field("attempt", &self.attempt()).finish_non_exhaustive()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn r27_a_key_is_its_step_and_its_identity() {
-        let key = StepKey::of(&[1; 32], "charge");
-        assert_eq!(key, StepKey::of(&[1; 32], "charge"));
-        assert_ne!(key, StepKey::of(&[1; 32], "charge2"));
-        assert_ne!(key, StepKey::of(&[2; 32], "charge"));
-        assert_eq!(key.as_str().len(), 64);
-        assert!(key.as_str().bytes().all(|byte| byte.is_ascii_hexdigit()));
-        // What a provider has stored under it must be found by every later release.
-        assert_eq!(key.as_str(), "26bbf2986eb109ba534cdf0fa6173cb972cdb5ffd4ee458ff299f2b9746c32ea");
     }
 }

@@ -8,6 +8,7 @@
 
 use std::future::Future;
 
+use crate::disposition::Disposition;
 use crate::error::{Error, Kind};
 use crate::holder::Holder;
 use crate::policy::Lease;
@@ -70,7 +71,14 @@ pub trait Context: Sized + Send + 'static {
     /// Dropped before it answers, it has kept everything or nothing.
     fn complete(self, outcome: &Outcome) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// Undoes the handler's writes and makes the outcome permanent.
+    /// Whether an earlier attempt was rejected and is not all undone. Then this run, too, is to be rejected once the
+    /// handler has ended, whatever that says.
+    fn is_rejected(&self) -> bool {
+        false
+    }
+
+    /// Undoes the handler's writes and makes the outcome permanent. Where [`is_rejected`](Self::is_rejected), the outcome
+    /// of the earlier attempt counts instead.
     ///
     /// A store may let go of the identity for a moment between the two. If another run takes it then, that run
     /// counts: the answer says what became of it, and the outcome is forgotten.
@@ -92,11 +100,11 @@ pub trait Context: Sized + Send + 'static {
     /// The store could not be asked.
     fn begin_unrecorded(store: &Self::Store) -> impl Future<Output = Result<Self, Error>> + Send;
 
-    /// Ends a transaction without a record: keeps the handler's writes or undoes them.
+    /// Ends a transaction without a record: keeps the handler's writes or undoes them, as the disposition says.
     ///
     /// # Errors
     /// As for [`complete`](Self::complete).
-    fn finish_unrecorded(self, keep: bool) -> impl Future<Output = Result<(), Error>> + Send;
+    fn finish_unrecorded(self, disposition: Disposition) -> impl Future<Output = Result<(), Error>> + Send;
 }
 
 /// A context that holds a lease: [`Steps`].

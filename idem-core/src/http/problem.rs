@@ -124,11 +124,11 @@ pub(crate) fn respond(error: &Error) -> Response {
 fn status(kind: Kind) -> StatusCode {
     match kind {
         Kind::KeyMissing | Kind::KeyInvalid | Kind::BodyUnreadable => StatusCode::BAD_REQUEST,
-        Kind::KeyInFlight | Kind::LeaseLost => StatusCode::CONFLICT,
+        Kind::KeyInFlight | Kind::LeaseLost | Kind::RunRejected => StatusCode::CONFLICT,
         Kind::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
         Kind::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         Kind::ReplyTooLarge => StatusCode::GONE,
-        Kind::RetryLater | Kind::StoreUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+        Kind::RetryLater | Kind::StoreUnavailable | Kind::UndoFailed => StatusCode::SERVICE_UNAVAILABLE,
         Kind::ScopeInvalid
         | Kind::FingerprintFailed
         | Kind::ReplyFailed

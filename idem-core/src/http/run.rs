@@ -14,7 +14,7 @@ use crate::http::outlive::Outlive;
 use crate::http::{Refusal, key, problem, reply};
 use crate::identity::{Identity, Key, Scope};
 use crate::policy::{InFlight, MissingKey, Policy};
-use crate::record::Request;
+use crate::record::{Outcome, Request};
 use crate::run::{self, unless};
 use crate::store::{Begun, Context, Rejected, Store};
 
@@ -129,6 +129,10 @@ async fn run_recorded<C: Context>(mut context: C, store: &C::Store, body: Body<C
             return Err(failed);
         }
     };
+    if context.is_rejected() {
+        // Its outcome is recorded; what the handler says this time is not looked at.
+        return reject(context, &Outcome::Oversized, response).await;
+    }
     let disposition = disposition(&response);
     if disposition == Disposition::Release {
         context.release().await?;
@@ -147,8 +151,12 @@ async fn run_recorded<C: Context>(mut context: C, store: &C::Store, body: Body<C
         context.complete(&outcome).await?;
         return Ok(response);
     }
-    // In a box: every run's future would have room for it.
-    match Box::pin(context.reject(&outcome)).await? {
+    reject(context, &outcome, response).await
+}
+
+async fn reject<C: Context>(context: C, outcome: &Outcome, response: Response) -> Result<Response, Error> {
+    // An undo is the handler's own code, and may panic as well. In a box: every run's future would have room for it.
+    match Box::pin(catch(context.reject(outcome))).await?? {
         Rejected::Stored => Ok(response),
         Rejected::Replay(stored) => reply::replay(stored),
         Rejected::Refuse(kind) => Err(Error::new(kind)),
@@ -159,11 +167,11 @@ async fn run_unrecorded<C: Context>(store: &C::Store, body: Body<C>) -> Result<R
     let mut context = C::begin_unrecorded(store).await?;
     match catch(body(&mut context)).await {
         Ok(response) => {
-            context.finish_unrecorded(disposition(&response) == Disposition::Commit).await?;
+            context.finish_unrecorded(disposition(&response)).await?;
             Ok(response)
         }
         Err(panic) => {
-            context.finish_unrecorded(false).await?;
+            context.finish_unrecorded(Disposition::Release).await?;
             Err(panic)
         }
     }

@@ -52,7 +52,7 @@ mod support {
             Ok(Self)
         }
 
-        async fn finish_unrecorded(self, _: bool) -> Result<(), Error> {
+        async fn finish_unrecorded(self, _: idem_core::Disposition) -> Result<(), Error> {
             Ok(())
         }
     }

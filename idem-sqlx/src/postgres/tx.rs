@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use idem_core::machine::{Decision, Verdict, decide, verdict};
-use idem_core::{Begun, Claim, Context, Error, Kind, Lease, Outcome, Rejected, Reply, Request};
+use idem_core::{Begun, Claim, Context, Disposition, Error, Kind, Lease, Outcome, Rejected, Reply, Request};
 use sqlx::postgres::{PgConnection, PgQueryResult, PgRow, PgStatement, PgTypeInfo};
 use sqlx::{Either, Execute, Executor, Postgres, SqlStr};
 use tokio::runtime::Handle;
@@ -133,9 +133,9 @@ impl Context for PgTx {
         Self::open(store).await
     }
 
-    async fn finish_unrecorded(mut self, keep: bool) -> Result<(), Error> {
+    async fn finish_unrecorded(mut self, disposition: Disposition) -> Result<(), Error> {
         let deadline = self.store.inner().commit_deadline;
-        if !keep {
+        if disposition != Disposition::Commit {
             self.take_session().rollback().await;
             return Ok(());
         }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use idem_core::machine::{Decision, Verdict, decide, verdict};
-use idem_core::{Begun, Claim, Context, Error, Kind, Lease, Outcome, Rejected, Reply, Request};
+use idem_core::{Begun, Claim, Context, Disposition, Error, Kind, Lease, Outcome, Rejected, Reply, Request};
 use sqlx::sqlite::{SqliteConnection, SqliteQueryResult, SqliteRow, SqliteStatement, SqliteTypeInfo};
 use sqlx::{Either, Execute, Executor, SqlStr, Sqlite};
 use tokio::runtime::Handle;
@@ -129,8 +129,8 @@ impl Context for SqliteTx {
         Self::open(store).await
     }
 
-    async fn finish_unrecorded(mut self, keep: bool) -> Result<(), Error> {
-        if !keep {
+    async fn finish_unrecorded(mut self, disposition: Disposition) -> Result<(), Error> {
+        if disposition != Disposition::Commit {
             self.take_session().rollback().await;
             return Ok(());
         }

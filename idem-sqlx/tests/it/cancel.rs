@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use idem_core::{
-    Begun, Context, Error, Fingerprint, Format, Identity, Key, Kind, Lease, Operation, Outcome, Rejected, Reply,
-    Request, Scope,
+    Begun, Context, Disposition, Error, Fingerprint, Format, Identity, Key, Kind, Lease, Operation, Outcome, Rejected,
+    Reply, Request, Scope,
 };
 
 use crate::client::Call;
@@ -167,14 +167,14 @@ both! {
             let run = async {
                 let mut tx = <D as Database>::Tx::begin_unrecorded(&store).await.expect("a transaction");
                 D::effect(&mut tx, "dropped").await;
-                tx.finish_unrecorded(true).await.expect("a commit");
+                tx.finish_unrecorded(Disposition::Commit).await.expect("a commit");
             };
             let before = db.effects().await;
             let ran = polled(run, polls, given_up).await;
             // The one connection comes back in order: this run is not inside the dropped one's transaction.
             let mut tx = <D as Database>::Tx::begin_unrecorded(&store).await.expect("a transaction");
             D::effect(&mut tx, "after").await;
-            tx.finish_unrecorded(true).await.expect("a commit");
+            tx.finish_unrecorded(Disposition::Commit).await.expect("a commit");
             let written = db.effects().await - before;
             assert!(written == 1 || written == 2, "{written} after {polls} polls");
             if ran.is_some() {

@@ -23,3 +23,4 @@ mod request;
 mod steps;
 mod sweep;
 mod unavailable;
+mod undo;

@@ -46,7 +46,7 @@ pub enum Act {
 }
 
 impl Script {
-    fn act(&self, step: &'static str, act: Act) {
+    pub fn act(&self, step: &'static str, act: Act) {
         self.acts.lock().expect("acts").insert(step, act);
     }
 
@@ -76,24 +76,24 @@ impl Script {
         }
     }
 
-    fn open(&self) {
+    pub fn open(&self) {
         self.open.store(true, Ordering::SeqCst);
     }
 
-    fn steps(&self) -> Vec<String> {
+    pub fn steps(&self) -> Vec<String> {
         self.entered.lock().expect("entered").iter().map(|(step, _)| step.clone()).collect()
     }
 
-    fn times(&self, step: &str) -> usize {
+    pub fn times(&self, step: &str) -> usize {
         self.steps().iter().filter(|entered| *entered == step).count()
     }
 
-    fn keys(&self) -> Vec<String> {
+    pub fn keys(&self) -> Vec<String> {
         let entered = self.entered.lock().expect("entered");
         entered.iter().filter(|(_, key)| !key.is_empty()).map(|(_, key)| key.clone()).collect()
     }
 
-    fn attempts(&self) -> Vec<u32> {
+    pub fn attempts(&self) -> Vec<u32> {
         self.attempts.lock().expect("attempts").clone()
     }
 }
@@ -145,7 +145,7 @@ impl From<Error> for Final {
 
 /// Whoever calls over HTTP.
 #[derive(Debug, Clone)]
-pub struct Caller(String);
+pub struct Caller(pub String);
 
 impl ToScope for Caller {
     fn to_scope(&self) -> Result<Scope, Error> {
@@ -305,7 +305,7 @@ const EFFECTS: &str = "SELECT count(*) FROM effects";
 const STEPS: &str = "SELECT count(*) FROM idem_steps";
 
 /// For runs that stand still until they are given up.
-async fn in_time<T>(runs: impl Future<Output = T>) -> T {
+pub async fn in_time<T>(runs: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(30), runs).await.expect("given up in 30 s")
 }
 

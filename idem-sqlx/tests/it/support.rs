@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use axum::Router;
-use idem_core::Context;
+use idem_core::{Context, Holder};
 use idem_sqlx::{PgStore, PgStoreBuilder, SqliteStore, SqliteStoreBuilder};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions};
@@ -25,6 +25,8 @@ macro_rules! both {
             use $crate::plain::postgres_functions as functions;
             #[allow(unused_imports)]
             use $crate::steps::postgres_steps as steps;
+            #[allow(unused_imports)]
+            use $crate::undo::postgres_orders as orders;
             $(
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $name() {
@@ -42,6 +44,8 @@ macro_rules! both {
             use $crate::plain::sqlite_functions as functions;
             #[allow(unused_imports)]
             use $crate::steps::sqlite_steps as steps;
+            #[allow(unused_imports)]
+            use $crate::undo::sqlite_orders as orders;
             $(
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $name() {
@@ -56,6 +60,7 @@ macro_rules! both {
 /// A fresh database with the store's tables and one table for effects, and the application over it.
 pub trait Database: Sized {
     type Tx: Context;
+    type Lease: Holder<Store = <Self::Tx as Context>::Store>;
 
     /// How many transactions can write at once.
     const WRITERS: usize;
@@ -172,6 +177,7 @@ impl Postgres {
 
 impl Database for Postgres {
     type Tx = idem_sqlx::PgTx;
+    type Lease = idem_sqlx::PgLease;
 
     const WRITERS: usize = usize::MAX;
 
@@ -295,6 +301,7 @@ impl Sqlite {
 
 impl Database for Sqlite {
     type Tx = idem_sqlx::SqliteTx;
+    type Lease = idem_sqlx::SqliteLease;
 
     const WRITERS: usize = 1;
 

@@ -1,0 +1,77 @@
+//! A transaction of a step.
+
+use std::future::Future;
+
+use tokio::runtime::Handle;
+use tokio::sync::OwnedMutexGuard;
+use tracing::Instrument;
+
+use crate::disposition::Disposition;
+use crate::error::{Error, Kind};
+use crate::holder::Holder;
+use crate::renewal::Excluded;
+use crate::store::Context;
+
+/// A transaction of a step, on its way to its end.
+///
+/// It ends in a task of its own, whoever goes away meanwhile: what a step has kept is to be known before the lease may be
+/// somebody else's.
+pub(super) struct Open<H: Holder> {
+    /// There until it is ended.
+    tx: Option<H::Tx>,
+    /// `None` in a request that is not recorded.
+    of: Option<Of<H>>,
+}
+
+/// What a transaction is a step of.
+pub(super) struct Of<H> {
+    pub(super) holder: H,
+    /// The lease is not given back while this is there.
+    pub(super) _busy: OwnedMutexGuard<()>,
+    pub(super) _excluded: Option<Excluded>,
+}
+
+impl<H: Holder> Open<H> {
+    pub(super) fn new(tx: H::Tx, of: Option<Of<H>>) -> Self {
+        Self { tx: Some(tx), of }
+    }
+
+    pub(super) fn tx(&mut self) -> &mut H::Tx {
+        self.tx.as_mut().expect("a transaction until it is ended")
+    }
+
+    pub(super) async fn undo(self) -> Result<(), Error> {
+        self.end(Disposition::Release, |holder, tx| async move { holder.undo(tx).await }).await
+    }
+
+    /// Ends it like this, or where nothing is recorded, by this disposition.
+    pub(super) async fn end<F>(mut self, disposition: Disposition, how: impl FnOnce(H, H::Tx) -> F) -> Result<(), Error>
+    where
+        F: Future<Output = Result<(), Error>> + Send + 'static,
+    {
+        let tx = self.tx.take().expect("a transaction until it is ended");
+        let Some(of) = self.of.take() else { return tx.finish_unrecorded(disposition).await };
+        let end = how(of.holder.clone(), tx);
+        let task = async move {
+            let ended = end.await;
+            drop(of);
+            ended
+        };
+        let ended = tokio::spawn(task.in_current_span()).await;
+        ended.unwrap_or_else(|error| Err(Error::new(Kind::OutcomeUnknown).caused_by(error)))
+    }
+}
+
+impl<H: Holder> Drop for Open<H> {
+    fn drop(&mut self) {
+        // Without a runtime the transaction is rolled back with its connection.
+        if let (Some(tx), Some(of), Ok(runtime)) = (self.tx.take(), self.of.take(), Handle::try_current()) {
+            runtime.spawn(async move {
+                if let Err(error) = of.holder.undo(tx).await {
+                    tracing::error!(target: "idem", code = error.code(), "a dropped step: {error}");
+                }
+                drop(of);
+            });
+        }
+    }
+}

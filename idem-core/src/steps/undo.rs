@@ -1,0 +1,165 @@
+//! What undoes the finished steps of a run that is rejected.
+
+use std::error::Error as StdError;
+use std::future::Future;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+
+use super::rejection::Rejection;
+use super::{StepKey, Steps};
+use crate::error::{Error, Kind};
+use crate::holder::{Holder, Step, StepForm};
+use crate::record::{Format, Outcome, Reply};
+use crate::run::unless;
+use crate::store::Context;
+
+/// What an undo fails with. It is logged, and never shown to a client.
+pub(super) type Failure = Box<dyn StdError + Send + Sync>;
+
+type InTransaction<T> = Box<dyn for<'t> FnOnce(&'t mut T) -> BoxFuture<'t, Result<(), Failure>> + Send>;
+
+/// What undoes a finished step.
+pub(super) enum Undo<T> {
+    /// In a transaction in the store's database.
+    Transaction(InTransaction<T>),
+    /// By a call of the outside world.
+    Call(Box<dyn FnOnce(StepKey) -> BoxFuture<'static, Result<(), Failure>> + Send>),
+}
+
+impl<T: 'static> Undo<T> {
+    pub(super) fn transaction<E, F>(body: F) -> Self
+    where
+        E: Into<Failure> + 'static,
+        F: for<'t> UndoIn<'t, T, E> + Send + 'static,
+    {
+        Self::Transaction(Box::new(move |tx| {
+            let undone = body.undo(tx);
+            Box::pin(async move { undone.await.map_err(Into::into) })
+        }))
+    }
+
+    pub(super) fn call<E, F, R>(body: F) -> Self
+    where
+        E: Into<Failure>,
+        F: FnOnce(StepKey) -> R + Send + 'static,
+        R: Future<Output = Result<(), E>> + Send + 'static,
+    {
+        Self::Call(Box::new(move |key| {
+            let undone = body(key);
+            Box::pin(async move { undone.await.map_err(Into::into) })
+        }))
+    }
+}
+
+impl<H: Holder> Steps<H> {
+    /// Undoes what the finished steps have done, as far as it is not undone. The answer is the outcome that counts: an
+    /// earlier attempt may have recorded one.
+    pub(super) async fn undo_steps(&mut self, outcome: &Outcome) -> Result<Outcome, Error> {
+        let lost = self.lost();
+        match unless(lost, self.undo_recorded(outcome)).await {
+            Some(undone) => undone,
+            None => self.noted(Err(Error::new(Kind::LeaseLost))),
+        }
+    }
+
+    async fn undo_recorded(&mut self, outcome: &Outcome) -> Result<Outcome, Error> {
+        self.check()?;
+        self.check_all_passed()?;
+        let undos = self.to_undo();
+        if !undos.is_empty() && !self.is_rejected() {
+            let next = u32::try_from(self.passed.len() + 1).unwrap_or(u32::MAX);
+            let rejection = Rejection { outcome: outcome.clone(), undos, next };
+            self.keep_in_tries(&rejection.step()?).await?;
+            self.set_rejection(rejection);
+        }
+        let Some(rejection) = self.run.as_ref().and_then(|run| run.rejection.clone()) else {
+            return Ok(outcome.clone());
+        };
+        for (position, name) in (rejection.next..).zip(&rejection.undos) {
+            self.undo_step(position, name).await?;
+        }
+        Ok(rejection.outcome)
+    }
+
+    fn set_rejection(&mut self, rejection: Rejection) {
+        if let Some(run) = &mut self.run {
+            run.rejection = Some(rejection);
+        }
+    }
+
+    /// Without a record there is no retry that could go on: one that fails does not keep the others from being done.
+    pub(super) async fn undo_unrecorded(&mut self) -> Result<(), Error> {
+        let mut undone = Ok(());
+        for name in self.to_undo() {
+            undone = undone.and(self.undo_step(0, &name).await);
+        }
+        undone
+    }
+
+    /// The steps that this attempt has come past and has an undo for, the last first.
+    fn to_undo(&self) -> Vec<String> {
+        let has_undo = |name: &&String| self.undos.iter().any(|(step, _)| step == *name);
+        self.passed.iter().rev().filter(has_undo).cloned().collect()
+    }
+
+    async fn undo_step(&mut self, position: u32, name: &str) -> Result<(), Error> {
+        let failed = |failure: Failure| {
+            tracing::error!(target: "idem", step = name, error = %failure, "a step was not undone");
+            Error::new(Kind::UndoFailed).caused_by(failure)
+        };
+        let Some(at) = self.undos.iter().position(|(step, _)| step == name) else {
+            return Err(failed("this attempt has not registered its undo".into()));
+        };
+        let (_, undo) = self.undos.swap_remove(at);
+        let nothing = Reply { format: Format(0), status: None, headers: Bytes::new(), body: Bytes::new() };
+        let undone = Step { position, name: name.to_owned(), form: StepForm::UNDO, result: nothing };
+        match undo {
+            Undo::Transaction(body) => {
+                let mut open = self.begin().await?;
+                match body(open.tx()).await {
+                    Ok(()) => self.keep(open, undone).await,
+                    Err(failure) => {
+                        self.roll_back(open).await?;
+                        Err(failed(failure))
+                    }
+                }
+            }
+            Undo::Call(body) => {
+                let seed = self.before_call().await?;
+                body(StepKey::of_undo(&seed, name)).await.map_err(failed)?;
+                self.keep_in_tries(&undone).await
+            }
+        }
+    }
+}
+
+/// An async function of a transaction whose future may go to another thread: what [`Steps::undo`] takes.
+///
+/// Every such function and closure is one: there is nothing to implement.
+///
+/// [`Steps::undo`]: crate::Steps::undo
+#[diagnostic::on_unimplemented(
+    message = "this cannot undo a step",
+    label = "not an async function of `&mut` transaction whose future is `Send`",
+    note = "write `async move |tx| …`; what it holds across an await is `Send`, and its error is `Into<Box<dyn Error + Send + Sync>>`"
+)]
+pub trait UndoIn<'t, T: 't, E> {
+    /// Its future.
+    type Undone: Future<Output = Result<(), E>> + Send + 't;
+
+    /// Calls it.
+    fn undo(self, tx: &'t mut T) -> Self::Undone;
+}
+
+impl<'t, T: 't, E, F, R> UndoIn<'t, T, E> for F
+where
+    F: FnOnce(&'t mut T) -> R,
+    R: Future<Output = Result<(), E>> + Send + 't,
+{
+    type Undone = R;
+
+    fn undo(self, tx: &'t mut T) -> R {
+        self(tx)
+    }
+}

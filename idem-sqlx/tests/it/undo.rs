@@ -1,0 +1,320 @@
+//! Rule 14 for leased runs: what a rejected run has done is undone.
+
+use std::sync::Arc;
+
+use axum::body::to_bytes;
+use axum::http::StatusCode;
+use idem_core::{Error, Fingerprint, Guard, Identity, Kind, Request, Start, Steps, Stored, begin, observe};
+use serde::{Deserialize, Serialize};
+use tower::ServiceExt;
+
+use crate::cancel::{GivenUp, polled};
+use crate::client::eventually;
+use crate::steps::{Act, Script};
+use crate::support::Database;
+
+/// What an order is refused with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Refused {
+    /// For good.
+    Declined,
+    /// A step failed.
+    Failed,
+    /// By its code.
+    Idem(String),
+}
+
+impl From<Error> for Refused {
+    fn from(error: Error) -> Self {
+        Self::Idem(error.code().to_owned())
+    }
+}
+
+fn refused(kind: Kind) -> Result<u32, Refused> {
+    Err(Refused::Idem(kind.code().to_owned()))
+}
+
+macro_rules! orders {
+    ($module:ident, $Store:ident, $Steps:ident, $Tx:ident) => {
+        pub mod $module {
+            use std::sync::Arc;
+
+            use axum::Router;
+            use axum::extract::{Extension, FromRef};
+            use axum::http::StatusCode;
+            use axum::response::{IntoResponse, Response};
+            use idem_core::{Disposition, Holder, StepKey, Steps, idempotent};
+            use idem_sqlx::{$Steps, $Store, $Tx};
+            use sqlx::Executor;
+
+            use super::Refused;
+            use crate::steps::{Caller, Script};
+
+            type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+            async fn note(tx: &mut $Tx, what: &str, told: Option<&'static str>) -> Result<(), Failure> {
+                sqlx::query("INSERT INTO effects VALUES ('step', $1)").bind(what.to_owned()).execute(&mut *tx).await?;
+                if let Some(told) = told {
+                    tx.execute(told).await?;
+                }
+                Ok(())
+            }
+
+            /// Two finished steps with their undos, and then an answer of the outside world.
+            async fn run(steps: &mut $Steps, declines: bool, script: &Arc<Script>) -> Result<u32, Refused> {
+                script.begin(steps.attempt());
+                let reserve = async |tx: &mut $Tx| {
+                    let told = script.enter("reserve", "").await.map_err(|_| Refused::Failed)?;
+                    note(tx, "reserve", told).await.expect("an effect");
+                    Ok::<u32, Refused>(7)
+                };
+                let reserved = steps.transaction("reserve", reserve).await?;
+                let of_undo = script.clone();
+                steps.undo("reserve", async move |tx| {
+                    let told = of_undo.enter("undo reserve", "").await.map_err(|failed| format!("{failed:?}"))?;
+                    note(tx, "undo reserve", told).await
+                });
+                let charge = async |key: StepKey| {
+                    script.enter("charge", key.as_str()).await.map_err(|_| Refused::Failed)?;
+                    Ok::<_, Refused>(())
+                };
+                steps.call("charge", charge).await?;
+                let of_undo = script.clone();
+                steps.undo_call("charge", async move |key: StepKey| {
+                    of_undo.enter("undo charge", key.as_str()).await.map(|_| ()).map_err(|failed| format!("{failed:?}"))
+                });
+                ship(steps, declines, script).await?;
+                Ok(reserved)
+            }
+
+            async fn ship<H: Holder>(steps: &mut Steps<H>, declines: bool, script: &Script) -> Result<(), Refused> {
+                let ship = async |_| {
+                    script.enter("ship", "").await.map_err(|_| Refused::Failed)?;
+                    if declines { Err(Refused::Declined) } else { Ok(()) }
+                };
+                steps.call("ship", ship).await
+            }
+
+            #[idempotent(
+                                key = id, scope = "test", operation = "undo.order", fingerprint = id, attempts = 100,
+                                rejects = |refused| *refused == Refused::Declined
+                            )]
+            pub async fn order(
+                steps: &mut $Steps,
+                id: &str,
+                declines: bool,
+                script: &Arc<Script>,
+            ) -> Result<u32, Refused> {
+                run(steps, declines, script).await
+            }
+
+            #[derive(Clone, FromRef)]
+            struct App {
+                store: $Store,
+            }
+
+            #[idempotent(scope = caller, ttl = "1h")]
+            async fn over_http(
+                caller: Caller,
+                Extension(script): Extension<Arc<Script>>,
+                steps: &mut $Steps,
+            ) -> Response {
+                match run(steps, true, &script).await {
+                    Ok(_) => StatusCode::CREATED.into_response(),
+                    Err(Refused::Declined) => {
+                        let words = format!("declined for {}", caller.0);
+                        (StatusCode::PAYMENT_REQUIRED, Disposition::Reject, [("x-why", "no funds")], words)
+                            .into_response()
+                    }
+                    Err(_) => StatusCode::BAD_GATEWAY.into_response(),
+                }
+            }
+
+            pub fn app(store: $Store, script: Arc<Script>) -> Router {
+                let route = axum::routing::post(over_http).get(over_http);
+                Router::new().route("/orders", route).layer(Extension(script)).with_state(App { store })
+            }
+        }
+    };
+}
+
+#[rustfmt::skip]
+orders!(postgres_orders, PgStore, PgSteps, PgTx);
+#[rustfmt::skip]
+orders!(sqlite_orders, SqliteStore, SqliteSteps, SqliteTx);
+
+const STEPS: &str = "SELECT count(*) FROM idem_steps";
+const COMPLETED: &str = "SELECT count(*) FROM idem_records WHERE completed_at IS NOT NULL";
+
+async fn undone<D: Database>(db: &D) -> i64 {
+    db.number("SELECT count(*) FROM effects WHERE what = 'undo reserve'").await
+}
+
+/// What came of a request: its status, whether it was a replay, why it was refused, and its body.
+async fn send(app: &axum::Router, method: &str) -> (StatusCode, bool, Option<String>, String) {
+    let request = axum::http::Request::builder().method(method).uri("/orders").header("x-caller", "u1");
+    let request = request.header("Idempotency-Key", "k").body(axum::body::Body::empty()).expect("a request");
+    let response = app.clone().oneshot(request).await.expect("a response");
+    let (parts, body) = response.into_parts();
+    let why = parts.headers.get("x-why").map(|why| why.to_str().expect("text").to_owned());
+    let body = to_bytes(body, usize::MAX).await.expect("a body");
+    let body = String::from_utf8(body.to_vec()).expect("text");
+    (parts.status, parts.headers.contains_key("idempotent-replayed"), why, body)
+}
+
+both! {
+    async fn r14_a_rejected_run_is_undone_the_last_step_first_and_replayed(db) {
+        let (store, script) = (db.store(4).await, Arc::new(Script::default()));
+        assert_eq!(orders::order(&store, "k", true, &script).await, Err(Refused::Declined));
+        assert_eq!(script.steps(), ["reserve", "charge", "ship", "undo charge", "undo reserve"]);
+        let keys = script.keys();
+        assert_eq!(keys.len(), 2);
+        assert_ne!(keys[0], keys[1], "the undo of a call is another call");
+        let again = observe(orders::order(&store, "k", true, &script)).await;
+        assert!(again.replayed);
+        assert_eq!(again.result, Err(Refused::Declined));
+        assert_eq!((script.attempts(), db.effects().await, db.number(STEPS).await), (vec![1], 2, 0));
+    }
+
+    async fn r14_a_released_run_is_not_undone(db) {
+        let (store, script) = (db.store(4).await, Arc::new(Script::default()));
+        script.act("ship", Act::Fail);
+        assert_eq!(orders::order(&store, "k", false, &script).await, Err(Refused::Failed));
+        assert_eq!(orders::order(&store, "k", false, &script).await, Ok(7));
+        assert_eq!(script.steps(), ["reserve", "charge", "ship", "ship"]);
+    }
+
+    async fn r14_an_undo_that_fails_is_done_by_the_retry_and_the_others_are_not_done_again(db) {
+        let (store, script) = (db.store(4).await, Arc::new(Script::default()));
+        script.act("undo charge", Act::Fail);
+        assert_eq!(orders::order(&store, "k", true, &script).await, refused(Kind::UndoFailed));
+        assert_eq!((undone(&db).await, db.number(COMPLETED).await), (0, 0));
+        script.act("undo reserve", Act::Fail);
+        assert_eq!(orders::order(&store, "k", true, &script).await, refused(Kind::UndoFailed));
+        let last = observe(orders::order(&store, "k", true, &script)).await;
+        assert_eq!((last.result, last.replayed), (Err(Refused::Declined), true));
+        assert_eq!(
+            script.steps(),
+            ["reserve", "charge", "ship", "undo charge", "undo charge", "undo reserve", "undo reserve"]
+        );
+        let keys = script.keys();
+        assert_eq!(keys[1], keys[2], "the undo of a call has the same key on every attempt");
+        assert_eq!((undone(&db).await, script.attempts(), db.number(STEPS).await), (1, vec![1, 2, 3], 0));
+    }
+
+    async fn r14_a_rejection_stands_whatever_the_next_attempt_would_say(db) {
+        let (store, script) = (db.store(4).await, Arc::new(Script::default()));
+        script.act("undo reserve", Act::Fail);
+        assert_eq!(orders::order(&store, "k", true, &script).await, refused(Kind::UndoFailed));
+        // It would be accepted now; but the charge is undone.
+        assert_eq!(orders::order(&store, "k", false, &script).await, Err(Refused::Declined));
+        assert_eq!(script.times("ship"), 1);
+        assert_eq!(orders::order(&store, "k", false, &script).await, Err(Refused::Declined));
+    }
+
+    async fn r13_dropped_at_every_await_of_a_rejection_each_step_is_undone_once(db) {
+        let store = db.store(4).await;
+        for given_up in [GivenUp::AtOnce, GivenUp::Woken] {
+            for polls in 1.. {
+                let (script, id) = (Arc::new(Script::default()), format!("{given_up:?} {polls}"));
+                let before = (db.effects().await, undone(&db).await);
+                let dropped = polled(orders::order(&store, &id, true, &script), polls, given_up).await;
+                let retried = async || orders::order(&store, &id, true, &script).await == Err(Refused::Declined);
+                eventually("it is undone", retried).await;
+                let after = (db.effects().await, undone(&db).await);
+                assert_eq!((after.0 - before.0, after.1 - before.1), (2, 1), "{polls} polls: {:?}", script.steps());
+                let keys = script.keys();
+                let (charges, refunds) = (script.times("charge"), script.times("undo charge"));
+                assert!(charges >= 1 && refunds >= 1 && charges + refunds == keys.len());
+                assert!(keys[..charges].iter().all(|key| *key == keys[0]));
+                assert!(keys[charges..].iter().all(|key| *key == keys[charges]));
+                if dropped.is_some() {
+                    break;
+                }
+            }
+        }
+        assert_eq!(db.number(STEPS).await, 0);
+    }
+
+    async fn r22_a_rejection_that_cannot_be_read_is_an_error_and_nothing_runs(db) {
+        let (store, script) = (db.store(4).await, Arc::new(Script::default()));
+        script.act("undo charge", Act::Fail);
+        assert_eq!(orders::order(&store, "k", true, &script).await, refused(Kind::UndoFailed));
+        db.execute("UPDATE idem_steps SET tag = claim WHERE form = 3").await;
+        assert_eq!(orders::order(&store, "k", true, &script).await, refused(Kind::RecordUnreadable));
+        assert_eq!((script.attempts(), script.times("undo charge")), (vec![1], 1));
+    }
+
+    async fn r16_an_undo_that_ends_its_transaction_is_found_out_and_never_runs_again(db) {
+        let (store, script) = (db.store(4).await, Arc::new(Script::default()));
+        script.act("undo reserve", Act::Commit);
+        for _ in 0..2 {
+            assert_eq!(orders::order(&store, "k", true, &script).await, refused(Kind::TransactionEnded));
+        }
+        assert_eq!((script.times("undo reserve"), undone(&db).await), (1, 1));
+    }
+
+    async fn r14_over_http_the_reply_of_the_rejection_is_given_when_all_is_undone(db) {
+        let script = Arc::new(Script::default());
+        let app = orders::app(db.store(4).await, script.clone());
+        script.act("undo charge", Act::Panic);
+        assert_eq!(send(&app, "POST").await.0, StatusCode::INTERNAL_SERVER_ERROR);
+        // A panic releases when the run is dropped, which is a moment later.
+        script.act("undo reserve", Act::Fail);
+        eventually("it is in its undo again", async || send(&app, "POST").await.0 == StatusCode::SERVICE_UNAVAILABLE).await;
+        let declined = (Some("no funds".to_owned()), "declined for u1".to_owned());
+        for _ in 0..2 {
+            let (status, replayed, why, body) = send(&app, "POST").await;
+            assert_eq!((status, replayed, (why, body)), (StatusCode::PAYMENT_REQUIRED, true, declined.clone()));
+        }
+        assert_eq!((script.times("ship"), script.times("undo reserve"), undone(&db).await), (1, 2, 1));
+    }
+
+    async fn r09_a_run_that_is_not_recorded_is_undone_as_well(db) {
+        let script = Arc::new(Script::default());
+        let app = orders::app(db.store(4).await, script.clone());
+        // Nobody can go on behind one that fails, so the next is done all the same.
+        script.act("undo charge", Act::Fail);
+        assert_eq!(send(&app, "GET").await.0, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(send(&app, "GET").await.0, StatusCode::PAYMENT_REQUIRED);
+        assert_eq!((undone(&db).await, db.records().await), (2, 0));
+    }
+
+    async fn by_hand_a_rejected_run_can_only_be_rejected(db) {
+        async fn start<D: Database>(db: &D) -> Guard<Steps<D::Lease>> {
+            let request = Request {
+                identity: Identity::new("u1", "by hand", "k").expect("an identity"),
+                fingerprint: Fingerprint::none(),
+                ttl: std::time::Duration::from_secs(60),
+            };
+            let store = db.store(4).await;
+            match begin::<Steps<D::Lease>>(&store, &request).await.expect("an answer") {
+                Start::Run(run) => run,
+                Start::Stored(stored) => panic!("it is not over: {stored:?}"),
+            }
+        }
+        async fn step<D: Database>(run: &mut Guard<Steps<D::Lease>>, fails: bool) -> Result<u32, Error> {
+            let one = run.call("one", async |_| Ok::<u32, Error>(1)).await?;
+            let undone = if fails { Err("not now") } else { Ok(()) };
+            run.undo_call("one", async move |_| undone);
+            Ok(one)
+        }
+        let mut first = start(&db).await;
+        step::<D>(&mut first, true).await.expect("a step");
+        assert_eq!(first.reject(&"no".to_owned()).await.expect_err("not undone").kind(), Kind::UndoFailed);
+        let second = start(&db).await;
+        assert_eq!(second.complete(&1).await.expect_err("rejected").kind(), Kind::RunRejected);
+        let third = start(&db).await;
+        assert_eq!(third.reject(&"no".to_owned()).await.expect_err("not registered").kind(), Kind::UndoFailed);
+        let mut fourth = start(&db).await;
+        step::<D>(&mut fourth, false).await.expect("a step");
+        let another = fourth.call("another", async |_| Ok::<u32, Error>(2)).await;
+        assert_eq!(another.expect_err("rejected").kind(), Kind::RunRejected);
+        let last = fourth.finish(async |_| Ok::<u32, Error>(2)).await;
+        assert_eq!(last.expect_err("rejected").kind(), Kind::RunRejected);
+        let Some(Stored::Rejected(why)) = fourth.reject(&"whatever".to_owned()).await.expect("undone") else {
+            panic!("the first rejection counts")
+        };
+        assert_eq!(why.read::<String>().expect("a text"), "no");
+    }
+}
