@@ -122,7 +122,8 @@ pub(crate) enum Clock {
 impl Leased {
     pub(crate) fn new(wrong: Wrong) -> Self {
         let identity = Identity::new("scope", "operation", "key").expect("valid");
-        let request = |fingerprint| Request { identity: identity.clone(), fingerprint, ttl: Duration::ZERO };
+        let request =
+            |fingerprint| Request { identity: identity.clone(), fingerprint, ttl: Duration::ZERO, input: None };
         let other = if wrong == Wrong::NoFingerprint { "this" } else { "that" };
         let requests = ["this", other].map(|body| request(Fingerprint::of_value(body).expect("serialisable")));
         Self { wrong, requests }

@@ -10,6 +10,7 @@ mod app;
 mod client;
 mod proxy;
 
+mod abandoned;
 mod cancel;
 mod commit;
 mod disposition;

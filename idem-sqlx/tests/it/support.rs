@@ -27,6 +27,8 @@ macro_rules! both {
             use $crate::steps::postgres_steps as steps;
             #[allow(unused_imports)]
             use $crate::undo::postgres_orders as orders;
+            #[allow(unused_imports)]
+            use $crate::abandoned::postgres_mails as mails;
             $(
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $name() {
@@ -46,6 +48,8 @@ macro_rules! both {
             use $crate::steps::sqlite_steps as steps;
             #[allow(unused_imports)]
             use $crate::undo::sqlite_orders as orders;
+            #[allow(unused_imports)]
+            use $crate::abandoned::sqlite_mails as mails;
             $(
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $name() {

@@ -286,6 +286,7 @@ both! {
                 identity: Identity::new("u1", "by hand", "k").expect("an identity"),
                 fingerprint: Fingerprint::none(),
                 ttl: std::time::Duration::from_secs(60),
+                input: None,
             };
             let store = db.store(4).await;
             match begin::<Steps<D::Lease>>(&store, &request).await.expect("an answer") {
