@@ -8,7 +8,9 @@
 mod support;
 mod app;
 mod client;
+mod pay;
 mod proxy;
+mod script;
 
 mod abandoned;
 mod cancel;
@@ -16,6 +18,7 @@ mod commit;
 mod disposition;
 mod in_flight;
 mod key;
+mod leases;
 mod migrate;
 mod plain;
 mod races;
