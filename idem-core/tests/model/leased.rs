@@ -6,9 +6,10 @@ use idem_core::machine::{Decision, decide};
 use idem_core::{Claim, Fingerprint, Identity, Kind, Lease, Request, Timestamp};
 use stateright::{Model, Property};
 
-use crate::store::{Broken, Guard, Progress, STEPS, Store, after, claim, reply_of};
-
-const CLIENTS: usize = 3;
+use crate::past::Broken;
+use crate::run::Run;
+use crate::store::{Progress, Store, after, claim};
+use crate::wrong::Wrong;
 
 /// How many claims are given in all, to whichever clients: what bounds the model, with the clock.
 const CLAIMS: u8 = 3;
@@ -28,52 +29,49 @@ pub(crate) const FINISHED_STEP_STAYS: &str = "a finished step is not entered aga
 pub(crate) const LIVE_LEASE_STAYS: &str = "nobody takes over a lease that is live by the store's clock";
 pub(crate) const LIVE_RECORD_STAYS: &str = "nobody replaces a record that counts by the store's clock";
 pub(crate) const OTHER_BODY_IS_NOT_SERVED: &str = "another body neither takes a run over nor gets its reply";
+pub(crate) const REJECTION_STANDS: &str = "a recorded rejection is what the record is completed with";
+pub(crate) const NO_STEP_BEHIND_REJECTION: &str = "no step is entered behind a recorded rejection";
+pub(crate) const REJECTED_IS_UNDONE: &str = "a rejected record has all its finished steps undone";
+pub(crate) const SUCCESS_IS_NOT_UNDONE: &str = "a record that succeeds has no step undone";
+pub(crate) const REJECTED_IS_NOT_FORGOTTEN: &str = "no record is forgotten of which something is to be undone";
+pub(crate) const UNDONE_ONCE: &str = "what is undone is not undone again";
+pub(crate) const LAST_IS_UNDONE_FIRST: &str = "only a finished step is undone, and the last one first";
 
 /// Leased runs, as they are or in a way that must be found out.
 pub(crate) struct Leased {
-    wrong: Wrong,
+    pub(crate) wrong: Wrong,
+    clients: usize,
+    /// Whether a handler may reject.
+    rejects: bool,
     /// What is asked under the one key: this, and something else.
     requests: [Request; 2],
-}
-
-/// What is wrong with the protocol.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Wrong {
-    Nothing,
-    /// The updates ask whether the record is leased, and not by whom.
-    NoTokenCheck,
-    /// A client claims by its own clock.
-    ApplicationClock,
-    /// A release ends the lease of whoever holds it.
-    ReleaseWithoutToken,
-    /// The completion is written to whatever is there.
-    FinishUnguarded,
-    /// All requests have the same fingerprint.
-    NoFingerprint,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct World {
     pub(crate) store: Store,
-    clients: [Client; CLIENTS],
+    clients: Vec<Client>,
     /// What a client was told just now.
     told: Option<Told>,
 }
 
 /// How far a client is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Client {
+pub(crate) enum Client {
     /// It has nothing: it has not asked, or was answered, or has crashed.
     Idle,
     /// It has seen the record, in a transaction that began then, and is to carry this out.
-    Looked { body: usize, began: Timestamp, order: Order },
-    /// It runs, and `next` is the step at hand.
-    Runs { claim: Claim, next: usize, entered: bool },
+    Looked {
+        body: usize,
+        began: Timestamp,
+        order: Order,
+    },
+    Runs(Run),
 }
 
 /// The answer to a client, which then has nothing: it may ask again, as may another in its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Told {
+pub(crate) enum Told {
     /// The reply of its own run.
     Reply,
     /// The reply of an earlier run.
@@ -83,7 +81,7 @@ enum Told {
 
 /// A [`Decision`] to be carried out. That one cannot be hashed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Order {
+pub(crate) enum Order {
     Lease,
     LeaseAgain(Claim),
     TakeOver(Claim),
@@ -98,11 +96,13 @@ pub(crate) enum Action {
     Look(usize, usize, Clock),
     /// It carries the decision out and commits, and reads the recorded steps.
     Claim(usize),
-    /// It enters the step at hand, for which the store must say that the lease is held.
+    /// It enters the step at hand, or its undo, for which the store must say that the lease is held.
     Enter(usize),
-    /// The step's result is recorded.
+    /// The step's result is recorded, or that it is undone.
     Keep(usize),
-    /// All steps are finished, and the run is completed.
+    /// The handler says that the run is rejected.
+    Reject(usize),
+    /// All steps are finished, or undone, and the run is completed.
     Finish(usize),
     Renew(usize),
     /// The handler fails, or is given up: the lease is given back.
@@ -120,21 +120,24 @@ pub(crate) enum Clock {
 }
 
 impl Leased {
-    pub(crate) fn new(wrong: Wrong) -> Self {
+    /// Runs that are completed or released.
+    pub(crate) fn without_rejections(wrong: Wrong) -> Self {
+        Self::new(wrong, 3, false)
+    }
+
+    /// Runs that may be rejected, too, of one client fewer: of three, there are 1.1 million states, which is too long for
+    /// a test. It takes two for one to be overtaken by the other, at whatever it is.
+    pub(crate) fn with_rejections(wrong: Wrong) -> Self {
+        Self::new(wrong, 2, true)
+    }
+
+    fn new(wrong: Wrong, clients: usize, rejects: bool) -> Self {
         let identity = Identity::new("scope", "operation", "key").expect("valid");
         let request =
             |fingerprint| Request { identity: identity.clone(), fingerprint, ttl: Duration::ZERO, input: None };
         let other = if wrong == Wrong::NoFingerprint { "this" } else { "that" };
         let requests = ["this", other].map(|body| request(Fingerprint::of_value(body).expect("serialisable")));
-        Self { wrong, requests }
-    }
-
-    fn guard(&self, action: Action) -> Guard {
-        match (self.wrong, action) {
-            (Wrong::NoTokenCheck, _) | (Wrong::ReleaseWithoutToken, Action::Release(_)) => Guard::Leased,
-            (Wrong::FinishUnguarded, Action::Finish(_)) => Guard::Nothing,
-            _ => Guard::Claim,
-        }
+        Self { wrong, clients, rejects, requests }
     }
 
     fn look(&self, store: &mut Store, body: usize, clock: Clock) -> Result<Client, Told> {
@@ -149,9 +152,7 @@ impl Leased {
             Decision::Resume { claim, .. } => Order::TakeOver(claim),
             Decision::Replay(reply) => {
                 store.answer(&reply);
-                if store.past.asked != body {
-                    store.broken.insert(Broken::OtherBodyServed);
-                }
+                store.past.note(Broken::OtherBodyServed, store.past.asked != body);
                 return Err(Told::Replay);
             }
             Decision::Refuse(kind) => return Err(Told::Refused(kind)),
@@ -167,50 +168,17 @@ impl Leased {
             Order::TakeOver(earlier) => store.take_over(began, earlier),
         };
         match order {
-            Order::TakeOver(_) if claimed.is_some() && store.past.asked != body => {
-                store.broken.insert(Broken::OtherBodyServed);
+            Order::TakeOver(_) if claimed.is_some() => {
+                store.past.note(Broken::OtherBodyServed, store.past.asked != body);
             }
             Order::Lease | Order::LeaseAgain(_) if claimed.is_some() => store.past.asked = body,
             _ => {}
         }
         match claimed {
-            Some(claim) => Client::Runs { claim, next: store.steps.iter().flatten().count(), entered: false },
+            Some(claim) => Client::Runs(Run::of(claim, store, self.wrong)),
             // Somebody else was first: it looks again.
             None => Client::Idle,
         }
-    }
-
-    /// One step of a client that runs. Any `false` of the store is a lost lease.
-    fn run(&self, store: &mut Store, action: Action, claim: Claim, next: usize, entered: bool) -> Result<Client, Told> {
-        let guard = self.guard(action);
-        let (is_held, then) = match action {
-            Action::Enter(_) => {
-                // The first step is a transaction, which looks; the second is a call, which renews.
-                let is_held = if next == 0 { store.held(claim, guard) } else { store.renew(claim, guard) };
-                if is_held {
-                    store.enter(next);
-                }
-                (is_held, Ok(Client::Runs { claim, next, entered: true }))
-            }
-            Action::Keep(_) => {
-                (store.keep(claim, guard, next), Ok(Client::Runs { claim, next: next + 1, entered: false }))
-            }
-            Action::Renew(_) => (store.renew(claim, guard), Ok(Client::Runs { claim, next, entered })),
-            Action::Finish(_) => {
-                let finished = store.finish(claim, guard);
-                if finished {
-                    store.answer(&reply_of(claim));
-                }
-                (finished, Err(Told::Reply))
-            }
-            // Whoever gives back what is lost is not told so.
-            Action::Release(_) => {
-                store.let_go(claim, guard);
-                (true, Ok(Client::Idle))
-            }
-            _ => unreachable!("{action:?} is not of a run"),
-        };
-        if is_held { then } else { Err(Told::Refused(Kind::LeaseLost)) }
     }
 }
 
@@ -219,7 +187,7 @@ impl Model for Leased {
     type Action = Action;
 
     fn init_states(&self) -> Vec<World> {
-        vec![World { store: Store::new(), clients: [Client::Idle; CLIENTS], told: None }]
+        vec![World { store: Store::new(), clients: vec![Client::Idle; self.clients], told: None }]
     }
 
     fn actions(&self, world: &World, actions: &mut Vec<Action>) {
@@ -246,14 +214,7 @@ impl Model for Leased {
                     }
                     actions.push(Action::Crash(i));
                 }
-                Client::Runs { next, entered, .. } => {
-                    actions.push(match (next, entered) {
-                        (_, true) => Action::Keep(i),
-                        (STEPS, false) => Action::Finish(i),
-                        (_, false) => Action::Enter(i),
-                    });
-                    actions.extend([Action::Renew(i), Action::Release(i), Action::Crash(i)]);
-                }
+                Client::Runs(run) => run.actions(i, self.rejects, actions),
             }
         }
     }
@@ -276,9 +237,14 @@ impl Model for Leased {
                 let Client::Looked { body, began, order } = clients[i] else { return None };
                 clients[i] = self.claim(store, body, began, order);
             }
-            Action::Enter(i) | Action::Keep(i) | Action::Finish(i) | Action::Renew(i) | Action::Release(i) => {
-                let Client::Runs { claim, next, entered } = clients[i] else { return None };
-                (clients[i], *told) = gone_on(self.run(store, action, claim, next, entered));
+            Action::Enter(i)
+            | Action::Keep(i)
+            | Action::Reject(i)
+            | Action::Finish(i)
+            | Action::Renew(i)
+            | Action::Release(i) => {
+                let Client::Runs(run) = clients[i] else { return None };
+                (clients[i], *told) = gone_on(run.act(store, action, self.wrong));
             }
             Action::Crash(i) => clients[i] = Client::Idle,
         }
@@ -290,8 +256,8 @@ impl Model for Leased {
     fn properties(&self) -> Vec<Property<Self>> {
         // Spelt out for the closures: their types are not inferred through the model's.
         type Expected = Property<Leased>;
-        vec![
-            Expected::always(ONE_COMPLETION, |_, world| world.store.past.completed.len() <= 1),
+        let mut expected = vec![
+            Expected::always(ONE_COMPLETION, |_, world| world.keeps(Broken::CompletedAgain)),
             Expected::always(STALE_CHANGES_NOTHING, |_, world| world.keeps(Broken::StaleChange)),
             Expected::always(REPLY_IS_COMMITTED, |_, world| world.keeps(Broken::OtherReply)),
             Expected::always(FINISHED_STEP_STAYS, |_, world| world.keeps(Broken::Reentered)),
@@ -299,6 +265,13 @@ impl Model for Leased {
             Expected::always(LIVE_LEASE_STAYS, |_, world| world.keeps(Broken::LiveLeaseTaken)),
             Expected::always(LIVE_RECORD_STAYS, |_, world| world.keeps(Broken::LiveRecordReplaced)),
             Expected::always(OTHER_BODY_IS_NOT_SERVED, |_, world| world.keeps(Broken::OtherBodyServed)),
+            Expected::always(REJECTION_STANDS, |_, world| world.keeps(Broken::OtherEnding)),
+            Expected::always(NO_STEP_BEHIND_REJECTION, |_, world| world.keeps(Broken::EnteredBehindRejection)),
+            Expected::always(REJECTED_IS_UNDONE, |_, world| world.keeps(Broken::NotUndone)),
+            Expected::always(REJECTED_IS_NOT_FORGOTTEN, |_, world| world.keeps(Broken::RejectionForgotten)),
+            Expected::always(SUCCESS_IS_NOT_UNDONE, |_, world| world.keeps(Broken::UndoneSuccess)),
+            Expected::always(UNDONE_ONCE, |_, world| world.keeps(Broken::UndoneAgain)),
+            Expected::always(LAST_IS_UNDONE_FIRST, |_, world| world.keeps(Broken::UndoneOutOfOrder)),
             Expected::sometimes("a lease is taken over from a client that sleeps", |_, world| world.is_taken_over()),
             Expected::sometimes("a run goes on behind the steps of an earlier one", |_, world| world.is_resumed()),
             Expected::sometimes("a lease is lost", |_, world| world.refuses(Kind::LeaseLost)),
@@ -306,7 +279,15 @@ impl Model for Leased {
             Expected::sometimes("the attempts are used up", |_, world| world.refuses(Kind::AttemptsExhausted)),
             Expected::sometimes("a reply is replayed", |_, world| world.told == Some(Told::Replay)),
             Expected::sometimes("an expired record is begun anew", |_, world| world.is_begun_anew()),
-        ]
+        ];
+        if self.rejects {
+            expected.extend([
+                Expected::sometimes("a rejection with no undo is completed", |_, world| world.is_rejected(0)),
+                Expected::sometimes("a rejection with two undos is completed", |_, world| world.is_rejected(2)),
+                Expected::sometimes("a rejection is gone on with by another claim", |_, world| world.is_gone_on_with()),
+            ]);
+        }
+        expected
     }
 }
 
@@ -321,14 +302,14 @@ impl Client {
         match *self {
             Self::Idle => (0, 0, 0),
             Self::Looked { body, began, .. } => (1, began.0, body),
-            Self::Runs { claim, .. } => (2, claim.as_bytes()[0].into(), 0),
+            Self::Runs(run) => (2, run.claim.as_bytes()[0].into(), 0),
         }
     }
 }
 
 impl World {
     fn keeps(&self, broken: Broken) -> bool {
-        !self.store.broken.contains(&broken)
+        !self.store.past.has(broken)
     }
 
     fn refuses(&self, kind: Kind) -> bool {
@@ -338,12 +319,22 @@ impl World {
     /// Two clients run, and one does not know that it is a successor's turn.
     fn is_taken_over(&self) -> bool {
         let Some(row) = &self.store.row else { return false };
-        let is_stale = |client: &Client| matches!(*client, Client::Runs { claim, .. } if claim != row.claim);
+        let is_stale = |client: &Client| matches!(client, Client::Runs(run) if run.claim != row.claim);
         matches!(row.progress, Progress::Leased { attempt: 2.., .. }) && self.clients.iter().any(is_stale)
     }
 
     fn is_resumed(&self) -> bool {
-        matches!(self.store.steps, [Some(first), Some(second)] if first != second)
+        matches!(self.store.kept.steps, [Some(first), Some(second)] if first != second)
+    }
+
+    fn is_rejected(&self, undone: usize) -> bool {
+        self.store.past.rejection().is_some_and(|(_, steps)| steps == undone)
+    }
+
+    /// Whoever has completed the record has not rejected it.
+    fn is_gone_on_with(&self) -> bool {
+        let (Some(row), Some((by, _))) = (&self.store.row, self.store.past.rejection()) else { return false };
+        row.claim != by
     }
 
     /// A first attempt that is not by the first claim.

@@ -1,18 +1,21 @@
 //! The store of the model: one record with its steps, and what `idem-sqlx` does to them.
 //!
-//! Each function is one atomic change with the guard of its namesake in `postgres/leases.rs`. Beside them stands what
-//! no store knows: what has become of the record so far, and what a store must never do.
-
-use std::collections::BTreeSet;
+//! Each function is one atomic change with the guard of its namesake in `postgres/leases.rs`. `reject` and `undo` have
+//! none: a rejection and an undo are kept there as steps are.
 
 use bytes::Bytes;
 use idem_core::{Claim, Fingerprint, Format, Record, Reply, State, Timestamp};
+
+use crate::past::{Broken, Past};
 
 /// How long a lease lives, in ticks of the clock.
 const LEASE: i64 = 1;
 
 /// How long a record counts behind the last sign of life: longer than a lease, or nothing could be taken over.
 const TTL: i64 = 2;
+
+/// When a record expires of which something is to be undone.
+const NEVER: Timestamp = Timestamp(i64::MAX);
 
 /// How many steps a run has. The first is a transaction, the second a call.
 pub(crate) const STEPS: usize = 2;
@@ -22,12 +25,10 @@ pub(crate) const STEPS: usize = 2;
 pub(crate) struct Store {
     pub(crate) now: Timestamp,
     pub(crate) row: Option<Row>,
-    /// The finished steps that are recorded, each with the claim that wrote it.
-    pub(crate) steps: [Option<Claim>; STEPS],
+    pub(crate) kept: Kept,
     /// How many claims were given. They are random in truth, and here numbered: nobody else has one, either way.
     pub(crate) claims: u8,
     pub(crate) past: Past,
-    pub(crate) broken: BTreeSet<Broken>,
 }
 
 /// The stored record. It is what [`Record`] is; that one cannot be hashed, and the checker knows states by their hash.
@@ -41,41 +42,33 @@ pub(crate) struct Row {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Progress {
-    Leased {
-        until: Timestamp,
-        attempt: u32,
-    },
-    /// Completed. The reply is the claim of the run that gave it, so that no two runs give the same.
-    Completed(Claim),
+    Leased { until: Timestamp, attempt: u32, is_rejected: bool },
+    Completed(Ending),
 }
 
-/// What has become of the record since it was begun, whatever its rows say now.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
-pub(crate) struct Past {
-    /// Which of the model's requests began it.
-    pub(crate) asked: usize,
-    finished: [bool; STEPS],
-    /// Who has completed it, in this order.
-    pub(crate) completed: Vec<Claim>,
+/// How a record is completed. The reply is the claim of the run that gave it, so that no two runs give the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Ending {
+    Success(Claim),
+    Rejection(Claim),
 }
 
-/// What happened and must not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) enum Broken {
-    /// An update changed something by a claim that the record was not held by.
-    StaleChange,
-    /// A step was entered that was finished.
-    Reentered,
-    /// A record was completed of which a step was never finished.
-    StepLeftOut,
-    /// A lease was taken over that was live.
-    LiveLeaseTaken,
-    /// A record was replaced that counts.
-    LiveRecordReplaced,
-    /// A request that asked for something else took a run over, or got its reply.
-    OtherBodyServed,
-    /// A reply was given that is not the committed one, or counts no more.
-    OtherReply,
+/// What is recorded beside the record, and goes with it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Kept {
+    /// The finished steps, each with the claim that wrote it.
+    pub(crate) steps: [Option<Claim>; STEPS],
+    pub(crate) rejection: Option<Rejection>,
+    undone: [bool; STEPS],
+}
+
+/// What is recorded before the first undo.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Rejection {
+    /// Whose it is, which is its reply.
+    pub(crate) by: Claim,
+    /// How many steps are to be undone: the first ones.
+    undos: usize,
 }
 
 /// What an update asks of the record that it changes.
@@ -91,14 +84,7 @@ pub(crate) enum Guard {
 
 impl Store {
     pub(crate) fn new() -> Self {
-        Self {
-            now: Timestamp(0),
-            row: None,
-            steps: [None; STEPS],
-            claims: 0,
-            past: Past::default(),
-            broken: BTreeSet::new(),
-        }
+        Self { now: Timestamp(0), row: None, kept: Kept::default(), claims: 0, past: Past::default() }
     }
 
     /// Inserts the record. `began` is `now()`: when the client's transaction began.
@@ -113,29 +99,26 @@ impl Store {
     }
 
     fn begin_anew(&mut self, began: Timestamp, fingerprint: Fingerprint) -> Claim {
-        if self.row.is_some() && !self.is_expired() {
-            self.broken.insert(Broken::LiveRecordReplaced);
-        }
+        self.past.note(Broken::LiveRecordReplaced, self.row.is_some() && !self.is_expired());
         let claim = self.next_claim();
-        let progress = Progress::Leased { until: after(began, LEASE), attempt: 1 };
+        let progress = Progress::Leased { until: after(began, LEASE), attempt: 1, is_rejected: false };
         self.row = Some(Row { claim, fingerprint, progress, expires_at: after(began, TTL) });
-        self.steps = [None; STEPS];
-        self.past = Past::default();
+        self.kept = Kept::default();
+        self.past.forget();
+        self.past.begin_anew();
         claim
     }
 
     /// Takes over from an attempt that is over. It does not ask for the fingerprint: that is up to `decide`.
     pub(crate) fn take_over(&mut self, began: Timestamp, earlier: Claim) -> Option<Claim> {
         let row = self.row.as_ref()?;
-        let Progress::Leased { until, attempt } = row.progress else { return None };
+        let Progress::Leased { until, attempt, is_rejected } = row.progress else { return None };
         if row.claim != earlier || until > began || row.expires_at <= began {
             return None;
         }
-        if until > self.now {
-            self.broken.insert(Broken::LiveLeaseTaken);
-        }
-        let progress = Progress::Leased { until: after(began, LEASE), attempt: attempt + 1 };
-        let row = Row { progress, expires_at: after(began, TTL), ..row.clone() };
+        self.past.note(Broken::LiveLeaseTaken, until > self.now);
+        let progress = Progress::Leased { until: after(began, LEASE), attempt: attempt + 1, is_rejected };
+        let row = Row { progress, expires_at: row.expires_at.max(after(began, TTL)), ..row.clone() };
         let claim = self.next_claim();
         self.row = Some(Row { claim, ..row });
         Some(claim)
@@ -152,26 +135,55 @@ impl Store {
 
     /// Commits a step with its record.
     pub(crate) fn keep(&mut self, claim: Claim, guard: Guard, step: usize) -> bool {
-        let kept = self.update(claim, guard, |row, steps, now| {
+        let kept = self.update(claim, guard, |row, kept, now| {
             row.live_on(now);
-            steps[step] = Some(claim);
+            kept.steps[step] = Some(claim);
         });
-        self.past.finished[step] |= kept;
+        if kept {
+            self.past.finish(step);
+        }
         kept
     }
 
+    /// Records that the run is rejected, and that its first steps are to be undone, as many as this.
+    pub(crate) fn reject(&mut self, claim: Claim, guard: Guard, undos: usize, expires: bool) -> bool {
+        let rejected = self.update(claim, guard, |row, kept, now| {
+            row.live_on(now);
+            if let Progress::Leased { is_rejected, .. } = &mut row.progress {
+                *is_rejected = true;
+            }
+            if !expires {
+                row.expires_at = NEVER;
+            }
+            kept.rejection = Some(Rejection { by: claim, undos });
+        });
+        if rejected {
+            self.past.reject(claim);
+        }
+        rejected
+    }
+
+    /// Commits the undo of a step with its record.
+    pub(crate) fn undo(&mut self, claim: Claim, guard: Guard, step: usize) -> bool {
+        let undone = self.update(claim, guard, |row, kept, now| {
+            row.live_on(now);
+            kept.undone[step] = true;
+        });
+        if undone {
+            self.past.undo(step);
+        }
+        undone
+    }
+
     /// Completes the record and removes its steps.
-    pub(crate) fn finish(&mut self, claim: Claim, guard: Guard) -> bool {
-        let finished = self.update(claim, guard, |row, steps, now| {
-            row.progress = Progress::Completed(claim);
+    pub(crate) fn finish(&mut self, claim: Claim, guard: Guard, ending: Ending) -> bool {
+        let finished = self.update(claim, guard, |row, kept, now| {
+            row.progress = Progress::Completed(ending);
             row.expires_at = after(now, TTL);
-            *steps = [None; STEPS];
+            *kept = Kept::default();
         });
         if finished {
-            if self.past.finished.contains(&false) {
-                self.broken.insert(Broken::StepLeftOut);
-            }
-            self.past.completed.push(claim);
+            self.past.complete(ending);
         }
         finished
     }
@@ -191,36 +203,22 @@ impl Store {
 
     /// Deletes the expired record, and its steps with it.
     pub(crate) fn sweep(&mut self) {
+        self.past.forget();
         self.row = None;
-        self.steps = [None; STEPS];
-    }
-
-    /// A step's body begins.
-    pub(crate) fn enter(&mut self, step: usize) {
-        if self.past.finished[step] {
-            self.broken.insert(Broken::Reentered);
-        }
+        self.kept = Kept::default();
     }
 
     /// A client gets this reply.
     pub(crate) fn answer(&mut self, reply: &Reply) {
-        if self.is_expired() || self.past.completed.first().is_none_or(|committed| *reply != reply_of(*committed)) {
-            self.broken.insert(Broken::OtherReply);
-        }
+        self.past.answer(reply, !self.is_expired());
     }
 
-    fn update(
-        &mut self,
-        claim: Claim,
-        guard: Guard,
-        change: impl FnOnce(&mut Row, &mut [Option<Claim>; STEPS], Timestamp),
-    ) -> bool {
+    fn update(&mut self, claim: Claim, guard: Guard, change: impl FnOnce(&mut Row, &mut Kept, Timestamp)) -> bool {
         let Some(row) = self.row.as_mut().filter(|row| row.passes(claim, guard)) else { return false };
-        let before = (row.clone(), self.steps);
-        change(row, &mut self.steps, self.now);
-        if before.0.claim != claim && before != (row.clone(), self.steps) {
-            self.broken.insert(Broken::StaleChange);
-        }
+        let before = (row.clone(), self.kept);
+        change(row, &mut self.kept, self.now);
+        let is_changed = before != (row.clone(), self.kept);
+        self.past.note(Broken::StaleChange, is_changed && before.0.claim != claim);
         true
     }
 
@@ -233,8 +231,8 @@ impl Store {
 impl Row {
     pub(crate) fn record(&self) -> Record {
         let state = match self.progress {
-            Progress::Leased { until, attempt } => State::Leased { until, attempt, is_rejected: false },
-            Progress::Completed(claim) => State::Completed(reply_of(claim)),
+            Progress::Leased { until, attempt, is_rejected } => State::Leased { until, attempt, is_rejected },
+            Progress::Completed(ending) => State::Completed(ending.reply()),
         };
         Record { fingerprint: Some(self.fingerprint), state, claim: self.claim, expires_at: self.expires_at }
     }
@@ -255,19 +253,29 @@ impl Row {
         if let Progress::Leased { until, .. } = &mut self.progress {
             *until = after(now, LEASE);
         }
-        self.expires_at = after(now, TTL);
+        self.expires_at = self.expires_at.max(after(now, TTL));
+    }
+}
+
+impl Kept {
+    /// How many steps are left to undo.
+    pub(crate) fn left(&self, rejection: Rejection) -> usize {
+        self.undone[..rejection.undos].iter().filter(|undone| !**undone).count()
+    }
+}
+
+impl Ending {
+    pub(crate) fn reply(self) -> Reply {
+        let (Self::Success(claim) | Self::Rejection(claim)) = self;
+        let format = if matches!(self, Self::Success(_)) { Format::VALUE } else { Format::ERROR };
+        let body = Bytes::copy_from_slice(claim.as_bytes());
+        Reply { format, status: None, headers: Bytes::new(), body }
     }
 }
 
 /// The claim that was given as the `number`th.
 pub(crate) fn claim(number: u8) -> Claim {
     Claim::from_bytes(&[number; 16]).expect("16 bytes")
-}
-
-/// The reply of the run that held this claim.
-pub(crate) fn reply_of(claim: Claim) -> Reply {
-    let body = Bytes::copy_from_slice(claim.as_bytes());
-    Reply { format: Format::VALUE, status: None, headers: Bytes::new(), body }
 }
 
 pub(crate) fn after(now: Timestamp, ticks: i64) -> Timestamp {

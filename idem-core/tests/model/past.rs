@@ -1,0 +1,136 @@
+//! What no store knows: what has become of the record so far, whatever its rows say, and what must never happen to it.
+
+use std::collections::BTreeSet;
+
+use idem_core::{Claim, Reply};
+
+use crate::store::{Ending, STEPS};
+
+/// What has become of the record since it was begun.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Past {
+    /// Which of the model's requests began it.
+    pub(crate) asked: usize,
+    finished: [bool; STEPS],
+    /// Whose rejection was recorded first.
+    rejected: Option<Claim>,
+    undone: [bool; STEPS],
+    /// How it was completed, in this order.
+    completed: Vec<Ending>,
+    /// Of all records.
+    broken: BTreeSet<Broken>,
+}
+
+/// What happened and must not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Broken {
+    /// A record was completed that was completed.
+    CompletedAgain,
+    /// An update changed something by a claim that the record was not held by.
+    StaleChange,
+    /// A step was entered that was finished.
+    Reentered,
+    /// A step was entered although a rejection was recorded.
+    EnteredBehindRejection,
+    /// A record was completed by success of which a step was never finished.
+    StepLeftOut,
+    /// A step was undone that was undone, or its undo was entered.
+    UndoneAgain,
+    /// A step was undone, or its undo was entered, before a later one was undone, or before it was finished itself.
+    UndoneOutOfOrder,
+    /// A record was completed by a rejection of which a finished step was not undone.
+    NotUndone,
+    /// A record was completed by success of which a step was undone.
+    UndoneSuccess,
+    /// A record was completed otherwise than by the rejection that was recorded.
+    OtherEnding,
+    /// A record was removed or replaced of which something was to be undone.
+    RejectionForgotten,
+    /// A lease was taken over that was live.
+    LiveLeaseTaken,
+    /// A record was replaced that counts.
+    LiveRecordReplaced,
+    /// A request that asked for something else took a run over, or got its reply.
+    OtherBodyServed,
+    /// A reply was given that is not the committed one, or counts no more.
+    OtherReply,
+}
+
+impl Past {
+    /// Another record begins.
+    pub(crate) fn begin_anew(&mut self) {
+        *self = Self { broken: std::mem::take(&mut self.broken), ..Self::default() };
+    }
+
+    /// The record is removed, or another takes its place.
+    pub(crate) fn forget(&mut self) {
+        self.note(Broken::RejectionForgotten, self.rejected.is_some() && self.completed.is_empty());
+    }
+
+    pub(crate) fn has(&self, broken: Broken) -> bool {
+        self.broken.contains(&broken)
+    }
+
+    /// Notes that it happened, if it did.
+    pub(crate) fn note(&mut self, broken: Broken, happened: bool) {
+        if happened {
+            self.broken.insert(broken);
+        }
+    }
+
+    /// A step's body begins.
+    pub(crate) fn enter(&mut self, step: usize) {
+        self.note(Broken::Reentered, self.finished[step]);
+        self.note(Broken::EnteredBehindRejection, self.rejected.is_some());
+    }
+
+    pub(crate) fn finish(&mut self, step: usize) {
+        self.finished[step] = true;
+    }
+
+    /// A rejection is recorded. Only the first one counts.
+    pub(crate) fn reject(&mut self, by: Claim) {
+        self.rejected.get_or_insert(by);
+    }
+
+    /// The body of a step's undo begins: of a call's, it has its effect.
+    pub(crate) fn enter_undo(&mut self, step: usize) {
+        let is_left = |later: usize| self.finished[later] && !self.undone[later];
+        let is_out_of_order = !self.finished[step] || (step + 1..STEPS).any(is_left);
+        self.note(Broken::UndoneOutOfOrder, is_out_of_order);
+        self.note(Broken::UndoneAgain, self.undone[step]);
+    }
+
+    /// A step's undo is recorded: of a transaction's, it has its effect.
+    pub(crate) fn undo(&mut self, step: usize) {
+        self.enter_undo(step);
+        self.undone[step] = true;
+    }
+
+    pub(crate) fn complete(&mut self, ending: Ending) {
+        self.note(Broken::CompletedAgain, !self.completed.is_empty());
+        self.note(Broken::OtherEnding, self.rejected.is_some_and(|by| ending != Ending::Rejection(by)));
+        match ending {
+            Ending::Success(_) => {
+                self.note(Broken::StepLeftOut, self.finished.contains(&false));
+                self.note(Broken::UndoneSuccess, self.undone.contains(&true));
+            }
+            Ending::Rejection(_) => self.note(Broken::NotUndone, self.undone != self.finished),
+        }
+        self.completed.push(ending);
+    }
+
+    /// A client gets this reply.
+    pub(crate) fn answer(&mut self, reply: &Reply, counts: bool) {
+        let committed = self.completed.first().map(|ending| ending.reply());
+        self.note(Broken::OtherReply, !counts || committed.as_ref() != Some(reply));
+    }
+
+    /// Whose rejection it was completed with, and how many steps were undone for it.
+    pub(crate) fn rejection(&self) -> Option<(Claim, usize)> {
+        match self.completed.first()? {
+            Ending::Success(_) => None,
+            Ending::Rejection(by) => Some((*by, self.undone.iter().filter(|undone| **undone).count())),
+        }
+    }
+}
