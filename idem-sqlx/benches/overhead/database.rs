@@ -17,8 +17,8 @@ use crate::measure::{Keys, Variant, key_text, owner, send};
 /// Callers in turn own the keys.
 pub(crate) const OWNERS: u64 = 32;
 
-/// How many records each round starts with. On empty tables Postgres would plan a scan and keep to it while they
-/// grow.
+/// How many records each round starts with, and how many steps, although finished runs have none. On empty tables
+/// Postgres would plan a scan and keep to it while they grow.
 pub(crate) const FINISHED: u64 = 20_000;
 
 /// A database with the application over it.
@@ -66,6 +66,9 @@ impl Postgres {
                 .route("/by-hand", post(postgres::by_hand))
                 .route("/lock-and-look", post(postgres::lock_and_look))
                 .route("/attribute", post(postgres::attribute))
+                .route("/leased-by-hand", post(postgres::leased_by_hand))
+                .route("/leased", post(postgres::leased))
+                .route("/leased-step", post(postgres::leased_step))
                 .with_state(postgres::App { pool, store })
         };
         let (app, elsewhere) = (app(store), app(PgStore::new(pool.clone())));
@@ -93,17 +96,21 @@ impl Database for Postgres {
             variant("attribute", "/attribute", Keys::Fresh),
             variant("its replay", "/attribute", Keys::Again),
             Variant { app: self.elsewhere.clone(), ..variant("its replay, elsewhere", "/attribute", Keys::Finished) },
+            variant("leased by hand", "/leased-by-hand", Keys::Fresh),
+            variant("leased, no step", "/leased", Keys::Fresh),
+            variant("leased, one step", "/leased-step", Keys::Fresh),
         ]
     }
 
     async fn reset(&self) {
-        sqlx::raw_sql("TRUNCATE payments, idempotency_keys, idem_records").execute(&self.pool).await.expect("empty");
+        let empty = format!("TRUNCATE {TABLES}");
+        sqlx::raw_sql(AssertSqlSafe(empty)).execute(&self.pool).await.expect("empty");
         send(&self.app, "/attribute", "template", "template", false).await;
         let (owners, key_hashes) = finished();
         sqlx::query(POSTGRES_FINISHED).bind(owners).bind(key_hashes).execute(&self.pool).await.expect("records");
         // Vacuum runs in no transaction, so each of these is sent by itself.
-        for sql in [POSTGRES_OTHERS, "VACUUM ANALYZE payments, idempotency_keys, idem_records", "CHECKPOINT"] {
-            sqlx::raw_sql(sql).execute(&self.pool).await.expect("a statement between rounds");
+        for sql in [POSTGRES_OTHERS.to_owned(), format!("VACUUM ANALYZE {TABLES}"), "CHECKPOINT".to_owned()] {
+            sqlx::raw_sql(AssertSqlSafe(sql)).execute(&self.pool).await.expect("a statement between rounds");
         }
     }
 
@@ -122,6 +129,8 @@ async fn on_server(server: &PgConnectOptions, sql: String) {
     sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await.expect("an administrative statement");
     connection.close().await.expect("a clean close");
 }
+
+const TABLES: &str = "payments, idempotency_keys, idempotency_leases, idem_records, idem_steps";
 
 /// Autovacuum would visit one slice and not another.
 const POSTGRES_TABLES: &str = "
@@ -147,9 +156,27 @@ CREATE TABLE idempotency_keys (
     PRIMARY KEY (owner, operation, key_hash)
 );
 CREATE INDEX ON idempotency_keys (expires_at);
+CREATE TABLE idempotency_leases (
+    owner text NOT NULL,
+    operation text NOT NULL,
+    key_hash bytea NOT NULL,
+    request_hash bytea NOT NULL,
+    token bytea NOT NULL,
+    lease_until timestamptz,
+    status smallint,
+    headers bytea,
+    body bytea,
+    created_at timestamptz NOT NULL,
+    completed_at timestamptz,
+    expires_at timestamptz,
+    PRIMARY KEY (owner, operation, key_hash)
+);
+CREATE INDEX ON idempotency_leases (expires_at);
 ALTER TABLE payments SET (autovacuum_enabled = off);
 ALTER TABLE idempotency_keys SET (autovacuum_enabled = off);
-ALTER TABLE idem_records SET (autovacuum_enabled = off)";
+ALTER TABLE idempotency_leases SET (autovacuum_enabled = off);
+ALTER TABLE idem_records SET (autovacuum_enabled = off);
+ALTER TABLE idem_steps SET (autovacuum_enabled = off)";
 
 const POSTGRES_FINISHED: &str = "
 INSERT INTO idem_records
@@ -162,6 +189,13 @@ FROM idem_records, unnest($1::text[], $2::bytea[]) AS finished (owner, key_hash)
 const POSTGRES_OTHERS: &str = "
 INSERT INTO idempotency_keys
 SELECT scope, operation, key_hash, fingerprint, 'completed', status, headers, body, created_at, completed_at, expires_at
+FROM idem_records;
+INSERT INTO idempotency_leases
+SELECT scope, operation, key_hash, fingerprint, claim, NULL, status, headers, body, created_at, completed_at, expires_at
+FROM idem_records;
+INSERT INTO idem_steps
+    (scope, operation, key_hash, claim, position, name, form, format, tag, body, attempt, created_at)
+SELECT scope, operation, key_hash, claim, 0, 'insert', 1, format, '', body, attempt, created_at
 FROM idem_records;
 INSERT INTO payments (owner, customer_id, amount, currency)
 SELECT scope, 'c1', 4200, 'USD'
@@ -191,6 +225,9 @@ impl Sqlite {
             .route("/bound", post(sqlite::bound))
             .route("/by-hand", post(sqlite::by_hand))
             .route("/attribute", post(sqlite::attribute))
+            .route("/leased-by-hand", post(sqlite::leased_by_hand))
+            .route("/leased", post(sqlite::leased))
+            .route("/leased-step", post(sqlite::leased_step))
             .with_state(sqlite::App { pool: pool.clone(), store });
         Self { _folder: folder, pool, app }
     }
@@ -209,11 +246,15 @@ impl Database for Sqlite {
             variant("by hand", "/by-hand", Keys::Fresh),
             variant("attribute", "/attribute", Keys::Fresh),
             variant("its replay", "/attribute", Keys::Again),
+            variant("leased by hand", "/leased-by-hand", Keys::Fresh),
+            variant("leased, no step", "/leased", Keys::Fresh),
+            variant("leased, one step", "/leased-step", Keys::Fresh),
         ]
     }
 
     async fn reset(&self) {
-        let empty = "DELETE FROM payments; DELETE FROM idempotency_keys; DELETE FROM idem_records";
+        let empty = "DELETE FROM payments; DELETE FROM idempotency_keys; DELETE FROM idempotency_leases;
+            DELETE FROM idem_records; DELETE FROM idem_steps";
         sqlx::raw_sql(empty).execute(&self.pool).await.expect("empty");
         send(&self.app, "/attribute", "template", "template", false).await;
         let mut tx = self.pool.begin().await.expect("a transaction");
@@ -256,7 +297,23 @@ CREATE TABLE idempotency_keys (
     expires_at integer,
     PRIMARY KEY (owner, operation, key_hash)
 );
-CREATE INDEX idempotency_keys_expires_at ON idempotency_keys (expires_at)";
+CREATE INDEX idempotency_keys_expires_at ON idempotency_keys (expires_at);
+CREATE TABLE idempotency_leases (
+    owner text NOT NULL,
+    operation text NOT NULL,
+    key_hash blob NOT NULL,
+    request_hash blob NOT NULL,
+    token blob NOT NULL,
+    lease_until integer,
+    status integer,
+    headers blob,
+    body blob,
+    created_at integer NOT NULL,
+    completed_at integer,
+    expires_at integer,
+    PRIMARY KEY (owner, operation, key_hash)
+);
+CREATE INDEX idempotency_leases_expires_at ON idempotency_leases (expires_at)";
 
 const SQLITE_FINISHED: &str = "
 INSERT INTO idem_records
@@ -270,6 +327,13 @@ WHERE scope = 'template'";
 const SQLITE_OTHERS: &str = "
 INSERT INTO idempotency_keys
 SELECT scope, operation, key_hash, fingerprint, 'completed', status, headers, body, created_at, completed_at, expires_at
+FROM idem_records;
+INSERT INTO idempotency_leases
+SELECT scope, operation, key_hash, fingerprint, claim, NULL, status, headers, body, created_at, completed_at, expires_at
+FROM idem_records;
+INSERT INTO idem_steps
+    (scope, operation, key_hash, claim, position, name, form, format, tag, body, attempt, created_at)
+SELECT scope, operation, key_hash, claim, 0, 'insert', 1, format, '', body, attempt, created_at
 FROM idem_records;
 INSERT INTO payments (owner, customer_id, amount, currency)
 SELECT scope, 'c1', 4200, 'USD'

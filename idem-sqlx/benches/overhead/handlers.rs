@@ -25,19 +25,19 @@ pub(crate) struct NewPayment {
     currency: String,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, Deserialize)]
 pub(crate) struct Payment {
     id: i64,
     customer_id: String,
     amount: i64,
     currency: String,
-    status: &'static str,
+    status: String,
 }
 
 impl Payment {
     fn charged(id: i64, order: NewPayment) -> Self {
         let NewPayment { customer_id, amount, currency } = order;
-        Self { id, customer_id, amount, currency, status: "charged" }
+        Self { id, customer_id, amount, currency, status: "charged".to_owned() }
     }
 }
 

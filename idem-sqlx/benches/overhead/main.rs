@@ -49,8 +49,10 @@ async fn main() {
     measure_both(&sqlite, [1, 8], &wanted, effort, &mut measured).await;
 
     println!("\n{}", table::ratios(&measured, "bare"));
-    for baseline in ["bound", "by hand"] {
-        println!("{}", table::attribute_against(&measured, baseline));
+    let attribute = &["attribute"][..];
+    let leased = &["leased, no step", "leased, one step"][..];
+    for (baseline, names) in [("bound", attribute), ("by hand", attribute), ("leased by hand", leased)] {
+        println!("{}", table::against(&measured, baseline, names));
     }
     println!("{effort}. A cell is the median of the rounds, and the middle half of them.\n");
     for fact in facts {

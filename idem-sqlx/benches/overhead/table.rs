@@ -20,10 +20,13 @@ pub(crate) fn ratios(measured: &[Measured], baseline: &str) -> String {
     table
 }
 
-/// The attribute alone against another baseline than `bare`.
-pub(crate) fn attribute_against(measured: &[Measured], baseline: &str) -> String {
-    let ratios = measured.iter().map(|measured| measured.ratio("attribute", baseline));
-    head(&format!("ratio to {baseline}"), measured) + &row("attribute", ratios)
+/// Some of the variants against another baseline than `bare`.
+pub(crate) fn against(measured: &[Measured], baseline: &str, names: &[&str]) -> String {
+    let mut table = head(&format!("ratio to {baseline}"), measured);
+    for name in names {
+        table += &row(name, measured.iter().map(|measured| measured.ratio(name, baseline)));
+    }
+    table
 }
 
 fn head(corner: &str, measured: &[Measured]) -> String {

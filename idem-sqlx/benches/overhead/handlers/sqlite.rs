@@ -6,7 +6,7 @@ use axum::extract::{FromRef, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use idem_core::idempotent;
-use idem_sqlx::{SqliteStore, SqliteTx};
+use idem_sqlx::{SqliteSteps, SqliteStore, SqliteTx};
 use sqlx::{SqliteConnection, SqlitePool};
 
 use super::{Failed, KeyHash, NewPayment, OPERATION, Payment, Reply, User, fingerprint};
@@ -98,6 +98,84 @@ pub(crate) async fn attribute(
     Json(order): Json<NewPayment>,
 ) -> Result<(StatusCode, Json<Payment>), Failed> {
     let payment = insert_payment(tx, &user, order).await?;
+    Ok((StatusCode::CREATED, Json(payment)))
+}
+
+/// A lease, as people write it with care: the claim is committed first, and the payment commits with the completion,
+/// where the token still holds the key. Nothing renews the lease, and no step is recorded.
+pub(crate) async fn leased_by_hand(
+    State(app): State<App>,
+    user: User,
+    key: KeyHash,
+    body: Bytes,
+) -> Result<Response, Failed> {
+    let order = serde_json::from_slice(&body)?;
+    let token: Option<Vec<u8>> = sqlx::query_scalar(
+        "INSERT INTO idempotency_leases (owner, operation, key_hash, request_hash, token, lease_until, created_at)
+         VALUES ($1, $2, $3, $4, randomblob(16), unixepoch() + 30, unixepoch())
+         ON CONFLICT (owner, operation, key_hash) DO UPDATE
+         SET token = excluded.token, lease_until = excluded.lease_until
+         WHERE idempotency_leases.request_hash = excluded.request_hash
+             AND idempotency_leases.status IS NULL
+             AND idempotency_leases.lease_until <= unixepoch()
+         RETURNING token",
+    )
+    .bind(&user.0)
+    .bind(OPERATION)
+    .bind(&key.0[..])
+    .bind(fingerprint(&body))
+    .fetch_optional(&app.pool)
+    .await?;
+    let Some(token) = token else {
+        // A real one looks the reply up; here no key comes twice.
+        return Ok(StatusCode::CONFLICT.into_response());
+    };
+    let mut tx = app.pool.begin().await?;
+    let payment = insert_payment(&mut tx, &user, order).await?;
+    let reply = Reply::created(&payment)?;
+    let completed = sqlx::query(
+        "UPDATE idempotency_leases
+         SET lease_until = NULL, status = $4, headers = $5, body = $6, completed_at = unixepoch(),
+             expires_at = unixepoch() + 86400
+         WHERE owner = $1 AND operation = $2 AND key_hash = $3 AND token = $7 AND status IS NULL",
+    )
+    .bind(&user.0)
+    .bind(OPERATION)
+    .bind(&key.0[..])
+    .bind(reply.status())
+    .bind(&reply.headers)
+    .bind(&reply.body)
+    .bind(token)
+    .execute(&mut *tx)
+    .await?
+    .rows_affected();
+    if completed == 0 {
+        return Ok(StatusCode::CONFLICT.into_response());
+    }
+    tx.commit().await?;
+    Ok(reply.into_response())
+}
+
+/// The same in steps, of which it has none: the payment is written with the completion.
+#[idempotent(scope = user, ttl = "24h", operation = "payments.create")]
+pub(crate) async fn leased(
+    user: User,
+    steps: &mut SqliteSteps,
+    Json(order): Json<NewPayment>,
+) -> Result<(StatusCode, Json<Payment>), Failed> {
+    let payment = steps.finish(async |tx| insert_payment(tx, &user, order).await.map_err(Failed::from)).await?;
+    Ok((StatusCode::CREATED, Json(payment)))
+}
+
+/// The payment is a step: it is committed with its record, before the completion.
+#[idempotent(scope = user, ttl = "24h", operation = "payments.create")]
+pub(crate) async fn leased_step(
+    user: User,
+    steps: &mut SqliteSteps,
+    Json(order): Json<NewPayment>,
+) -> Result<(StatusCode, Json<Payment>), Failed> {
+    let insert = async |tx: &mut SqliteTx| insert_payment(tx, &user, order).await.map_err(Failed::from);
+    let payment = steps.transaction("insert", insert).await?;
     Ok((StatusCode::CREATED, Json(payment)))
 }
 
