@@ -1,5 +1,6 @@
 //! The shop from outside: as a process that gets requests and signals, beside a provider that is one, too.
 
+mod kills;
 mod orders;
 mod shop;
 

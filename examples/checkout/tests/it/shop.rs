@@ -103,3 +103,8 @@ pub(crate) async fn until(what: &str, condition: impl AsyncFn() -> bool) {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
+
+/// From 0 to below the limit.
+pub(crate) fn random(limit: u64) -> u64 {
+    getrandom::u64().expect("random bytes") % limit
+}
