@@ -1,5 +1,9 @@
 //! The shop from outside: as a process that gets requests and signals, beside a provider that is one, too.
 
+#[cfg(all(feature = "postgres", target_os = "linux"))]
+mod clocks;
+#[cfg(unix)]
+mod holders;
 mod kills;
 mod orders;
 mod shop;

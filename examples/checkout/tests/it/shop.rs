@@ -87,6 +87,7 @@ pub(crate) fn json(answer: &Answer) -> Value {
 }
 
 /// The shell has a `kill` built in, so that no program of that name has to be installed.
+#[cfg(unix)]
 pub(crate) async fn signal(program: &Program, signal: &str) {
     let process = program.process.id().expect("a running process");
     let kill = Command::new("sh").args(["-c", &format!("kill -{signal} {process}")]).status().await;

@@ -1,14 +1,17 @@
 //! What there must be when all is answered: in the database, at the provider, and in a log of the finished steps.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use axum::http::StatusCode;
 use sha2::{Digest, Sha256};
+use tokio::task::JoinHandle;
+use tokio::time::sleep;
 
 use super::clients::Order;
 use crate::database::Pool;
 use crate::demo::client::Answer;
-use crate::shop::Town;
+use crate::shop::{Town, random};
 
 /// More than is ever sold.
 const PLENTY: i64 = 1_000_000_000;
@@ -76,6 +79,17 @@ impl Books {
     pub(super) async fn sell_relics(&self, on_sale: bool) {
         let is = if on_sale { "true" } else { "false" };
         self.execute(&format!("UPDATE stock SET on_sale = {is} WHERE item = 'relic'")).await;
+    }
+
+    /// So often that some orders are reserved before, and confirmed after.
+    pub(super) fn withdraw_now_and_then(&self) -> JoinHandle<()> {
+        let books = Self { pool: self.pool.clone() };
+        tokio::spawn(async move {
+            for on_sale in [false, true].into_iter().cycle() {
+                sleep(Duration::from_millis(10 + random(60))).await;
+                books.sell_relics(on_sale).await;
+            }
+        })
     }
 
     async fn execute(&self, statements: &str) {
