@@ -126,4 +126,7 @@ impl StepForm {
 
     /// That a step is undone, behind the rejection.
     pub const UNDO: Self = Self(4);
+
+    /// No step of a run, but what it was begun with.
+    pub const INPUT: Self = Self(5);
 }

@@ -74,6 +74,7 @@
 //!   where the process dies there, or where the handler begins another transaction and fails in it.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod abandoned;
 mod guard;
 #[cfg(feature = "axum")]
 #[cfg_attr(docsrs, doc(cfg(feature = "axum")))]
@@ -106,6 +107,7 @@ mod error;
 #[path = "private.rs"]
 pub mod __private;
 
+pub use abandoned::{Abandoned, Place, Recover, Resumed, resume_abandoned};
 pub use disposition::Disposition;
 pub use error::{Error, Kind};
 pub use fingerprint::Fingerprint;

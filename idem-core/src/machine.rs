@@ -50,6 +50,7 @@ impl Decision {
 /// #     },
 /// #     fingerprint: Fingerprint::none(),
 /// #     ttl: std::time::Duration::from_secs(60),
+/// #     input: None,
 /// # };
 /// assert_eq!(decide(None, &request, Timestamp(0)), Decision::Claim);
 /// # Ok::<(), idem_core::Error>(())
@@ -132,6 +133,7 @@ mod tests {
             },
             fingerprint: Fingerprint::of_value(what).expect("serialisable"),
             ttl: Duration::from_secs(1),
+            input: None,
         }
     }
 

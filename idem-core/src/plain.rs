@@ -2,6 +2,7 @@
 
 use std::future::Future;
 
+use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -25,6 +26,8 @@ pub struct Named {
     pub key: Result<Option<Key>, Error>,
     /// What must be equal on a retry.
     pub fingerprint: Result<Fingerprint, Error>,
+    /// What is recorded for whoever goes on with the run.
+    pub input: Option<Result<Bytes, Error>>,
 }
 
 impl Named {
@@ -32,7 +35,7 @@ impl Named {
         // An absent key is no key, and never one that all callers share.
         let key = self.key?.ok_or_else(|| Error::new(Kind::KeyMissing))?;
         let identity = Identity { scope: self.scope?, operation: policy.operation, key };
-        Ok(Request { identity, fingerprint: self.fingerprint?, ttl: policy.ttl })
+        Ok(Request { identity, fingerprint: self.fingerprint?, ttl: policy.ttl, input: self.input.transpose()? })
     }
 }
 

@@ -5,6 +5,7 @@ pub use crate::plain::{Answer, Codec, Entered, Named, answer, codec, codec_with_
 pub use crate::policy::{InFlight, Lease, MissingKey, Policy};
 pub use crate::store::{Context, Leased};
 
+use crate::abandoned;
 use crate::error::Error;
 use crate::fingerprint::Fingerprint;
 use crate::identity::{Key, ToKey, ToScope};
@@ -41,6 +42,11 @@ pub fn no_fingerprint() -> Fingerprint {
 #[must_use]
 pub const fn lease<C: Leased>(lease: Lease) -> Lease {
     lease
+}
+
+/// The value of `record_input = EXPR`, for a context that has a use for it.
+pub fn record_input<C: Leased, T: serde::Serialize + ?Sized>(value: &T) -> Result<bytes::Bytes, Error> {
+    abandoned::written(value)
 }
 
 /// An argument of a plain function, as a part of its fingerprint.

@@ -17,6 +17,9 @@ pub struct Request {
     pub fingerprint: Fingerprint,
     /// How long the finished record is replayed, counted from its completion.
     pub ttl: Duration,
+    /// What [`resume_abandoned`](crate::resume_abandoned) gives to a handler that goes on with the run: JSON. Recorded by
+    /// leased runs only.
+    pub input: Option<Bytes>,
 }
 
 /// The stored row of one identity.

@@ -22,6 +22,7 @@ pub(crate) struct Args {
     pub(crate) lease: Option<Arg>,
     pub(crate) attempts: Option<Arg>,
     pub(crate) rejects: Option<Arg>,
+    pub(crate) record_input: Option<Arg>,
     pub(crate) krate: Option<Arg>,
     /// Something was meant for a scope and has been reported, so that its absence need not be.
     pub(crate) scope_was_meant: bool,
@@ -34,7 +35,7 @@ pub(crate) struct Arg {
 }
 
 /// Every argument with an example, in the order in which the documentation has them.
-const KNOWN: [(&str, &str); 12] = [
+const KNOWN: [(&str, &str); 13] = [
     ("scope", "scope = user"),
     ("ttl", "ttl = \"24h\""),
     ("key", "key = header(\"Idempotency-Key\")"),
@@ -46,6 +47,7 @@ const KNOWN: [(&str, &str); 12] = [
     ("lease", "lease = \"30s\""),
     ("attempts", "attempts = 10"),
     ("rejects", "rejects = is_final"),
+    ("record_input", "record_input = event"),
     ("crate", "crate = path::to::idem_core"),
 ];
 
@@ -149,6 +151,7 @@ impl Args {
             "lease" => &mut self.lease,
             "attempts" => &mut self.attempts,
             "rejects" => &mut self.rejects,
+            "record_input" => &mut self.record_input,
             "crate" => &mut self.krate,
             _ => return None,
         })

@@ -31,6 +31,8 @@ pub(crate) struct Handler {
     pub(crate) lease: Lease,
     /// Which errors of a plain function are stored.
     pub(crate) rejects: Option<Expr>,
+    /// What is recorded for whoever goes on with an abandoned run.
+    pub(crate) record_input: Option<Asked>,
     /// Where `idem_core` is to be found, if not at the root.
     pub(crate) krate: Option<Path>,
 }
@@ -119,7 +121,7 @@ impl Handler {
             Fingerprint::Value(asked) => Some(asked),
             Fingerprint::Default | Fingerprint::None => None,
         };
-        [scope, key, fingerprint].into_iter().flatten().collect()
+        [scope, key, fingerprint, self.record_input.as_ref()].into_iter().flatten().collect()
     }
 }
 
@@ -143,6 +145,7 @@ pub(crate) fn check(args: &Args, mut errors: Errors, function: &Function) -> Res
         operation: arguments::operation(args, form, &function.signature, &mut errors),
         lease: arguments::lease(args, &mut errors),
         rejects: arguments::rejects(args, form, &mut errors),
+        record_input: arguments::record_input(args, form, &names, &mut errors),
         krate: arguments::krate(args, &mut errors),
         parameters,
     };

@@ -83,6 +83,7 @@ use crate::variants::{Variant, variants};
 /// | `lease = "30s"` | leased handlers: how long the right to run lives without a renewal, from `"1s"` to `"1h"`; it is renewed every third of that | `"30s"` |
 /// | `attempts = 10` | leased handlers: how often a run may be begun before it waits for an operator, from 1 to 1000 | 10 |
 /// | `rejects = PATH` | plain functions: `fn(&E) -> bool`, true where an error is final and is stored | no error is stored |
+/// | `record_input = EXPR` | leased plain functions: what is recorded with the claim, for `resume_abandoned` to go on with a run whose caller does not come again | nothing is recorded |
 /// | `crate = PATH` | where `idem_core` is to be found | `::idem_core` |
 ///
 /// # Rules

@@ -9,6 +9,9 @@ const COMPLETED: i16 = 2;
 const OVERSIZED: i16 = 3;
 pub(crate) const LEASED: i16 = 4;
 
+/// The `position` of what a leased run was begun with: before all its steps.
+pub(crate) const INPUT_POSITION: i32 = -1;
+
 /// The columns that a decision needs, as both dialects select them, in this order.
 pub(crate) type Columns = (
     Option<Vec<u8>>, // fingerprint

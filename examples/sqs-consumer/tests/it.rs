@@ -273,7 +273,6 @@ async fn what_is_sent_again_after_a_fifo_queues_window_is_delivered_again_and_bo
 
     let what = "the queue takes the same MessageDeduplicationId once more (is its window five minutes?)";
     let after_the_window = async || {
-        sleep(Duration::from_millis(200)).await;
         office.send_in("concert", "b-1", &body).await;
         office.waiting().await == 2
     };

@@ -111,6 +111,7 @@ async fn decide_and_run<C: Context>(
             AskedFingerprint::Value(fingerprint) => fingerprint?,
         },
         ttl: policy.ttl,
+        input: None,
     };
     match run::claim::<C>(&call.store, &request, policy.in_flight, &policy.lease).await? {
         Begun::Run(context) => run_recorded(context, &call.store, body).await,

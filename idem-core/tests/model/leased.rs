@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use idem_core::machine::{Decision, decide};
-use idem_core::{Claim, Fingerprint, Identity, Kind, Request, Timestamp};
+use idem_core::{Claim, Fingerprint, Identity, Kind, Lease, Request, Timestamp};
 use stateright::{Model, Property};
 
 use crate::store::{Broken, Guard, Progress, STEPS, Store, after, claim, reply_of};
@@ -13,8 +13,8 @@ const CLIENTS: usize = 3;
 /// How many claims are given in all, to whichever clients: what bounds the model, with the clock.
 const CLAIMS: u8 = 3;
 
-/// How often a run may be begun: what all claims can use up.
-const ATTEMPTS: u32 = 3;
+/// How often a run may be begun: what all claims can use up. How long a lease lives is up to the store.
+const LIMIT: Lease = Lease { attempts: 3, ..Lease::DEFAULT };
 
 /// When the clock stops: late enough for a record that was completed at once to expire, and for the lease of the one in
 /// its place to end.
@@ -122,7 +122,8 @@ pub(crate) enum Clock {
 impl Leased {
     pub(crate) fn new(wrong: Wrong) -> Self {
         let identity = Identity::new("scope", "operation", "key").expect("valid");
-        let request = |fingerprint| Request { identity: identity.clone(), fingerprint, ttl: Duration::ZERO };
+        let request =
+            |fingerprint| Request { identity: identity.clone(), fingerprint, ttl: Duration::ZERO, input: None };
         let other = if wrong == Wrong::NoFingerprint { "this" } else { "that" };
         let requests = ["this", other].map(|body| request(Fingerprint::of_value(body).expect("serialisable")));
         Self { wrong, requests }
@@ -142,12 +143,9 @@ impl Leased {
             Clock::Store => store.now,
             Clock::Ahead => after(store.now, 1),
         };
-        let order = match decide(record.as_ref(), &self.requests[body], began) {
+        let order = match decide(record.as_ref(), &self.requests[body], began).within(&LIMIT) {
             Decision::Claim => Order::Lease,
             Decision::Replace(expired) => Order::LeaseAgain(expired),
-            Decision::Resume { attempt, .. } if attempt >= ATTEMPTS => {
-                return Err(Told::Refused(Kind::AttemptsExhausted));
-            }
             Decision::Resume { claim, .. } => Order::TakeOver(claim),
             Decision::Replay(reply) => {
                 store.answer(&reply);

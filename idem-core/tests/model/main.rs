@@ -1,10 +1,10 @@
 //! Leased runs under a model checker: every order of what three clients, the clock and the sweep may do.
 //!
-//! What a record means is decided by [`idem_core::machine::decide`] itself. The statements are modelled (`store`), each
-//! as one change with the guard that it has in SQL; that the SQL has these guards is for the tests of `idem-sqlx`. A
-//! look at the record and what comes of it are two changes, between which anything may happen. So are the entering of a
-//! step and its record. A step is entered when the store says that the lease is held: what a body still does when it
-//! has slept since then is not seen here, and is what the key of a call is for.
+//! What a record means is decided by [`idem_core::machine`] itself: by `decide`, and `within` the limit of attempts. The
+//! statements are modelled (`store`), each as one change with the guard that it has in SQL; that the SQL has these guards
+//! is for the tests of `idem-sqlx`. A look at the record and what comes of it are two changes, between which anything may
+//! happen. So are the entering of a step and its record. A step is entered when the store says that the lease is held:
+//! what a body still does when it has slept since then is not seen here, and is what the key of a call is for.
 //!
 //! Compensation is left out, as it is not implemented yet. So are steps that end their transaction, and COMMITs without
 //! an answer.

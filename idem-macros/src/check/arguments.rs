@@ -234,6 +234,19 @@ pub(super) fn rejects(args: &Args, form: Form, errors: &mut Errors) -> Option<Ex
     Some(arg.value.clone())
 }
 
+pub(super) fn record_input(args: &Args, form: Form, names: &Names, errors: &mut Errors) -> Option<Asked> {
+    let arg = args.record_input.as_ref()?;
+    if form == Form::Axum {
+        errors.at(
+            &arg.name,
+            "`record_input` is for plain functions, which have a `key = …` and no `axum`\n\
+             help: remove it: a request's client sends it again; or do the work in a plain function that the handler calls",
+        );
+    }
+    names.check(arg, errors);
+    Some(asked(arg))
+}
+
 /// Whether the context has a use for a lease is for its type to say.
 pub(super) fn lease(args: &Args, errors: &mut Errors) -> Lease {
     let Args { lease, attempts, .. } = args;

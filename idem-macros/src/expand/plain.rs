@@ -5,7 +5,7 @@ use quote::{ToTokens, quote, quote_spanned};
 use syn::spanned::Spanned;
 use syn::{FnArg, Pat, PatIdent, ReturnType, Signature, Type};
 
-use super::{Fingerprint, Handler, asked_value, at, bindings, policy};
+use super::{Fingerprint, Handler, asked_value, at, bindings, borrowed, policy};
 use crate::check::{Key, Scope};
 use crate::item::Function;
 use crate::outside;
@@ -170,11 +170,21 @@ fn named(handler: &Handler) -> TokenStream {
         Fingerprint::None => quote!(::core::result::Result::Ok(#private::no_fingerprint())),
         Fingerprint::Value(asked) => asked_value(handler, asked),
     };
+    let input = input(handler);
     let bindings = bindings(handler);
     let named = quote_spanned! {Span::mixed_site()=>
-        #private::Named { scope: #scope, key: #key, fingerprint: #fingerprint }
+        #private::Named { scope: #scope, key: #key, fingerprint: #fingerprint, input: #input }
     };
     if bindings.is_empty() { named } else { quote!({ #bindings #named }) }
+}
+
+/// What is recorded for whoever goes on with the run, where the context holds a lease.
+fn input(handler: &Handler) -> TokenStream {
+    let Some(asked) = &handler.record_input else { return quote!(::core::option::Option::None) };
+    let (private, context) = (handler.private(at(&asked.name)), &handler.context);
+    let value = borrowed(&asked.value, &handler.parameters);
+    let recorded = quote_spanned!(at(&asked.name)=> #private::record_input::<#context, _>(#value));
+    quote!(::core::option::Option::Some(#recorded))
 }
 
 /// All arguments, each by its value.

@@ -1,9 +1,13 @@
 //! The right to run one attempt of a leased run.
 
+use std::future::Future;
 use std::time::Instant;
 
 use idem_core::machine::{Decision, decide};
-use idem_core::{Claim, Error, Held, Holder, Kind, Lease, Outcome, Request, Step, Steps};
+use idem_core::{
+    Abandoned, Claim, Error, Held, Holder, Kind, Lease, Outcome, Place, Recover, Request, Resumed, Step, Steps,
+};
+use serde::de::DeserializeOwned;
 use tokio::time::sleep;
 
 use super::session::{CommitFailed, Session};
@@ -225,5 +229,69 @@ impl PgStore {
         let released = inner.records.forgive(session.connection(), identity).await.map_err(classify)?;
         session.commit(inner.commit_deadline).await?;
         Ok(released)
+    }
+
+    /// Goes on with the runs of an operation that were begun and abandoned: it gives the recorded input of each to the
+    /// handler, one after the other. Call it when the process starts, and every now and then.
+    ///
+    /// ```no_run
+    /// use idem_core::{Error, idempotent};
+    /// use idem_sqlx::{PgSteps, PgStore};
+    /// # async fn deliver(_: &str, _: &str) -> Result<(), Error> { Ok(()) }
+    ///
+    /// #[derive(serde::Serialize, serde::Deserialize)]
+    /// struct Mail {
+    ///     id: String,
+    ///     to: String,
+    /// }
+    ///
+    /// #[idempotent(key = mail.id, scope = "mails", operation = "mails.send", record_input = mail)]
+    /// async fn send(steps: &mut PgSteps, mail: &Mail) -> Result<(), Error> {
+    ///     steps.call("deliver", async |key| deliver(&mail.to, key.as_str()).await).await
+    /// }
+    ///
+    /// async fn go_on(store: &PgStore) -> Result<(), Error> {
+    ///     let resumed = store.resume_abandoned("mails.send", async |mail: Mail| send(store, &mail).await).await?;
+    ///     println!("{} mails sent, {} to be tried again", resumed.succeeded, resumed.failed);
+    ///     Ok(())
+    /// }
+    /// ```
+    ///
+    /// # Rules
+    /// - The handler is the annotated function itself, called with what its `record_input` recorded. It claims the run
+    ///   as a retry does, so any number of processes can do this at a time, beside the callers.
+    /// - A run is abandoned when its lease is over and it is not: its process died, or it failed and was released.
+    /// - Each is given once in a pass, and each time counts as an attempt. One whose attempts are used up answers
+    ///   `Err`, until an operator releases it.
+    ///
+    /// # Errors
+    /// The database cannot be reached.
+    ///
+    /// # Cancel safety
+    /// Dropped, the run at hand is released, or ends with its lease.
+    ///
+    /// # Limitations
+    /// - The input is in the database as JSON, until its run is over or expires.
+    pub async fn resume_abandoned<T, F, R, E>(
+        &self,
+        operation: &str,
+        handler: impl Fn(T) -> F,
+    ) -> Result<Resumed, Error>
+    where
+        T: DeserializeOwned,
+        F: Future<Output = Result<R, E>>,
+    {
+        idem_core::resume_abandoned(self, operation, handler).await
+    }
+}
+
+impl Recover for PgStore {
+    async fn abandoned(&self, operation: &str, after: Option<Place>) -> Result<Vec<Abandoned>, Error> {
+        let inner = self.inner();
+        let mut session = Session::begin(&inner.pool, BEGIN).await?;
+        let abandoned = inner.records.abandoned(session.connection(), operation, after.as_ref()).await;
+        let abandoned = abandoned.map_err(classify)?;
+        session.commit(inner.commit_deadline).await?;
+        Ok(abandoned)
     }
 }

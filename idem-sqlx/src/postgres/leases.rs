@@ -5,9 +5,10 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use idem_core::{Claim, Format, Identity, Lease, Outcome, Reply, Request, Step, StepForm};
-use sqlx::Row;
-use sqlx::postgres::{PgConnection, PgRow};
+use idem_core::{Abandoned, Claim, Format, Identity, Lease, Outcome, Place, Reply, Request, Step, StepForm};
+use sqlx::postgres::{PgArguments, PgConnection, PgRow};
+use sqlx::query::Query;
+use sqlx::{Postgres, Row};
 
 use super::records::{Records, bind_identity};
 use crate::row;
@@ -21,15 +22,10 @@ impl Records {
         claim: Claim,
         lease: &Lease,
     ) -> sqlx::Result<bool> {
-        let query = bind_identity(self.query(LEASE), &request.identity)
-            .bind(claim.as_bytes().as_slice())
-            .bind(row::LEASED)
-            .bind(request.fingerprint.as_bytes().as_slice())
-            .bind(lease.duration.as_secs_f64())
-            .bind((lease.duration + request.ttl).as_secs_f64());
+        let query = bind_lease(self.query(LEASE), request, claim, lease);
         let leased = query.execute(&mut *connection).await?.rows_affected() == 1;
         if leased {
-            self.forget_steps(connection, &request.identity).await?;
+            self.begin_anew(connection, request, claim).await?;
         }
         Ok(leased)
     }
@@ -43,16 +39,10 @@ impl Records {
         lease: &Lease,
         expired: Claim,
     ) -> sqlx::Result<bool> {
-        let query = bind_identity(self.query(LEASE_AGAIN), &request.identity)
-            .bind(claim.as_bytes().as_slice())
-            .bind(row::LEASED)
-            .bind(request.fingerprint.as_bytes().as_slice())
-            .bind(lease.duration.as_secs_f64())
-            .bind((lease.duration + request.ttl).as_secs_f64())
-            .bind(expired.as_bytes().as_slice());
+        let query = bind_lease(self.query(LEASE_AGAIN), request, claim, lease).bind(expired.as_bytes().as_slice());
         let leased = query.execute(&mut *connection).await?.rows_affected() == 1;
         if leased {
-            self.forget_steps(connection, &request.identity).await?;
+            self.begin_anew(connection, request, claim).await?;
         }
         Ok(leased)
     }
@@ -89,9 +79,7 @@ impl Records {
         claim: Claim,
         lease: &Lease,
     ) -> sqlx::Result<bool> {
-        let query = bind_identity(self.query(RENEW), &request.identity)
-            .bind(claim.as_bytes().as_slice())
-            .bind(row::LEASED)
+        let query = bind_held(self.query(RENEW), &request.identity, claim)
             .bind(lease.duration.as_secs_f64())
             .bind((lease.duration + request.ttl).as_secs_f64());
         Ok(query.execute(connection).await?.rows_affected() == 1)
@@ -109,7 +97,7 @@ impl Records {
         identity: &Identity,
         claim: Claim,
     ) -> sqlx::Result<Option<i64>> {
-        let query = bind_identity(self.query(HELD), identity).bind(claim.as_bytes().as_slice()).bind(row::LEASED);
+        let query = bind_held(self.query(HELD), identity, claim);
         query.fetch_optional(connection).await?.map(|row| row.try_get(0)).transpose()
     }
 
@@ -125,9 +113,7 @@ impl Records {
         elapsed: Duration,
         step: &Step,
     ) -> sqlx::Result<bool> {
-        let query = bind_identity(self.query(KEEP), &request.identity)
-            .bind(claim.as_bytes().as_slice())
-            .bind(row::LEASED)
+        let query = bind_held(self.query(KEEP), &request.identity, claim)
             .bind((lease.duration + elapsed).as_secs_f64())
             .bind((lease.duration + request.ttl + elapsed).as_secs_f64())
             .bind(began)
@@ -151,9 +137,7 @@ impl Records {
         outcome: &Outcome,
     ) -> sqlx::Result<bool> {
         let (state, format, status, headers, body) = row::written(outcome);
-        let query = bind_identity(self.query(FINISH), &request.identity)
-            .bind(claim.as_bytes().as_slice())
-            .bind(row::LEASED)
+        let query = bind_held(self.query(FINISH), &request.identity, claim)
             .bind(elapsed.as_secs_f64())
             .bind((request.ttl + elapsed).as_secs_f64())
             .bind(began)
@@ -173,10 +157,7 @@ impl Records {
         claim: Claim,
         nobodys: Claim,
     ) -> sqlx::Result<bool> {
-        let query = bind_identity(self.query(LET_GO), identity)
-            .bind(claim.as_bytes().as_slice())
-            .bind(row::LEASED)
-            .bind(nobodys.as_bytes().as_slice());
+        let query = bind_held(self.query(LET_GO), identity, claim).bind(nobodys.as_bytes().as_slice());
         Ok(query.execute(connection).await?.rows_affected() == 1)
     }
 
@@ -187,10 +168,7 @@ impl Records {
         identity: &Identity,
         claim: Claim,
     ) -> sqlx::Result<bool> {
-        let query = bind_identity(self.query(BAR), identity)
-            .bind(claim.as_bytes().as_slice())
-            .bind(row::LEASED)
-            .bind(row::RUNNING);
+        let query = bind_held(self.query(BAR), identity, claim).bind(row::RUNNING);
         Ok(query.execute(connection).await?.rows_affected() == 1)
     }
 
@@ -200,9 +178,68 @@ impl Records {
         Ok(query.execute(connection).await?.rows_affected() == 1)
     }
 
+    /// Nothing of an earlier run stays, and what this one was begun with is recorded.
+    async fn begin_anew(self, connection: &mut PgConnection, request: &Request, claim: Claim) -> sqlx::Result<()> {
+        self.forget_steps(&mut *connection, &request.identity).await?;
+        let Some(input) = &request.input else { return Ok(()) };
+        let query = bind_identity(self.query(RECORD), &request.identity)
+            .bind(claim.as_bytes().as_slice())
+            .bind(row::INPUT_POSITION)
+            .bind(StepForm::INPUT.0)
+            .bind(Format::VALUE.0)
+            .bind(input.as_ref());
+        query.execute(connection).await.map(|_| ())
+    }
+
+    /// A page of the abandoned runs of an operation.
+    pub(super) async fn abandoned(
+        self,
+        connection: &mut PgConnection,
+        operation: &str,
+        after: Option<&Place>,
+    ) -> sqlx::Result<Vec<Abandoned>> {
+        let query = self
+            .query(ABANDONED)
+            .bind(operation)
+            .bind(row::INPUT_POSITION)
+            .bind(row::LEASED)
+            .bind(after.map(|place| place.scope.as_str()))
+            .bind(after.map(|place| place.key_hash.as_slice()));
+        query.fetch_all(connection).await?.iter().map(abandoned).collect()
+    }
+
     async fn forget_steps(self, connection: &mut PgConnection, identity: &Identity) -> sqlx::Result<()> {
         bind_identity(self.query(FORGET), identity).execute(connection).await.map(|_| ())
     }
+}
+
+/// $1 to $5: the record, and that it is leased by this claim.
+fn bind_held<'q>(
+    query: Query<'q, Postgres, PgArguments>,
+    identity: &Identity,
+    claim: Claim,
+) -> Query<'q, Postgres, PgArguments> {
+    bind_identity(query, identity).bind(claim.as_bytes().as_slice()).bind(row::LEASED)
+}
+
+/// $1 to $8: those, what was asked, and how long the lease and the record live.
+fn bind_lease<'q>(
+    query: Query<'q, Postgres, PgArguments>,
+    request: &Request,
+    claim: Claim,
+    lease: &Lease,
+) -> Query<'q, Postgres, PgArguments> {
+    bind_held(query, &request.identity, claim)
+        .bind(request.fingerprint.as_bytes().as_slice())
+        .bind(lease.duration.as_secs_f64())
+        .bind((lease.duration + request.ttl).as_secs_f64())
+}
+
+fn abandoned(row: &PgRow) -> sqlx::Result<Abandoned> {
+    Ok(Abandoned {
+        place: Place { scope: row.try_get("scope")?, key_hash: row.try_get("key_hash")? },
+        input: Bytes::from(row.try_get::<Vec<u8>, _>("body")?),
+    })
 }
 
 fn step(row: &PgRow) -> sqlx::Result<Step> {
@@ -253,6 +290,24 @@ WHERE scope = $1
     AND operation = $2
     AND key_hash = $3";
 
+const RECORD: &str = "
+INSERT INTO idem_steps
+    (scope, operation, key_hash, claim, position, name, form, format, tag, body, attempt, created_at)
+VALUES ($1, $2, $3, $4, $5, '', $6, $7, '', $8, 1, now())";
+
+/// In the order of their places, so that a run that is given back is not met again. Only what is not over has steps.
+const ABANDONED: &str = "
+SELECT scope, key_hash, input.body
+FROM idem_steps AS input JOIN idem_records AS record USING (scope, operation, key_hash)
+WHERE operation = $1
+    AND position = $2
+    AND record.state = $3
+    AND record.lease_until <= now()
+    AND record.expires_at > now()
+    AND ($4::text IS NULL OR (scope, key_hash) > ($4 COLLATE \"C\", $5::bytea))
+ORDER BY scope, key_hash
+LIMIT 100";
+
 const TAKE_OVER: &str = "
 UPDATE idem_records
 SET claim = $6,
@@ -273,6 +328,7 @@ FROM idem_steps
 WHERE scope = $1
     AND operation = $2
     AND key_hash = $3
+    AND position >= 0
 ORDER BY position";
 
 /// The record is kept for its whole `ttl` behind the last sign of life.

@@ -112,6 +112,7 @@ impl PgStore {
     ///         identity: Identity::new("inventory", "inventory.reserve", order)?,
     ///         fingerprint: Fingerprint::of_value(order)?,
     ///         ttl: Duration::from_secs(7 * 24 * 60 * 60),
+    ///         input: None,
     ///     };
     ///     match store.begin(&request).await? {
     ///         Start::Run(mut run) => {

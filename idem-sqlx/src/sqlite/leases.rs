@@ -3,9 +3,10 @@
 //! Each that changes something asks in the same statement whether the record is still held by the claim.
 
 use bytes::Bytes;
-use idem_core::{Claim, Format, Identity, Lease, Outcome, Reply, Request, Step, StepForm};
-use sqlx::Row;
-use sqlx::sqlite::{SqliteConnection, SqliteRow};
+use idem_core::{Abandoned, Claim, Format, Identity, Lease, Outcome, Place, Reply, Request, Step, StepForm};
+use sqlx::query::Query;
+use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteRow};
+use sqlx::{Row, Sqlite};
 
 use super::records::{Records, bind_identity, microseconds};
 use crate::row;
@@ -19,15 +20,10 @@ impl Records {
         claim: Claim,
         lease: &Lease,
     ) -> sqlx::Result<bool> {
-        let query = bind_identity(sqlx::query(LEASE), &request.identity)
-            .bind(claim.as_bytes().as_slice())
-            .bind(row::LEASED)
-            .bind(request.fingerprint.as_bytes().as_slice())
-            .bind(microseconds(lease.duration))
-            .bind(microseconds(lease.duration + request.ttl));
+        let query = bind_lease(sqlx::query(LEASE), request, claim, lease);
         let leased = query.execute(&mut *connection).await?.rows_affected() == 1;
         if leased {
-            self.forget_steps(connection, &request.identity).await?;
+            self.begin_anew(connection, request, claim).await?;
         }
         Ok(leased)
     }
@@ -41,16 +37,10 @@ impl Records {
         lease: &Lease,
         expired: Claim,
     ) -> sqlx::Result<bool> {
-        let query = bind_identity(sqlx::query(LEASE_AGAIN), &request.identity)
-            .bind(claim.as_bytes().as_slice())
-            .bind(row::LEASED)
-            .bind(request.fingerprint.as_bytes().as_slice())
-            .bind(microseconds(lease.duration))
-            .bind(microseconds(lease.duration + request.ttl))
-            .bind(expired.as_bytes().as_slice());
+        let query = bind_lease(sqlx::query(LEASE_AGAIN), request, claim, lease).bind(expired.as_bytes().as_slice());
         let leased = query.execute(&mut *connection).await?.rows_affected() == 1;
         if leased {
-            self.forget_steps(connection, &request.identity).await?;
+            self.begin_anew(connection, request, claim).await?;
         }
         Ok(leased)
     }
@@ -87,9 +77,7 @@ impl Records {
         claim: Claim,
         lease: &Lease,
     ) -> sqlx::Result<bool> {
-        let query = bind_identity(sqlx::query(RENEW), &request.identity)
-            .bind(claim.as_bytes().as_slice())
-            .bind(row::LEASED)
+        let query = bind_held(sqlx::query(RENEW), &request.identity, claim)
             .bind(microseconds(lease.duration))
             .bind(microseconds(lease.duration + request.ttl));
         Ok(query.execute(connection).await?.rows_affected() == 1)
@@ -123,9 +111,7 @@ impl Records {
         outcome: &Outcome,
     ) -> sqlx::Result<bool> {
         let (state, format, status, headers, body) = row::written(outcome);
-        let query = bind_identity(sqlx::query(FINISH), &request.identity)
-            .bind(claim.as_bytes().as_slice())
-            .bind(row::LEASED)
+        let query = bind_held(sqlx::query(FINISH), &request.identity, claim)
             .bind(microseconds(request.ttl))
             .bind(state)
             .bind(format)
@@ -147,10 +133,7 @@ impl Records {
         claim: Claim,
         nobodys: Claim,
     ) -> sqlx::Result<bool> {
-        let query = bind_identity(sqlx::query(LET_GO), identity)
-            .bind(claim.as_bytes().as_slice())
-            .bind(row::LEASED)
-            .bind(nobodys.as_bytes().as_slice());
+        let query = bind_held(sqlx::query(LET_GO), identity, claim).bind(nobodys.as_bytes().as_slice());
         Ok(query.execute(connection).await?.rows_affected() == 1)
     }
 
@@ -161,10 +144,7 @@ impl Records {
         identity: &Identity,
         claim: Claim,
     ) -> sqlx::Result<bool> {
-        let query = bind_identity(sqlx::query(BAR), identity)
-            .bind(claim.as_bytes().as_slice())
-            .bind(row::LEASED)
-            .bind(row::RUNNING);
+        let query = bind_held(sqlx::query(BAR), identity, claim).bind(row::RUNNING);
         Ok(query.execute(connection).await?.rows_affected() == 1)
     }
 
@@ -174,9 +154,67 @@ impl Records {
         Ok(query.execute(connection).await?.rows_affected() == 1)
     }
 
+    /// Nothing of an earlier run stays, and what this one was begun with is recorded.
+    async fn begin_anew(self, connection: &mut SqliteConnection, request: &Request, claim: Claim) -> sqlx::Result<()> {
+        self.forget_steps(&mut *connection, &request.identity).await?;
+        let Some(input) = &request.input else { return Ok(()) };
+        let query = bind_identity(sqlx::query(RECORD), &request.identity)
+            .bind(claim.as_bytes().as_slice())
+            .bind(row::INPUT_POSITION)
+            .bind(StepForm::INPUT.0)
+            .bind(Format::VALUE.0)
+            .bind(input.as_ref());
+        query.execute(connection).await.map(|_| ())
+    }
+
+    /// A page of the abandoned runs of an operation.
+    pub(super) async fn abandoned(
+        self,
+        connection: &mut SqliteConnection,
+        operation: &str,
+        after: Option<&Place>,
+    ) -> sqlx::Result<Vec<Abandoned>> {
+        let query = sqlx::query(ABANDONED)
+            .bind(operation)
+            .bind(row::INPUT_POSITION)
+            .bind(row::LEASED)
+            .bind(after.map(|place| place.scope.as_str()))
+            .bind(after.map(|place| place.key_hash.as_slice()));
+        query.fetch_all(connection).await?.iter().map(abandoned).collect()
+    }
+
     async fn forget_steps(self, connection: &mut SqliteConnection, identity: &Identity) -> sqlx::Result<()> {
         bind_identity(sqlx::query(FORGET), identity).execute(connection).await.map(|_| ())
     }
+}
+
+/// $1 to $5: the record, and that it is leased by this claim.
+fn bind_held<'q>(
+    query: Query<'q, Sqlite, SqliteArguments>,
+    identity: &Identity,
+    claim: Claim,
+) -> Query<'q, Sqlite, SqliteArguments> {
+    bind_identity(query, identity).bind(claim.as_bytes().as_slice()).bind(row::LEASED)
+}
+
+/// $1 to $8: those, what was asked, and how long the lease and the record live.
+fn bind_lease<'q>(
+    query: Query<'q, Sqlite, SqliteArguments>,
+    request: &Request,
+    claim: Claim,
+    lease: &Lease,
+) -> Query<'q, Sqlite, SqliteArguments> {
+    bind_held(query, &request.identity, claim)
+        .bind(request.fingerprint.as_bytes().as_slice())
+        .bind(microseconds(lease.duration))
+        .bind(microseconds(lease.duration + request.ttl))
+}
+
+fn abandoned(row: &SqliteRow) -> sqlx::Result<Abandoned> {
+    Ok(Abandoned {
+        place: Place { scope: row.try_get("scope")?, key_hash: row.try_get("key_hash")? },
+        input: Bytes::from(row.try_get::<Vec<u8>, _>("body")?),
+    })
 }
 
 fn step(row: &SqliteRow) -> sqlx::Result<Step> {
@@ -223,6 +261,25 @@ WHERE scope = $1
     AND claim = $9
     AND expires_at <= time.now";
 
+const RECORD: &str = "
+INSERT INTO idem_steps
+    (scope, operation, key_hash, claim, position, name, form, format, tag, body, attempt, created_at)
+SELECT $1, $2, $3, $4, $5, '', $6, $7, x'', $8, 1, CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER)";
+
+/// In the order of their places, so that a run that is given back is not met again. Only what is not over has steps.
+const ABANDONED: &str = "
+SELECT scope, key_hash, input.body
+FROM (SELECT CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER) AS now) AS time,
+    idem_steps AS input JOIN idem_records AS record USING (scope, operation, key_hash)
+WHERE operation = $1
+    AND position = $2
+    AND record.state = $3
+    AND record.lease_until <= time.now
+    AND record.expires_at > time.now
+    AND ($4 IS NULL OR (scope, key_hash) > ($4, $5))
+ORDER BY scope, key_hash
+LIMIT 100";
+
 const TAKE_OVER: &str = "
 UPDATE idem_records
 SET claim = $6,
@@ -244,6 +301,7 @@ FROM idem_steps
 WHERE scope = $1
     AND operation = $2
     AND key_hash = $3
+    AND position >= 0
 ORDER BY position";
 
 /// The record is kept for its whole `ttl` behind the last sign of life.

@@ -59,6 +59,7 @@ fn request(key: &str) -> Request {
         },
         fingerprint: Fingerprint::none(),
         ttl: Duration::from_secs(3600),
+        input: None,
     }
 }
 

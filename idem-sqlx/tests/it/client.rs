@@ -145,6 +145,6 @@ pub async fn eventually(what: &str, condition: impl AsyncFn() -> bool) {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
     while !condition().await {
         assert!(tokio::time::Instant::now() < deadline, "not in time: {what}");
-        tokio::task::yield_now().await;
+        tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }

@@ -8,13 +8,17 @@
 mod support;
 mod app;
 mod client;
+mod pay;
 mod proxy;
+mod script;
 
+mod abandoned;
 mod cancel;
 mod commit;
 mod disposition;
 mod in_flight;
 mod key;
+mod leases;
 mod migrate;
 mod plain;
 mod races;

@@ -203,6 +203,7 @@ fn request(key: &str, asked: &str) -> Request {
         identity: Identity::new("test", "by hand", key).expect("an identity"),
         fingerprint: Fingerprint::of_value(asked).expect("serialisable"),
         ttl: Duration::from_secs(3600),
+        input: None,
     }
 }
 

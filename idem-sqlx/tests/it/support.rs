@@ -24,9 +24,11 @@ macro_rules! both {
             #[allow(unused_imports)]
             use $crate::plain::postgres_functions as functions;
             #[allow(unused_imports)]
-            use $crate::steps::postgres_steps as steps;
+            use $crate::pay::postgres_steps as steps;
             #[allow(unused_imports)]
             use $crate::undo::postgres_orders as orders;
+            #[allow(unused_imports)]
+            use $crate::abandoned::postgres_mails as mails;
             $(
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $name() {
@@ -43,9 +45,11 @@ macro_rules! both {
             #[allow(unused_imports)]
             use $crate::plain::sqlite_functions as functions;
             #[allow(unused_imports)]
-            use $crate::steps::sqlite_steps as steps;
+            use $crate::pay::sqlite_steps as steps;
             #[allow(unused_imports)]
             use $crate::undo::sqlite_orders as orders;
+            #[allow(unused_imports)]
+            use $crate::abandoned::sqlite_mails as mails;
             $(
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $name() {
@@ -106,6 +110,9 @@ pub trait Database: Sized {
 
     /// How long it counts from its completion on.
     async fn seconds_from_completion(&self) -> f64;
+
+    /// How long ago it was claimed for the first time.
+    async fn seconds_since_claim(&self) -> f64;
 
     /// Lets every record expire.
     async fn expire(&self);
@@ -244,6 +251,11 @@ impl Database for Postgres {
         sqlx::query_scalar(sql).fetch_one(&self.pool).await.expect("one record")
     }
 
+    async fn seconds_since_claim(&self) -> f64 {
+        let sql = "SELECT extract(epoch FROM now() - created_at)::float8 FROM idem_records";
+        sqlx::query_scalar(sql).fetch_one(&self.pool).await.expect("one record")
+    }
+
     async fn seconds_to_live(&self) -> f64 {
         let query = sqlx::query_scalar("SELECT extract(epoch FROM expires_at - now())::float8 FROM idem_records");
         query.fetch_one(&self.pool).await.expect("one record")
@@ -362,6 +374,11 @@ impl Database for Sqlite {
 
     async fn seconds_from_completion(&self) -> f64 {
         let sql = "SELECT (expires_at - completed_at) / 1000000.0 FROM idem_records";
+        sqlx::query_scalar(sql).fetch_one(&self.pool).await.expect("one record")
+    }
+
+    async fn seconds_since_claim(&self) -> f64 {
+        let sql = "SELECT (julianday('now') - 2440587.5) * 86400 - created_at / 1000000.0 FROM idem_records";
         sqlx::query_scalar(sql).fetch_one(&self.pool).await.expect("one record")
     }
 

@@ -10,7 +10,7 @@ use tower::ServiceExt;
 
 use crate::cancel::{GivenUp, polled};
 use crate::client::eventually;
-use crate::steps::{Act, Script};
+use crate::script::{Act, Script};
 use crate::support::Database;
 
 /// What an order is refused with.
@@ -48,14 +48,17 @@ macro_rules! orders {
             use sqlx::Executor;
 
             use super::Refused;
-            use crate::steps::{Caller, Script};
+            use crate::pay::Caller;
+            use crate::script::Script;
 
             type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-            async fn note(tx: &mut $Tx, what: &str, told: Option<&'static str>) -> Result<(), Failure> {
-                sqlx::query("INSERT INTO effects VALUES ('step', $1)").bind(what.to_owned()).execute(&mut *tx).await?;
-                if let Some(told) = told {
-                    tx.execute(told).await?;
+            /// A step, or the undo of one, with one effect.
+            async fn write(tx: &mut $Tx, script: &Script, what: &'static str) -> Result<(), Failure> {
+                let act = script.enter(what, "").await.map_err(|failed| format!("{failed:?}"))?;
+                sqlx::query("INSERT INTO effects VALUES ('step', $1)").bind(what).execute(&mut *tx).await?;
+                if act.is_some() {
+                    tx.execute("COMMIT").await?;
                 }
                 Ok(())
             }
@@ -64,16 +67,12 @@ macro_rules! orders {
             async fn run(steps: &mut $Steps, declines: bool, script: &Arc<Script>) -> Result<u32, Refused> {
                 script.begin(steps.attempt());
                 let reserve = async |tx: &mut $Tx| {
-                    let told = script.enter("reserve", "").await.map_err(|_| Refused::Failed)?;
-                    note(tx, "reserve", told).await.expect("an effect");
+                    write(tx, script, "reserve").await.map_err(|_| Refused::Failed)?;
                     Ok::<u32, Refused>(7)
                 };
                 let reserved = steps.transaction("reserve", reserve).await?;
                 let of_undo = script.clone();
-                steps.undo("reserve", async move |tx| {
-                    let told = of_undo.enter("undo reserve", "").await.map_err(|failed| format!("{failed:?}"))?;
-                    note(tx, "undo reserve", told).await
-                });
+                steps.undo("reserve", async move |tx| write(tx, &of_undo, "undo reserve").await);
                 let charge = async |key: StepKey| {
                     script.enter("charge", key.as_str()).await.map_err(|_| Refused::Failed)?;
                     Ok::<_, Refused>(())
@@ -286,6 +285,7 @@ both! {
                 identity: Identity::new("u1", "by hand", "k").expect("an identity"),
                 fingerprint: Fingerprint::none(),
                 ttl: std::time::Duration::from_secs(60),
+                input: None,
             };
             let store = db.store(4).await;
             match begin::<Steps<D::Lease>>(&store, &request).await.expect("an answer") {

@@ -1,0 +1,102 @@
+//! Runs that were begun and abandoned, for a process to go on with where no client comes again.
+
+use std::future::Future;
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::error::{Error, Kind};
+use crate::store::Store;
+
+/// A store that finds abandoned runs.
+pub trait Recover: Store {
+    /// A page of the leased runs of this operation that are not over, whose lease is, and whose input was recorded:
+    /// those behind the place, in the order of their places. No run, no further page.
+    ///
+    /// # Errors
+    /// The store could not be asked.
+    fn abandoned(
+        &self,
+        operation: &str,
+        after: Option<Place>,
+    ) -> impl Future<Output = Result<Vec<Abandoned>, Error>> + Send;
+}
+
+/// An abandoned run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Abandoned {
+    /// Where it stands among the others.
+    pub place: Place,
+    /// What its first attempt recorded with `record_input`.
+    pub input: Bytes,
+}
+
+/// Where a run stands among those of its operation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// Its scope.
+    pub scope: String,
+    /// The SHA-256 of its key.
+    pub key_hash: Vec<u8>,
+}
+
+/// What came of abandoned runs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Resumed {
+    /// How many the handler answered with `Ok`.
+    pub succeeded: u64,
+    /// How many it answered with `Err`, or could not be given, since their input cannot be read.
+    pub failed: u64,
+}
+
+/// What `record_input` records: JSON. That it can be read again is for the one to say who reads it.
+pub(crate) fn written<T: Serialize + ?Sized>(input: &T) -> Result<Bytes, Error> {
+    let json = serde_json::to_vec(input);
+    json.map(Bytes::from).map_err(|error| {
+        Error::new(Kind::ReplyFailed).caused_by(error).because("the input could not be recorded; nothing was run")
+    })
+}
+
+/// Gives the recorded input of each abandoned run of an operation to the handler, one after the other.
+///
+/// The stores have this as a method, with an example: `PgStore::resume_abandoned`.
+///
+/// # Errors
+/// The store could not be asked for abandoned runs. Those before were given to the handler.
+///
+/// # Cancel safety
+/// Dropped, the run at hand is what the handler's own cancel safety says.
+pub async fn resume_abandoned<S, T, F, R, E>(
+    store: &S,
+    operation: &str,
+    handler: impl Fn(T) -> F,
+) -> Result<Resumed, Error>
+where
+    S: Recover,
+    T: DeserializeOwned,
+    F: Future<Output = Result<R, E>>,
+{
+    let mut resumed = Resumed::default();
+    let mut after = None;
+    loop {
+        let page = store.abandoned(operation, after).await?;
+        after = page.last().map(|last| last.place.clone());
+        if after.is_none() {
+            return Ok(resumed);
+        }
+        for run in page {
+            let ended = match serde_json::from_slice::<T>(&run.input) {
+                Ok(input) => handler(input).await.is_ok(),
+                Err(error) => {
+                    // Not its words, which may quote the input.
+                    let (line, column) = (error.line(), error.column());
+                    let code = Kind::RecordUnreadable.code();
+                    tracing::error!(target: "idem", code, operation, line, column, "an abandoned run's input is unreadable");
+                    false
+                }
+            };
+            if ended { resumed.succeeded += 1 } else { resumed.failed += 1 }
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! Rules 25 and 26: who holds the lease runs, and who has lost it changes nothing.
+
+use std::future::Future;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use idem_core::{Kind, observe};
+
+use crate::client::eventually;
+use crate::pay::{Failed, Paid, kind, paid};
+use crate::script::{Act, Script};
+use crate::support::Database;
+
+/// For runs that stand still until they are given up.
+async fn in_time<T>(runs: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(30), runs).await.expect("given up in 30 s")
+}
+
+/// Lets the lease of every record end.
+async fn end_leases<D: Database>(db: &D) {
+    db.execute("UPDATE idem_records SET lease_until = created_at WHERE lease_until IS NOT NULL").await;
+}
+
+/// Waits until the one record was claimed this long ago.
+async fn until_claimed_for<D: Database>(db: &D, seconds: f64) {
+    eventually("time passes", async || db.seconds_since_claim().await > seconds).await;
+}
+
+both! {
+    async fn r25_a_leased_run_ends_in_one_record_and_is_replayed(db) {
+        let (store, script) = (db.store(4).await, Script::default());
+        let first = observe(steps::pay(&store, "u1", "k", "order", &script)).await;
+        assert!(!first.replayed);
+        assert_eq!(first.result.expect("paid"), paid());
+        let again = observe(steps::pay(&store, "u1", "k", "order", &script)).await;
+        assert!(again.replayed);
+        assert_eq!(again.result.expect("paid"), paid());
+        assert_eq!(script.steps(), ["reserve", "charge", "confirm"]);
+        assert_eq!((db.effects().await, db.records().await, db.number("SELECT count(*) FROM idem_steps").await), (2, 1, 0));
+    }
+
+    async fn r25_duplicates_see_the_claim_while_it_runs(db) {
+        let (store, script) = (db.store(8).await, Script::default());
+        script.act("charge", Act::Wait);
+        let run = steps::pay(&store, "u1", "k", "order", &script);
+        let duplicates = async {
+            script.until_entered("charge").await;
+            assert_eq!(db.effects().await, 1, "a finished step is committed");
+            let same = join_all((0..20).map(|_| steps::pay(&store, "u1", "k", "order", &script))).await;
+            assert!(same.iter().all(|result| kind(result) == Some(Kind::KeyInFlight)), "{same:?}");
+            let other = steps::pay(&store, "u1", "k", "another order", &script).await;
+            assert_eq!(kind(&other), Some(Kind::KeyReused), "422 wins over 409");
+            script.open();
+        };
+        let (result, ()) = tokio::join!(run, duplicates);
+        assert_eq!(result.expect("paid"), paid());
+        assert_eq!(script.attempts(), [1]);
+    }
+
+    async fn r25_of_many_at_once_one_runs(db) {
+        let (store, script) = (db.store(8).await, Script::default());
+        for round in 0..10 {
+            let id = format!("k{round}");
+            let results = join_all((0..20).map(|_| steps::pay(&store, "u1", &id, "order", &script))).await;
+            let refused = |result: &Result<Paid, Failed>| kind(result) == Some(Kind::KeyInFlight);
+            let won = results.iter().filter(|result| result.is_ok()).count();
+            assert!(won > 0 && results.iter().all(|result| result.is_ok() || refused(result)), "{results:?}");
+        }
+        assert_eq!((script.times("reserve"), script.times("charge"), db.effects().await), (10, 10, 20));
+    }
+
+    async fn r25_a_body_of_three_leases_is_renewed(db) {
+        let (store, script) = (db.store(4).await, Script::default());
+        script.act("charge", Act::Wait);
+        let run = steps::pay_briefly(&store, "u1", "k", "order", &script);
+        let duplicate = async {
+            script.until_entered("charge").await;
+            // The lease is two seconds long.
+            until_claimed_for(&db, 4.0).await;
+            let duplicate = steps::pay_briefly(&store, "u1", "k", "order", &script).await;
+            assert_eq!(kind(&duplicate), Some(Kind::KeyInFlight));
+            until_claimed_for(&db, 6.0).await;
+            script.open();
+        };
+        let (result, ()) = tokio::join!(run, duplicate);
+        assert_eq!(result.expect("paid"), paid());
+        assert_eq!((script.attempts(), script.times("charge")), (vec![1], 1));
+    }
+
+    async fn r25_a_step_of_three_leases_is_not_taken_over(db) {
+        let (store, script) = (db.store(4).await, Script::default());
+        script.act("reserve", Act::Wait);
+        let run = steps::pay_briefly(&store, "u1", "k", "order", &script);
+        let duplicate = async {
+            script.until_entered("reserve").await;
+            until_claimed_for(&db, 6.0).await;
+            script.open();
+        };
+        let (result, ()) = tokio::join!(run, duplicate);
+        assert_eq!(result.expect("paid"), paid());
+        assert_eq!((script.attempts(), db.effects().await), (vec![1], 2));
+    }
+
+    async fn r26_who_has_lost_the_lease_changes_nothing(db) {
+        let (store, script) = (db.store(4).await, Script::default());
+        script.act("charge", Act::Wait);
+        let run = steps::pay_briefly(&store, "u1", "k", "order", &script);
+        let thief = async {
+            script.until_entered("charge").await;
+            // A successor has come, seen nothing of us, and is done.
+            end_leases(&db).await;
+            let successor = steps::pay_briefly(&store, "u1", "k", "order", &script).await;
+            assert_eq!(successor.expect("paid"), paid());
+            script.open();
+        };
+        let (result, ()) = tokio::join!(run, thief);
+        assert_eq!(kind(&result), Some(Kind::LeaseLost));
+        assert_eq!((script.attempts(), script.times("reserve"), script.times("confirm")), (vec![1, 2], 1, 1));
+        assert_eq!((db.effects().await, db.records().await), (2, 1));
+        assert_eq!(steps::pay_briefly(&store, "u1", "k", "order", &script).await.expect("the successor's"), paid());
+    }
+
+    async fn r26_who_has_lost_the_lease_changes_nothing_while_the_successor_runs(db) {
+        let (store, stale, successor) = (db.store(8).await, Script::default(), Script::default());
+        stale.act("charge", Act::Wait);
+        successor.act("charge", Act::Wait);
+        let thief = async {
+            stale.until_entered("charge").await;
+            end_leases(&db).await;
+            steps::pay_briefly(&store, "u1", "k", "order", &successor).await
+        };
+        let second = async {
+            successor.until_entered("charge").await;
+            stale.open();
+        };
+        let run = async {
+            let result = steps::pay_briefly(&store, "u1", "k", "order", &stale).await;
+            successor.open();
+            result
+        };
+        let (stale_result, taken, ()) = in_time(async { tokio::join!(run, thief, second) }).await;
+        assert_eq!(kind(&stale_result), Some(Kind::LeaseLost));
+        assert_eq!(taken.expect("paid"), paid());
+        assert_eq!((stale.steps(), successor.steps()), (
+            vec!["reserve".to_owned(), "charge".to_owned()],
+            vec!["charge".to_owned(), "confirm".to_owned()],
+        ));
+        assert_eq!((db.effects().await, db.records().await), (2, 1));
+    }
+
+    async fn r26_a_release_of_a_stale_holder_leaves_the_successors_lease(db) {
+        let (store, stale, successor) = (db.store(8).await, Script::default(), Script::default());
+        stale.act("charge", Act::Hang);
+        successor.act("charge", Act::Wait);
+        let thief = async {
+            stale.until_entered("charge").await;
+            end_leases(&db).await;
+            steps::pay_briefly(&store, "u1", "k", "order", &successor).await
+        };
+        let run = async {
+            let stale_result = steps::pay_briefly(&store, "u1", "k", "order", &stale).await;
+            // It was given up, and has tried to release what is not its own any more.
+            assert_eq!(kind(&stale_result), Some(Kind::LeaseLost));
+            let third = steps::pay_briefly(&store, "u1", "k", "order", &Script::default()).await;
+            assert_eq!(kind(&third), Some(Kind::KeyInFlight));
+            successor.open();
+        };
+        let ((), taken) = in_time(async { tokio::join!(run, thief) }).await;
+        assert_eq!(taken.expect("paid"), paid());
+    }
+
+    async fn r26_a_body_that_stands_still_is_given_up_with_its_lease(db) {
+        let (store, script) = (db.store(4).await, Script::default());
+        script.act("charge", Act::Hang);
+        let run = steps::pay_briefly(&store, "u1", "k", "order", &script);
+        let thief = async {
+            script.until_entered("charge").await;
+            end_leases(&db).await;
+            steps::pay_briefly(&store, "u1", "k", "order", &script).await
+        };
+        let (result, successor) = in_time(async { tokio::join!(run, thief) }).await;
+        assert_eq!(kind(&result), Some(Kind::LeaseLost));
+        assert_eq!(successor.expect("paid"), paid());
+    }
+
+    async fn r25_a_run_outlives_a_ttl_that_is_shorter_than_its_lease(db) {
+        let (store, script) = (db.store(4).await, Script::default());
+        script.act("charge", Act::Wait);
+        let run = steps::pay_shortly(&store, "u1", "k", "order", &script);
+        let duplicate = async {
+            script.until_entered("charge").await;
+            until_claimed_for(&db, 1.0).await;
+            let duplicate = steps::pay_shortly(&store, "u1", "k", "order", &script).await;
+            assert_eq!(kind(&duplicate), Some(Kind::KeyInFlight));
+            script.open();
+        };
+        let (result, ()) = tokio::join!(run, duplicate);
+        assert_eq!(result.expect("paid"), paid());
+        assert_eq!((script.attempts(), script.times("reserve")), (vec![1], 1));
+    }
+
+    async fn r26_a_lost_lease_is_nobodys_final_error(db) {
+        let (store, script) = (db.store(1).await, Script::default());
+        script.act("charge", Act::Hang);
+        let run = steps::reject(&store, "k", &script);
+        let other = async {
+            script.until_entered("charge").await;
+            // By the database nobody else has the lease, and everything could still be written.
+            let only = store.pool().acquire().await.expect("the only connection");
+            eventually("the run is given up", async || !script.is_hanging()).await;
+            drop(only);
+        };
+        let (result, ()) = in_time(async { tokio::join!(run, other) }).await;
+        assert_eq!(result.expect_err("lost").0, "lease_lost");
+        assert_eq!(db.number("SELECT count(*) FROM idem_records WHERE completed_at IS NOT NULL").await, 0);
+        assert_eq!(steps::reject(&store, "k", &script).await.expect("the lease was given back"), paid());
+        assert_eq!((script.attempts(), script.times("reserve"), db.effects().await), (vec![1, 2], 1, 2));
+    }
+}
