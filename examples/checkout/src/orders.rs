@@ -33,12 +33,12 @@ pub(crate) struct Order {
 
 /// Reserves, charges, confirms. Whatever ends this process, the client's retry goes on behind the last finished step.
 ///
-/// What is said to undo a step runs where the answer is final and a refusal ([`ApiError`] has `Disposition::Reject`
-/// there), in reverse order. Where the answer is not final, the finished steps stay, and wait for the retry.
+/// An answer that is final and a refusal, as [`ApiError`] says by `Disposition::Reject`, undoes what is finished, the last
+/// step first. One that is not final leaves it to the retry.
 ///
-/// The lease is short so that a retry after a crash is not long in vain. A charge may take longer: the lease is renewed.
-/// Each crash takes one of the attempts.
-#[idempotent(scope = caller, ttl = "24h", lease = "2s", attempts = 50)]
+/// The lease is short, so that a retry after a crash is not long in vain. A charge may take longer than that: the lease is
+/// renewed. Each try takes one of the attempts, and there are enough for a provider that is away for a while.
+#[idempotent(scope = caller, ttl = "24h", lease = "2s", attempts = 1000)]
 pub(crate) async fn create(
     caller: Caller,
     State(app): State<App>,
