@@ -27,13 +27,13 @@ impl Order {
     }
 
     pub(super) fn card(self) -> String {
-        let kind = if self.0 % 5 == 0 { "declined" } else { "visa" };
+        let kind = if self.0.is_multiple_of(5) { "declined" } else { "visa" };
         format!("{kind}-{}", self.0)
     }
 
     /// Relics are withdrawn from sale now and then.
     pub(super) fn item(self) -> &'static str {
-        if self.0 % 3 == 0 { "relic" } else { "lamp" }
+        if self.0.is_multiple_of(3) { "relic" } else { "lamp" }
     }
 
     pub(super) fn quantity(self) -> i64 {
