@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 use sha2::{Digest, Sha256};
-use tokio::task::JoinHandle;
-use tokio::time::sleep;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 use super::clients::Order;
 use crate::database::Pool;
@@ -45,6 +45,7 @@ const CALL: i64 = 2;
 const REJECTION: i64 = 3;
 const UNDO: i64 = 4;
 
+#[derive(Clone)]
 pub(super) struct Books {
     pool: Pool,
 }
@@ -82,14 +83,13 @@ impl Books {
     }
 
     /// So often that some orders are reserved before, and confirmed after.
-    pub(super) fn withdraw_now_and_then(&self) -> JoinHandle<()> {
-        let books = Self { pool: self.pool.clone() };
-        tokio::spawn(async move {
-            for on_sale in [false, true].into_iter().cycle() {
-                sleep(Duration::from_millis(10 + random(60))).await;
-                books.sell_relics(on_sale).await;
+    pub(super) async fn withdraw_now_and_then(self, mut is_open: oneshot::Receiver<()>) {
+        for on_sale in [false, true].into_iter().cycle() {
+            if timeout(Duration::from_millis(10 + random(60)), &mut is_open).await.is_ok() {
+                return;
             }
-        })
+            self.sell_relics(on_sale).await;
+        }
     }
 
     async fn execute(&self, statements: &str) {
@@ -110,7 +110,7 @@ impl Books {
 
             let mut charged = charges.extract_if(.., |charge| charge.asked.card == order.card());
             let charge = charged.next().unwrap_or_else(|| panic!("{order:?} was not charged: {answer:?}"));
-            assert!(charged.next().is_none(), "{order:?} was charged under two keys");
+            assert!(charged.next().is_none(), "{order:?} was charged twice");
             drop(charged);
             assert_eq!(charge.declined, !sold && !withdrawn, "{order:?}: {answer:?}");
             let refunded: Vec<_> = refunds.extract_if(.., |refund| refund.asked.charge == charge.id).collect();
