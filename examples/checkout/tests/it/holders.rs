@@ -1,11 +1,12 @@
 //! A shop that is stopped past its lease, and goes on beside its successor.
 
 use axum::http::StatusCode;
+use tokio::sync::Mutex;
 
 use crate::Failure;
 use crate::demo::client::{Answer, order};
 use crate::demo::program::Program;
-use crate::shop::{Town, begin, send, signal, when_free};
+use crate::shop::{Sent, Town, begin, send, signal, until, when_free};
 use crate::standin::Mood;
 
 #[tokio::test]
@@ -28,13 +29,32 @@ async fn who_is_stopped_while_it_charges_has_lost_its_lease() {
     town.assert_state(1, 98, 1, 0).await;
 }
 
+#[tokio::test]
+async fn who_is_stopped_has_lost_its_lease_while_its_successor_charges_too() {
+    let town = Town::build().await;
+    let (holder, successor) = (town.open().await, town.open().await);
+
+    town.provider_is(Mood::Slow).await;
+    let stale = begin(&holder, order("ada", "k", "visa"));
+    town.charged(1).await;
+    signal(&holder, "STOP").await;
+    let placed = begin_when_free(&successor, async || town.charges().await[0].times == 2).await;
+
+    signal(&holder, "CONT").await;
+    assert_lost(stale.await.expect("no panic"));
+    town.provider_is(Mood::Well).await;
+    let placed = placed.await.expect("no panic").expect("an answer");
+    assert!(placed.is_fresh(StatusCode::CREATED), "{placed:?}");
+    assert_the_order_is(&placed, [&holder, &successor]).await;
+    town.assert_state(1, 98, 1, 0).await;
+}
+
 /// On SQLite, who is stopped in a transaction stops everybody else, too, and has lost nothing when it goes on.
 #[cfg(feature = "postgres")]
 mod in_a_transaction {
     use sqlx::{Connection, PgConnection, PgTransaction};
 
     use super::*;
-    use crate::shop::until;
 
     #[tokio::test]
     async fn who_is_stopped_in_its_first_step_has_lost_its_lease() {
@@ -49,7 +69,9 @@ mod in_a_transaction {
         // Its update is done, and its transaction stays open.
         lock.rollback().await.expect("an end");
         wait_for_lamps(&mut watcher, 0).await;
-        let placed = begin_when_free(&successor, &mut watcher).await;
+        let watcher = Mutex::new(watcher);
+        let is_taken_over = async || waiting(&mut *watcher.lock().await).await == 1;
+        let placed = begin_when_free(&successor, is_taken_over).await;
 
         signal(&holder, "CONT").await;
         assert_lost(stale.await.expect("no panic"));
@@ -98,7 +120,7 @@ mod in_a_transaction {
 
     /// Waits until so many statements wait for them.
     async fn wait_for_lamps(watcher: &mut PgConnection, number: i64) {
-        let watcher = tokio::sync::Mutex::new(watcher);
+        let watcher = Mutex::new(watcher);
         until("so many wait", async || waiting(&mut **watcher.lock().await).await == number).await;
     }
 
@@ -107,26 +129,22 @@ mod in_a_transaction {
                        WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%stock%'";
         sqlx::query_scalar(waiting).fetch_one(watcher).await.expect("a number")
     }
+}
 
-    /// Sends the order until it is taken, which is seen by its waiting for what the one that is stopped has changed.
-    async fn begin_when_free(
-        server: &Program,
-        watcher: &mut PgConnection,
-    ) -> tokio::task::JoinHandle<Result<Answer, Failure>> {
-        let watcher = tokio::sync::Mutex::new(watcher);
-        let sent = tokio::sync::Mutex::new(begin(server, order("ada", "k", "visa")));
-        until("the order is taken over", async || {
-            let mut sent = sent.lock().await;
-            if sent.is_finished() {
-                let next = begin(server, order("ada", "k", "visa"));
-                let answer = std::mem::replace(&mut *sent, next).await.expect("no panic").expect("an answer");
-                assert!(answer.is_refusal(StatusCode::CONFLICT, "key_in_flight"), "{answer:?}");
-            }
-            waiting(&mut **watcher.lock().await).await == 1
-        })
-        .await;
-        sent.into_inner()
-    }
+/// Sends the order until it is taken over, which the condition tells.
+async fn begin_when_free(server: &Program, is_taken_over: impl AsyncFn() -> bool) -> Sent {
+    let sent = Mutex::new(begin(server, order("ada", "k", "visa")));
+    until("the order is taken over", async || {
+        let mut sent = sent.lock().await;
+        if sent.is_finished() {
+            let next = begin(server, order("ada", "k", "visa"));
+            let answer = std::mem::replace(&mut *sent, next).await.expect("no panic").expect("an answer");
+            assert!(answer.is_refusal(StatusCode::CONFLICT, "key_in_flight"), "{answer:?}");
+        }
+        is_taken_over().await
+    })
+    .await;
+    sent.into_inner()
 }
 
 fn assert_lost(answer: Result<Answer, Failure>) {

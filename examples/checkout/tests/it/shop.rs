@@ -64,8 +64,11 @@ pub(crate) async fn send(server: &Program, request: Request<String>) -> Answer {
     server.send(request).await.expect("an answer")
 }
 
+/// An answer that is waited for.
+pub(crate) type Sent = JoinHandle<Result<Answer, Failure>>;
+
 /// Sends it, and does not wait for the answer.
-pub(crate) fn begin(server: &Program, request: Request<String>) -> JoinHandle<Result<Answer, Failure>> {
+pub(crate) fn begin(server: &Program, request: Request<String>) -> Sent {
     tokio::spawn(client::send(server.address, request))
 }
 
