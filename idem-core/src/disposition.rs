@@ -20,6 +20,9 @@
 /// | `Reject` | rolled back | stored | replays |
 /// | `Release` | rolled back | not stored | runs again at once |
 ///
+/// In a leased run, whose steps are committed one by one, `Reject` undoes the finished steps by what they have registered
+/// ([`Steps::undo`](crate::Steps::undo)), and `Release` keeps them: the retry goes on behind them.
+///
 /// Over HTTP the default is `Commit` for a status below 400 and `Release` otherwise. A handler overrides it by
 /// putting a `Disposition` among its response's parts; the last one counts. "Kept but not stored" does not exist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

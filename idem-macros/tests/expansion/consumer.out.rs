@@ -23,6 +23,7 @@ pub async fn on_shipped(
             fingerprint: ::idem_core::__private::arguments([
                 ::idem_core::__private::argument(&event),
             ]),
+            input: ::core::option::Option::None,
         }
     };
     match ::idem_core::__private::enter::<

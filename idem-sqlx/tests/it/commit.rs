@@ -8,7 +8,9 @@ use sqlx::postgres::PgPoolOptions;
 use sqlx::sqlite::SqlitePoolOptions;
 
 use crate::client::{Call, eventually};
+use crate::pay::postgres_steps;
 use crate::proxy::{Fault, Proxy};
+use crate::script::Script;
 use crate::support::{Database, Postgres, Sqlite};
 
 both! {
@@ -178,6 +180,33 @@ async fn r16_postgres_a_commit_that_does_not_answer_is_found_out() {
     first.expect_fresh(201);
     Call::act("insert").send(&app).await.expect_replay_of(&first);
     assert_eq!((proxy.struck(), gauge.entered(), db.effects().await), (2, 2, 2));
+}
+
+#[tokio::test]
+async fn r16_postgres_each_commit_of_a_leased_run_may_be_lost() {
+    let db = Postgres::create().await;
+    let proxy = Proxy::before(&db.options()).await;
+    let direct = db.store(4).await;
+    for fault in [Fault::CutBefore, Fault::CutAfter, Fault::Hang] {
+        for commits in 0.. {
+            // Claim, reserve, renewal, charge, finish: one after the other is struck.
+            let through = behind(&proxy, &db, Duration::from_secs(1)).await;
+            let (script, id) = (Script::default(), format!("{fault:?} at {commits}"));
+            let (before, struck) = (db.effects().await, proxy.struck());
+            proxy.at_commit(commits, fault);
+            let first = postgres_steps::pay(&through, "u1", &id, "order", &script).await;
+            let retried = async || postgres_steps::pay(&direct, "u1", &id, "order", &script).await.is_ok();
+            eventually("the retry ran", retried).await;
+            assert_eq!(db.effects().await - before, 2, "{id}: {:?}", script.steps());
+            assert!(script.keys().windows(2).all(|keys| keys[0] == keys[1]), "{id}");
+            if proxy.struck() == struck {
+                proxy.at_next_commit(Fault::None);
+                assert!(first.is_ok(), "{id}: {first:?}");
+                assert!(commits >= 5, "{commits}");
+                break;
+            }
+        }
+    }
 }
 
 #[tokio::test]

@@ -217,3 +217,24 @@ both! {
         assert_eq!((script.attempts(), script.times("reserve"), db.effects().await), (vec![1, 2], 1, 2));
     }
 }
+
+/// The limitation that `PgSteps` names: the renewal has changed the record meanwhile. Nothing is lost by it.
+#[tokio::test]
+async fn r17_postgres_a_long_step_under_a_stricter_isolation_keeps_nothing_and_may_come_again() {
+    use crate::pay::postgres_steps as steps;
+    let db = crate::support::Postgres::create().await;
+    let store = db.builder(4).await.isolation(idem_sqlx::Isolation::Serializable).build();
+    let script = Script::default();
+    script.act("reserve", Act::Wait);
+    let run = steps::pay_briefly(&store, "u1", "k", "order", &script);
+    let renewed = async {
+        script.until_entered("reserve").await;
+        until_claimed_for(&db, 1.5).await;
+        script.open();
+    };
+    let (result, ()) = tokio::join!(run, renewed);
+    assert_eq!(kind(&result), Some(Kind::RetryLater));
+    assert_eq!(db.effects().await, 0);
+    assert_eq!(steps::pay_briefly(&store, "u1", "k", "order", &script).await.expect("paid"), paid());
+    assert_eq!((script.times("reserve"), db.effects().await), (2, 2));
+}

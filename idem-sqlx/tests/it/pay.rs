@@ -132,6 +132,15 @@ macro_rules! handlers {
                 run(steps, script).await
             }
 
+            /// The same operation in another release of the program.
+            #[idempotent(
+                key = id, scope = scope, ttl = "1h", operation = "steps.pay", fingerprint = order
+            )]
+            pub async fn pay_in_one(tx: &mut $Tx, scope: &str, id: &str, order: &str) -> Result<Paid, Error> {
+                tx.execute("INSERT INTO effects VALUES ('in', 'one')").await.expect("an effect");
+                Ok(super::paid())
+            }
+
             /// The same, for tests that wait for the lease.
             #[idempotent(
                 key = id, scope = scope, ttl = "1h", operation = "steps.pay", fingerprint = order, lease = "2s"

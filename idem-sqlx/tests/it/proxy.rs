@@ -26,6 +26,8 @@ pub enum Fault {
 pub struct Proxy {
     port: u16,
     fault: Arc<AtomicU8>,
+    /// How many COMMITs pass before.
+    pass: Arc<AtomicUsize>,
     struck: Arc<AtomicUsize>,
 }
 
@@ -33,7 +35,7 @@ impl Proxy {
     pub async fn before(server: &PgConnectOptions) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let port = listener.local_addr().expect("an address").port();
-        let proxy = Self { port, fault: Arc::default(), struck: Arc::default() };
+        let proxy = Self { port, fault: Arc::default(), pass: Arc::default(), struck: Arc::default() };
         let target = format!("{}:{}", server.get_host(), server.get_port());
         let passing = proxy.clone();
         tokio::spawn(async move {
@@ -50,6 +52,12 @@ impl Proxy {
     }
 
     pub fn at_next_commit(&self, fault: Fault) {
+        self.at_commit(0, fault);
+    }
+
+    /// Strikes when so many have passed.
+    pub fn at_commit(&self, pass: usize, fault: Fault) {
+        self.pass.store(pass, Ordering::SeqCst);
         self.fault.store(fault as u8, Ordering::SeqCst);
     }
 
@@ -73,7 +81,12 @@ impl Proxy {
             let sent = &buffer[..length];
             // A simple query, as sqlx sends it: alone in its packet.
             if sent.windows(8).any(|bytes| bytes == b"\x0bCOMMIT\0") {
-                let fault = self.fault.swap(Fault::None as u8, Ordering::SeqCst);
+                let passes = self.pass.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+                let fault = if passes.is_ok() {
+                    Fault::None as u8
+                } else {
+                    self.fault.swap(Fault::None as u8, Ordering::SeqCst)
+                };
                 if fault != Fault::None as u8 {
                     self.struck.fetch_add(1, Ordering::SeqCst);
                     answers.abort();

@@ -13,6 +13,20 @@ use crate::script::{Act, Script};
 use crate::support::Database;
 
 both! {
+    async fn r28_a_transaction_does_not_take_over_what_was_begun_in_steps(db) {
+        let (store, script) = (db.store(4).await, Script::default());
+        script.act("charge", Act::Fail);
+        assert!(steps::pay(&store, "u1", "k", "order", &script).await.is_err());
+        // The next release has the same operation in one transaction, which knows nothing of the steps.
+        let in_one = steps::pay_in_one(&store, "u1", "k", "order").await;
+        assert_eq!(in_one.expect_err("refused").kind(), Kind::StepMismatch);
+        let other = steps::pay_in_one(&store, "u1", "k", "another order").await;
+        assert_eq!(other.expect_err("refused").kind(), Kind::KeyReused);
+        assert_eq!(steps::pay(&store, "u1", "k", "order", &script).await.expect("paid"), paid());
+        assert_eq!(steps::pay_in_one(&store, "u1", "k", "order").await.expect("replayed"), paid());
+        assert_eq!(db.effects().await, 2);
+    }
+
     async fn r27_a_key_stays_the_same_over_attempts_and_is_no_other_calls(db) {
         let (store, script) = (db.store(4).await, Script::default());
         script.act("charge", Act::Fail);
