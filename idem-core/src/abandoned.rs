@@ -1,12 +1,16 @@
 //! Runs that were begun and abandoned, for a process to go on with where no client comes again.
 
+use std::cell::Cell;
 use std::future::Future;
 
-use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::catch::catch;
 use crate::error::{Error, Kind};
+use crate::identity::Identity;
+use crate::policy::Lease;
+use crate::record::Input;
 use crate::store::Store;
 
 /// A store that finds abandoned runs.
@@ -29,7 +33,7 @@ pub struct Abandoned {
     /// Where it stands among the others.
     pub place: Place,
     /// What its first attempt recorded with `record_input`.
-    pub input: Bytes,
+    pub input: Input,
 }
 
 /// Where a run stands among those of its operation.
@@ -43,17 +47,37 @@ pub struct Place {
 
 /// What came of abandoned runs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Resumed {
     /// How many the handler answered with `Ok`.
     pub succeeded: u64,
-    /// How many it answered with `Err`, or could not be given, since their input cannot be read.
+    /// How many it answered with `Err`, final ones included, or panicked in, or could not be given, since their input
+    /// cannot be read.
     pub failed: u64,
 }
 
+tokio::task_local! {
+    /// The run that is to be gone on with, until it is claimed: what its body calls may begin.
+    static RESUMING: Cell<Option<(String, Place)>>;
+}
+
+/// How the run may be claimed. Whoever goes on with abandoned runs begins none: the run may be over by now, or expired.
+pub(crate) fn lease_for(identity: &Identity, lease: &Lease) -> Result<Lease, Error> {
+    let Some((operation, place)) = RESUMING.try_with(Cell::take).ok().flatten() else { return Ok(*lease) };
+    let is_it = identity.operation.as_str() == operation
+        && identity.scope.as_str() == place.scope
+        && identity.key.hash().as_slice() == place.key_hash;
+    if !is_it {
+        let words = "what `record_input` recorded leads to another operation, scope or key than the run's own";
+        return Err(Error::new(Kind::NothingToResume).caused_by(words));
+    }
+    Ok(Lease { may_begin: false, ..*lease })
+}
+
 /// What `record_input` records: JSON. That it can be read again is for the one to say who reads it.
-pub(crate) fn written<T: Serialize + ?Sized>(input: &T) -> Result<Bytes, Error> {
+pub(crate) fn written<T: Serialize + ?Sized>(input: &T) -> Result<Input, Error> {
     let json = serde_json::to_vec(input);
-    json.map(Bytes::from).map_err(|error| {
+    json.map(|json| Input(json.into())).map_err(|error| {
         Error::new(Kind::ReplyFailed).caused_by(error).because("the input could not be recorded; nothing was run")
     })
 }
@@ -86,8 +110,13 @@ where
             return Ok(resumed);
         }
         for run in page {
-            let ended = match serde_json::from_slice::<T>(&run.input) {
-                Ok(input) => handler(input).await.is_ok(),
+            let is_ok = match serde_json::from_slice::<T>(&run.input.0) {
+                Ok(input) => {
+                    let resuming = Cell::new(Some((operation.to_owned(), run.place)));
+                    // One that panics must not keep the others from being gone on with.
+                    let handled = catch(async { handler(input).await.is_ok() });
+                    RESUMING.scope(resuming, handled).await.unwrap_or(false)
+                }
                 Err(error) => {
                     // Not its words, which may quote the input.
                     let (line, column) = (error.line(), error.column());
@@ -96,7 +125,11 @@ where
                     false
                 }
             };
-            if ended { resumed.succeeded += 1 } else { resumed.failed += 1 }
+            if is_ok {
+                resumed.succeeded += 1;
+            } else {
+                resumed.failed += 1;
+            }
         }
     }
 }

@@ -86,6 +86,9 @@ pub enum Kind {
     RunRejected,
     /// A leased run was rejected, and what it did is not all undone yet. The retry goes on behind what is.
     UndoFailed,
+    /// A process was to go on with an abandoned run, and there is none: it is over, or has expired, or its recorded input
+    /// leads to another key.
+    NothingToResume,
 }
 
 impl Kind {
@@ -116,6 +119,7 @@ impl Kind {
             Self::AttemptsExhausted => "attempts_exhausted",
             Self::RunRejected => "run_rejected",
             Self::UndoFailed => "undo_failed",
+            Self::NothingToResume => "nothing_to_resume",
         }
     }
 
@@ -163,6 +167,7 @@ impl Kind {
             Self::UndoFailed => {
                 "this request was rejected, and what it did is not all undone yet; retry it later, unchanged"
             }
+            Self::NothingToResume => "there is no abandoned run with this key; nothing was run",
         }
     }
 
@@ -191,7 +196,8 @@ impl Kind {
             | Self::StoreFailed
             | Self::Panicked
             | Self::StepMismatch
-            | Self::AttemptsExhausted => None,
+            | Self::AttemptsExhausted
+            | Self::NothingToResume => None,
         }
     }
 }

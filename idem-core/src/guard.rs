@@ -7,6 +7,7 @@ use std::ops::{Deref, DerefMut};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::abandoned;
 use crate::error::{Error, Kind};
 use crate::policy::{InFlight, Lease};
 use crate::record::{Format, Outcome, Reply, Request};
@@ -65,7 +66,8 @@ pub(crate) async fn begin_within<C: Context>(
     lease: &Lease,
 ) -> Result<Start<C>, Error> {
     let counted = store.runs().enter();
-    match run::claim::<C>(store, request, in_flight, lease).await? {
+    let lease = abandoned::lease_for(&request.identity, lease)?;
+    match run::claim::<C>(store, request, in_flight, &lease).await? {
         Begun::Run(context) => Ok(Start::Run(Guard { context, limit: store.reply_limit(), _counted: counted })),
         Begun::Replay(reply) => Stored::of(reply).map(Start::Stored),
         Begun::Refuse(kind) => Err(Error::new(kind)),

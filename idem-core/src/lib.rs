@@ -75,6 +75,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod abandoned;
+mod catch;
 mod guard;
 #[cfg(feature = "axum")]
 #[cfg_attr(docsrs, doc(cfg(feature = "axum")))]
@@ -117,7 +118,7 @@ pub use idem_macros::idempotent;
 pub use identity::{Identity, Key, Operation, Scope, ToKey, ToScope};
 pub use origin::{Observed, observe};
 pub use policy::{InFlight, Lease, MissingKey, Policy};
-pub use record::{Claim, Format, Outcome, Record, Reply, Request, State, Timestamp};
+pub use record::{Claim, Format, Input, Outcome, Record, Reply, Request, State, Timestamp};
 pub use runs::{Run, Runs};
 pub use steps::{StepKey, Steps, UndoIn};
 pub use store::{Begun, Context, Rejected, Store};

@@ -19,6 +19,8 @@ pub enum Decision {
         claim: Claim,
         /// Which attempt that was.
         attempt: u32,
+        /// Whether it was rejected, and is to be undone.
+        is_rejected: bool,
     },
     /// It ran: answer with this.
     Replay(Reply),
@@ -27,11 +29,15 @@ pub enum Decision {
 }
 
 impl Decision {
-    /// What is left of the order for a leased run: an attempt too many is refused.
+    /// What is left of the order for a leased run: an attempt too many is refused, and so is a beginning where there is
+    /// only something to go on with. What is to be undone is so, however often it takes.
     #[must_use]
     pub fn within(self, lease: &Lease) -> Self {
         match self {
-            Self::Resume { attempt, .. } if attempt >= lease.attempts => Self::Refuse(Kind::AttemptsExhausted),
+            Self::Resume { attempt, is_rejected: false, .. } if attempt >= lease.attempts => {
+                Self::Refuse(Kind::AttemptsExhausted)
+            }
+            Self::Claim | Self::Replace(_) if !lease.may_begin => Self::Refuse(Kind::NothingToResume),
             order => order,
         }
     }
@@ -75,7 +81,9 @@ pub fn decide(record: Option<&Record>, request: &Request, now: Timestamp) -> Dec
             Decision::Refuse(Kind::KeyReused)
         }
         (State::Leased { until, .. }, true) if *until > now => Decision::Refuse(Kind::KeyInFlight),
-        (State::Leased { attempt, .. }, true) => Decision::Resume { claim: record.claim, attempt: *attempt },
+        (State::Leased { attempt, is_rejected, .. }, true) => {
+            Decision::Resume { claim: record.claim, attempt: *attempt, is_rejected: *is_rejected }
+        }
         (State::Running, true) => Decision::Refuse(Kind::TransactionEnded),
         (State::Completed(reply), true) => Decision::Replay(reply.clone()),
         (State::Oversized, true) => Decision::Refuse(Kind::ReplyTooLarge),
@@ -151,7 +159,7 @@ mod tests {
     }
 
     fn leased(until: i64) -> State {
-        State::Leased { until: Timestamp(until), attempt: 3 }
+        State::Leased { until: Timestamp(until), attempt: 3, is_rejected: false }
     }
 
     fn states() -> [State; 5] {
@@ -163,17 +171,31 @@ mod tests {
         let decide = |until| decide(Some(&record(leased(until))), &asked("this"), NOW);
         assert_eq!(decide(NOW.0 + 1), Decision::Refuse(Kind::KeyInFlight));
         let claim = record(State::Running).claim;
-        assert_eq!(decide(NOW.0), Decision::Resume { claim, attempt: 3 });
+        assert_eq!(decide(NOW.0), Decision::Resume { claim, attempt: 3, is_rejected: false });
     }
 
     #[test]
     fn r25_an_attempt_too_many_is_refused() {
         let claim = record(State::Running).claim;
-        let resume = |attempt| Decision::Resume { claim, attempt };
+        let resume = |attempt, is_rejected| Decision::Resume { claim, attempt, is_rejected };
         let lease = Lease { attempts: 3, ..Lease::DEFAULT };
-        assert_eq!(resume(2).within(&lease), resume(2));
-        assert_eq!(resume(3).within(&lease), Decision::Refuse(Kind::AttemptsExhausted));
+        assert_eq!(resume(2, false).within(&lease), resume(2, false));
+        assert_eq!(resume(3, false).within(&lease), Decision::Refuse(Kind::AttemptsExhausted));
         assert_eq!(Decision::Claim.within(&lease), Decision::Claim);
+        // What is rejected is undone in the end.
+        assert_eq!(resume(3, true).within(&lease), resume(3, true));
+    }
+
+    #[test]
+    fn r32_where_there_is_only_something_to_go_on_with_nothing_begins() {
+        let claim = record(State::Running).claim;
+        let lease = Lease { may_begin: false, ..Lease::DEFAULT };
+        for order in [Decision::Claim, Decision::Replace(claim)] {
+            assert_eq!(order.within(&lease), Decision::Refuse(Kind::NothingToResume));
+        }
+        let resume = Decision::Resume { claim, attempt: 1, is_rejected: false };
+        assert_eq!(resume.clone().within(&lease), resume);
+        assert_eq!(Decision::Replay(reply()).within(&lease), Decision::Replay(reply()));
     }
 
     #[test]

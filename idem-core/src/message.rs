@@ -123,6 +123,7 @@ impl Failure for Error {
             | Kind::LeaseLost
             | Kind::RunRejected
             | Kind::UndoFailed
+            | Kind::NothingToResume
             // By an instance of the release that has begun it, it can still be ended.
             | Kind::StepMismatch
             | Kind::BodyUnreadable => Action::Redeliver { after: self.retry_after().unwrap_or(Action::PAUSE) },

@@ -2,7 +2,6 @@
 
 use std::future::Future;
 
-use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -12,9 +11,9 @@ use crate::guard::{Guard, Start, Stored, begin_within};
 use crate::identity::{Identity, Key, Scope};
 use crate::origin;
 use crate::policy::Policy;
-use crate::record::{Format, Outcome, Request};
+use crate::record::{Format, Input, Outcome, Request};
 use crate::run::unless;
-use crate::store::Context;
+use crate::store::{Context, Store};
 use crate::value;
 
 /// What the attribute's expressions said about one call.
@@ -27,7 +26,7 @@ pub struct Named {
     /// What must be equal on a retry.
     pub fingerprint: Result<Fingerprint, Error>,
     /// What is recorded for whoever goes on with the run.
-    pub input: Option<Result<Bytes, Error>>,
+    pub input: Option<Result<Input, Error>>,
 }
 
 impl Named {
@@ -145,6 +144,10 @@ pub async fn enter<C: Context, R>(
 async fn claim<C: Context>(store: &C::Store, policy: &Policy, named: Named) -> Result<Start<C>, Error> {
     origin::note(false);
     let request = named.request(policy)?;
+    if request.input.as_ref().is_some_and(|input| input.0.len() > store.reply_limit()) {
+        let words = "the input is over the store's limit for a reply; nothing was run";
+        return Err(Error::new(Kind::ReplyFailed).because(words));
+    }
     begin_within(store, &request, policy.in_flight, &policy.lease).await
 }
 

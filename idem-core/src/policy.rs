@@ -26,11 +26,13 @@ pub struct Lease {
     pub duration: Duration,
     /// How often the run may be begun, the first time included. After that it is refused.
     pub attempts: u32,
+    /// Whether a run may begin. If not, only one that was begun and abandoned is gone on with.
+    pub may_begin: bool,
 }
 
 impl Lease {
     /// 30 seconds, and ten attempts.
-    pub const DEFAULT: Self = Self { duration: Duration::from_secs(30), attempts: 10 };
+    pub const DEFAULT: Self = Self { duration: Duration::from_secs(30), attempts: 10, may_begin: true };
 }
 
 impl Default for Lease {

@@ -9,6 +9,7 @@ use crate::abandoned;
 use crate::error::Error;
 use crate::fingerprint::Fingerprint;
 use crate::identity::{Key, ToKey, ToScope};
+use crate::record::Input;
 
 #[cfg(feature = "axum")]
 pub use crate::http::extract::Recorded;
@@ -45,7 +46,7 @@ pub const fn lease<C: Leased>(lease: Lease) -> Lease {
 }
 
 /// The value of `record_input = EXPR`, for a context that has a use for it.
-pub fn record_input<C: Leased, T: serde::Serialize + ?Sized>(value: &T) -> Result<bytes::Bytes, Error> {
+pub fn record_input<C: Leased, T: serde::Serialize + ?Sized>(value: &T) -> Result<Input, Error> {
     abandoned::written(value)
 }
 

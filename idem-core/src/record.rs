@@ -17,9 +17,20 @@ pub struct Request {
     pub fingerprint: Fingerprint,
     /// How long the finished record is replayed, counted from its completion.
     pub ttl: Duration,
-    /// What [`resume_abandoned`](crate::resume_abandoned) gives to a handler that goes on with the run: JSON. Recorded by
-    /// leased runs only.
-    pub input: Option<Bytes>,
+    /// What [`resume_abandoned`](crate::resume_abandoned) gives to a handler that goes on with the run. Recorded by leased
+    /// runs only.
+    pub input: Option<Input>,
+}
+
+/// What a function was called with: JSON.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Input(pub Bytes);
+
+impl std::fmt::Debug for Input {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // It may hold the raw key, and whatever else is nobody's business.
+        write!(f, "Input({} bytes)", self.0.len())
+    }
 }
 
 /// The stored row of one identity.
@@ -47,6 +58,8 @@ pub enum State {
         until: Timestamp,
         /// Which attempt holds it, or held it last: 1 is the first.
         attempt: u32,
+        /// Whether it is rejected, and is to be undone.
+        is_rejected: bool,
     },
     /// Completed, with its reply. It is replayed.
     Completed(Reply),

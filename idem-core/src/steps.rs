@@ -7,7 +7,7 @@ mod undo;
 
 use std::fmt;
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -15,6 +15,7 @@ use serde::de::DeserializeOwned;
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
+use tracing::Instrument;
 
 pub use key::StepKey;
 pub use undo::UndoIn;
@@ -49,13 +50,16 @@ use undo::{Failure, Undo};
 ///   [`undo`](Self::undo) and [`undo_call`](Self::undo_call), the last first, each once and recorded. Where that is cut
 ///   short, the retry runs the handler again, which comes past its finished steps and enters no other
 ///   ([`Kind::RunRejected`]); then it goes on behind what is undone, and its caller gets the reply of the first rejection.
+///   Until all is undone the record does not expire, and attempts do not count.
+/// - Behind a step that failed, or that the handler gave up, only the same one may be entered: another attempt might come
+///   past it and go another way. A failure that the handler lives with is the step's result: `Ok(None)`, `Ok(Declined)`.
 /// - An attempt that ends without having come past all steps that an earlier one has finished is a
 ///   [`Kind::StepMismatch`], too, and is not kept.
 ///
 /// # Cancel safety
 /// Dropped at any await, a step is finished or not begun, but for a foreign call, which may have happened. The lease is
-/// given back, or ends by itself. A handler that gives up a step (a timeout around it) while the step is being kept gets no
-/// further one in this attempt: [`Kind::OutcomeUnknown`]. The next attempt knows.
+/// given back, or ends by itself. A handler that gives up a step (a timeout around it) gets no other one in this attempt, and
+/// if the step was being kept, none at all: [`Kind::OutcomeUnknown`]. The next attempt knows.
 ///
 /// # Limitations
 /// - A finished step without an undo stays as it is when the run is rejected. So does a call that was made and not
@@ -71,8 +75,10 @@ pub struct Steps<H: Holder> {
     last: Option<Open<H>>,
     /// The steps that this attempt has come past, in their order.
     passed: Vec<String>,
-    /// What undoes them, by their names.
-    undos: Vec<(String, Undo<H::Tx>)>,
+    /// The step that this attempt has entered and not come past.
+    unfinished: Option<String>,
+    /// What undoes them, by their names. In a mutex only so that `&Steps` may go to another thread.
+    undos: std::sync::Mutex<Vec<(String, Undo<H::Tx>)>>,
 }
 
 struct Run<H> {
@@ -84,11 +90,14 @@ struct Run<H> {
     /// Whether an earlier attempt was rejected, and is not all undone.
     rejection: Option<Rejection>,
     renewal: Renewal,
-    /// Locked while a transaction of a step is open.
-    busy: Arc<Mutex<()>>,
+    /// Locked while a transaction of a step is open. Whether a step has ended its transaction itself.
+    busy: Arc<Mutex<bool>>,
     /// Why no further step may run, if that is so.
     broken: Option<Kind>,
 }
+
+/// How long an answer waits for the lease to be given back.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What a step is to do.
 enum Entered {
@@ -100,7 +109,14 @@ enum Entered {
 
 impl<H: Holder> Steps<H> {
     fn of(store: &H::Store, run: Option<Run<H>>) -> Self {
-        Self { store: store.clone(), run, last: None, passed: Vec::new(), undos: Vec::new() }
+        Self {
+            store: store.clone(),
+            run,
+            last: None,
+            passed: Vec::new(),
+            unfinished: None,
+            undos: std::sync::Mutex::default(),
+        }
     }
 
     /// Runs a step that writes to the store's database: its writes and its record are one commit.
@@ -128,7 +144,7 @@ impl<H: Holder> Steps<H> {
         E: From<Error>,
     {
         let position = match self.enter(name, StepForm::TRANSACTION)? {
-            Entered::Finished(value) => return Ok(value.read()?),
+            Entered::Finished(value) => return Ok(self.read(name, &value)?),
             Entered::Run(position) => position,
         };
         let mut open = self.begin().await?;
@@ -141,7 +157,7 @@ impl<H: Holder> Steps<H> {
                         return Err(error.into());
                     }
                 }
-                self.passed.push(name.to_owned());
+                self.pass(name);
                 Ok(value)
             }
             Err(error) => {
@@ -172,14 +188,14 @@ impl<H: Holder> Steps<H> {
         E: From<Error>,
     {
         let position = match self.enter(name, StepForm::CALL)? {
-            Entered::Finished(value) => return Ok(value.read()?),
+            Entered::Finished(value) => return Ok(self.read(name, &value)?),
             Entered::Run(position) => position,
         };
         let seed = self.before_call().await?;
         let value = body(StepKey::of(&seed, name)).await?;
         let step = self.finished(position, name, StepForm::CALL, &value)?;
         self.keep_in_tries(&step).await?;
-        self.passed.push(name.to_owned());
+        self.pass(name);
         Ok(value)
     }
 
@@ -256,9 +272,11 @@ impl<H: Holder> Steps<H> {
     /// - It is done only where the step is finished and the run is rejected ([`Disposition::Reject`], `rejects`); not
     ///   where it is released, since the retry goes on behind the step.
     /// - Its writes and the note that they are done are one commit.
-    /// - Register it right behind its step, with no await between, so that every attempt has it that came past the step.
-    ///   Of two for one step the later counts.
-    /// - An error rolls its writes back and releases the run as [`Kind::UndoFailed`]: the retry does it again.
+    /// - Register it right behind its step, with no await between, so that every attempt has it that came past the step: a
+    ///   name that no step behind it has is [`Kind::StepMismatch`]. Of two for one step the later counts.
+    /// - An error or a panic rolls its writes back and releases the run as [`Kind::UndoFailed`]: the retry does it again.
+    ///   So does an attempt whose handler fails before it has registered all of them: let what stands before and between
+    ///   the steps succeed on a retry, too.
     pub fn undo<E, F>(&mut self, step: &str, body: F)
     where
         E: Into<Failure> + 'static,
@@ -284,6 +302,8 @@ impl<H: Holder> Steps<H> {
     /// # Rules
     /// - Those of [`undo`](Self::undo). The key is another than the step's, and the same on every attempt: between the
     ///   call and its note a crash can make it happen again.
+    /// - Keep the record (`ttl`) for longer than the provider remembers keys. When it has expired the same request runs
+    ///   anew under the same keys, and a provider that remembers them answers with the charge that was refunded.
     pub fn undo_call<E, F, R>(&mut self, step: &str, body: F)
     where
         E: Into<Failure>,
@@ -294,8 +314,20 @@ impl<H: Holder> Steps<H> {
     }
 
     fn register(&mut self, step: &str, undo: Undo<H::Tx>) {
-        self.undos.retain(|(earlier, _)| earlier != step);
-        self.undos.push((step.to_owned(), undo));
+        if !self.passed.iter().any(|passed| passed == step) {
+            // A wrong name would keep a charge.
+            let words = format!("the undo of `{step}` does not stand behind a step of this name");
+            tracing::error!(target: "idem", "{words}");
+            let _noted: Result<(), Error> = self.noted(Err(Error::new(Kind::StepMismatch).caused_by(words)));
+            return;
+        }
+        let undos = self.undos();
+        undos.retain(|(earlier, _)| earlier != step);
+        undos.push((step.to_owned(), undo));
+    }
+
+    fn undos(&mut self) -> &mut Vec<(String, Undo<H::Tx>)> {
+        self.undos.get_mut().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Which attempt this is: 1 is the first.
@@ -314,24 +346,47 @@ impl<H: Holder> Steps<H> {
     fn enter(&mut self, name: &str, form: StepForm) -> Result<Entered, Error> {
         self.check()?;
         let position = u32::try_from(self.passed.len()).unwrap_or(u32::MAX);
-        let recorded = self.run.as_ref().and_then(|run| run.recorded.get(self.passed.len()));
-        let wrong = match recorded {
+        let recorded = self.run.as_ref().map_or(&[][..], |run| &run.recorded);
+        if self.is_rejected() {
+            // Whatever way the handler takes this time, it enters no step, and has what is finished for its undos.
+            let finished = recorded.iter().find(|step| step.name == name && step.form == form);
+            let value = finished.map(|step| Value::of(step.result.clone()));
+            return value.map(Entered::Finished).ok_or_else(|| Error::new(Kind::RunRejected));
+        }
+        let wrong = match recorded.get(self.passed.len()) {
             _ if name.is_empty() || name.len() > 255 || name.contains('\0') => {
                 "a step's name has 1 to 255 bytes, and no NUL".to_owned()
             }
             _ if self.passed.iter().any(|passed| passed == name) => {
                 format!("there are two steps `{name}`: give each step of a run a name of its own")
             }
-            None if self.is_rejected() => return Err(Error::new(Kind::RunRejected)),
-            None => return Ok(Entered::Run(position)),
+            // The next attempt may come past it, and go another way than this one.
+            _ if let Some(failed) = self.unfinished.as_ref().filter(|failed| *failed != name) => format!(
+                "the step `{failed}` failed, and `{name}` comes behind it: give the failure as the step's result (`Ok(None)`)"
+            ),
+            None => {
+                self.unfinished = Some(name.to_owned());
+                return Ok(Entered::Run(position));
+            }
             Some(step) if step.name == name && step.form == form => {
-                let value = Value::of(step.result.clone());
-                self.passed.push(name.to_owned());
-                return Ok(Entered::Finished(value));
+                return Ok(Entered::Finished(Value::of(step.result.clone())));
             }
             Some(step) => format!("step {position} is `{name}` now, and `{}` was finished there", step.name),
         };
         self.noted(Err(Error::new(Kind::StepMismatch).caused_by(wrong)))
+    }
+
+    fn read<T: DeserializeOwned>(&mut self, name: &str, value: &Value) -> Result<T, Error> {
+        // Without its result, the handler cannot say what undoes it.
+        let value = self.noted(value.read())?;
+        self.pass(name);
+        Ok(value)
+    }
+
+    /// The step is finished, now or earlier.
+    fn pass(&mut self, name: &str) {
+        self.passed.push(name.to_owned());
+        self.unfinished = None;
     }
 
     fn check(&mut self) -> Result<(), Error> {
@@ -365,7 +420,7 @@ impl<H: Holder> Steps<H> {
         let begun = run.holder.begin().await;
         let tx = run.noted(begun)?;
         let excluded = H::EXCLUSIVE.then(|| run.renewal.exclude());
-        Ok(Open::new(tx, Some(Of { holder: run.holder.clone(), _busy: busy, _excluded: excluded })))
+        Ok(Open::new(tx, Some(Of { holder: run.holder.clone(), busy, _excluded: excluded })))
     }
 
     async fn roll_back(&mut self, open: Open<H>) -> Result<(), Error> {
@@ -450,7 +505,9 @@ impl<H: Holder> Steps<H> {
             tracing::warn!(target: "idem", %error, "the last writes were not undone in order");
         }
         if let Some(run) = self.run.take() {
-            run.release().await;
+            // A step that the handler has given up may take its time to end, and the answer need not wait for that.
+            let released = tokio::spawn(run.release().in_current_span());
+            _ = tokio::time::timeout(PATIENCE, released).await;
         }
     }
 }
@@ -458,10 +515,10 @@ impl<H: Holder> Steps<H> {
 impl<H: Holder> Run<H> {
     async fn release(self) {
         let Self { holder, renewal, busy, broken, .. } = self;
+        // Renewed until then: what a step has kept is known before anybody else may run, and whether it has barred the key.
+        let has_ended = busy.lock().await;
         drop(renewal);
-        // What a step has kept is known by then, and whether it has barred the key.
-        let _idle = busy.lock().await;
-        if matches!(broken, Some(Kind::LeaseLost | Kind::TransactionEnded)) {
+        if *has_ended || matches!(broken, Some(Kind::LeaseLost | Kind::TransactionEnded)) {
             return;
         }
         match holder.release().await {
@@ -476,7 +533,11 @@ impl<H: Holder> Run<H> {
         if let Err(error) = &result
             && matches!(
                 error.kind(),
-                Kind::LeaseLost | Kind::OutcomeUnknown | Kind::TransactionEnded | Kind::StepMismatch
+                Kind::LeaseLost
+                    | Kind::OutcomeUnknown
+                    | Kind::TransactionEnded
+                    | Kind::StepMismatch
+                    | Kind::RecordUnreadable
             )
         {
             self.broken = Some(error.kind());

@@ -133,7 +133,7 @@ fn lease(handler: &Handler) -> TokenStream {
     let context = &handler.context;
     // That a transaction holds no lease is said at the argument.
     let of_context = handler.private(at(name));
-    let lease = quote!(#private::Lease { duration: #time, attempts: #attempts });
+    let lease = quote!(#private::Lease { duration: #time, attempts: #attempts, ..#private::Lease::DEFAULT });
     quote_spanned!(at(name)=> #of_context::lease::<#context>(#lease))
 }
 

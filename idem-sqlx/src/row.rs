@@ -8,6 +8,8 @@ pub(crate) const RUNNING: i16 = 1;
 const COMPLETED: i16 = 2;
 const OVERSIZED: i16 = 3;
 pub(crate) const LEASED: i16 = 4;
+/// Leased, and rejected. What holds for a lease holds for `state >= LEASED`.
+pub(crate) const UNDOING: i16 = 5;
 
 /// The `position` of what a leased run was begun with: before all its steps.
 pub(crate) const INPUT_POSITION: i32 = -1;
@@ -47,7 +49,7 @@ pub(crate) fn read(columns: Columns) -> Result<(Option<Record>, Timestamp), Erro
         Some(RUNNING) => State::Running,
         Some(COMPLETED) => reply().map_or(State::Unreadable, State::Completed),
         Some(OVERSIZED) => State::Oversized,
-        Some(LEASED) => leased(lease_until, attempt).unwrap_or(State::Unreadable),
+        Some(state @ (LEASED | UNDOING)) => leased(lease_until, attempt, state == UNDOING).unwrap_or(State::Unreadable),
         _ => State::Unreadable,
     };
     let fingerprint = fingerprint.as_deref().and_then(Fingerprint::from_bytes);
@@ -55,8 +57,8 @@ pub(crate) fn read(columns: Columns) -> Result<(Option<Record>, Timestamp), Erro
     Ok((Some(record), now))
 }
 
-fn leased(lease_until: Option<i64>, attempt: Option<i32>) -> Option<State> {
-    Some(State::Leased { until: Timestamp(lease_until?), attempt: u32::try_from(attempt?).ok()? })
+fn leased(lease_until: Option<i64>, attempt: Option<i32>, is_rejected: bool) -> Option<State> {
+    Some(State::Leased { until: Timestamp(lease_until?), attempt: u32::try_from(attempt?).ok()?, is_rejected })
 }
 
 /// What the completion writes: state, format, status, headers, body.

@@ -124,7 +124,7 @@ pub(crate) fn respond(error: &Error) -> Response {
 fn status(kind: Kind) -> StatusCode {
     match kind {
         Kind::KeyMissing | Kind::KeyInvalid | Kind::BodyUnreadable => StatusCode::BAD_REQUEST,
-        Kind::KeyInFlight | Kind::LeaseLost | Kind::RunRejected => StatusCode::CONFLICT,
+        Kind::KeyInFlight | Kind::LeaseLost | Kind::RunRejected | Kind::NothingToResume => StatusCode::CONFLICT,
         Kind::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
         Kind::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         Kind::ReplyTooLarge => StatusCode::GONE,

@@ -5,10 +5,10 @@ use futures_util::future::BoxFuture;
 use http::{HeaderName, Method, StatusCode};
 use tracing::Instrument;
 
+use crate::catch::catch;
 use crate::disposition::Disposition;
 use crate::error::{Error, Kind};
 use crate::fingerprint::Fingerprint;
-use crate::http::catch::catch;
 use crate::http::extract::Call;
 use crate::http::outlive::Outlive;
 use crate::http::{Refusal, key, problem, reply};
@@ -156,8 +156,8 @@ async fn run_recorded<C: Context>(mut context: C, store: &C::Store, body: Body<C
 }
 
 async fn reject<C: Context>(context: C, outcome: &Outcome, response: Response) -> Result<Response, Error> {
-    // An undo is the handler's own code, and may panic as well. In a box: every run's future would have room for it.
-    match Box::pin(catch(context.reject(outcome))).await?? {
+    // In a box: every run's future would have room for it.
+    match Box::pin(context.reject(outcome)).await? {
         Rejected::Stored => Ok(response),
         Rejected::Replay(stored) => reply::replay(stored),
         Rejected::Refuse(kind) => Err(Error::new(kind)),

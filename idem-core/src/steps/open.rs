@@ -26,8 +26,8 @@ pub(super) struct Open<H: Holder> {
 /// What a transaction is a step of.
 pub(super) struct Of<H> {
     pub(super) holder: H,
-    /// The lease is not given back while this is there.
-    pub(super) _busy: OwnedMutexGuard<()>,
+    /// The lease is not given back while this is there, nor behind it where a step has ended its transaction.
+    pub(super) busy: OwnedMutexGuard<bool>,
     pub(super) _excluded: Option<Excluded>,
 }
 
@@ -50,11 +50,11 @@ impl<H: Holder> Open<H> {
         F: Future<Output = Result<(), Error>> + Send + 'static,
     {
         let tx = self.tx.take().expect("a transaction until it is ended");
-        let Some(of) = self.of.take() else { return tx.finish_unrecorded(disposition).await };
+        let Some(mut of) = self.of.take() else { return tx.finish_unrecorded(disposition).await };
         let end = how(of.holder.clone(), tx);
         let task = async move {
             let ended = end.await;
-            drop(of);
+            of.note(&ended);
             ended
         };
         let ended = tokio::spawn(task.in_current_span()).await;
@@ -62,15 +62,22 @@ impl<H: Holder> Open<H> {
     }
 }
 
+impl<H> Of<H> {
+    fn note(&mut self, ended: &Result<(), Error>) {
+        *self.busy |= ended.as_ref().is_err_and(|error| error.kind() == Kind::TransactionEnded);
+    }
+}
+
 impl<H: Holder> Drop for Open<H> {
     fn drop(&mut self) {
         // Without a runtime the transaction is rolled back with its connection.
-        if let (Some(tx), Some(of), Ok(runtime)) = (self.tx.take(), self.of.take(), Handle::try_current()) {
+        if let (Some(tx), Some(mut of), Ok(runtime)) = (self.tx.take(), self.of.take(), Handle::try_current()) {
             runtime.spawn(async move {
-                if let Err(error) = of.holder.undo(tx).await {
+                let undone = of.holder.undo(tx).await;
+                of.note(&undone);
+                if let Err(error) = undone {
                     tracing::error!(target: "idem", code = error.code(), "a dropped step: {error}");
                 }
-                drop(of);
             });
         }
     }

@@ -38,7 +38,10 @@ impl Rejection {
         let behind = recorded.split_off(at);
         let mut rejection = Self::of(&behind[0])?;
         for undone in &behind[1..] {
-            rejection.undos.retain(|undo| *undo != undone.name);
+            // What is not known to be undone is not taken for it.
+            let is_undo = |undo: &String| undone.form == StepForm::UNDO && *undo == undone.name;
+            let at = rejection.undos.iter().position(is_undo).ok_or_else(|| Error::new(Kind::RecordUnreadable))?;
+            rejection.undos.remove(at);
             rejection.next = undone.position + 1;
         }
         Ok(Some(rejection))
@@ -114,6 +117,19 @@ mod tests {
         let left = Rejection::take_from(&mut recorded).expect("readable").expect("a rejection");
         assert_eq!((left.undos, left.next), (vec!["reserve".to_owned()], 4));
         assert_eq!(recorded, [first]);
+    }
+
+    #[test]
+    fn r22_what_stands_behind_a_rejection_and_is_not_known_is_unreadable() {
+        let [rejection, _] = rejections();
+        let step = rejection.step().expect("a step");
+        let undone = Step { position: 3, form: StepForm::UNDO, name: "charge".to_owned(), ..step.clone() };
+        for behind in
+            [Step { form: StepForm(99), ..undone.clone() }, Step { name: "another".to_owned(), ..undone.clone() }]
+        {
+            let unreadable = Rejection::take_from(&mut vec![step.clone(), behind]);
+            assert_eq!(unreadable.expect_err("unreadable").kind(), Kind::RecordUnreadable);
+        }
     }
 
     #[test]

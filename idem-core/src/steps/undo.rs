@@ -8,6 +8,7 @@ use futures_util::future::BoxFuture;
 
 use super::rejection::Rejection;
 use super::{StepKey, Steps};
+use crate::catch::catch;
 use crate::error::{Error, Kind};
 use crate::holder::{Holder, Step, StepForm};
 use crate::record::{Format, Outcome, Reply};
@@ -57,10 +58,7 @@ impl<H: Holder> Steps<H> {
     /// earlier attempt may have recorded one.
     pub(super) async fn undo_steps(&mut self, outcome: &Outcome) -> Result<Outcome, Error> {
         let lost = self.lost();
-        match unless(lost, self.undo_recorded(outcome)).await {
-            Some(undone) => undone,
-            None => self.noted(Err(Error::new(Kind::LeaseLost))),
-        }
+        unless(lost, self.undo_recorded(outcome)).await.unwrap_or_else(|| Err(Error::new(Kind::LeaseLost)))
     }
 
     async fn undo_recorded(&mut self, outcome: &Outcome) -> Result<Outcome, Error> {
@@ -98,9 +96,9 @@ impl<H: Holder> Steps<H> {
     }
 
     /// The steps that this attempt has come past and has an undo for, the last first.
-    fn to_undo(&self) -> Vec<String> {
-        let has_undo = |name: &&String| self.undos.iter().any(|(step, _)| step == *name);
-        self.passed.iter().rev().filter(has_undo).cloned().collect()
+    fn to_undo(&mut self) -> Vec<String> {
+        let with_undo: Vec<_> = self.undos().iter().map(|(step, _)| step.clone()).collect();
+        self.passed.iter().rev().filter(|step| with_undo.contains(step)).cloned().collect()
     }
 
     async fn undo_step(&mut self, position: u32, name: &str) -> Result<(), Error> {
@@ -108,16 +106,16 @@ impl<H: Holder> Steps<H> {
             tracing::error!(target: "idem", step = name, error = %failure, "a step was not undone");
             Error::new(Kind::UndoFailed).caused_by(failure)
         };
-        let Some(at) = self.undos.iter().position(|(step, _)| step == name) else {
+        let Some(at) = self.undos().iter().position(|(step, _)| step == name) else {
             return Err(failed("this attempt has not registered its undo".into()));
         };
-        let (_, undo) = self.undos.swap_remove(at);
+        let (_, undo) = self.undos().swap_remove(at);
         let nothing = Reply { format: Format(0), status: None, headers: Bytes::new(), body: Bytes::new() };
         let undone = Step { position, name: name.to_owned(), form: StepForm::UNDO, result: nothing };
         match undo {
             Undo::Transaction(body) => {
                 let mut open = self.begin().await?;
-                match body(open.tx()).await {
+                match caught(body(open.tx())).await {
                     Ok(()) => self.keep(open, undone).await,
                     Err(failure) => {
                         self.roll_back(open).await?;
@@ -127,11 +125,16 @@ impl<H: Holder> Steps<H> {
             }
             Undo::Call(body) => {
                 let seed = self.before_call().await?;
-                body(StepKey::of_undo(&seed, name)).await.map_err(failed)?;
+                caught(body(StepKey::of_undo(&seed, name))).await.map_err(failed)?;
                 self.keep_in_tries(&undone).await
             }
         }
     }
+}
+
+/// A panic in an undo leaves it to the retry, as an error does.
+async fn caught(undo: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    catch(undo).await.unwrap_or_else(|panic| Err(panic.into()))
 }
 
 /// An async function of a transaction whose future may go to another thread: what [`Steps::undo`] takes.

@@ -233,7 +233,7 @@ impl Store {
 impl Row {
     pub(crate) fn record(&self) -> Record {
         let state = match self.progress {
-            Progress::Leased { until, attempt } => State::Leased { until, attempt },
+            Progress::Leased { until, attempt } => State::Leased { until, attempt, is_rejected: false },
             Progress::Completed(claim) => State::Completed(reply_of(claim)),
         };
         Record { fingerprint: Some(self.fingerprint), state, claim: self.claim, expires_at: self.expires_at }

@@ -5,7 +5,8 @@ use std::time::Instant;
 
 use idem_core::machine::{Decision, decide};
 use idem_core::{
-    Abandoned, Claim, Error, Held, Holder, Kind, Lease, Outcome, Place, Recover, Request, Resumed, Step, Steps,
+    Abandoned, Claim, Error, Held, Holder, Kind, Lease, Outcome, Place, Recover, Request, Resumed, Step, StepForm,
+    Steps,
 };
 use serde::de::DeserializeOwned;
 use tokio::time::sleep;
@@ -56,8 +57,14 @@ const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeou
 
 /// What came of one try to claim.
 enum Claimed {
-    Run { attempt: u32, steps: Vec<Step> },
-    Again,
+    Run {
+        attempt: u32,
+        steps: Vec<Step>,
+    },
+    /// Somebody else was first.
+    Taken,
+    /// Somebody has the row: a run that is just ending, or a lost connection that the server waits for.
+    Locked,
 }
 
 impl Holder for PgLease {
@@ -72,16 +79,16 @@ impl Holder for PgLease {
         let holder = Self { store: store.clone(), request: request.clone(), claim: Claim::random()?, lease: *lease };
         for pause in retry::pauses() {
             let mut session = Session::begin(&inner.pool, BEGIN).await?;
-            let (record, now) = inner.records.find(session.connection(), &request.identity).await?;
-            let claimed = match decide(record.as_ref(), request, now).within(lease) {
-                Decision::Replay(reply) => return Ok(Held::Replay(reply)),
-                Decision::Refuse(kind) => return Ok(Held::Refuse(kind)),
-                order => match holder.carry_out(&mut session, &order).await {
-                    // Somebody has the row: a run that is just ending, or a lost connection that the server waits for.
-                    Err(error) if error.kind() == Kind::RetryLater => Claimed::Again,
-                    claimed => claimed?,
-                },
-            };
+            // Most requests come for the first time, and only the others are looked up: the key is the arbiter.
+            let mut claimed = holder.carry_out(&mut session, &Decision::Claim.within(lease)).await?;
+            if let Claimed::Taken = claimed {
+                let (record, now) = inner.records.find(session.connection(), &request.identity).await?;
+                claimed = match decide(record.as_ref(), request, now).within(lease) {
+                    Decision::Replay(reply) => return Ok(Held::Replay(reply)),
+                    Decision::Refuse(kind) => return Ok(Held::Refuse(kind)),
+                    order => holder.carry_out(&mut session, &order).await?,
+                };
+            }
             if let Claimed::Run { attempt, steps } = claimed {
                 let armed = Armed::new(holder);
                 session.commit(inner.commit_deadline).await?;
@@ -125,6 +132,9 @@ impl Holder for PgLease {
         let kept = records.keep(&mut tx, &self.request, self.claim, &self.lease, began, at.elapsed(), step);
         if !kept.await.map_err(classify)? {
             return Err(self.not_held(tx).await);
+        }
+        if step.form == StepForm::REJECTION {
+            records.reject_leased(&mut tx, &self.request.identity, self.claim).await.map_err(classify)?;
         }
         match tx.take_session().commit(self.store.inner().commit_deadline).await {
             Ok(()) => Ok(()),
@@ -181,13 +191,16 @@ impl PgLease {
         let (is_claimed, attempt) = match order {
             Decision::Claim => (records.lease(connection, request, *claim, lease).await, 1),
             Decision::Replace(expired) => (records.lease_again(connection, request, *claim, lease, *expired).await, 1),
-            Decision::Resume { claim: earlier, attempt } => {
+            Decision::Resume { claim: earlier, attempt, .. } => {
                 (records.take_over(connection, request, *claim, lease, *earlier).await, *attempt + 1)
             }
-            Decision::Replay(_) | Decision::Refuse(_) => return Ok(Claimed::Again),
+            Decision::Replay(_) | Decision::Refuse(_) => return Ok(Claimed::Taken),
         };
-        if !is_claimed.map_err(classify)? {
-            return Ok(Claimed::Again);
+        match is_claimed.map_err(classify) {
+            Ok(true) => {}
+            Ok(false) => return Ok(Claimed::Taken),
+            Err(error) if error.kind() == Kind::RetryLater => return Ok(Claimed::Locked),
+            Err(error) => return Err(error),
         }
         // A new record has none. One that an operator let begin again has, and counts from 1 again.
         let steps = match order {
@@ -208,7 +221,7 @@ impl PgLease {
     async fn bar(&self) -> Result<(), Error> {
         let inner = self.store.inner();
         let mut session = Session::begin(&inner.pool, BEGIN).await?;
-        let barred = inner.records.bar_leased(session.connection(), &self.request.identity, self.claim);
+        let barred = inner.records.bar_leased(session.connection(), &self.request, self.claim, &self.lease);
         barred.await.map_err(classify)?;
         session.commit(inner.commit_deadline).await.map_err(Error::from)
     }
@@ -252,7 +265,7 @@ impl PgStore {
     ///
     /// async fn go_on(store: &PgStore) -> Result<(), Error> {
     ///     let resumed = store.resume_abandoned("mails.send", async |mail: Mail| send(store, &mail).await).await?;
-    ///     println!("{} mails sent, {} to be tried again", resumed.succeeded, resumed.failed);
+    ///     println!("{} mails sent, {} not", resumed.succeeded, resumed.failed);
     ///     Ok(())
     /// }
     /// ```

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use idem_core::{Abandoned, Claim, Format, Identity, Lease, Outcome, Place, Reply, Request, Step, StepForm};
+use idem_core::{Abandoned, Claim, Format, Identity, Input, Lease, Outcome, Place, Reply, Request, Step, StepForm};
 use sqlx::postgres::{PgArguments, PgConnection, PgRow};
 use sqlx::query::Query;
 use sqlx::{Postgres, Row};
@@ -14,7 +14,7 @@ use super::records::{Records, bind_identity};
 use crate::row;
 
 impl Records {
-    /// Inserts a leased record, and sees to it that it begins without steps.
+    /// Inserts a leased record. Where there was none there are no steps: they go with their record.
     pub(super) async fn lease(
         self,
         connection: &mut PgConnection,
@@ -25,7 +25,7 @@ impl Records {
         let query = bind_lease(self.query(LEASE), request, claim, lease);
         let leased = query.execute(&mut *connection).await?.rows_affected() == 1;
         if leased {
-            self.begin_anew(connection, request, claim).await?;
+            self.record_input(connection, request, claim).await?;
         }
         Ok(leased)
     }
@@ -42,7 +42,8 @@ impl Records {
         let query = bind_lease(self.query(LEASE_AGAIN), request, claim, lease).bind(expired.as_bytes().as_slice());
         let leased = query.execute(&mut *connection).await?.rows_affected() == 1;
         if leased {
-            self.begin_anew(connection, request, claim).await?;
+            self.forget_steps(&mut *connection, &request.identity).await?;
+            self.record_input(connection, request, claim).await?;
         }
         Ok(leased)
     }
@@ -161,14 +162,28 @@ impl Records {
         Ok(query.execute(connection).await?.rows_affected() == 1)
     }
 
-    /// Bars the key: nobody knows what a step has kept that ended its transaction.
-    pub(super) async fn bar_leased(
+    /// Notes that the run is rejected, in the transaction in which that was kept.
+    pub(super) async fn reject_leased(
         self,
         connection: &mut PgConnection,
         identity: &Identity,
         claim: Claim,
     ) -> sqlx::Result<bool> {
-        let query = bind_held(self.query(BAR), identity, claim).bind(row::RUNNING);
+        let query = bind_held(self.query(REJECT), identity, claim).bind(row::UNDOING);
+        Ok(query.execute(connection).await?.rows_affected() == 1)
+    }
+
+    /// Bars the key: nobody knows what a step has kept that ended its transaction.
+    pub(super) async fn bar_leased(
+        self,
+        connection: &mut PgConnection,
+        request: &Request,
+        claim: Claim,
+        lease: &Lease,
+    ) -> sqlx::Result<bool> {
+        let query = bind_held(self.query(BAR), &request.identity, claim)
+            .bind(row::RUNNING)
+            .bind((lease.duration + request.ttl).as_secs_f64());
         Ok(query.execute(connection).await?.rows_affected() == 1)
     }
 
@@ -178,16 +193,15 @@ impl Records {
         Ok(query.execute(connection).await?.rows_affected() == 1)
     }
 
-    /// Nothing of an earlier run stays, and what this one was begun with is recorded.
-    async fn begin_anew(self, connection: &mut PgConnection, request: &Request, claim: Claim) -> sqlx::Result<()> {
-        self.forget_steps(&mut *connection, &request.identity).await?;
+    /// Records what the run was begun with, if that is to be recorded.
+    async fn record_input(self, connection: &mut PgConnection, request: &Request, claim: Claim) -> sqlx::Result<()> {
         let Some(input) = &request.input else { return Ok(()) };
         let query = bind_identity(self.query(RECORD), &request.identity)
             .bind(claim.as_bytes().as_slice())
             .bind(row::INPUT_POSITION)
             .bind(StepForm::INPUT.0)
             .bind(Format::VALUE.0)
-            .bind(input.as_ref());
+            .bind(input.0.as_ref());
         query.execute(connection).await.map(|_| ())
     }
 
@@ -238,7 +252,7 @@ fn bind_lease<'q>(
 fn abandoned(row: &PgRow) -> sqlx::Result<Abandoned> {
     Ok(Abandoned {
         place: Place { scope: row.try_get("scope")?, key_hash: row.try_get("key_hash")? },
-        input: Bytes::from(row.try_get::<Vec<u8>, _>("body")?),
+        input: Input(Bytes::from(row.try_get::<Vec<u8>, _>("body")?)),
     })
 }
 
@@ -301,7 +315,7 @@ SELECT scope, key_hash, input.body
 FROM idem_steps AS input JOIN idem_records AS record USING (scope, operation, key_hash)
 WHERE operation = $1
     AND position = $2
-    AND record.state = $3
+    AND record.state >= $3
     AND record.lease_until <= now()
     AND record.expires_at > now()
     AND ($4::text IS NULL OR (scope, key_hash) > ($4 COLLATE \"C\", $5::bytea))
@@ -313,12 +327,12 @@ UPDATE idem_records
 SET claim = $6,
     attempt = attempt + 1,
     lease_until = now() + $7 * interval '1 second',
-    expires_at = now() + $8 * interval '1 second'
+    expires_at = greatest(expires_at, now() + $8 * interval '1 second')
 WHERE scope = $1
     AND operation = $2
     AND key_hash = $3
     AND claim = $4
-    AND state = $5
+    AND state >= $5
     AND lease_until <= now()
     AND expires_at > now()";
 
@@ -340,7 +354,7 @@ WHERE scope = $1
     AND operation = $2
     AND key_hash = $3
     AND claim = $4
-    AND state = $5";
+    AND state >= $5";
 
 const START: &str = "SELECT (extract(epoch FROM now()) * 1000000)::bigint";
 
@@ -351,7 +365,7 @@ WHERE scope = $1
     AND operation = $2
     AND key_hash = $3
     AND claim = $4
-    AND state = $5";
+    AND state >= $5";
 
 /// `now()` is when the transaction began: it is another one after a COMMIT or ROLLBACK of the step's own, and a renewal
 /// may have come later than it.
@@ -364,7 +378,7 @@ WITH held AS (
         AND operation = $2
         AND key_hash = $3
         AND claim = $4
-        AND state = $5
+        AND state >= $5
         AND (extract(epoch FROM now()) * 1000000)::bigint = $8
     RETURNING attempt
 )
@@ -388,7 +402,7 @@ WITH finished AS (
         AND operation = $2
         AND key_hash = $3
         AND claim = $4
-        AND state = $5
+        AND state >= $5
         AND (extract(epoch FROM now()) * 1000000)::bigint = $8
     RETURNING 1
 ), forgotten AS (
@@ -400,6 +414,17 @@ WITH finished AS (
 )
 SELECT 1 FROM finished";
 
+/// What is to be undone is not forgotten: a hundred years are as good as never.
+const REJECT: &str = "
+UPDATE idem_records
+SET state = $6,
+    expires_at = now() + interval '100 years'
+WHERE scope = $1
+    AND operation = $2
+    AND key_hash = $3
+    AND claim = $4
+    AND state >= $5";
+
 const LET_GO: &str = "
 UPDATE idem_records
 SET lease_until = now(),
@@ -408,17 +433,18 @@ WHERE scope = $1
     AND operation = $2
     AND key_hash = $3
     AND claim = $4
-    AND state = $5";
+    AND state >= $5";
 
 const BAR: &str = "
 UPDATE idem_records
 SET state = $6,
-    lease_until = NULL
+    lease_until = NULL,
+    expires_at = least(expires_at, now() + $7 * interval '1 second')
 WHERE scope = $1
     AND operation = $2
     AND key_hash = $3
     AND claim = $4
-    AND state = $5";
+    AND state >= $5";
 
 const FORGIVE: &str = "
 UPDATE idem_records
@@ -426,5 +452,5 @@ SET attempt = 0
 WHERE scope = $1
     AND operation = $2
     AND key_hash = $3
-    AND state = $4
+    AND state >= $4
     AND lease_until <= now()";

@@ -4,7 +4,8 @@ use std::future::Future;
 
 use idem_core::machine::{Decision, decide};
 use idem_core::{
-    Abandoned, Claim, Error, Held, Holder, Kind, Lease, Outcome, Place, Recover, Request, Resumed, Step, Steps,
+    Abandoned, Claim, Error, Held, Holder, Kind, Lease, Outcome, Place, Recover, Request, Resumed, Step, StepForm,
+    Steps,
 };
 use serde::de::DeserializeOwned;
 use tokio::time::sleep;
@@ -120,7 +121,11 @@ impl Holder for SqliteLease {
         if !self.renew_in(&mut tx).await? {
             return Err(Error::new(Kind::LeaseLost));
         }
-        self.store.inner().records.keep(&mut tx, &self.request, self.claim, step).await.map_err(classify)?;
+        let records = self.store.inner().records;
+        records.keep(&mut tx, &self.request, self.claim, step).await.map_err(classify)?;
+        if step.form == StepForm::REJECTION {
+            records.reject_leased(&mut tx, &self.request.identity, self.claim).await.map_err(classify)?;
+        }
         match tx.take_session().commit().await {
             Ok(()) => Ok(()),
             Err(CommitFailed::Unknown(error)) => Err(Error::new(Kind::OutcomeUnknown).caused_by(error)),
@@ -177,7 +182,7 @@ impl SqliteLease {
         let (is_claimed, attempt) = match order {
             Decision::Claim => (records.lease(connection, request, *claim, lease).await, 1),
             Decision::Replace(expired) => (records.lease_again(connection, request, *claim, lease, *expired).await, 1),
-            Decision::Resume { claim: earlier, attempt } => {
+            Decision::Resume { claim: earlier, attempt, .. } => {
                 (records.take_over(connection, request, *claim, lease, *earlier).await, *attempt + 1)
             }
             Decision::Replay(_) | Decision::Refuse(_) => return Ok(Claimed::Again),
@@ -209,7 +214,7 @@ impl SqliteLease {
     async fn bar(&self) -> Result<(), Error> {
         let inner = self.store.inner();
         let mut session = Session::begin(&inner.pool).await?;
-        let barred = inner.records.bar_leased(session.connection(), &self.request.identity, self.claim);
+        let barred = inner.records.bar_leased(session.connection(), &self.request, self.claim, &self.lease);
         barred.await.map_err(classify)?;
         session.commit().await.map_err(Error::from)
     }
@@ -262,7 +267,7 @@ impl SqliteStore {
     ///
     /// async fn go_on(store: &SqliteStore) -> Result<(), Error> {
     ///     let resumed = store.resume_abandoned("mails.send", async |mail: Mail| send(store, &mail).await).await?;
-    ///     println!("{} mails sent, {} to be tried again", resumed.succeeded, resumed.failed);
+    ///     println!("{} mails sent, {} not", resumed.succeeded, resumed.failed);
     ///     Ok(())
     /// }
     /// ```

@@ -3,7 +3,7 @@
 //! Each that changes something asks in the same statement whether the record is still held by the claim.
 
 use bytes::Bytes;
-use idem_core::{Abandoned, Claim, Format, Identity, Lease, Outcome, Place, Reply, Request, Step, StepForm};
+use idem_core::{Abandoned, Claim, Format, Identity, Input, Lease, Outcome, Place, Reply, Request, Step, StepForm};
 use sqlx::query::Query;
 use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteRow};
 use sqlx::{Row, Sqlite};
@@ -137,14 +137,28 @@ impl Records {
         Ok(query.execute(connection).await?.rows_affected() == 1)
     }
 
-    /// Bars the key: nobody knows what a step has kept that ended its transaction.
-    pub(super) async fn bar_leased(
+    /// Notes that the run is rejected, in the transaction in which that was kept.
+    pub(super) async fn reject_leased(
         self,
         connection: &mut SqliteConnection,
         identity: &Identity,
         claim: Claim,
     ) -> sqlx::Result<bool> {
-        let query = bind_held(sqlx::query(BAR), identity, claim).bind(row::RUNNING);
+        let query = bind_held(sqlx::query(REJECT), identity, claim).bind(row::UNDOING);
+        Ok(query.execute(connection).await?.rows_affected() == 1)
+    }
+
+    /// Bars the key: nobody knows what a step has kept that ended its transaction.
+    pub(super) async fn bar_leased(
+        self,
+        connection: &mut SqliteConnection,
+        request: &Request,
+        claim: Claim,
+        lease: &Lease,
+    ) -> sqlx::Result<bool> {
+        let query = bind_held(sqlx::query(BAR), &request.identity, claim)
+            .bind(row::RUNNING)
+            .bind(microseconds(lease.duration + request.ttl));
         Ok(query.execute(connection).await?.rows_affected() == 1)
     }
 
@@ -163,7 +177,7 @@ impl Records {
             .bind(row::INPUT_POSITION)
             .bind(StepForm::INPUT.0)
             .bind(Format::VALUE.0)
-            .bind(input.as_ref());
+            .bind(input.0.as_ref());
         query.execute(connection).await.map(|_| ())
     }
 
@@ -213,7 +227,7 @@ fn bind_lease<'q>(
 fn abandoned(row: &SqliteRow) -> sqlx::Result<Abandoned> {
     Ok(Abandoned {
         place: Place { scope: row.try_get("scope")?, key_hash: row.try_get("key_hash")? },
-        input: Bytes::from(row.try_get::<Vec<u8>, _>("body")?),
+        input: Input(Bytes::from(row.try_get::<Vec<u8>, _>("body")?)),
     })
 }
 
@@ -273,7 +287,7 @@ FROM (SELECT CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER) AS no
     idem_steps AS input JOIN idem_records AS record USING (scope, operation, key_hash)
 WHERE operation = $1
     AND position = $2
-    AND record.state = $3
+    AND record.state >= $3
     AND record.lease_until <= time.now
     AND record.expires_at > time.now
     AND ($4 IS NULL OR (scope, key_hash) > ($4, $5))
@@ -285,13 +299,13 @@ UPDATE idem_records
 SET claim = $6,
     attempt = attempt + 1,
     lease_until = time.now + $7,
-    expires_at = time.now + $8
+    expires_at = max(expires_at, time.now + $8)
 FROM (SELECT CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER) AS now) AS time
 WHERE scope = $1
     AND operation = $2
     AND key_hash = $3
     AND claim = $4
-    AND state = $5
+    AND state >= $5
     AND lease_until <= time.now
     AND expires_at > time.now";
 
@@ -308,13 +322,13 @@ ORDER BY position";
 const RENEW: &str = "
 UPDATE idem_records
 SET lease_until = time.now + $6,
-    expires_at = time.now + $7
+    expires_at = max(expires_at, time.now + $7)
 FROM (SELECT CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER) AS now) AS time
 WHERE scope = $1
     AND operation = $2
     AND key_hash = $3
     AND claim = $4
-    AND state = $5";
+    AND state >= $5";
 
 const KEEP: &str = "
 INSERT INTO idem_steps
@@ -340,7 +354,19 @@ WHERE scope = $1
     AND operation = $2
     AND key_hash = $3
     AND claim = $4
-    AND state = $5";
+    AND state >= $5";
+
+/// What is to be undone is not forgotten: a hundred years are as good as never.
+const REJECT: &str = "
+UPDATE idem_records
+SET state = $6,
+    expires_at = time.now + 3155760000000000
+FROM (SELECT CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER) AS now) AS time
+WHERE scope = $1
+    AND operation = $2
+    AND key_hash = $3
+    AND claim = $4
+    AND state >= $5";
 
 const LET_GO: &str = "
 UPDATE idem_records
@@ -351,17 +377,19 @@ WHERE scope = $1
     AND operation = $2
     AND key_hash = $3
     AND claim = $4
-    AND state = $5";
+    AND state >= $5";
 
 const BAR: &str = "
 UPDATE idem_records
 SET state = $6,
-    lease_until = NULL
+    lease_until = NULL,
+    expires_at = min(expires_at, time.now + $7)
+FROM (SELECT CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER) AS now) AS time
 WHERE scope = $1
     AND operation = $2
     AND key_hash = $3
     AND claim = $4
-    AND state = $5";
+    AND state >= $5";
 
 const FORGIVE: &str = "
 UPDATE idem_records
@@ -370,7 +398,7 @@ FROM (SELECT CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER) AS no
 WHERE scope = $1
     AND operation = $2
     AND key_hash = $3
-    AND state = $4
+    AND state >= $4
     AND lease_until <= time.now";
 
 const FORGET: &str = "

@@ -76,7 +76,7 @@ macro_rules! mails {
             use super::{Mail, Office};
 
             #[idempotent(
-                        key = mail.id, scope = "mails", operation = "mails.send", fingerprint = mail, attempts = 3,
+                        key = mail.id, scope = mail.to, operation = "mails.send", fingerprint = mail, attempts = 3,
                         record_input = mail
                     )]
             pub async fn send(steps: &mut $Steps, mail: &Mail, office: &Office) -> Result<String, Error> {
@@ -104,6 +104,14 @@ macro_rules! mails {
                 Ok(to.to_owned())
             }
 
+            /// Another operation whose input is recorded.
+            #[idempotent(
+                key = mail.id, scope = mail.to, operation = "mails.other", fingerprint = mail, record_input = mail
+            )]
+            pub async fn other(steps: &mut $Steps, mail: &Mail, office: &Office) -> Result<(), Error> {
+                steps.call("deliver", async |_| office.deliver().await).await
+            }
+
             pub async fn go_on(store: &$Store, office: &Office) -> Resumed {
                 let resumed = store.resume_abandoned("mails.send", async |mail: Mail| send(store, &mail, office).await);
                 resumed.await.expect("an answer")
@@ -114,6 +122,10 @@ macro_rules! mails {
 
 mails!(postgres_mails, PgStore, PgSteps);
 mails!(sqlite_mails, SqliteStore, SqliteSteps);
+
+fn counts(resumed: Resumed) -> (u64, u64) {
+    (resumed.succeeded, resumed.failed)
+}
 
 const INPUTS: &str = "SELECT count(*) FROM idem_steps WHERE position = -1";
 
@@ -136,10 +148,10 @@ both! {
         running.await.expect("a task").expect("sent");
 
         let before = (office.prepared(), office.tried());
-        assert_eq!(mails::go_on(&store, &office).await, Resumed { succeeded: 2, failed: 0 });
+        assert_eq!(counts(mails::go_on(&store, &office).await), (2, 0));
         assert_eq!((office.prepared() - before.0, office.tried() - before.1), (0, 2));
         assert_eq!(db.number(INPUTS).await, 0);
-        assert_eq!(mails::go_on(&store, &office).await, Resumed::default());
+        assert_eq!(counts(mails::go_on(&store, &office).await), (0, 0));
         // Its caller comes after all.
         assert_eq!(mails::send(&store, &mail("failed 1", "u1"), &office).await.expect("sent"), "u1");
         assert_eq!(office.tried() - before.1, 2);
@@ -151,7 +163,7 @@ both! {
         let (of_run, of_store) = (office.clone(), store.clone());
         let running = tokio::spawn(async move { mails::send(&of_store, &mail("k", "u1"), &of_run).await });
         eventually("it is delivered", async || office.tried() == 1).await;
-        assert_eq!(mails::go_on(&store, &office).await, Resumed::default());
+        assert_eq!(counts(mails::go_on(&store, &office).await), (0, 0));
         drop(closed);
         running.await.expect("a task").expect("sent");
         assert_eq!(office.tried(), 1);
@@ -160,13 +172,14 @@ both! {
     async fn each_of_several_pages_is_given_once_in_a_pass_however_it_ends(db) {
         const MAILS: usize = 230;
         let (store, office) = (db.store(8).await, Office::failing(MAILS));
+        // The same keys of several scopes, so that a page ends within one.
         for id in 0..MAILS {
-            assert!(mails::send(&store, &mail(id, "u1"), &office).await.is_err());
+            assert!(mails::send(&store, &mail(id / 5, &format!("u{}", id % 5)), &office).await.is_err());
         }
         office.failures.store(MAILS, Ordering::SeqCst);
-        assert_eq!(mails::go_on(&store, &office).await, Resumed { succeeded: 0, failed: 230 });
+        assert_eq!(counts(mails::go_on(&store, &office).await), (0, 230));
         assert_eq!(office.tried(), 2 * MAILS);
-        assert_eq!(mails::go_on(&store, &office).await, Resumed { succeeded: 230, failed: 0 });
+        assert_eq!(counts(mails::go_on(&store, &office).await), (230, 0));
         // No third try is left for one that fails.
         assert_eq!((office.tried(), office.prepared()), (3 * MAILS, MAILS));
     }
@@ -186,7 +199,7 @@ both! {
         for _ in 0..3 {
             assert!(mails::send(&store, &mail("k", "u1"), &office).await.is_err());
         }
-        assert_eq!(mails::go_on(&store, &office).await, Resumed { succeeded: 0, failed: 1 });
+        assert_eq!(counts(mails::go_on(&store, &office).await), (0, 1));
         assert_eq!(office.tried(), 3);
     }
 
@@ -194,7 +207,7 @@ both! {
         let (store, office) = (db.store(4).await, Office::failing(1));
         assert!(mails::send(&store, &mail("k", "u1"), &office).await.is_err());
         db.execute("UPDATE idem_steps SET body = claim WHERE position = -1").await;
-        assert_eq!(mails::go_on(&store, &office).await, Resumed { succeeded: 0, failed: 1 });
+        assert_eq!(counts(mails::go_on(&store, &office).await), (0, 1));
         assert_eq!((office.tried(), db.number(INPUTS).await), (1, 1));
         assert_eq!(mails::send(&store, &mail("k", "u1"), &office).await.expect("its caller can"), "u1");
     }
@@ -203,10 +216,89 @@ both! {
         let (store, office) = (db.store(4).await, Office::failing(2));
         assert!(mails::send(&store, &mail("k", "old"), &office).await.is_err());
         db.expire().await;
-        assert_eq!(mails::go_on(&store, &office).await, Resumed::default());
+        assert_eq!(counts(mails::go_on(&store, &office).await), (0, 0));
         assert!(mails::send(&store, &mail("k", "new"), &office).await.is_err());
-        assert_eq!(mails::go_on(&store, &office).await, Resumed { succeeded: 1, failed: 0 });
+        assert_eq!(counts(mails::go_on(&store, &office).await), (1, 0));
         assert_eq!(mails::send(&store, &mail("k", "new"), &office).await.expect("sent"), "new");
+    }
+
+    async fn r32_what_is_over_or_has_expired_when_its_turn_comes_is_not_begun_anew(db) {
+        let (store, office) = (db.store(4).await, Office::failing(3));
+        for id in 0..3 {
+            assert!(mails::send(&store, &mail(id, "u1"), &office).await.is_err());
+        }
+        // All three are found; while the first is handled, the others expire.
+        let handled = AtomicUsize::new(0);
+        let handle = async |mail: Mail| {
+            if handled.fetch_add(1, Ordering::SeqCst) == 1 {
+                db.expire().await;
+            }
+            mails::send(&store, &mail, &office).await
+        };
+        let resumed = store.resume_abandoned("mails.send", handle).await.expect("an answer");
+        assert_eq!(counts(resumed), (1, 2));
+        assert_eq!((office.prepared(), office.tried()), (3, 4));
+    }
+
+    async fn another_operations_runs_are_not_given_and_another_key_is_not_begun(db) {
+        let (store, office) = (db.store(4).await, Office::failing(2));
+        assert!(mails::send(&store, &mail("k", "u1"), &office).await.is_err());
+        assert!(mails::other(&store, &mail("k", "u1"), &office).await.is_err());
+        assert_eq!(counts(mails::go_on(&store, &office).await), (1, 0));
+        let tried = office.tried();
+        // The input of one function for another, or under another key: nothing runs.
+        for change in ["operation", "key"] {
+            let kinds = std::sync::Mutex::new(Vec::new());
+            let handle = async |mut mail: Mail| {
+                if change == "key" {
+                    mail.id.push('2');
+                }
+                let sent = if change == "key" {
+                    mails::other(&store, &mail, &office).await
+                } else {
+                    mails::send(&store, &mail, &office).await.map(|_| ())
+                };
+                kinds.lock().expect("kinds").push(sent.as_ref().err().map(Error::kind));
+                sent
+            };
+            let resumed = store.resume_abandoned("mails.other", handle).await.expect("an answer");
+            assert_eq!(counts(resumed), (0, 1), "{change}");
+            assert_eq!(kinds.into_inner().expect("kinds"), [Some(Kind::NothingToResume)]);
+        }
+        assert_eq!((office.tried(), db.records().await), (tried, 2));
+    }
+
+    async fn what_a_resumed_run_calls_may_begin(db) {
+        let (store, office) = (db.store(4).await, Office::failing(1));
+        assert!(mails::send(&store, &mail("k", "u1"), &office).await.is_err());
+        let handle = async |mail: Mail| {
+            let sent = mails::send(&store, &mail, &office).await?;
+            mails::forget(&store, &mail, &office).await?;
+            Ok::<_, Error>(sent)
+        };
+        assert_eq!(counts(store.resume_abandoned("mails.send", handle).await.expect("an answer")), (1, 0));
+        assert_eq!(db.number("SELECT count(*) FROM idem_records WHERE completed_at IS NOT NULL").await, 2);
+    }
+
+    async fn one_that_panics_does_not_keep_the_others_from_being_gone_on_with(db) {
+        let (store, office) = (db.store(4).await, Office::failing(2));
+        for id in ["a", "b"] {
+            assert!(mails::send(&store, &mail(id, "u1"), &office).await.is_err());
+        }
+        let handled = AtomicUsize::new(0);
+        let handle = async |mail: Mail| {
+            assert!(handled.fetch_add(1, Ordering::SeqCst) > 0, "the first one panics");
+            mails::send(&store, &mail, &office).await
+        };
+        assert_eq!(counts(store.resume_abandoned("mails.send", handle).await.expect("an answer")), (1, 1));
+    }
+
+    async fn an_input_over_the_limit_is_refused_before_anything_runs(db) {
+        let (store, office) = (db.store(4).await, Office::default());
+        let long = mail("k", "u1").to.repeat(1024 * 1024);
+        let refused = mails::parts(&store, "k", &long, &office).await;
+        assert_eq!(refused.expect_err("refused").kind(), Kind::ReplyFailed);
+        assert_eq!((office.tried(), db.records().await), (0, 0));
     }
 
     async fn the_input_may_be_made_of_several_arguments_and_read_in_a_task(db) {
@@ -217,7 +309,7 @@ both! {
             let run = async |(id, to): (String, String)| mails::parts(&of_task, &id, &to, &in_task).await;
             of_task.resume_abandoned("mails.parts", run).await
         });
-        assert_eq!(resumed.await.expect("a task").expect("an answer"), Resumed { succeeded: 1, failed: 0 });
+        assert_eq!(counts(resumed.await.expect("a task").expect("an answer")), (1, 0));
         assert_eq!(mails::parts(&store, "k", "u1", &office).await.expect("replayed"), "u1");
         assert_eq!(office.tried(), 2);
     }

@@ -1,5 +1,6 @@
 //! Rules 16 to 18: what a COMMIT is worth.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use idem_sqlx::{Isolation, PgStore, SqliteStore};
@@ -12,6 +13,7 @@ use crate::pay::postgres_steps;
 use crate::proxy::{Fault, Proxy};
 use crate::script::Script;
 use crate::support::{Database, Postgres, Sqlite};
+use crate::undo::{Refused, postgres_orders};
 
 both! {
     async fn r16_a_handler_that_ends_its_transaction_is_found_out_and_never_runs_again(db) {
@@ -203,6 +205,31 @@ async fn r16_postgres_each_commit_of_a_leased_run_may_be_lost() {
                 proxy.at_next_commit(Fault::None);
                 assert!(first.is_ok(), "{id}: {first:?}");
                 assert!(commits >= 5, "{commits}");
+                break;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn r16_postgres_each_commit_of_a_rejection_may_be_lost() {
+    let db = Postgres::create().await;
+    let proxy = Proxy::before(&db.options()).await;
+    let direct = db.store(4).await;
+    for fault in [Fault::CutBefore, Fault::CutAfter, Fault::Hang] {
+        for commits in 0.. {
+            let through = behind(&proxy, &db, Duration::from_secs(1)).await;
+            let (script, id) = (Arc::new(Script::default()), format!("{fault:?} at {commits}"));
+            let (before, struck) = (db.effects().await, proxy.struck());
+            proxy.at_commit(commits, fault);
+            let first = postgres_orders::order(&through, &id, true, &script).await;
+            let retried = async || postgres_orders::order(&direct, &id, true, &script).await == Err(Refused::Declined);
+            eventually("it is undone", retried).await;
+            assert_eq!(db.effects().await - before, 2, "{id}: {:?}", script.steps());
+            if proxy.struck() == struck {
+                proxy.at_next_commit(Fault::None);
+                assert_eq!(first, Err(Refused::Declined), "{id}");
+                assert!(commits >= 9, "{commits}");
                 break;
             }
         }
