@@ -11,8 +11,8 @@ pub(crate) struct Part {
     pub(crate) tests: &'static str,
     /// The only package that needs it, if there is one.
     only_for: Option<&'static str>,
-    /// The package that nothing runs of without it.
-    package: Option<&'static str>,
+    /// The packages that nothing runs of without it.
+    packages: &'static [&'static str],
     /// Every other test that needs it has this in its name.
     word: Option<&'static str>,
     get: fn() -> Result<Server, Failure>,
@@ -23,7 +23,7 @@ pub(crate) const PARTS: [Part; 3] = [
         name: "postgres",
         tests: "everything on PostgreSQL",
         only_for: None,
-        package: Some("payments"),
+        packages: &["payments", "checkout"],
         word: Some("postgres"),
         get: || Database::get(Durability::ThrowAway).map(Server::Postgres),
     },
@@ -31,7 +31,7 @@ pub(crate) const PARTS: [Part; 3] = [
         name: "kafka",
         tests: "kafka-consumer on a broker process",
         only_for: Some("kafka-consumer"),
-        package: None,
+        packages: &[],
         word: Some("broker_process"),
         get: || broker::kafka().map(Server::Broker),
     },
@@ -39,7 +39,7 @@ pub(crate) const PARTS: [Part; 3] = [
         name: "sqs",
         tests: "sqs-consumer",
         only_for: Some("sqs-consumer"),
-        package: Some("sqs-consumer"),
+        packages: &["sqs-consumer"],
         word: None,
         get: || broker::sqs().map(Server::Broker),
     },
@@ -88,7 +88,7 @@ impl Servers {
     }
 
     pub(crate) fn excluded_packages(&self) -> impl Iterator<Item = &'static str> {
-        self.without().filter_map(|part| part.package)
+        self.without().flat_map(|part| part.packages.iter().copied())
     }
 
     pub(crate) fn skipped_words(&self) -> impl Iterator<Item = &'static str> {

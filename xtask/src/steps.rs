@@ -32,13 +32,15 @@ const CI: &[Step] = &[
     step("idem-sqlx, sqlite", "clippy -p idem-sqlx --no-default-features --features sqlite -- -D warnings"),
     step("payments, sqlite", "clippy -p payments --all-targets -- -D warnings"),
     step("payments, postgres", "clippy -p payments --all-targets --features postgres -- -D warnings"),
+    step("checkout, sqlite", "clippy -p checkout --all-targets -- -D warnings"),
+    step("checkout, postgres", "clippy -p checkout --all-targets --features postgres -- -D warnings"),
 ];
 
 /// The first step is the one that arguments go to. Plain `cargo test` runs the doctests, too.
 const TEST: &[Step] = &[
     step("tests", "test --workspace --all-features"),
-    // With all features the example runs on Postgres.
-    step("tests of payments on SQLite", "test -p payments"),
+    // With all features the two examples run on Postgres.
+    step("tests of payments and checkout on SQLite", "test -p payments -p checkout"),
 ];
 
 pub(crate) fn ci() -> Result<ExitCode, Failure> {

@@ -188,7 +188,7 @@ fn what_is_left_out_on_purpose_is_no_failure() {
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     assert!(text(&output.stderr).contains("not run, as told: sqs-consumer"), "{output:?}");
     let words = text(&output.stdout).lines().next().unwrap().to_owned();
-    assert!(words.contains("--exclude payments") && words.contains("--skip postgres"), "{words}");
+    assert!(words.contains("--exclude payments --exclude checkout") && words.contains("--skip postgres"), "{words}");
     machine.assert_empty();
 }
 

@@ -1,0 +1,95 @@
+//! The handlers. [`create`] is the one to copy.
+
+use axum::Json;
+use axum::extract::{FromRequest, Request, State};
+use axum::http::StatusCode;
+use idem_core::idempotent;
+use serde::{Deserialize, Serialize};
+
+use crate::App;
+use crate::caller::Caller;
+use crate::database::{Steps, Tx};
+use crate::error::ApiError;
+use crate::provider::Charge;
+use crate::stock;
+
+/// What a client asks for.
+#[derive(Deserialize)]
+pub(crate) struct NewOrder {
+    item: String,
+    quantity: i64,
+    /// The card's name at the provider.
+    card: String,
+}
+
+#[derive(Serialize, sqlx::FromRow)]
+pub(crate) struct Order {
+    id: i64,
+    item: String,
+    quantity: i64,
+    amount: i64,
+    charge: String,
+}
+
+/// Reserves, charges, confirms. Whatever ends this process, the client's retry goes on behind the last finished step.
+///
+/// An answer that is final and a refusal, as [`ApiError`] says by `Disposition::Reject`, undoes what is finished, the last
+/// step first. One that is not final leaves it to the retry.
+///
+/// The lease is short, so that a retry after a crash is not long in vain. A charge may take longer than that: the lease is
+/// renewed. Each try takes one of the attempts, and there are enough for a provider that is away for a while.
+#[idempotent(scope = caller, ttl = "24h", lease = "2s", attempts = 1000)]
+pub(crate) async fn create(
+    caller: Caller,
+    State(app): State<App>,
+    steps: &mut Steps,
+    new: NewOrder,
+) -> Result<(StatusCode, Json<Order>), ApiError> {
+    let (item, quantity) = (new.item.clone(), new.quantity);
+    let amount = steps.transaction("reserve", async |tx| stock::reserve(tx, &item, quantity).await).await?;
+    steps.undo("reserve", async move |tx| stock::give_back(tx, &item, quantity).await);
+    tracing::info!("reserved, in attempt {}", steps.attempt());
+
+    let charge = steps
+        .call("charge", async |key| app.provider.charge(&key, &new.card, amount).await.map_err(ApiError::Provider))
+        .await?;
+    let Charge::Paid { id: charge } = charge else { return Err(ApiError::Declined) };
+    let (provider, paid) = (app.provider.clone(), charge.clone());
+    steps.undo_call("charge", async move |key| provider.refund(&key, &paid).await);
+    tracing::info!("paid, in attempt {}", steps.attempt());
+
+    // One commit with the answer.
+    let order = steps.finish(async |tx| confirm(tx, &caller, &new, amount, &charge).await).await?;
+    Ok((StatusCode::CREATED, Json(order)))
+}
+
+/// What was withdrawn from sale since it was reserved is not sold.
+async fn confirm(tx: &mut Tx, caller: &Caller, new: &NewOrder, amount: i64, charge: &str) -> Result<Order, ApiError> {
+    let confirm = "INSERT INTO orders (caller, item, quantity, amount, charge)
+                   SELECT $1, item, $3, $4, $5 FROM stock WHERE item = $2 AND on_sale
+                   RETURNING id, item, quantity, amount, charge";
+    let order = sqlx::query_as(confirm).bind(&caller.0).bind(&new.item).bind(new.quantity).bind(amount).bind(charge);
+    let order = order.fetch_optional(tx).await?;
+    tracing::info!("confirming");
+    order.ok_or(ApiError::Withdrawn)
+}
+
+/// The caller's orders.
+pub(crate) async fn list(caller: Caller, State(app): State<App>) -> Result<Json<Vec<Order>>, ApiError> {
+    let orders = sqlx::query_as("SELECT id, item, quantity, amount, charge FROM orders WHERE caller = $1 ORDER BY id");
+    Ok(Json(orders.bind(&caller.0).fetch_all(app.store.pool()).await?))
+}
+
+/// Checks the body while it is extracted. Extractors run before the key is looked at, so a mistake in the body uses
+/// no key up: the client corrects it and sends the same key.
+impl<S: Send + Sync> FromRequest<S> for NewOrder {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        let Json(new) = Json::<Self>::from_request(request, state).await.map_err(ApiError::NoJson)?;
+        if !(1..=1000).contains(&new.quantity) {
+            return Err(ApiError::Invalid("`quantity` must be 1 to 1000"));
+        }
+        Ok(new)
+    }
+}
