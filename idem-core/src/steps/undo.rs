@@ -64,7 +64,7 @@ impl<H: Holder> Steps<H> {
     async fn undo_recorded(&mut self, outcome: &Outcome) -> Result<Outcome, Error> {
         self.check()?;
         self.check_all_passed()?;
-        let undos = self.to_undo();
+        let undos = self.undo_order();
         if !undos.is_empty() && !self.is_rejected() {
             let next = u32::try_from(self.passed.len() + 1).unwrap_or(u32::MAX);
             let rejection = Rejection { outcome: outcome.clone(), undos, next };
@@ -89,14 +89,14 @@ impl<H: Holder> Steps<H> {
     /// Without a record there is no retry that could go on: one that fails does not keep the others from being done.
     pub(super) async fn undo_unrecorded(&mut self) -> Result<(), Error> {
         let mut undone = Ok(());
-        for name in self.to_undo() {
+        for name in self.undo_order() {
             undone = undone.and(self.undo_step(0, &name).await);
         }
         undone
     }
 
     /// The steps that this attempt has come past and has an undo for, the last first.
-    fn to_undo(&mut self) -> Vec<String> {
+    fn undo_order(&mut self) -> Vec<String> {
         let with_undo: Vec<_> = self.undos().iter().map(|(step, _)| step.clone()).collect();
         self.passed.iter().rev().filter(|step| with_undo.contains(step)).cloned().collect()
     }
