@@ -4,7 +4,9 @@ use std::future::Future;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use idem_core::{Kind, observe};
+use idem_core::{Error, Kind, idempotent, observe};
+use idem_sqlx::{PgSteps, PgTx};
+use sqlx::Executor;
 
 use crate::client::eventually;
 use crate::pay::{Failed, Paid, kind, paid};
@@ -237,4 +239,31 @@ async fn r17_postgres_a_long_step_under_a_stricter_isolation_keeps_nothing_and_m
     assert_eq!(db.effects().await, 0);
     assert_eq!(steps::pay_briefly(&store, "u1", "k", "order", &script).await.expect("paid"), paid());
     assert_eq!((script.times("reserve"), db.effects().await), (2, 2));
+}
+
+#[idempotent(key = id, scope = "test", operation = "leases.slow", fingerprint = id, lease = "1s")]
+async fn slow(steps: &mut PgSteps, id: &str, seconds: f64) -> Result<(), Error> {
+    let write = async |tx: &mut PgTx| {
+        tx.execute("INSERT INTO effects VALUES ('step', 'slow')").await.map_err(idem_sqlx::classify)?;
+        let sleep = sqlx::query("SELECT pg_sleep($1)").bind(seconds);
+        sleep.execute(tx).await.map(|_| ()).map_err(idem_sqlx::classify)
+    };
+    steps.transaction("write", write).await
+}
+
+/// Until the server has ended it, nobody knows what it keeps.
+#[tokio::test]
+async fn r26_postgres_the_lease_of_a_step_that_was_given_up_lives_until_it_has_ended() {
+    let db = crate::support::Postgres::create().await;
+    let store = db.store(4).await;
+    let given_up = tokio::time::timeout(Duration::from_millis(500), slow(&store, "k", 4.0)).await;
+    assert!(given_up.is_err());
+    let retry = async || {
+        let answer = slow(&store, "k", 0.0).await;
+        assert!(answer.is_ok() || answer.as_ref().is_err_and(|error| error.kind() == Kind::KeyInFlight), "{answer:?}");
+        answer.is_ok()
+    };
+    eventually("the retry ran", retry).await;
+    assert!(db.seconds_since_claim().await > 3.5, "the statement was still running");
+    assert_eq!(db.effects().await, 1);
 }
