@@ -87,6 +87,8 @@ impl Args {
 
     fn read_one(&mut self, input: ParseStream<'_>, errors: &mut Errors) -> Result<()> {
         if !input.peek(Ident::peek_any) {
+            // Whatever it was meant for, it may have been the scope.
+            self.scope_was_meant = true;
             return Err(input.error(format!("expected an argument\nhelp: {}", known())));
         }
         let name = input.call(Ident::parse_any)?;
@@ -101,6 +103,9 @@ impl Args {
         self.scope_was_meant |= meant(&word) == Some("scope");
         let Some(slot) = self.slot(&word) else {
             errors.at(&name, if word == "axum" { takes_no_value() } else { unknown(&word) });
+            if word == "axum" {
+                self.axum = Some(name);
+            }
             return Ok(());
         };
         match value {

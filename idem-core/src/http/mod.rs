@@ -54,5 +54,6 @@ mod outlive;
 mod problem;
 mod reply;
 pub(crate) mod run;
+pub(crate) mod through_store;
 
 pub use problem::Refusal;
