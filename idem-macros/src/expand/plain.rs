@@ -3,7 +3,7 @@
 use proc_macro2::{Ident, Span, TokenStream};
 use quote::{ToTokens, format_ident, quote, quote_spanned};
 use syn::spanned::Spanned;
-use syn::{FnArg, GenericArgument, Pat, PatIdent, PathArguments, ReturnType, Signature, Type};
+use syn::{FnArg, GenericArgument, Lifetime, Pat, PatIdent, PathArguments, ReturnType, Signature, Type};
 
 use super::{Fingerprint, Handler, asked_value, at, bindings, policy};
 use crate::check::{Key, Scope};
@@ -145,11 +145,20 @@ fn inputs(handler: &Handler) -> TokenStream {
         }
         Role::Context(context) | Role::Misused(context) => {
             let (store, private) = (store(handler), handler.private(at(context)));
-            quote_spanned!(at(context)=> #store: &<#context as #private::Context>::Store)
+            // A lifetime that the user named stays in use.
+            let lifetime = lifetime(&parameter.ty);
+            quote_spanned!(at(context)=> #store: & #lifetime <#context as #private::Context>::Store)
         }
     });
     let inputs = receiver.chain(typed);
     quote!(#(#inputs),*)
+}
+
+fn lifetime(ty: &Type) -> Option<&Lifetime> {
+    match plain(ty) {
+        Type::Reference(reference) => reference.lifetime.as_ref(),
+        _ => None,
+    }
 }
 
 /// The store's name: the context's own, where it has one.
