@@ -164,7 +164,7 @@ fn expect_comma(input: ParseStream<'_>, errors: &mut Errors) {
     if input.is_empty() || input.parse::<Token![,]>().is_ok() {
         return;
     }
-    errors.push(input.error("expected `,` between two arguments"));
+    errors.push(input.error("expected `,` between two arguments\nhelp: write `, ` before this one"));
     // With only the comma missing, the next argument can be read as it stands.
     if !(input.peek(Ident::peek_any) && input.peek2(Token![=])) {
         skip_to_comma(input);

@@ -68,11 +68,7 @@ pub(super) fn expand(handler: &Handler) -> TokenStream {
         }
     };
     let is_final = match &handler.rejects {
-        Some(rejects) => {
-            // That it is no such function is said at its name.
-            let of_rejects = handler.private(at(rejects));
-            quote_spanned!(at(rejects)=> #of_rejects::is_final(&__idem_answer, #rejects))
-        }
+        Some(rejects) => quote_spanned!(place=> #of_output::is_final(&__idem_answer, #rejects)),
         None => quote!(false),
     };
 
