@@ -5,7 +5,8 @@ use std::fs;
 use std::path::Path;
 
 /// Fixtures with several mistakes on purpose, and how many.
-const SEVERAL: [(&str, usize); 2] = [("several_mistakes", 5), ("mistakes_in_attribute_and_body", 2)];
+const SEVERAL: [(&str, usize); 3] =
+    [("several_mistakes", 5), ("mistakes_in_attribute_and_body", 2), ("mistakes_in_attribute_and_call", 2)];
 
 /// Each fixture's name with its report.
 pub(crate) fn reports() -> BTreeMap<String, String> {
