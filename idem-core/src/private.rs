@@ -8,10 +8,10 @@ pub use crate::policy::{InFlight, Lease, MissingKey, Policy};
 pub use crate::store::{Context, Leased};
 
 use crate::bounds::Fingerprinted;
-#[cfg(feature = "axum")]
-use crate::bounds::Replies;
 use crate::error::Error;
 use crate::fingerprint::Fingerprint;
+#[cfg(feature = "axum")]
+use crate::http::bounds::Replies;
 use crate::identity::{Key, ToKey, ToScope};
 
 #[cfg(feature = "axum")]

@@ -12,9 +12,9 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, Uri, header};
 use http_body_util::LengthLimitError;
 
-use crate::bounds::{FromRef, HoldsStore, Needs};
 use crate::error::{Error, Kind};
 use crate::fingerprint::Fingerprint;
+use crate::http::bounds::{FromRef, HoldsStore, Needs};
 use crate::http::problem;
 use crate::store::Context;
 

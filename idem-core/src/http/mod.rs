@@ -47,6 +47,7 @@
 //!   for a retry gets 422; give such a handler a `fingerprint` of its own.
 //! - An endless response (server-sent events) would hold its transaction open: it is no reply to be stored.
 
+pub mod bounds;
 mod catch;
 pub(crate) mod extract;
 pub(crate) mod key;

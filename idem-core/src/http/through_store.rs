@@ -6,7 +6,7 @@
 use crate::http::extract::Recorded;
 use crate::store::{Context, Store};
 
-/// [`Recorded`], the last parameter of a handler.
+/// `Recorded`, which holds the user's last extractor.
 pub type RecordedOf<C, T> = <<C as Context>::Store as ThroughStore>::Recorded<C, T>;
 
 /// Every store.
