@@ -57,7 +57,7 @@
 //!
 //! The stores and their contexts (`PgStore` and `PgTx`, `SqliteStore` and `SqliteTx`) are in `idem-sqlx`; this crate
 //! knows no database. [`idempotent`] lists the attribute's arguments, [`http`] what an Axum handler's caller sees,
-//! [`store`] what another store would owe.
+//! [`store`] what another store would owe, [`compiler`] what the compiler says to each mistake.
 //!
 //! # Rules
 //! - The `&mut` parameter is the context, and its type decides how the handler runs. There is exactly one.
@@ -73,6 +73,10 @@
 //!   raw `ROLLBACK` and the handler's end the key is free: a duplicate that comes just then runs, and so does a retry
 //!   where the process dies there, or where the handler begins another transaction and fails in it.
 #![cfg_attr(docsrs, feature(doc_cfg))]
+
+pub mod bounds;
+#[doc = include_str!("../docs/compiler.md")]
+pub mod compiler {}
 
 mod abandoned;
 mod catch;

@@ -2,9 +2,7 @@
 
 use std::future::Future;
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-
+use crate::bounds::{Refusal, Storable};
 use crate::error::{Error, Kind};
 use crate::fingerprint::Fingerprint;
 use crate::guard::{Guard, Start, Stored, begin_within};
@@ -82,8 +80,8 @@ pub struct Codec<R> {
 /// Of a function that stores no errors.
 pub fn codec<R: Answer>() -> Codec<R>
 where
-    R::Value: Serialize + DeserializeOwned,
-    R::Error: From<Error>,
+    R::Value: Storable,
+    R::Error: Refusal,
 {
     Codec {
         refuse: |refusal| R::of(Err(refusal.into())),
@@ -100,8 +98,8 @@ where
 /// Of a function with `rejects`.
 pub fn codec_with_errors<R: Answer>() -> Codec<R>
 where
-    R::Value: Serialize + DeserializeOwned,
-    R::Error: Serialize + DeserializeOwned + From<Error>,
+    R::Value: Storable,
+    R::Error: Storable + Refusal,
 {
     Codec {
         read: |stored| match stored {
@@ -111,6 +109,16 @@ where
         error: |answer, limit| answer.as_result().err().map(|error| value::outcome(Format::ERROR, error, limit)),
         ..codec::<R>()
     }
+}
+
+/// [`codec`] of a result that is spelt out. Whatever one of its types cannot do, rustc says at that type.
+pub fn codec_of<T: Storable, E: Refusal>() -> Codec<Result<T, E>> {
+    codec()
+}
+
+/// [`codec_with_errors`] of a result that is spelt out.
+pub fn codec_with_errors_of<T: Storable, E: Storable + Refusal>() -> Codec<Result<T, E>> {
+    codec_with_errors()
 }
 
 /// Whether `rejects = …` says that the answer is a final error.

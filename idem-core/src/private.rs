@@ -1,22 +1,27 @@
 //! What expansions of the attribute call. Not for people: it may change in any release.
 
 pub use crate::identity::{Operation, Scope};
-pub use crate::plain::{Answer, Codec, Entered, Named, answer, codec, codec_with_errors, enter, is_final, settle};
+pub use crate::plain::{
+    Codec, Entered, Named, answer, codec, codec_of, codec_with_errors, codec_with_errors_of, enter, is_final, settle,
+};
 pub use crate::policy::{InFlight, Lease, MissingKey, Policy};
 pub use crate::store::{Context, Leased};
 
 use crate::abandoned;
+use crate::bounds::{Fingerprinted, Recordable};
 use crate::error::Error;
 use crate::fingerprint::Fingerprint;
+#[cfg(feature = "axum")]
+use crate::http::bounds::Replies;
 use crate::identity::{Key, ToKey, ToScope};
 use crate::record::Input;
 
 #[cfg(feature = "axum")]
-pub use crate::http::extract::Recorded;
+pub use crate::http::run::{Asked, AskedFingerprint, AskedKey};
 #[cfg(feature = "axum")]
-pub use crate::http::run::{Asked, AskedFingerprint, AskedKey, serve};
+pub use crate::http::through_store::RecordedOf;
 #[cfg(feature = "axum")]
-pub use axum::response::{IntoResponse, Response};
+pub use axum::response::Response;
 
 /// The value of `scope = EXPR`.
 pub fn scope<T: ToScope + ?Sized>(value: &T) -> Result<Scope, Error> {
@@ -29,7 +34,7 @@ pub fn key<T: ToKey + ?Sized>(value: &T) -> Result<Option<Key>, Error> {
 }
 
 /// The value of `fingerprint = EXPR`.
-pub fn fingerprint<T: serde::Serialize + ?Sized>(value: &T) -> Result<Fingerprint, Error> {
+pub fn fingerprint<T: Fingerprinted + ?Sized>(value: &T) -> Result<Fingerprint, Error> {
     Fingerprint::of_value(value)
 }
 
@@ -46,12 +51,12 @@ pub const fn lease<C: Leased>(lease: Lease) -> Lease {
 }
 
 /// The value of `record_input = EXPR`, for a context that has a use for it.
-pub fn record_input<C: Leased, T: serde::Serialize + ?Sized>(value: &T) -> Result<Input, Error> {
+pub fn record_input<C: Leased, T: Recordable + ?Sized>(value: &T) -> Result<Input, Error> {
     abandoned::written(value)
 }
 
 /// An argument of a plain function, as a part of its fingerprint.
-pub fn argument<T: serde::Serialize + ?Sized>(value: &T) -> Result<Fingerprint, Error> {
+pub fn argument<T: Fingerprinted + ?Sized>(value: &T) -> Result<Fingerprint, Error> {
     Fingerprint::of_value(value)
 }
 
@@ -59,4 +64,10 @@ pub fn argument<T: serde::Serialize + ?Sized>(value: &T) -> Result<Fingerprint, 
 pub fn arguments<const N: usize>(arguments: [Result<Fingerprint, Error>; N]) -> Result<Fingerprint, Error> {
     let arguments: Vec<_> = arguments.into_iter().collect::<Result<_, _>>()?;
     Ok(Fingerprint::of_all(&arguments))
+}
+
+/// What an Axum handler has returned.
+#[cfg(feature = "axum")]
+pub fn reply<T: Replies>(value: T) -> Response {
+    value.into_response()
 }

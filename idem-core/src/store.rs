@@ -111,7 +111,7 @@ pub trait Context: Sized + Send + 'static {
 #[diagnostic::on_unimplemented(
     message = "`{Self}` holds no lease",
     label = "only a leased handler has one",
-    note = "remove `lease` and `attempts`, or run the handler in steps: `steps: &mut PgSteps` or `steps: &mut SqliteSteps`"
+    note = "remove `lease`, `attempts` and `record_input`, or run the handler in steps: `steps: &mut PgSteps` or `steps: &mut SqliteSteps`"
 )]
 pub trait Leased: Context {}
 

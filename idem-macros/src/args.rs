@@ -89,6 +89,8 @@ impl Args {
 
     fn read_one(&mut self, input: ParseStream<'_>, errors: &mut Errors) -> Result<()> {
         if !input.peek(Ident::peek_any) {
+            // Whatever it was meant for, it may have been the scope.
+            self.scope_was_meant = true;
             return Err(input.error(format!("expected an argument\nhelp: {}", known())));
         }
         let name = input.call(Ident::parse_any)?;
@@ -103,6 +105,9 @@ impl Args {
         self.scope_was_meant |= meant(&word) == Some("scope");
         let Some(slot) = self.slot(&word) else {
             errors.at(&name, if word == "axum" { takes_no_value() } else { unknown(&word) });
+            if word == "axum" {
+                self.axum = Some(name);
+            }
             return Ok(());
         };
         match value {
@@ -162,7 +167,7 @@ fn expect_comma(input: ParseStream<'_>, errors: &mut Errors) {
     if input.is_empty() || input.parse::<Token![,]>().is_ok() {
         return;
     }
-    errors.push(input.error("expected `,` between two arguments"));
+    errors.push(input.error("expected `,` between two arguments\nhelp: write `, ` before this one"));
     // With only the comma missing, the next argument can be read as it stands.
     if !(input.peek(Ident::peek_any) && input.peek2(Token![=])) {
         skip_to_comma(input);

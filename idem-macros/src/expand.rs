@@ -4,7 +4,7 @@ mod plain;
 
 use std::time::Duration;
 
-use proc_macro2::{Ident, Literal, Span, TokenStream, TokenTree};
+use proc_macro2::{Group, Ident, Literal, Span, TokenStream, TokenTree};
 use quote::{ToTokens, format_ident, quote, quote_spanned};
 use syn::ext::IdentExt;
 use syn::spanned::Spanned;
@@ -34,13 +34,13 @@ pub(crate) fn expand(handler: &Handler) -> TokenStream {
 /// Output:
 ///
 /// ```text
-/// async fn create_payment(__idem_0: CurrentUser, __idem_last: Recorded<PgTx, Json<NewPayment>>) -> Response {
+/// async fn create_payment(__idem_0: CurrentUser, __idem_last: RecordedOf<PgTx, Json<NewPayment>>) -> Response {
 ///     async fn create_payment(user: CurrentUser, tx: &mut PgTx, Json(order): Json<NewPayment>) -> Reply { … }
 ///     static __IDEM_POLICY: Policy = …;
 ///     let (__idem_call, __idem_1) = __idem_last.into_parts();
 ///     let __idem_asked = Asked { … };
-///     serve(__idem_call, &__IDEM_POLICY, __idem_asked, move |__idem_context| {
-///         Box::pin(async move { into_response(create_payment(__idem_0, __idem_context, __idem_1).await) })
+///     __idem_call.serve(&__IDEM_POLICY, __idem_asked, move |__idem_context| {
+///         Box::pin(async move { reply(create_payment(__idem_0, __idem_context, __idem_1).await) })
 ///     })
 ///     .await
 /// }
@@ -56,7 +56,7 @@ fn axum(handler: &Handler) -> TokenStream {
     let last_type = types.pop().unwrap_or_else(|| quote!(()));
     // What rustc requires of the context, it says at the context's own type.
     let private = handler.private(at(context));
-    let recorded = quote_spanned!(at(context)=> #private::Recorded<#context, #last_type>);
+    let recorded = quote_spanned!(at(context)=> #private::RecordedOf<#context, #last_type>);
     let inputs = quote_spanned!(Span::mixed_site()=> #(#names: #types,)* __idem_last: #recorded);
     let private = handler.private(outside::output_place(signature));
     let response = quote_spanned!(outside::output_place(signature)=> #private::Response);
@@ -76,7 +76,7 @@ fn axum(handler: &Handler) -> TokenStream {
         static __IDEM_POLICY: #private::Policy = #policy;
         let (__idem_call, #last) = __idem_last.into_parts();
         let __idem_asked = #asked;
-        #private::serve(__idem_call, &__IDEM_POLICY, __idem_asked, move |__idem_context| #boxed).await
+        __idem_call.serve(&__IDEM_POLICY, __idem_asked, move |__idem_context| #boxed).await
     };
     let whole = outside::block(whole, body);
     quote!(#(#outside)* #vis #head #whole)
@@ -130,8 +130,8 @@ fn lease(handler: &Handler) -> TokenStream {
         Some(attempts) => Literal::u32_unsuffixed(attempts).into_token_stream(),
         None => quote!(#private::Lease::DEFAULT.attempts),
     };
-    let context = &handler.context;
-    // That a transaction holds no lease is said at the argument.
+    // That a transaction holds no lease is said at the argument, which is what has to go.
+    let context = said_at(&handler.context, name.span());
     let of_context = handler.private(at(name));
     let lease = quote!(#private::Lease { duration: #time, attempts: #attempts, ..#private::Lease::DEFAULT });
     quote_spanned!(at(name)=> #of_context::lease::<#context>(#lease))
@@ -295,7 +295,7 @@ fn reply(handler: &Handler) -> TokenStream {
         Role::Extractor => extractors.next(),
         Role::Context(_) | Role::Misused(_) => Some(format_ident!("__idem_context", span = Span::mixed_site())),
     });
-    quote_spanned!(span=> #private::IntoResponse::into_response(#name #turbofish(#(#arguments),*).await))
+    quote_spanned!(span=> #private::reply(#name #turbofish(#(#arguments),*).await))
 }
 
 impl Handler {
@@ -307,6 +307,22 @@ impl Handler {
             None => quote_spanned!(place=> ::idem_core::__private),
         }
     }
+}
+
+/// Tokens that mean what they did, and that rustc underlines elsewhere.
+fn said_at(tokens: impl ToTokens, place: Span) -> TokenStream {
+    let moved = |token: TokenTree| match token {
+        TokenTree::Group(group) => {
+            let mut moved = Group::new(group.delimiter(), said_at(group.stream(), place));
+            moved.set_span(group.span().located_at(place));
+            TokenTree::Group(moved)
+        }
+        mut other => {
+            other.set_span(other.span().located_at(place));
+            other
+        }
+    };
+    tokens.into_token_stream().into_iter().map(moved).collect()
 }
 
 /// A place in what the user wrote, for tokens whose names are ours.

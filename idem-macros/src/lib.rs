@@ -119,7 +119,8 @@ use crate::variants::{Variant, variants};
 /// # Errors
 ///
 /// A mistake in the attribute or in the signature is a compile error on the token that is wrong, with what to write
-/// instead. All mistakes of one handler are reported together, and routes that mention it still resolve.
+/// instead. All mistakes of one handler are reported together, and routes that mention it still resolve. The page
+/// `idem_core::compiler` has them all.
 ///
 /// Over HTTP, what the handler did not answer is answered as `application/problem+json` with a stable `code`.
 ///
@@ -134,6 +135,7 @@ use crate::variants::{Variant, variants};
 ///
 /// - Whatever the handler does other than through its context (a call to another service, a message, a file) is not
 ///   part of the commit: after a crash or a failed commit, a retry does it again.
+/// - A reply ends: `Sse` and `WebSocketUpgrade` are refused by name.
 /// - A future that is not `Send` cannot be run in a task of its own, and does not compile.
 /// - A handler is a free function, or an associated one without `self` and `Self`.
 /// - A plain function that calls another one holds two connections meanwhile. On SQLite the inner call waits for the

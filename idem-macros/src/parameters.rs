@@ -1,8 +1,9 @@
 //! The handler's parameters: the context, and the extractors around it.
 
+use quote::ToTokens;
 use syn::visit::{self, Visit};
 use syn::visit_mut::{self, VisitMut};
-use syn::{FnArg, Ident, Pat, PatIdent, PatType, PathArguments, Signature, Type};
+use syn::{FnArg, Ident, Pat, PatIdent, PatType, PathArguments, Signature, Type, TypePath};
 
 /// One parameter, and what it is for.
 pub(crate) struct Parameter {
@@ -17,12 +18,27 @@ pub(crate) enum Role {
     Context(Type),
     /// Anything that Axum gets from the request.
     Extractor,
-    /// A context that is not taken by `&mut`, where it was by value or `&`: a mistake, told by its name.
+    /// A context that is not taken by `&mut`, but by value, by `&` or inside another type: a mistake, told by its name.
     Misused(Type),
 }
 
 /// Names of context types. Only for words: a context is known by its `&mut`, so any other type can be one, too.
 const CONTEXTS: [&str; 4] = ["PgTx", "SqliteTx", "PgSteps", "SqliteSteps"];
+
+/// What sqlx calls a transaction or a connection. Neither knows of a claim.
+pub(crate) fn is_sqlx(context: &Type) -> bool {
+    let Type::Path(path) = plain(context) else { return false };
+    let Some(last) = path.path.segments.last() else { return false };
+    match last.ident.to_string().as_str() {
+        "PgTransaction" | "SqliteTransaction" | "PgConnection" | "SqliteConnection" => true,
+        // With its database, since a context of somebody's own may have this name.
+        "Transaction" | "PoolConnection" => {
+            let arguments = last.arguments.to_token_stream().to_string();
+            arguments.contains("Postgres") || arguments.contains("Sqlite")
+        }
+        _ => false,
+    }
+}
 
 /// The parameters in their order, without a receiver.
 pub(crate) fn parameters(signature: &Signature) -> Vec<Parameter> {
@@ -39,15 +55,27 @@ pub(crate) fn parameters(signature: &Signature) -> Vec<Parameter> {
 pub(crate) fn role(ty: &Type) -> Role {
     match plain(ty) {
         Type::Reference(reference) if reference.mutability.is_some() => Role::Context((*reference.elem).clone()),
-        Type::Reference(reference) if is_named_as_context(&reference.elem) => Role::Misused((*reference.elem).clone()),
-        other if is_named_as_context(other) => Role::Misused(other.clone()),
-        _ => Role::Extractor,
+        other => named_as_context(other).map_or(Role::Extractor, Role::Misused),
     }
 }
 
-fn is_named_as_context(ty: &Type) -> bool {
-    let Type::Path(path) = plain(ty) else { return false };
-    path.path.segments.last().is_some_and(|last| CONTEXTS.iter().any(|name| last.ident == name))
+/// The first type in this one, itself included, that has the name of a context.
+fn named_as_context(ty: &Type) -> Option<Type> {
+    struct Named(Option<Type>);
+
+    impl Visit<'_> for Named {
+        fn visit_type_path(&mut self, path: &TypePath) {
+            let last = path.path.segments.last();
+            if self.0.is_none() && last.is_some_and(|last| CONTEXTS.iter().any(|name| last.ident == name)) {
+                self.0 = Some(Type::Path(path.clone()));
+            }
+            visit::visit_type_path(self, path);
+        }
+    }
+
+    let mut named = Named(None);
+    named.visit_type(ty);
+    named.0
 }
 
 /// The type without the invisible group that a `macro_rules!` argument comes in, and without parentheses.

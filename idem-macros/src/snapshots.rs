@@ -9,7 +9,7 @@ use syn::{Attribute, File, Item, Meta};
 
 #[test]
 fn handlers_become_what_the_snapshots_show() {
-    for name in ["payment", "webhook", "consumer", "mistake"] {
+    for name in ["payment", "checkout", "webhook", "consumer", "mistake"] {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/expansion");
         let written = fs::read_to_string(folder.join(format!("{name}.in.rs"))).expect("a handler");
         let expanded = expand(&written);

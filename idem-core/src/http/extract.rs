@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 
 use axum::RequestExt;
 use axum::body::{Body, to_bytes};
-use axum::extract::{FromRef, FromRequest, OriginalUri, Request};
+use axum::extract::{FromRequest, OriginalUri, Request};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::{HeaderMap, Method, Uri, header};
@@ -14,6 +14,7 @@ use http_body_util::LengthLimitError;
 
 use crate::error::{Error, Kind};
 use crate::fingerprint::Fingerprint;
+use crate::http::bounds::{FromRef, HoldsStore, Needs};
 use crate::http::problem;
 use crate::store::Context;
 
@@ -51,15 +52,10 @@ impl<C: Context> Call<C> {
     }
 }
 
-/// Tells Axum's two kinds of extractors apart behind [`Recorded`], which is one kind for both.
-#[derive(Debug)]
-pub struct Via<M>(PhantomData<M>);
-
-impl<S, C, T, M> FromRequest<S, Via<M>> for Recorded<C, T>
+impl<S, C, T, M> FromRequest<S, Needs<C::Store, FromRef<S>, M>> for Recorded<C, T>
 where
-    S: Send + Sync,
+    S: HoldsStore<C::Store> + Send + Sync,
     C: Context,
-    C::Store: FromRef<S>,
     T: FromRequest<S, M>,
 {
     type Rejection = Response;
@@ -76,7 +72,7 @@ where
         let request = Request::from_parts(parts, Body::from(body.clone()));
         let last = T::from_request(request, state).await.map_err(IntoResponse::into_response)?;
 
-        let call = Call { store: C::Store::from_ref(state), method, uri, headers, body, context: PhantomData };
+        let call = Call { store: state.store(), method, uri, headers, body, context: PhantomData };
         Ok(Self { call, last })
     }
 }

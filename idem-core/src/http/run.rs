@@ -52,25 +52,27 @@ pub enum AskedFingerprint {
 /// The user's handler, waiting for its context.
 type Body<C> = Box<dyn for<'c> FnOnce(&'c mut C) -> BoxFuture<'c, Response> + Send>;
 
-/// Runs an annotated handler: the whole of what the attribute generates a call to.
-///
-/// The run goes on, in a task of its own, when the client hangs up or a timeout drops this future (rule 12).
-pub async fn serve<C: Context>(
-    call: Call<C>,
-    policy: &'static Policy,
-    asked: Asked,
-    body: impl for<'c> FnOnce(&'c mut C) -> BoxFuture<'c, Response> + Send + 'static,
-) -> Response {
-    let body: Body<C> = Box::new(body);
-    let counted = call.store.runs().enter();
-    // Put together in its box: a future of this size is not moved about.
-    let run = Box::pin(catch(async move {
-        let _counted = counted;
-        answer(call, policy, asked, body).await
-    }));
-    // The handler's own panic is caught inside; one that arrives here is our bug.
-    let response = Outlive::new(run.in_current_span()).await;
-    response.unwrap_or_else(|panic| problem::respond(&Error::new(Kind::OutcomeUnknown).caused_by(panic)))
+impl<C: Context> Call<C> {
+    /// Runs an annotated handler: the whole of what the attribute generates a call to.
+    ///
+    /// The run goes on, in a task of its own, when the client hangs up or a timeout drops this future (rule 12).
+    pub async fn serve(
+        self,
+        policy: &'static Policy,
+        asked: Asked,
+        body: impl for<'c> FnOnce(&'c mut C) -> BoxFuture<'c, Response> + Send + 'static,
+    ) -> Response {
+        let body: Body<C> = Box::new(body);
+        let counted = self.store.runs().enter();
+        // Put together in its box: a future of this size is not moved about.
+        let run = Box::pin(catch(async move {
+            let _counted = counted;
+            answer(self, policy, asked, body).await
+        }));
+        // The handler's own panic is caught inside; one that arrives here is our bug.
+        let response = Outlive::new(run.in_current_span()).await;
+        response.unwrap_or_else(|panic| problem::respond(&Error::new(Kind::OutcomeUnknown).caused_by(panic)))
+    }
 }
 
 async fn answer<C: Context>(call: Call<C>, policy: &Policy, asked: Asked, body: Body<C>) -> Response {

@@ -105,7 +105,12 @@ fn header(call: &ExprCall, errors: &mut Errors) -> Option<String> {
     // RFC 9110, `token`.
     let is_token = |letter: char| letter.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(letter);
     if text.is_empty() || !text.chars().all(is_token) {
-        errors.at(name, format!("`{text}` is no header name\n{EXAMPLE}"));
+        let what = if text.is_empty() {
+            "a header's name cannot be empty".to_owned()
+        } else {
+            format!("`{text}` is no header name")
+        };
+        errors.at(name, format!("{what}\n{EXAMPLE}"));
         return None;
     }
     Some(text.to_ascii_lowercase())
@@ -229,6 +234,13 @@ pub(super) fn rejects(args: &Args, form: Form, errors: &mut Errors) -> Option<Ex
             &arg.name,
             "`rejects` is for plain functions, which have a `key = …` and no `axum`\n\
              help: an Axum handler adds `Disposition::Reject` to its response",
+        );
+    }
+    if matches!(plain(&arg.value), Expr::Lit(_)) {
+        errors.at(
+            &arg.value,
+            "`rejects` is a function that says which errors are final\n\
+             help: write `fn is_final(error: &E) -> bool`, and `rejects = is_final`",
         );
     }
     Some(arg.value.clone())

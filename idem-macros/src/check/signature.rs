@@ -7,14 +7,17 @@ use syn::{FnArg, Ident, Path, ReceiverKind, Safety, Signature, Type, parse_quote
 use super::Form;
 use crate::errors::{Errors, text};
 use crate::item::{Function, is_ours};
-use crate::parameters::{Parameter, Role, plain};
+use crate::parameters::{Parameter, Role, is_sqlx, plain};
 
 /// Reports what no handler can have, and answers with the type of the context.
 pub(super) fn check(function: &Function, form: Form, parameters: &[Parameter], errors: &mut Errors) -> Type {
     check_once(function, errors);
     check_qualifiers(&function.signature, errors);
     match form {
-        Form::Axum => check_no_self(&function.signature, errors),
+        Form::Axum => {
+            check_no_self(&function.signature, errors);
+            check_reply_ends(&function.signature, errors);
+        }
         Form::Plain => check_receiver(&function.signature, errors),
     }
     let context = context(&function.signature, parameters, errors);
@@ -83,6 +86,34 @@ fn check_no_self(signature: &Signature, errors: &mut Errors) {
     }
 }
 
+/// What is stored is a reply that has an end. An event stream and a socket have none, and are known by name: behind
+/// `impl IntoResponse` nobody can tell.
+fn check_reply_ends(signature: &Signature, errors: &mut Errors) {
+    struct Endless<'a>(&'a mut Errors);
+
+    impl Visit<'_> for Endless<'_> {
+        fn visit_path(&mut self, path: &Path) {
+            if let Some(last) = path.segments.last() {
+                let what = match last.ident.to_string().as_str() {
+                    "Sse" => Some("an event stream"),
+                    "WebSocketUpgrade" => Some("a socket"),
+                    _ => None,
+                };
+                if let Some(what) = what {
+                    self.0.at(
+                        &last.ident,
+                        format!("{what} has no end, so there is no reply to store for a retry\n\
+                        help: answer with a result that ends, such as `Json<…>`, and open {what} on a route without `#[idempotent]`"),
+                    );
+                }
+            }
+            visit::visit_path(self, path);
+        }
+    }
+
+    Endless(errors).visit_signature(signature);
+}
+
 /// Where the signature says `Self`, which nothing inside another function can.
 pub(crate) fn self_types(signature: &Signature) -> Vec<Ident> {
     struct SelfTypes(Vec<Ident>);
@@ -110,6 +141,16 @@ fn context(signature: &Signature, parameters: &[Parameter], errors: &mut Errors)
                 errors.at(ty, "a handler has one context\nhelp: keep one `&mut` parameter");
             }
             Role::Context(context) => {
+                if is_sqlx(context) {
+                    let context = text(context);
+                    errors.at(
+                        ty,
+                        format!(
+                            "`{context}` is no idempotency context, since it holds no claim\n\
+                             help: write `&mut PgTx` or `&mut SqliteTx`, which is used like sqlx's own transaction"
+                        ),
+                    );
+                }
                 first = Some(context.clone());
                 check_lifetime(ty, errors);
             }

@@ -1,11 +1,11 @@
 //! A plain function: its context's place takes the store, all else stays.
 
 use proc_macro2::{Ident, Span, TokenStream};
-use quote::{ToTokens, quote, quote_spanned};
+use quote::{ToTokens, format_ident, quote, quote_spanned};
 use syn::spanned::Spanned;
-use syn::{FnArg, Pat, PatIdent, ReturnType, Signature, Type};
+use syn::{FnArg, GenericArgument, Lifetime, Pat, PatIdent, PathArguments, ReturnType, Signature, Type};
 
-use super::{Fingerprint, Handler, asked_value, at, bindings, borrowed, policy};
+use super::{Fingerprint, Handler, asked_value, at, bindings, borrowed, policy, said_at};
 use crate::check::{Key, Scope};
 use crate::item::Function;
 use crate::outside;
@@ -24,9 +24,9 @@ use crate::parameters::{Parameter, Role, plain};
 /// ```text
 /// async fn on_shipped(tx: &<PgTx as Context>::Store, event: &Shipped) -> Result<Stock, StockError> {
 ///     static __IDEM_POLICY: Policy = …;
-///     let __idem_codec = codec::<Result<Stock, StockError>>();
+///     let __idem_codec = codec_of::<Stock, StockError>();
 ///     let __idem_named = Named { … };
-///     match enter(tx, &__IDEM_POLICY, __idem_named, &__idem_codec).await {
+///     match #private::enter::<#context, _>(#store, &__IDEM_POLICY, __idem_named, &__idem_codec).await {
 ///         Entered::Over(__idem_answer) => __idem_answer,
 ///         Entered::Run(mut __idem_run) => {
 ///             let mut __idem_body = async move |tx: &mut PgTx| -> Result<Stock, StockError> { … };
@@ -56,8 +56,17 @@ pub(super) fn expand(handler: &Handler) -> TokenStream {
     // What rustc requires of the return type is said there, once.
     let place = Span::mixed_site().located_at(outside::output_place(signature));
     let of_output = handler.private(place);
-    let codec = Ident::new(if handler.rejects.is_some() { "codec_with_errors" } else { "codec" }, place);
-    let codec = quote_spanned!(place=> #of_output::#codec::<#output>());
+    let codec = if handler.rejects.is_some() { "codec_with_errors" } else { "codec" };
+    let codec = match spelt_out(&signature.output) {
+        Some([value, error]) => {
+            let codec = format_ident!("{codec}_of", span = place);
+            quote_spanned!(place=> #of_output::#codec::<#value, #error>())
+        }
+        None => {
+            let codec = Ident::new(codec, place);
+            quote_spanned!(place=> #of_output::#codec::<#output>())
+        }
+    };
     let is_final = match &handler.rejects {
         Some(rejects) => quote_spanned!(place=> #of_output::is_final(&__idem_answer, #rejects)),
         None => quote!(false),
@@ -91,6 +100,22 @@ pub(super) fn expand(handler: &Handler) -> TokenStream {
     quote!(#(#attrs)* #vis #head #whole)
 }
 
+/// `T` and `E`, where the return type says `Result<T, E>`: behind any other name, only rustc knows them.
+fn spelt_out(output: &ReturnType) -> Option<[&Type; 2]> {
+    let ReturnType::Type(_, ty) = output else { return None };
+    let Type::Path(path) = plain(ty) else { return None };
+    let last = path.path.segments.last().filter(|last| last.ident == "Result")?;
+    let PathArguments::AngleBracketed(arguments) = &last.arguments else { return None };
+    let mut types = arguments.args.iter().map(|argument| match argument {
+        GenericArgument::Type(ty) => Some(ty),
+        _ => None,
+    });
+    match (types.next()??, types.next()??, types.next()) {
+        (value, error, None) => Some([value, error]),
+        _ => None,
+    }
+}
+
 /// The signature with other inputs.
 fn head(signature: &Signature, inputs: &TokenStream) -> TokenStream {
     let Signature { asyncness, fn_token, ident, generics, paren_token, output, .. } = signature;
@@ -116,11 +141,20 @@ fn inputs(handler: &Handler) -> TokenStream {
         }
         Role::Context(context) | Role::Misused(context) => {
             let (store, private) = (store(handler), handler.private(at(context)));
-            quote_spanned!(at(context)=> #store: &<#context as #private::Context>::Store)
+            // A lifetime that the user named stays in use.
+            let lifetime = lifetime(&parameter.ty);
+            quote_spanned!(at(context)=> #store: & #lifetime <#context as #private::Context>::Store)
         }
     });
     let inputs = receiver.chain(typed);
     quote!(#(#inputs),*)
+}
+
+fn lifetime(ty: &Type) -> Option<&Lifetime> {
+    match plain(ty) {
+        Type::Reference(reference) => reference.lifetime.as_ref(),
+        _ => None,
+    }
 }
 
 /// The store's name: the context's own, where it has one.
@@ -181,7 +215,9 @@ fn named(handler: &Handler) -> TokenStream {
 /// What is recorded for whoever goes on with the run, where the context holds a lease.
 fn input(handler: &Handler) -> TokenStream {
     let Some(asked) = &handler.record_input else { return quote!(::core::option::Option::None) };
-    let (private, context) = (handler.private(at(&asked.name)), &handler.context);
+    let private = handler.private(at(&asked.name));
+    // That a transaction holds no lease is said at the argument, which is what has to go.
+    let context = said_at(&handler.context, asked.name.span());
     let value = borrowed(&asked.value, &handler.parameters);
     let recorded = quote_spanned!(at(&asked.name)=> #private::record_input::<#context, _>(#value));
     quote!(::core::option::Option::Some(#recorded))

@@ -12,8 +12,9 @@ pub async fn on_shipped(
         missing_key: ::idem_core::__private::MissingKey::Reject,
         lease: ::idem_core::__private::Lease::DEFAULT,
     };
-    let __idem_codec = ::idem_core::__private::codec_with_errors::<
-        Result<Stock, StockError>,
+    let __idem_codec = ::idem_core::__private::codec_with_errors_of::<
+        Stock,
+        StockError,
     >();
     let __idem_named = {
         let event = &event;

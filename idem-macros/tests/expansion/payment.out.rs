@@ -1,7 +1,7 @@
 /// Charges a customer.
 pub async fn create_payment(
     __idem_0: CurrentUser,
-    __idem_last: ::idem_core::__private::Recorded<PgTx, Json<NewPayment>>,
+    __idem_last: ::idem_core::__private::RecordedOf<PgTx, Json<NewPayment>>,
 ) -> ::idem_core::__private::Response {
     async fn create_payment(
         user: CurrentUser,
@@ -29,12 +29,12 @@ pub async fn create_payment(
             fingerprint: ::idem_core::__private::AskedFingerprint::Request,
         }
     };
-    ::idem_core::__private::serve(
-            __idem_call,
+    __idem_call
+        .serve(
             &__IDEM_POLICY,
             __idem_asked,
             move |__idem_context| ::std::boxed::Box::pin(async move {
-                ::idem_core::__private::IntoResponse::into_response(
+                ::idem_core::__private::reply(
                     create_payment(__idem_0, __idem_context, __idem_1).await,
                 )
             }),

@@ -2,7 +2,7 @@
 async fn shipped<C: Carrier>(
     __idem_0: State<C>,
     __idem_1: Shop,
-    __idem_last: app::idempotency::__private::Recorded<SqliteTx, Json<Shipped>>,
+    __idem_last: app::idempotency::__private::RecordedOf<SqliteTx, Json<Shipped>>,
 ) -> app::idempotency::__private::Response {
     #[tracing::instrument(skip_all)]
     async fn shipped<'tx, C: Carrier>(
@@ -36,12 +36,12 @@ async fn shipped<C: Carrier>(
             ),
         }
     };
-    app::idempotency::__private::serve(
-            __idem_call,
+    __idem_call
+        .serve(
             &__IDEM_POLICY,
             __idem_asked,
             move |__idem_context| ::std::boxed::Box::pin(async move {
-                app::idempotency::__private::IntoResponse::into_response(
+                app::idempotency::__private::reply(
                     shipped::<C>(__idem_context, __idem_0, __idem_1, __idem_2).await,
                 )
             }),

@@ -1,7 +1,10 @@
-// What the fixtures share: a context that keeps nothing, and the types of a small payments program.
+// What the fixtures share: a store in memory, and the types of a small payments program.
 
 #[allow(dead_code, unused_imports, clippy::pedantic)]
 mod support {
+    use std::collections::HashMap;
+    use std::sync::{Arc, Mutex};
+
     pub use axum::extract::{FromRequestParts, Path, Query, State};
     pub use axum::http::StatusCode;
     pub use axum::http::request::Parts;
@@ -9,56 +12,143 @@ mod support {
     pub use axum::routing::post;
     pub use axum::{Json, Router};
     pub use idem_core::idempotent;
-    use idem_core::{Begun, Context, Error, Lease, Outcome, Rejected, Request, Runs, Scope, Store, ToScope};
+    use idem_core::{
+        Begun, Context, Disposition, Error, Fingerprint, Held, Holder, Identity, Kind, Lease, Outcome, Rejected, Request,
+        Runs, Scope, Step, Steps, Store, ToScope,
+    };
     use serde::{Deserialize, Serialize};
 
-    /// Stands for the store of `idem_sqlx`.
-    #[derive(Clone)]
-    pub struct PgStore(Runs);
+    /// Stands for the store of `idem_sqlx`: a record for each finished request, and how much was written.
+    #[derive(Clone, Default)]
+    pub struct PgStore {
+        runs: Runs,
+        kept: Arc<Mutex<Kept>>,
+    }
+
+    #[derive(Default)]
+    struct Kept {
+        records: HashMap<Identity, (Fingerprint, Outcome)>,
+        writes: u64,
+    }
+
+    impl PgStore {
+        pub fn writes(&self) -> u64 {
+            self.kept.lock().unwrap().writes
+        }
+    }
 
     impl Store for PgStore {
         fn reply_limit(&self) -> usize {
-            0
+            1024
         }
 
         fn runs(&self) -> &Runs {
-            &self.0
+            &self.runs
         }
     }
 
     /// Stands for the transaction of `idem_sqlx`.
-    pub struct PgTx;
+    pub struct PgTx {
+        store: PgStore,
+        request: Option<Request>,
+        writes: u64,
+    }
 
     impl Context for PgTx {
         type Store = PgStore;
 
-        async fn begin(_: &PgStore, _: &Request, _: &Lease) -> Result<Begun<Self>, Error> {
-            Ok(Begun::Run(Self))
+        async fn begin(store: &PgStore, request: &Request, _: &Lease) -> Result<Begun<Self>, Error> {
+            Ok(match store.kept.lock().unwrap().records.get(&request.identity) {
+                Some((fingerprint, _)) if *fingerprint != request.fingerprint => Begun::Refuse(Kind::KeyReused),
+                Some((_, Outcome::Reply(reply))) => Begun::Replay(reply.clone()),
+                Some((_, Outcome::Oversized)) => Begun::Refuse(Kind::ReplyTooLarge),
+                None => Begun::Run(Self { store: store.clone(), request: Some(request.clone()), writes: 0 }),
+            })
         }
 
-        async fn complete(self, _: &Outcome) -> Result<(), Error> {
+        async fn complete(self, outcome: &Outcome) -> Result<(), Error> {
+            let mut kept = self.store.kept.lock().unwrap();
+            let request = self.request.expect("a claimed run");
+            kept.records.insert(request.identity, (request.fingerprint, outcome.clone()));
+            kept.writes += self.writes;
             Ok(())
         }
 
-        async fn reject(self, _: &Outcome) -> Result<Rejected, Error> {
-            Ok(Rejected::Stored)
+        async fn reject(mut self, outcome: &Outcome) -> Result<Rejected, Error> {
+            self.writes = 0;
+            self.complete(outcome).await.map(|()| Rejected::Stored)
         }
 
         async fn release(self) -> Result<(), Error> {
             Ok(())
         }
 
-        async fn begin_unrecorded(_: &PgStore) -> Result<Self, Error> {
-            Ok(Self)
+        async fn begin_unrecorded(store: &PgStore) -> Result<Self, Error> {
+            Ok(Self { store: store.clone(), request: None, writes: 0 })
         }
 
-        async fn finish_unrecorded(self, _: idem_core::Disposition) -> Result<(), Error> {
+        async fn finish_unrecorded(self, disposition: Disposition) -> Result<(), Error> {
+            let keep = disposition == Disposition::Commit;
+            self.store.kept.lock().unwrap().writes += if keep { self.writes } else { 0 };
             Ok(())
         }
     }
 
     impl PgTx {
-        pub async fn write(&mut self) {}
+        pub async fn write(&mut self) {
+            self.writes += 1;
+        }
+    }
+
+    /// Stands for the lease of `idem_sqlx`: nobody else wants it.
+    #[derive(Clone)]
+    pub struct PgLease {
+        store: PgStore,
+        request: Request,
+    }
+
+    pub type PgSteps = Steps<PgLease>;
+
+    impl Holder for PgLease {
+        type Store = PgStore;
+        type Tx = PgTx;
+
+        const EXCLUSIVE: bool = false;
+
+        async fn claim(store: &PgStore, request: &Request, lease: &Lease) -> Result<Held<Self>, Error> {
+            Ok(match PgTx::begin(store, request, lease).await? {
+                Begun::Run(_) => {
+                    let holder = Self { store: store.clone(), request: request.clone() };
+                    Held::Run { holder, attempt: 1, steps: Vec::new() }
+                }
+                Begun::Replay(reply) => Held::Replay(reply),
+                Begun::Refuse(kind) => Held::Refuse(kind),
+            })
+        }
+
+        async fn renew(&self) -> Result<(), Error> {
+            Ok(())
+        }
+
+        async fn begin(&self) -> Result<PgTx, Error> {
+            Ok(PgTx { store: self.store.clone(), request: Some(self.request.clone()), writes: 0 })
+        }
+
+        async fn keep(&self, tx: PgTx, _: &Step) -> Result<(), Error> {
+            tx.finish_unrecorded(Disposition::Commit).await
+        }
+
+        async fn finish(&self, tx: PgTx, outcome: &Outcome) -> Result<(), Error> {
+            tx.complete(outcome).await
+        }
+
+        async fn undo(&self, _: PgTx) -> Result<(), Error> {
+            Ok(())
+        }
+
+        async fn release(&self) -> Result<(), Error> {
+            Ok(())
+        }
     }
 
     #[derive(Clone)]
@@ -71,7 +161,7 @@ mod support {
         type Rejection = StatusCode;
 
         async fn from_request_parts(_: &mut Parts, _: &S) -> Result<Self, StatusCode> {
-            Err(StatusCode::UNAUTHORIZED)
+            Ok(Self { id: 7, name: "ada".to_owned() })
         }
     }
 

@@ -1,6 +1,5 @@
-#![deny(warnings, missing_docs)]
-//! Documented.
-include!("../support.rs");
+use crate::support::*;
+use crate::twice::{ORDER, json, twice};
 
 /// A documented module.
 pub mod api {
@@ -17,10 +16,14 @@ pub mod api {
     pub async fn create_payment(user: CurrentUser, tx: &mut PgTx) -> Json<Payment> {
         #![allow(unused_mut)]
         let mut unused = 1;
+        tx.write().await;
         Json(Payment { id: 1 })
     }
 }
 
-fn main() {
-    let _: Router<PgStore> = Router::new().route("/", post(api::create_payment));
+#[test]
+fn attributes_stay() {
+    let store = PgStore::default();
+    let app = Router::new().route("/", post(api::create_payment)).with_state(store.clone());
+    assert_eq!(twice(&store, &app, || json("/", ORDER)), (200, r#"{"id":1}"#.to_owned()));
 }

@@ -1,5 +1,5 @@
-#![deny(warnings)]
-include!("../support.rs");
+use crate::support::*;
+use crate::twice::{ORDER, json, twice};
 
 #[idempotent(scope = user)]
 async fn create_payment(
@@ -14,6 +14,9 @@ async fn create_payment(
     Json(Payment { id: user.id + account })
 }
 
-fn main() {
-    let _: Router<PgStore> = Router::new().route("/{account}", post(create_payment));
+#[test]
+fn a_parameter_that_is_configured_out() {
+    let store = PgStore::default();
+    let app = Router::new().route("/{account}", post(create_payment)).with_state(store.clone());
+    assert_eq!(twice(&store, &app, || json("/3", ORDER)), (200, r#"{"id":10}"#.to_owned()));
 }

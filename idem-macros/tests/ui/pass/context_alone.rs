@@ -1,11 +1,14 @@
-#![deny(warnings)]
-include!("../support.rs");
+use crate::support::*;
+use crate::twice::{ORDER, json, twice};
 
 #[idempotent(scope = global)]
 async fn close_books(tx: &mut PgTx) {
     tx.write().await;
 }
 
-fn main() {
-    let _: Router<PgStore> = Router::new().route("/books", post(close_books));
+#[test]
+fn no_other_parameter() {
+    let store = PgStore::default();
+    let app = Router::new().route("/", post(close_books)).with_state(store.clone());
+    assert_eq!(twice(&store, &app, || json("/", ORDER)), (200, String::new()));
 }

@@ -1,5 +1,5 @@
-#![deny(warnings)]
-include!("../support.rs");
+use crate::support::*;
+use crate::twice::{ORDER, json, twice};
 
 #[idempotent(scope = user, ttl = "24h")]
 async fn create_payment(
@@ -15,6 +15,9 @@ async fn create_payment(
     Ok((StatusCode::CREATED, Json(Payment { id })))
 }
 
-fn main() {
-    let _: Router<PgStore> = Router::new().route("/payments", post(create_payment));
+#[test]
+fn between_the_extractors() {
+    let store = PgStore::default();
+    let app = Router::new().route("/", post(create_payment)).with_state(store.clone());
+    assert_eq!(twice(&store, &app, || json("/", ORDER)), (201, r#"{"id":12}"#.to_owned()));
 }

@@ -1,13 +1,16 @@
-#![deny(warnings)]
-include!("../support.rs");
+use crate::support::*;
+use crate::twice::{ORDER, json, twice};
 
 #[idempotent(scope = user)]
 async fn create_payment(tx: &mut PgTx, user: CurrentUser, Json(order): Json<NewPayment>) -> StatusCode {
     tx.write().await;
-    println!("{} pays {}", user.name, order.amount);
+    drop((user, order));
     StatusCode::CREATED
 }
 
-fn main() {
-    let _: Router<PgStore> = Router::new().route("/payments", post(create_payment));
+#[test]
+fn before_the_extractors() {
+    let store = PgStore::default();
+    let app = Router::new().route("/", post(create_payment)).with_state(store.clone());
+    assert_eq!(twice(&store, &app, || json("/", ORDER)), (201, String::new()));
 }

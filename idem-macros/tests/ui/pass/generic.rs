@@ -1,5 +1,5 @@
-#![deny(warnings)]
-include!("../support.rs");
+use crate::support::*;
+use crate::twice::{json, send, twice};
 
 trait Bank: Clone + Send + Sync + 'static {
     const FEE: u64;
@@ -50,8 +50,17 @@ impl axum::extract::FromRef<App> for Savings {
     }
 }
 
-fn main() {
-    let _: Router<App> = Router::new()
+#[test]
+fn types_constants_and_lifetimes() {
+    let store = PgStore::default();
+    let app = Router::new()
         .route("/payments", post(create_payment::<Savings, 10>))
-        .route("/others", post(only_the_body_names_it::<Savings>));
+        .route("/refused", post(create_payment::<Savings, 1>))
+        .route("/others", post(only_the_body_names_it::<Savings>))
+        .with_state(App(store.clone(), Savings));
+    // What is refused is undone and not stored, so its key is free for whatever runs next.
+    assert_eq!(send(&app, json("/refused", "")), (400, String::new(), false));
+    assert_eq!(store.writes(), 0);
+    assert_eq!(twice(&store, &app, || json("/payments", "")), (200, r#"{"id":8}"#.to_owned()));
+    assert_eq!(twice(&store, &app, || json("/others", "")), (200, r#"{"id":8}"#.to_owned()));
 }

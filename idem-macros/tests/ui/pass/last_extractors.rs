@@ -1,5 +1,5 @@
-#![deny(warnings)]
-include!("../support.rs");
+use crate::support::*;
+use crate::twice::{ORDER, json, twice};
 
 use axum::Form;
 use axum::body::Bytes;
@@ -53,13 +53,27 @@ async fn request(user: CurrentUser, tx: &mut PgTx, request: axum::extract::Reque
     drop((user, request));
 }
 
-fn main() {
-    let _: Router<PgStore> = Router::new()
+#[test]
+fn whatever_reads_the_body() {
+    let store = PgStore::default();
+    let app = Router::new()
         .route("/form", post(form))
         .route("/bytes", post(bytes))
         .route("/text", post(text))
         .route("/optional", post(optional))
         .route("/fallible", post(fallible))
         .route("/no-body", post(no_body))
-        .route("/request", post(request));
+        .route("/request", post(request))
+        .with_state(store.clone());
+    let form = || {
+        let mut request = json("/form", "customer_id=c1&amount=5");
+        request.headers_mut().insert("content-type", "application/x-www-form-urlencoded".parse().unwrap());
+        request
+    };
+    assert_eq!(twice(&store, &app, form), (200, "ada 5".to_owned()));
+    assert_eq!(twice(&store, &app, || json("/bytes", "abc")), (200, "abc".to_owned()));
+    assert_eq!(twice(&store, &app, || json("/text", "abc")), (200, "abc".to_owned()));
+    for path in ["/optional", "/fallible", "/no-body", "/request"] {
+        assert_eq!(twice(&store, &app, || json(path, ORDER)), (200, String::new()), "{path}");
+    }
 }

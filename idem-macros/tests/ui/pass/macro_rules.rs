@@ -1,5 +1,5 @@
-#![deny(warnings)]
-include!("../support.rs");
+use crate::support::*;
+use crate::twice::{ORDER, json, twice};
 
 macro_rules! handler {
     ($name:ident, $scope:expr, $ttl:literal, $user:ident: $ty:ty, $tx:ident: $context:ty, $body:block) => {
@@ -15,6 +15,10 @@ macro_rules! handler {
 handler!(first, user.id + 1, "24h", user: CurrentUser, tx: &mut PgTx, { user.id });
 handler!(second, (&user.name, user.id), "7d", user: CurrentUser, tx: &mut PgTx, { user.id });
 
-fn main() {
-    let _: Router<PgStore> = Router::new().route("/1", post(first)).route("/2", post(second));
+#[test]
+fn written_by_a_macro() {
+    let store = PgStore::default();
+    let app = Router::new().route("/1", post(first)).route("/2", post(second)).with_state(store.clone());
+    assert_eq!(twice(&store, &app, || json("/1", ORDER)), (200, r#"{"id":12}"#.to_owned()));
+    assert_eq!(twice(&store, &app, || json("/2", ORDER)), (200, r#"{"id":12}"#.to_owned()));
 }

@@ -1,5 +1,5 @@
-#![deny(warnings)]
-include!("../support.rs");
+use crate::support::*;
+use crate::twice::{ORDER, json, send, twice};
 
 #[derive(serde::Deserialize)]
 struct Options {
@@ -32,6 +32,16 @@ async fn create_payment(
     Json(Payment { id: app.fee + order.amount })
 }
 
-fn main() {
-    let _: Router<App> = Router::new().route("/{tenant}/{year}/payments", post(create_payment));
+#[test]
+fn path_query_and_state() {
+    let store = PgStore::default();
+    let app = Router::new()
+        .route("/{tenant}/{year}/payments", post(create_payment))
+        .with_state(App { store: store.clone(), fee: 2 });
+    let at = |path| move || json(path, ORDER);
+    assert_eq!(twice(&store, &app, at("/t/2026/payments?notify=true")), (200, r#"{"id":7}"#.to_owned()));
+    // The fingerprint is what the attribute names, and the scope has the tenant.
+    assert!(send(&app, at("/t/2027/payments?notify=true")()).2);
+    assert_eq!(send(&app, at("/t/2026/payments?notify=false")()).0, 422);
+    assert!(!send(&app, at("/other/2026/payments?notify=true")()).2);
 }

@@ -1,5 +1,5 @@
-#![deny(warnings)]
-include!("../support.rs");
+use crate::support::*;
+use crate::twice::{ORDER, json, twice};
 
 fn again(tx: &mut PgTx) -> &mut PgTx {
     tx
@@ -21,6 +21,9 @@ async fn create_payment(
     Json(Payment { id: id + second })
 }
 
-fn main() {
-    let _: Router<PgStore> = Router::new().route("/", post(create_payment));
+#[test]
+fn patterns_bind_what_they_say() {
+    let store = PgStore::default();
+    let app = Router::new().route("/{a}/{b}", post(create_payment)).with_state(store.clone());
+    assert_eq!(twice(&store, &app, || json("/1/2", ORDER)), (200, r#"{"id":16}"#.to_owned()));
 }

@@ -1,5 +1,5 @@
-#![deny(warnings)]
-include!("../support.rs");
+use crate::support::*;
+use crate::twice::block_on;
 
 use idem_core::Error;
 
@@ -27,6 +27,7 @@ async fn names(request: u64, context: &mut PgTx, key: Option<&str>, store: &str)
 }
 
 #[idempotent(key = id, scope = (tenant, "transfers"), fingerprint = (id, &from.amount))]
+#[allow(clippy::needless_lifetimes)]
 async fn patterns<'a, T: Send + Sync>(
     Event { id, .. }: Event,
     tx: &'a mut PgTx,
@@ -57,7 +58,7 @@ impl Shelf {
     }
 
     fn ok(id: u64) -> Result<u64, Text> {
-        Ok(id)
+        if id == 0 { Err(Text(String::new())) } else { Ok(id) }
     }
 
     fn is_final(error: &Text) -> bool {
@@ -97,15 +98,24 @@ fn is_send<T: Send>(value: T) -> T {
     value
 }
 
-fn main() {
-    let _ = async |store: &PgStore| {
-        let event = Event { id: "e1".to_owned(), amount: 1 };
-        is_send(by_reference(store, &event)).await.unwrap();
-        is_send(names(1, store, Some("k"), "s")).await.unwrap();
-        is_send(patterns(event.clone(), store, (&event, 1_u8), 7)).await.unwrap();
-        is_send(counts(store, 1, 3)).await.unwrap();
-        is_send(Shelf(1).take(store, 1)).await.unwrap();
-        is_send(Shelf::no_self(store, 1)).await.unwrap();
-        Shelf(1).ship(store, 1).await.unwrap();
+#[test]
+fn a_call_is_answered_as_the_first_was() {
+    let store = PgStore::default();
+    let event = Event { id: "e1".to_owned(), amount: 1 };
+    let calls = async || {
+        (
+            is_send(by_reference(&store, &event)).await.unwrap(),
+            is_send(names(1, &store, Some("k"), "s")).await.unwrap(),
+            is_send(patterns(event.clone(), &store, (&event, 1_u8), 7)).await.unwrap(),
+            is_send(counts(&store, 1, 3)).await.unwrap(),
+            is_send(Shelf(1).take(&store, 1)).await.unwrap(),
+            is_send(Shelf::no_self(&store, 1)).await.unwrap(),
+            Shelf(1).ship(&store, 1).await.unwrap(),
+        )
     };
+    let first = block_on(calls());
+    assert_eq!(first, (1, (), "e1 1 8".to_owned(), (), 1, 1, 1));
+    assert_eq!(store.writes(), 9);
+    assert_eq!(block_on(calls()), first);
+    assert_eq!(store.writes(), 9);
 }

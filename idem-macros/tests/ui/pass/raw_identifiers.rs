@@ -1,5 +1,5 @@
-#![deny(warnings)]
-include!("../support.rs");
+use crate::support::*;
+use crate::twice::{ORDER, json, twice};
 
 #[idempotent(scope = r#type, fingerprint = r#struct.amount)]
 async fn r#move(r#type: CurrentUser, r#dyn: &mut PgTx, Json(r#struct): Json<NewPayment>) -> Json<Payment> {
@@ -7,6 +7,9 @@ async fn r#move(r#type: CurrentUser, r#dyn: &mut PgTx, Json(r#struct): Json<NewP
     Json(Payment { id: r#type.id + r#struct.amount })
 }
 
-fn main() {
-    let _: Router<PgStore> = Router::new().route("/", post(r#move));
+#[test]
+fn raw_identifiers() {
+    let store = PgStore::default();
+    let app = Router::new().route("/", post(r#move)).with_state(store.clone());
+    assert_eq!(twice(&store, &app, || json("/", ORDER)), (200, r#"{"id":12}"#.to_owned()));
 }

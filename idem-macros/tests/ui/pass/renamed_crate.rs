@@ -1,5 +1,5 @@
-#![deny(warnings)]
-include!("../support.rs");
+use crate::support::*;
+use crate::twice::{ORDER, json, twice};
 
 mod framework {
     pub use ::idem_core as idempotency;
@@ -11,6 +11,9 @@ async fn create_payment(user: CurrentUser, tx: &mut PgTx) -> Json<Payment> {
     Json(Payment { id: user.id })
 }
 
-fn main() {
-    let _: Router<PgStore> = Router::new().route("/", post(create_payment));
+#[test]
+fn a_crate_of_another_name() {
+    let store = PgStore::default();
+    let app = Router::new().route("/", post(create_payment)).with_state(store.clone());
+    assert_eq!(twice(&store, &app, || json("/", ORDER)), (200, r#"{"id":7}"#.to_owned()));
 }

@@ -1,5 +1,5 @@
-#![deny(warnings)]
-include!("../support.rs");
+use crate::support::*;
+use crate::twice::{json, send, twice};
 
 fn tenant_of(user: &CurrentUser) -> u64 {
     user.id / 1000
@@ -46,10 +46,19 @@ impl axum::extract::FromRef<App> for Option<CurrentUser> {
     }
 }
 
-fn main() {
-    let _: Router<App> = Router::new()
+#[test]
+fn a_scope_is_any_expression() {
+    let store = PgStore::default();
+    let user = CurrentUser { id: 7, name: "ada".to_owned() };
+    let app = Router::new()
         .route("/tuple", post(tuple))
         .route("/text/{user}", post(text))
         .route("/chosen", post(chosen))
-        .route("/summed", post(summed));
+        .route("/summed", post(summed))
+        .with_state(App(store.clone(), Some(user)));
+    for (path, body) in [("/tuple", ""), ("/text/ada", ""), ("/chosen", ""), ("/summed", "[1, 2]")] {
+        assert_eq!(twice(&store, &app, || json(path, body)), (200, String::new()), "{path}");
+    }
+    // Another owner's key is another key.
+    assert!(!send(&app, json("/summed", "[1, 2, 3]")).2);
 }

@@ -1,5 +1,5 @@
-#![deny(warnings)]
-include!("../support.rs");
+use crate::support::*;
+use crate::twice::{ORDER, json, twice};
 
 type U = CurrentUser;
 
@@ -30,6 +30,9 @@ async fn crowd(
     StatusCode::OK
 }
 
-fn main() {
-    let _: Router<PgStore> = Router::new().route("/", post(crowd));
+#[test]
+fn as_many_as_axum_takes() {
+    let store = PgStore::default();
+    let app = Router::new().route("/", post(crowd)).with_state(store.clone());
+    assert_eq!(twice(&store, &app, || json("/", ORDER)), (200, String::new()));
 }

@@ -1,5 +1,5 @@
-#![deny(warnings)]
-include!("../support.rs");
+use crate::support::*;
+use crate::twice::{ORDER, json, twice};
 
 #[idempotent(scope = user)]
 #[tracing::instrument(skip_all, fields(user = user.id))]
@@ -15,6 +15,10 @@ async fn above(user: CurrentUser, tx: &mut PgTx, Json(order): Json<NewPayment>) 
     Ok(Json(Payment { id: user.id + order.amount }))
 }
 
-fn main() {
-    let _: Router<PgStore> = Router::new().route("/below", post(below)).route("/above", post(above));
+#[test]
+fn instrument_on_either_side() {
+    let store = PgStore::default();
+    let app = Router::new().route("/below", post(below)).route("/above", post(above)).with_state(store.clone());
+    assert_eq!(twice(&store, &app, || json("/below", ORDER)), (200, r#"{"id":12}"#.to_owned()));
+    assert_eq!(twice(&store, &app, || json("/above", ORDER)), (200, r#"{"id":12}"#.to_owned()));
 }

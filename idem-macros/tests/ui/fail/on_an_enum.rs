@@ -1,0 +1,10 @@
+include!("../support.rs");
+
+#[idempotent(scope = user)]
+pub enum Payments {
+    Create,
+}
+
+fn main() {
+    let _ = Payments::Create;
+}

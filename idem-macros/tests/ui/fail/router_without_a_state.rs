@@ -1,0 +1,15 @@
+include!("../support.rs");
+
+#[idempotent(scope = user)]
+async fn create_payment(user: CurrentUser, tx: &mut PgTx, Json(order): Json<NewPayment>) -> Json<Payment> {
+    tx.write().await;
+    Json(Payment { id: user.id + order.amount })
+}
+
+fn app() -> Router {
+    Router::new().route("/", post(create_payment))
+}
+
+fn main() {
+    app();
+}

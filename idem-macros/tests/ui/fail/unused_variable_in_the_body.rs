@@ -1,0 +1,13 @@
+#![deny(unused_variables)]
+include!("../support.rs");
+
+#[idempotent(scope = user)]
+async fn create_payment(user: CurrentUser, tx: &mut PgTx, Json(order): Json<NewPayment>) -> Json<Payment> {
+    tx.write().await;
+    let sum = order.amount + 1;
+    Json(Payment { id: user.id })
+}
+
+fn main() {
+    let _: Router<PgStore> = Router::new().route("/", post(create_payment));
+}
