@@ -3,7 +3,7 @@
 use quote::ToTokens;
 use syn::visit::{self, Visit};
 use syn::visit_mut::{self, VisitMut};
-use syn::{FnArg, Ident, Pat, PatIdent, PatType, PathArguments, Signature, Type, TypePath};
+use syn::{FnArg, GenericArgument, Ident, Pat, PatIdent, PatType, PathArguments, Signature, Type};
 
 /// One parameter, and what it is for.
 pub(crate) struct Parameter {
@@ -59,23 +59,25 @@ pub(crate) fn role(ty: &Type) -> Role {
     }
 }
 
-/// The first type in this one, itself included, that has the name of a context.
+/// The context that a value of this type would hold, as far as its name tells.
+///
+/// `Service<PgTx>` and `impl Fn(&mut PgTx)` hold none, so that only what is known to hold something is looked into.
 fn named_as_context(ty: &Type) -> Option<Type> {
-    struct Named(Option<Type>);
-
-    impl Visit<'_> for Named {
-        fn visit_type_path(&mut self, path: &TypePath) {
-            let last = path.path.segments.last();
-            if self.0.is_none() && last.is_some_and(|last| CONTEXTS.iter().any(|name| last.ident == name)) {
-                self.0 = Some(Type::Path(path.clone()));
-            }
-            visit::visit_type_path(self, path);
-        }
+    const HOLDERS: [&str; 7] = ["Option", "Box", "Pin", "Arc", "Rc", "Mutex", "RefCell"];
+    let path = match plain(ty) {
+        Type::Reference(reference) => return named_as_context(&reference.elem),
+        Type::Path(path) => path,
+        _ => return None,
+    };
+    let last = path.path.segments.last()?;
+    if CONTEXTS.iter().any(|name| last.ident == name) {
+        return Some(Type::Path(path.clone()));
     }
-
-    let mut named = Named(None);
-    named.visit_type(ty);
-    named.0
+    let PathArguments::AngleBracketed(arguments) = &last.arguments else { return None };
+    match arguments.args.first()? {
+        GenericArgument::Type(held) if HOLDERS.iter().any(|name| last.ident == name) => named_as_context(held),
+        _ => None,
+    }
 }
 
 /// The type without the invisible group that a `macro_rules!` argument comes in, and without parentheses.

@@ -116,7 +116,7 @@ fn check(folder: &Path, variant: &str) -> Result<Check, Failure> {
         .map_err(failure)?;
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo
-        .args(["check", "--quiet", "--offline", "--package", variant])
+        .args(["check", "--quiet", "--package", variant])
         .current_dir(folder)
         .env("CARGO_TARGET_DIR", folder.join("target"))
         // What a second check would spare is not what is asked.

@@ -2,7 +2,7 @@
 
 use quote::ToTokens;
 use syn::visit::{self, Visit};
-use syn::{FnArg, Ident, Path, ReceiverKind, Safety, Signature, Type, parse_quote};
+use syn::{FnArg, Ident, Path, ReceiverKind, ReturnType, Safety, Signature, Type, parse_quote};
 
 use super::Form;
 use crate::errors::{Errors, text};
@@ -89,29 +89,35 @@ fn check_no_self(signature: &Signature, errors: &mut Errors) {
 /// What is stored is a reply that has an end. An event stream and a socket have none, and are known by name: behind
 /// `impl IntoResponse` nobody can tell.
 fn check_reply_ends(signature: &Signature, errors: &mut Errors) {
-    struct Endless<'a>(&'a mut Errors);
+    struct Endless<'a> {
+        names: &'a [(&'a str, &'a str)],
+        errors: &'a mut Errors,
+    }
 
     impl Visit<'_> for Endless<'_> {
         fn visit_path(&mut self, path: &Path) {
-            if let Some(last) = path.segments.last() {
-                let what = match last.ident.to_string().as_str() {
-                    "Sse" => Some("an event stream"),
-                    "WebSocketUpgrade" => Some("a socket"),
-                    _ => None,
-                };
-                if let Some(what) = what {
-                    self.0.at(
-                        &last.ident,
-                        format!("{what} has no end, so there is no reply to store for a retry\n\
-                        help: answer with a result that ends, such as `Json<…>`, and open {what} on a route without `#[idempotent]`"),
-                    );
-                }
+            let last = path.segments.last().map(|last| &last.ident);
+            if let Some(last) = last
+                && let Some((_, what)) = self.names.iter().find(|(name, _)| last == name)
+            {
+                self.errors.at(
+                    last,
+                    format!(
+                        "{what} has no end, so there is no reply to store for a retry\n\
+                         help: answer with a result that ends, such as `Json<…>`, \
+                         and open {what} on a route without `#[idempotent]`"
+                    ),
+                );
             }
             visit::visit_path(self, path);
         }
     }
 
-    Endless(errors).visit_signature(signature);
+    let (stream, socket) = (("Sse", "an event stream"), ("WebSocketUpgrade", "a socket"));
+    // A socket is asked for by a parameter, a stream is returned.
+    Endless { names: &[socket], errors }
+        .visit_signature(&Signature { output: ReturnType::Default, ..signature.clone() });
+    Endless { names: &[stream, socket], errors }.visit_return_type(&signature.output);
 }
 
 /// Where the signature says `Self`, which nothing inside another function can.

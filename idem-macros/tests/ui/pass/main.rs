@@ -35,6 +35,7 @@ mod key_header;
 mod last_extractors;
 mod macro_rules;
 mod names_of_ours;
+mod no_prelude;
 mod path_query_state;
 mod patterns;
 mod plain_functions;

@@ -1,6 +1,8 @@
 use crate::support::*;
 use crate::twice::block_on;
 
+use std::marker::PhantomData;
+
 use idem_core::Error;
 
 #[derive(serde::Serialize, Clone)]
@@ -46,6 +48,21 @@ async fn counts(tx: &mut PgTx, id: u64, mut count: u32) -> Result<(), Error> {
         count -= 1;
     }
     Ok(())
+}
+
+/// Two types with a context's name in them, and no context of their own.
+#[idempotent(key = id, scope = "test", fingerprint = id)]
+async fn given<F>(work: F, tx: &mut PgTx, id: u64, _of: PhantomData<PgTx>) -> Result<u64, Error>
+where
+    F: AsyncFnOnce(&mut PgTx) -> u64,
+{
+    Ok(work(tx).await)
+}
+
+#[idempotent(key = id, scope = "test", fingerprint = none)]
+async fn asked(work: impl Fn(&mut PgTx) -> u64, tx: &mut PgTx, id: u64) -> Result<u64, Error> {
+    tx.write().await;
+    Ok(work(tx))
 }
 
 struct Shelf(u64);
@@ -94,6 +111,11 @@ impl Ship for Shelf {
     }
 }
 
+async fn write(tx: &mut PgTx) -> u64 {
+    tx.write().await;
+    2
+}
+
 fn is_send<T: Send>(value: T) -> T {
     value
 }
@@ -111,11 +133,13 @@ fn a_call_is_answered_as_the_first_was() {
             is_send(Shelf(1).take(&store, 1)).await.unwrap(),
             is_send(Shelf::no_self(&store, 1)).await.unwrap(),
             Shelf(1).ship(&store, 1).await.unwrap(),
+            given(write, &store, 1, PhantomData).await.unwrap(),
+            asked(|_| 3, &store, 1).await.unwrap(),
         )
     };
     let first = block_on(calls());
-    assert_eq!(first, (1, (), "e1 1 8".to_owned(), (), 1, 1, 1));
-    assert_eq!(store.writes(), 9);
+    assert_eq!(first, (1, (), "e1 1 8".to_owned(), (), 1, 1, 1, 2, 3));
+    assert_eq!(store.writes(), 11);
     assert_eq!(block_on(calls()), first);
-    assert_eq!(store.writes(), 9);
+    assert_eq!(store.writes(), 11);
 }
