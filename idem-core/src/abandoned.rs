@@ -67,11 +67,13 @@ pub(crate) fn lease_for(identity: &Identity, lease: &Lease) -> Result<Lease, Err
     let is_it = identity.operation.as_str() == operation
         && identity.scope.as_str() == place.scope
         && identity.key.hash().as_slice() == place.key_hash;
-    if !is_it {
-        let words = "what `record_input` recorded leads to another operation, scope or key than the run's own";
-        return Err(Error::new(Kind::NothingToResume).caused_by(words));
+    if is_it {
+        return Ok(Lease { may_begin: false, ..*lease });
     }
-    Ok(Lease { may_begin: false, ..*lease })
+    // Whatever the handler makes of the error, the run itself is still not to be begun.
+    _ = RESUMING.try_with(|resuming| resuming.set(Some((operation, place))));
+    let words = "what `record_input` recorded leads to another operation, scope or key than the run's own";
+    Err(Error::new(Kind::NothingToResume).caused_by(words))
 }
 
 /// What `record_input` records: JSON. That it can be read again is for the one to say who reads it.

@@ -75,8 +75,8 @@ pub enum Kind {
     /// A leased run has lost its right to run: another attempt has taken it over, or the store did not renew it in time.
     /// Its finished steps stay; the retry goes on behind them.
     LeaseLost,
-    /// The steps of a leased run are not those that an earlier attempt has finished, or one stands there twice. A mistake
-    /// of the application.
+    /// The steps of a leased run are not those that an earlier attempt has finished, or one stands there twice, or behind
+    /// one that failed, or an undo belongs to none. A mistake of the application.
     StepMismatch,
     /// A leased run was begun as often as it may be. It does not run again until an operator releases it, or its record
     /// expires.
@@ -158,7 +158,7 @@ impl Kind {
             Self::Panicked => "the handler failed; nothing was kept, retry the request",
             Self::LeaseLost => "another attempt of this request has taken over; retry it later, unchanged",
             Self::StepMismatch => {
-                "the steps of this request are not those of its earlier attempt; it cannot go on with this version"
+                "the steps of this request are not those of its earlier attempt, or put together wrongly; it cannot go on"
             }
             Self::AttemptsExhausted => {
                 "this request has failed as often as it may be tried; an operator has to look at it before it runs again"

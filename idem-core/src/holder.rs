@@ -53,6 +53,9 @@ pub trait Holder: Clone + Send + Sync + 'static {
 
     /// Commits the transaction with the step, and lets the lease begin again.
     ///
+    /// With a [`StepForm::REJECTION`] the record stops to expire until it is finished, and from then on its state says that
+    /// it [is rejected](crate::State::Leased).
+    ///
     /// # Errors
     /// As for [`renew`](Self::renew); [`Kind::TransactionEnded`](crate::Kind::TransactionEnded) where the step ended the
     /// transaction itself, which bars the record. Nothing was kept, unless it is that or

@@ -62,8 +62,13 @@ use undo::{Failure, Undo};
 /// if the step was being kept, none at all: [`Kind::OutcomeUnknown`]. The next attempt knows.
 ///
 /// # Limitations
-/// - A finished step without an undo stays as it is when the run is rejected. So does a call that was made and not
-///   finished: reject only on an answer that says that nothing was done.
+/// - A finished step without an undo stays as it is when the run is rejected. So does a call whose body failed: reject only
+///   on an answer that says that nothing was done. Behind a call that was given up, or answered and could not be recorded,
+///   a rejection is [`Kind::OutcomeUnknown`], and the retry makes the call again, under the same key.
+/// - A rejection that cannot be undone waits for its retry for ever: an undo that can never succeed answers `Ok` and leaves
+///   the rest to people. Over HTTP only the client retries. What waits is found by
+///   `SELECT * FROM idem_records WHERE state = 5 AND lease_until < now()`, and forgotten when its `expires_at` is set.
+/// - The lease of a step that was given up is renewed until the database has ended it, for a minute at the most.
 /// - What a handler does between its steps is done again by each attempt.
 /// - A request that is not recorded (a `GET`, a missing key that may be missing) runs its steps without a record: each as
 ///   a transaction of its own, each call under a key that nobody else gets.
@@ -77,6 +82,10 @@ pub struct Steps<H: Holder> {
     passed: Vec<String>,
     /// The step that this attempt has entered and not come past.
     unfinished: Option<String>,
+    /// Whether that is a call which may have happened: its body has not said otherwise, and it is not kept.
+    is_in_the_air: bool,
+    /// Why no further step may run, if that is so.
+    broken: Option<Kind>,
     /// What undoes them, by their names. In a mutex only so that `&Steps` may go to another thread.
     undos: std::sync::Mutex<Vec<(String, Undo<H::Tx>)>>,
 }
@@ -92,12 +101,13 @@ struct Run<H> {
     renewal: Renewal,
     /// Locked while a transaction of a step is open. Whether a step has ended its transaction itself.
     busy: Arc<Mutex<bool>>,
-    /// Why no further step may run, if that is so.
-    broken: Option<Kind>,
 }
 
 /// How long an answer waits for the lease to be given back.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long a lease is renewed for a step that the handler has given up and that has not ended.
+const LONGEST_STEP: Duration = Duration::from_secs(60);
 
 /// What a step is to do.
 enum Entered {
@@ -115,6 +125,8 @@ impl<H: Holder> Steps<H> {
             last: None,
             passed: Vec::new(),
             unfinished: None,
+            is_in_the_air: false,
+            broken: None,
             undos: std::sync::Mutex::default(),
         }
     }
@@ -192,7 +204,10 @@ impl<H: Holder> Steps<H> {
             Entered::Run(position) => position,
         };
         let seed = self.before_call().await?;
-        let value = body(StepKey::of(&seed, name)).await?;
+        self.is_in_the_air = true;
+        let answer = body(StepKey::of(&seed, name)).await;
+        self.is_in_the_air = answer.is_ok();
+        let value = answer?;
         let step = self.finished(position, name, StepForm::CALL, &value)?;
         self.keep_in_tries(&step).await?;
         self.pass(name);
@@ -201,12 +216,13 @@ impl<H: Holder> Steps<H> {
 
     /// Sees to it that whoever has lost the lease does not call, and says what the key is made of.
     async fn before_call(&mut self) -> Result<[u8; 32], Error> {
-        let Some(run) = &mut self.run else { return Ok(digest([Claim::random()?.as_bytes()])) };
-        let asked = Instant::now();
+        let Some(run) = &self.run else { return Ok(digest([Claim::random()?.as_bytes()])) };
+        let (asked, seed) = (Instant::now(), run.seed);
         let renewed = run.holder.renew().await;
-        run.noted(renewed)?;
-        run.renewal.renewed(asked);
-        Ok(run.seed)
+        if renewed.is_ok() {
+            run.renewal.renewed(asked);
+        }
+        self.noted(renewed).map(|()| seed)
     }
 
     /// What has happened already is worth more than one try to record it.
@@ -314,7 +330,12 @@ impl<H: Holder> Steps<H> {
     }
 
     fn register(&mut self, step: &str, undo: Undo<H::Tx>) {
-        if !self.passed.iter().any(|passed| passed == step) {
+        let is_passed = self.passed.iter().any(|passed| passed == step);
+        if !is_passed && (self.is_rejected() || self.unfinished.as_deref() == Some(step)) {
+            // It is not finished, so there is nothing to undo.
+            return;
+        }
+        if !is_passed {
             // A wrong name would keep a charge.
             let words = format!("the undo of `{step}` does not stand behind a step of this name");
             tracing::error!(target: "idem", "{words}");
@@ -387,16 +408,20 @@ impl<H: Holder> Steps<H> {
     fn pass(&mut self, name: &str) {
         self.passed.push(name.to_owned());
         self.unfinished = None;
+        self.is_in_the_air = false;
     }
 
     fn check(&mut self) -> Result<(), Error> {
-        let is_behind = self.last.is_some();
-        match &mut self.run {
-            _ if is_behind => Err(Error::new(Kind::StepMismatch).caused_by("there is a step behind `finish`")),
-            Some(Run { broken: Some(kind), .. }) => Err(Error::new(*kind)),
-            Some(run) if run.renewal.is_lost() => run.noted(Err(Error::new(Kind::LeaseLost))),
-            _ => Ok(()),
+        if self.last.is_some() {
+            return Err(Error::new(Kind::StepMismatch).caused_by("there is a step behind `finish`"));
         }
+        if let Some(kind) = self.broken {
+            return Err(Error::new(kind));
+        }
+        if self.run.as_ref().is_some_and(|run| run.renewal.is_lost()) {
+            return self.noted(Err(Error::new(Kind::LeaseLost)));
+        }
+        Ok(())
     }
 
     /// What an earlier attempt has done must not be forgotten: whoever has left out a step has changed. Where it is
@@ -412,15 +437,16 @@ impl<H: Holder> Steps<H> {
     }
 
     async fn begin(&mut self) -> Result<Open<H>, Error> {
-        let Some(run) = &mut self.run else {
+        let Some(run) = &self.run else {
             return Ok(Open::new(H::Tx::begin_unrecorded(&self.store).await?, None));
         };
         // A step that the handler has given up may still be on its way to its end.
         let busy = Arc::clone(&run.busy).lock_owned().await;
-        let begun = run.holder.begin().await;
-        let tx = run.noted(begun)?;
+        let begun = if *busy { Err(Error::new(Kind::TransactionEnded)) } else { run.holder.begin().await };
         let excluded = H::EXCLUSIVE.then(|| run.renewal.exclude());
-        Ok(Open::new(tx, Some(Of { holder: run.holder.clone(), busy, _excluded: excluded })))
+        let of = Of { holder: run.holder.clone(), busy, _excluded: excluded };
+        let tx = self.noted(begun)?;
+        Ok(Open::new(tx, Some(of)))
     }
 
     async fn roll_back(&mut self, open: Open<H>) -> Result<(), Error> {
@@ -441,16 +467,24 @@ impl<H: Holder> Steps<H> {
     }
 
     fn is_in_doubt(&mut self, is_in_doubt: bool) {
-        if let Some(run) = &mut self.run {
-            run.broken = is_in_doubt.then_some(Kind::OutcomeUnknown);
-        }
+        self.broken = is_in_doubt.then_some(Kind::OutcomeUnknown);
     }
 
+    /// Notes what lets no further step run.
     fn noted<T>(&mut self, result: Result<T, Error>) -> Result<T, Error> {
-        match &mut self.run {
-            Some(run) => run.noted(result),
-            None => result,
-        }
+        let kind = result.as_ref().err().map(Error::kind);
+        let is_the_end = |kind: &Kind| {
+            matches!(
+                kind,
+                Kind::LeaseLost
+                    | Kind::OutcomeUnknown
+                    | Kind::TransactionEnded
+                    | Kind::StepMismatch
+                    | Kind::RecordUnreadable
+            )
+        };
+        self.broken = kind.filter(is_the_end).or(self.broken);
+        result
     }
 
     fn finished<T: Serialize + DeserializeOwned>(
@@ -488,12 +522,12 @@ impl<H: Holder> Steps<H> {
         let finished =
             open.end(Disposition::Commit, |holder, tx| async move { holder.finish(tx, &outcome).await }).await;
         self.is_in_doubt(false);
-        let Some(run) = &mut self.run else { return finished };
-        let finished = run.noted(finished);
-        match &finished {
-            Ok(()) => self.run = None,
-            Err(_) => self.let_go().await,
+        if finished.is_ok() {
+            self.run = None;
+            return Ok(());
         }
+        let finished = self.noted(finished);
+        self.let_go().await;
         finished
     }
 
@@ -506,17 +540,20 @@ impl<H: Holder> Steps<H> {
         }
         if let Some(run) = self.run.take() {
             // A step that the handler has given up may take its time to end, and the answer need not wait for that.
-            let released = tokio::spawn(run.release().in_current_span());
+            let released = tokio::spawn(run.release(self.broken).in_current_span());
             _ = tokio::time::timeout(PATIENCE, released).await;
         }
     }
 }
 
 impl<H: Holder> Run<H> {
-    async fn release(self) {
-        let Self { holder, renewal, busy, broken, .. } = self;
+    async fn release(self, broken: Option<Kind>) {
+        let Self { holder, renewal, busy, .. } = self;
         // Renewed until then: what a step has kept is known before anybody else may run, and whether it has barred the key.
-        let has_ended = busy.lock().await;
+        let Ok(has_ended) = tokio::time::timeout(LONGEST_STEP, busy.lock()).await else {
+            tracing::error!(target: "idem", "a step that was given up does not end; its lease ends by itself");
+            return;
+        };
         drop(renewal);
         if *has_ended || matches!(broken, Some(Kind::LeaseLost | Kind::TransactionEnded)) {
             return;
@@ -526,23 +563,6 @@ impl<H: Holder> Run<H> {
             Err(error) if error.kind() == Kind::LeaseLost => {}
             Err(error) => tracing::warn!(target: "idem", %error, "the lease was not released; it ends by itself"),
         }
-    }
-
-    /// Notes what lets no further step run.
-    fn noted<T>(&mut self, result: Result<T, Error>) -> Result<T, Error> {
-        if let Err(error) = &result
-            && matches!(
-                error.kind(),
-                Kind::LeaseLost
-                    | Kind::OutcomeUnknown
-                    | Kind::TransactionEnded
-                    | Kind::StepMismatch
-                    | Kind::RecordUnreadable
-            )
-        {
-            self.broken = Some(error.kind());
-        }
-        result
     }
 }
 
@@ -564,12 +584,11 @@ impl<H: Holder> Context for Steps<H> {
             recorded,
             rejection: None,
             busy: Arc::default(),
-            broken: None,
         };
         match Rejection::take_from(&mut run.recorded) {
             Ok(rejection) => run.rejection = rejection,
             Err(error) => {
-                run.release().await;
+                run.release(None).await;
                 return Err(error);
             }
         }
@@ -645,7 +664,7 @@ impl<H: Holder> Drop for Steps<H> {
         self.last = None;
         // Without a runtime the lease ends by itself.
         if let (Some(run), Ok(runtime)) = (self.run.take(), Handle::try_current()) {
-            runtime.spawn(run.release());
+            runtime.spawn(run.release(self.broken));
         }
     }
 }

@@ -64,6 +64,10 @@ impl<H: Holder> Steps<H> {
     async fn undo_recorded(&mut self, outcome: &Outcome) -> Result<Outcome, Error> {
         self.check()?;
         self.check_all_passed()?;
+        if self.is_in_the_air {
+            let words = "a call that may have happened is not finished, so it cannot be undone";
+            return Err(Error::new(Kind::OutcomeUnknown).caused_by(words));
+        }
         let undos = self.undo_order();
         if !undos.is_empty() && !self.is_rejected() {
             let next = u32::try_from(self.passed.len() + 1).unwrap_or(u32::MAX);
@@ -88,7 +92,8 @@ impl<H: Holder> Steps<H> {
 
     /// Without a record there is no retry that could go on: one that fails does not keep the others from being done.
     pub(super) async fn undo_unrecorded(&mut self) -> Result<(), Error> {
-        let mut undone = Ok(());
+        // A mistake in the handler, which has no other place to be told.
+        let mut undone = self.check();
         for name in self.undo_order() {
             undone = undone.and(self.undo_step(0, &name).await);
         }
@@ -115,7 +120,7 @@ impl<H: Holder> Steps<H> {
         match undo {
             Undo::Transaction(body) => {
                 let mut open = self.begin().await?;
-                match caught(body(open.tx())).await {
+                match caught(async { body(open.tx()).await }).await {
                     Ok(()) => self.keep(open, undone).await,
                     Err(failure) => {
                         self.roll_back(open).await?;
@@ -125,7 +130,7 @@ impl<H: Holder> Steps<H> {
             }
             Undo::Call(body) => {
                 let seed = self.before_call().await?;
-                caught(body(StepKey::of_undo(&seed, name))).await.map_err(failed)?;
+                caught(async { body(StepKey::of_undo(&seed, name)).await }).await.map_err(failed)?;
                 self.keep_in_tries(&undone).await
             }
         }

@@ -1,7 +1,7 @@
 //! The store of the model: one record with its steps, and what `idem-sqlx` does to them.
 //!
-//! Each function is one atomic change with the guard of its namesake in `postgres/leases.rs`. `reject` and `undo` have
-//! none: a rejection and an undo are kept there as steps are.
+//! Each function is one atomic change with the guard of its namesake in `postgres/leases.rs`. A rejection and an
+//! undo are kept there as steps are, and for a rejection `reject_leased` comes on top.
 
 use bytes::Bytes;
 use idem_core::{Claim, Fingerprint, Format, Record, Reply, State, Timestamp};

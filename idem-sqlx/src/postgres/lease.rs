@@ -77,10 +77,12 @@ impl Holder for PgLease {
     async fn claim(store: &PgStore, request: &Request, lease: &Lease) -> Result<Held<Self>, Error> {
         let inner = store.inner();
         let holder = Self { store: store.clone(), request: request.clone(), claim: Claim::random()?, lease: *lease };
-        for pause in retry::pauses() {
+        for (tries, pause) in retry::pauses().enumerate() {
             let mut session = Session::begin(&inner.pool, BEGIN).await?;
-            // Most requests come for the first time, and only the others are looked up: the key is the arbiter.
-            let mut claimed = holder.carry_out(&mut session, &Decision::Claim.within(lease)).await?;
+            // Most requests come for the first time, and only the others are looked up: the key is the arbiter. To
+            // insert waits for whoever has the row; to look does not.
+            let first = if tries == 0 { Decision::Claim.within(lease) } else { Decision::Refuse(Kind::KeyInFlight) };
+            let mut claimed = holder.carry_out(&mut session, &first).await?;
             if let Claimed::Taken = claimed {
                 let (record, now) = inner.records.find(session.connection(), &request.identity).await?;
                 claimed = match decide(record.as_ref(), request, now).within(lease) {
@@ -221,7 +223,7 @@ impl PgLease {
     async fn bar(&self) -> Result<(), Error> {
         let inner = self.store.inner();
         let mut session = Session::begin(&inner.pool, BEGIN).await?;
-        let barred = inner.records.bar_leased(session.connection(), &self.request, self.claim, &self.lease);
+        let barred = inner.records.bar_leased(session.connection(), &self.request.identity, self.claim);
         barred.await.map_err(classify)?;
         session.commit(inner.commit_deadline).await.map_err(Error::from)
     }
@@ -274,8 +276,11 @@ impl PgStore {
     /// - The handler is the annotated function itself, called with what its `record_input` recorded. It claims the run
     ///   as a retry does, so any number of processes can do this at a time, beside the callers.
     /// - A run is abandoned when its lease is over and it is not: its process died, or it failed and was released.
-    /// - Each is given once in a pass, and each time counts as an attempt. One whose attempts are used up answers
-    ///   `Err`, until an operator releases it.
+    /// - Each is given once in a pass, and each time counts as an attempt, but for one that is rejected and only to be
+    ///   undone. One whose attempts are used up answers `Err`, until an operator releases it.
+    /// - It begins nothing: a run that is over by then, or has expired, answers
+    ///   [`NothingToResume`](idem_core::Kind::NothingToResume). So does a call under another operation, scope or key in
+    ///   front of the run's own. What the run itself calls is free, as is what the handler spawns.
     ///
     /// # Errors
     /// The database cannot be reached.

@@ -177,13 +177,10 @@ impl Records {
     pub(super) async fn bar_leased(
         self,
         connection: &mut PgConnection,
-        request: &Request,
+        identity: &Identity,
         claim: Claim,
-        lease: &Lease,
     ) -> sqlx::Result<bool> {
-        let query = bind_held(self.query(BAR), &request.identity, claim)
-            .bind(row::RUNNING)
-            .bind((lease.duration + request.ttl).as_secs_f64());
+        let query = bind_held(self.query(BAR), identity, claim).bind(row::RUNNING);
         Ok(query.execute(connection).await?.rows_affected() == 1)
     }
 
@@ -438,8 +435,7 @@ WHERE scope = $1
 const BAR: &str = "
 UPDATE idem_records
 SET state = $6,
-    lease_until = NULL,
-    expires_at = least(expires_at, now() + $7 * interval '1 second')
+    lease_until = NULL
 WHERE scope = $1
     AND operation = $2
     AND key_hash = $3

@@ -214,7 +214,7 @@ impl SqliteLease {
     async fn bar(&self) -> Result<(), Error> {
         let inner = self.store.inner();
         let mut session = Session::begin(&inner.pool).await?;
-        let barred = inner.records.bar_leased(session.connection(), &self.request, self.claim, &self.lease);
+        let barred = inner.records.bar_leased(session.connection(), &self.request.identity, self.claim);
         barred.await.map_err(classify)?;
         session.commit().await.map_err(Error::from)
     }
@@ -276,8 +276,11 @@ impl SqliteStore {
     /// - The handler is the annotated function itself, called with what its `record_input` recorded. It claims the run
     ///   as a retry does, so any number of processes can do this at a time, beside the callers.
     /// - A run is abandoned when its lease is over and it is not: its process died, or it failed and was released.
-    /// - Each is given once in a pass, and each time counts as an attempt. One whose attempts are used up answers
-    ///   `Err`, until an operator releases it.
+    /// - Each is given once in a pass, and each time counts as an attempt, but for one that is rejected and only to be
+    ///   undone. One whose attempts are used up answers `Err`, until an operator releases it.
+    /// - It begins nothing: a run that is over by then, or has expired, answers
+    ///   [`NothingToResume`](idem_core::Kind::NothingToResume). So does a call under another operation, scope or key in
+    ///   front of the run's own. What the run itself calls is free, as is what the handler spawns.
     ///
     /// # Errors
     /// The database cannot be reached.

@@ -152,13 +152,10 @@ impl Records {
     pub(super) async fn bar_leased(
         self,
         connection: &mut SqliteConnection,
-        request: &Request,
+        identity: &Identity,
         claim: Claim,
-        lease: &Lease,
     ) -> sqlx::Result<bool> {
-        let query = bind_held(sqlx::query(BAR), &request.identity, claim)
-            .bind(row::RUNNING)
-            .bind(microseconds(lease.duration + request.ttl));
+        let query = bind_held(sqlx::query(BAR), identity, claim).bind(row::RUNNING);
         Ok(query.execute(connection).await?.rows_affected() == 1)
     }
 
@@ -382,9 +379,7 @@ WHERE scope = $1
 const BAR: &str = "
 UPDATE idem_records
 SET state = $6,
-    lease_until = NULL,
-    expires_at = min(expires_at, time.now + $7)
-FROM (SELECT CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER) AS now) AS time
+    lease_until = NULL
 WHERE scope = $1
     AND operation = $2
     AND key_hash = $3

@@ -226,6 +226,11 @@ async fn r16_postgres_each_commit_of_a_rejection_may_be_lost() {
             let retried = async || postgres_orders::order(&direct, &id, true, &script).await == Err(Refused::Declined);
             eventually("it is undone", retried).await;
             assert_eq!(db.effects().await - before, 2, "{id}: {:?}", script.steps());
+            let undone = db.number("SELECT count(*) FROM effects WHERE what = 'undo reserve'").await;
+            assert_eq!(undone, db.effects().await / 2, "{id}: {:?}", script.steps());
+            let (charges, keys) = (script.times("charge"), script.keys());
+            assert!(keys[..charges].iter().all(|key| *key == keys[0]), "{id}");
+            assert!(keys[charges..].iter().all(|key| *key == keys[charges]), "{id}");
             if proxy.struck() == struck {
                 proxy.at_next_commit(Fault::None);
                 assert_eq!(first, Err(Refused::Declined), "{id}");

@@ -267,3 +267,25 @@ async fn r26_postgres_the_lease_of_a_step_that_was_given_up_lives_until_it_has_e
     assert!(db.seconds_since_claim().await > 3.5, "the statement was still running");
     assert_eq!(db.effects().await, 1);
 }
+
+/// A holder that is just writing has the row. To insert would wait for it; whoever comes looks instead.
+#[tokio::test]
+async fn r07_postgres_who_comes_while_the_row_is_being_written_is_answered_all_the_same() {
+    use crate::pay::postgres_steps as steps;
+    let db = crate::support::Postgres::create().await;
+    let (store, script) = (db.store(8).await, Script::default());
+    script.act("charge", Act::Wait);
+    let run = steps::pay(&store, "u1", "k", "order", &script);
+    let others = async {
+        script.until_entered("charge").await;
+        let mut writer = store.pool().begin().await.expect("a transaction");
+        writer.execute("UPDATE idem_records SET attempt = attempt").await.expect("the row");
+        let same = steps::pay(&store, "u1", "k", "order", &script).await;
+        let other = steps::pay(&store, "u1", "k", "another order", &script).await;
+        assert_eq!((kind(&same), kind(&other)), (Some(Kind::KeyInFlight), Some(Kind::KeyReused)));
+        writer.rollback().await.expect("a rollback");
+        script.open();
+    };
+    let (result, ()) = tokio::join!(run, others);
+    assert_eq!(result.expect("paid"), paid());
+}

@@ -1,6 +1,7 @@
 //! Rule 14 for leased runs: what a rejected run has done is undone.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use axum::body::to_bytes;
 use axum::http::StatusCode;
@@ -38,6 +39,7 @@ macro_rules! orders {
     ($module:ident, $Store:ident, $Steps:ident, $Tx:ident) => {
         pub mod $module {
             use std::sync::Arc;
+            use std::sync::atomic::Ordering;
 
             use axum::Router;
             use axum::extract::{Extension, FromRef};
@@ -57,8 +59,9 @@ macro_rules! orders {
             async fn write(tx: &mut $Tx, script: &Script, what: &'static str) -> Result<(), Failure> {
                 let act = script.enter(what, "").await.map_err(|failed| format!("{failed:?}"))?;
                 sqlx::query("INSERT INTO effects VALUES ('step', $1)").bind(what).execute(&mut *tx).await?;
-                if act.is_some() {
+                if let Some(act) = act {
                     tx.execute("COMMIT").await?;
+                    script.leave(act).await.map_err(|failed| format!("{failed:?}"))?;
                 }
                 Ok(())
             }
@@ -82,8 +85,11 @@ macro_rules! orders {
                 steps.undo_call("charge", async move |key: StepKey| {
                     of_undo.enter("undo charge", key.as_str()).await.map(|_| ()).map_err(|failed| format!("{failed:?}"))
                 });
-                ship(steps, declines, script).await?;
-                Ok(reserved)
+                let shipped = ship(steps, declines, script).await;
+                if script.changed.load(Ordering::SeqCst) {
+                    steps.undo_call("chrage", async |_| Ok::<_, String>(()));
+                }
+                shipped.map(|()| reserved)
             }
 
             async fn ship<H: Holder>(steps: &mut Steps<H>, declines: bool, script: &Script) -> Result<(), Refused> {
@@ -96,6 +102,7 @@ macro_rules! orders {
 
             #[idempotent(
                                 key = id, scope = "test", operation = "undo.order", fingerprint = id, ttl = "1h", attempts = 3,
+                record_input = (id, declines),
                                 rejects = |refused| *refused == Refused::Declined
                             )]
             pub async fn order(
@@ -113,6 +120,47 @@ macro_rules! orders {
             )]
             pub async fn order_or_reject(steps: &mut $Steps, id: &str, script: &Arc<Script>) -> Result<u32, Refused> {
                 run(steps, true, script).await
+            }
+
+            /// Its calls happen, and it takes whatever comes of them for a final no.
+            #[idempotent(
+                key = id, scope = "test", operation = "undo.hasty", fingerprint = id, rejects = |_: &Refused| true
+            )]
+            pub async fn hasty(
+                steps: &mut $Steps,
+                id: &str,
+                charged: f64,
+                script: &Arc<Script>,
+            ) -> Result<u32, Refused> {
+                let charge = async |key: StepKey| {
+                    script.enter("charge", key.as_str()).await.map_err(|_| Refused::Failed)?;
+                    Ok::<f64, Refused>(charged)
+                };
+                let charge = tokio::time::timeout(std::time::Duration::from_millis(200), steps.call("charge", charge));
+                charge.await.map_err(|_| Refused::Declined)?.map_err(|_| Refused::Declined)?;
+                Ok(1)
+            }
+
+            /// It gives its one step up, and tries it again.
+            #[idempotent(key = id, scope = "test", operation = "undo.impatient", fingerprint = id)]
+            pub async fn impatient(steps: &mut $Steps, id: &str, script: &Arc<Script>) -> Result<u32, Refused> {
+                for _ in 0..2 {
+                    let write = async |tx: &mut $Tx| write(tx, script, "reserve").await.map_err(|_| Refused::Failed);
+                    let write = steps.transaction("reserve", write);
+                    let in_time = tokio::time::timeout(std::time::Duration::from_millis(500), write).await;
+                    if let Ok(ended) = in_time {
+                        return ended.map(|()| 1);
+                    }
+                }
+                Err(Refused::Failed)
+            }
+
+            /// It registers before it knows.
+            #[idempotent(key = id, scope = "test", operation = "undo.eager", fingerprint = id)]
+            pub async fn eager(steps: &mut $Steps, id: &str, script: &Arc<Script>) -> Result<u32, Refused> {
+                let entered = enter(steps, "first", script).await;
+                steps.undo_call("first", async |_| Ok::<_, String>(()));
+                entered.map(|()| 1)
             }
 
             #[idempotent(key = id, scope = "test", operation = "undo.misspelt", fingerprint = id)]
@@ -349,6 +397,56 @@ both! {
             assert_eq!(orders::order(&store, "k", true, &script).await, refused(Kind::TransactionEnded));
         }
         assert_eq!((script.times("undo reserve"), undone(&db).await), (1, 1));
+        assert!(db.seconds_to_live().await > 3e9, "what is not known to be undone is not forgotten");
+    }
+
+    async fn r14_a_call_that_may_have_happened_is_not_rejected_over(db) {
+        let (store, script) = (db.store(4).await, Arc::new(Script::default()));
+        // Its answer cannot be stored; and then, it does not come in time.
+        assert_eq!(orders::hasty(&store, "k", f64::NAN, &script).await, refused(Kind::OutcomeUnknown));
+        script.act("charge", Act::Hang);
+        assert_eq!(orders::hasty(&store, "k", 1.0, &script).await, refused(Kind::OutcomeUnknown));
+        assert_eq!(orders::hasty(&store, "k", 1.0, &script).await, Ok(1));
+        let keys = script.keys();
+        assert_eq!((keys.len(), &keys[0], &keys[0]), (3, &keys[1], &keys[2]));
+        // What says no itself is rejected.
+        script.act("charge", Act::Fail);
+        assert_eq!(orders::hasty(&store, "k2", 1.0, &script).await, Err(Refused::Declined));
+        assert_eq!(orders::hasty(&store, "k2", 1.0, &script).await, Err(Refused::Declined));
+        assert_eq!(script.times("charge"), 4);
+    }
+
+    async fn r16_a_step_that_ended_its_transaction_and_was_given_up_is_not_entered_again(db) {
+        let (store, script) = (db.store(4).await, Arc::new(Script::default()));
+        script.act("reserve", Act::CommitAndHang);
+        for _ in 0..2 {
+            assert_eq!(orders::impatient(&store, "k", &script).await, refused(Kind::TransactionEnded));
+        }
+        assert_eq!((script.times("reserve"), db.effects().await), (1, 1));
+        // One that ended nothing is rolled back, and tried again.
+        script.act("reserve", Act::Hang);
+        assert_eq!(orders::impatient(&store, "k2", &script).await, Ok(1));
+        assert_eq!((script.times("reserve"), db.effects().await), (3, 2));
+    }
+
+    async fn r28_an_undo_of_a_step_that_failed_is_nothing(db) {
+        let (store, script) = (db.store(4).await, Arc::new(Script::default()));
+        script.act("first", Act::Fail);
+        assert_eq!(orders::eager(&store, "k", &script).await, Err(Refused::Failed));
+        assert_eq!(orders::eager(&store, "k", &script).await, Ok(1));
+    }
+
+    async fn r28_a_rejected_run_is_gone_on_with_without_its_caller(db) {
+        let (store, script) = (db.store(4).await, Arc::new(Script::default()));
+        script.act("undo charge", Act::Fail);
+        assert_eq!(orders::order(&store, "k", true, &script).await, refused(Kind::UndoFailed));
+        let go_on = async |(id, declines): (String, bool)| orders::order(&store, &id, declines, &script).await;
+        let resumed = store.resume_abandoned("undo.order", go_on).await.expect("an answer");
+        assert_eq!((resumed.succeeded, resumed.failed), (0, 1));
+        assert_eq!((undone(&db).await, db.number(COMPLETED).await), (1, 1));
+        let go_on = async |(id, declines): (String, bool)| orders::order(&store, &id, declines, &script).await;
+        let resumed = store.resume_abandoned("undo.order", go_on).await.expect("an answer");
+        assert_eq!((resumed.succeeded, resumed.failed), (0, 0));
     }
 
     async fn r14_over_http_the_reply_of_the_rejection_is_given_when_all_is_undone(db) {
@@ -374,6 +472,8 @@ both! {
         assert_eq!(send(&app, "GET").await.0, StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(send(&app, "GET").await.0, StatusCode::PAYMENT_REQUIRED);
         assert_eq!((undone(&db).await, db.records().await), (2, 0));
+        script.changed.store(true, Ordering::SeqCst);
+        assert_eq!(send(&app, "GET").await.0, StatusCode::INTERNAL_SERVER_ERROR, "an undo of no step");
     }
 
     async fn by_hand_a_rejected_run_can_only_be_rejected(db) {
