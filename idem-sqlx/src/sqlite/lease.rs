@@ -108,10 +108,8 @@ impl Holder for SqliteLease {
 
     async fn begin(&self) -> Result<SqliteTx, Error> {
         let mut tx = SqliteTx::open(&self.store).await?;
-        if !self.renew_in(&mut tx).await? {
-            return Err(Error::new(Kind::LeaseLost));
-        }
-        Ok(tx)
+        let held = self.store.inner().records.is_held(&mut tx, &self.request.identity, self.claim);
+        if held.await.map_err(classify)? { Ok(tx) } else { Err(Error::new(Kind::LeaseLost)) }
     }
 
     async fn keep(&self, mut tx: SqliteTx, step: &Step) -> Result<(), Error> {

@@ -83,6 +83,17 @@ impl Records {
         Ok(query.execute(connection).await?.rows_affected() == 1)
     }
 
+    /// Whether the lease is held.
+    pub(super) async fn is_held(
+        self,
+        connection: &mut SqliteConnection,
+        identity: &Identity,
+        claim: Claim,
+    ) -> sqlx::Result<bool> {
+        let query = bind_held(sqlx::query(HELD), identity, claim);
+        Ok(query.fetch_optional(connection).await?.is_some())
+    }
+
     /// Writes a finished step, in the transaction in which the lease was just renewed.
     pub(super) async fn keep(
         self,
@@ -321,6 +332,15 @@ UPDATE idem_records
 SET lease_until = time.now + $6,
     expires_at = max(expires_at, time.now + $7)
 FROM (SELECT CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER) AS now) AS time
+WHERE scope = $1
+    AND operation = $2
+    AND key_hash = $3
+    AND claim = $4
+    AND state >= $5";
+
+const HELD: &str = "
+SELECT 1
+FROM idem_records
 WHERE scope = $1
     AND operation = $2
     AND key_hash = $3
