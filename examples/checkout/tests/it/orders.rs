@@ -4,6 +4,7 @@ use axum::http::StatusCode;
 use axum::http::header::{AUTHORIZATION, RETRY_AFTER, WWW_AUTHENTICATE};
 use hyper::Request;
 use serde_json::{Value, json};
+use tokio::net::TcpSocket;
 use tokio::process::Command;
 
 use crate::demo::client::{Answer, order, post_order};
@@ -154,10 +155,10 @@ async fn a_provider_that_is_down_keeps_the_stock_for_the_retry() {
 async fn a_provider_that_is_not_there_keeps_the_stock_for_the_retry() {
     let town = Town::build().await;
     let mut nowhere = town.shop().command();
-    // Nobody listens where a listener was that is gone.
-    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
-    nowhere.env("PROVIDER_URL", format!("http://{}", listener.local_addr().expect("an address")));
-    drop(listener);
+    // Bound, so that nobody else gets the port, and not listening.
+    let nobody = TcpSocket::new_v4().expect("a socket");
+    nobody.bind(([127, 0, 0, 1], 0).into()).expect("a port");
+    nowhere.env("PROVIDER_URL", format!("http://{}", nobody.local_addr().expect("an address")));
     let server = Program::start(nowhere).await.expect("a shop");
     assert_pending(&send(&server, order("ada", "k", "visa")).await);
     town.assert_state(0, 98, 0, 0).await;
