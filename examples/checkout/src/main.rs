@@ -177,7 +177,7 @@ async fn listen(default: u16) -> Result<(TcpListener, SocketAddr), Failure> {
 }
 
 async fn log(response: Response) -> Response {
-    tracing::info!("answering {}", response.status());
+    tracing::info!(status = response.status().as_u16(), "answering");
     response
 }
 

@@ -47,9 +47,8 @@ impl Provider {
 
     /// Takes the amount from the card. Under one key it is taken once, however often this is asked.
     pub(crate) async fn charge(&self, key: &StepKey, card: &str, amount: i64) -> Result<Charge, NoAnswer> {
-        tracing::info!("charging {amount}");
+        tracing::info!(amount, "charging");
         let (status, body) = self.post("/charges", key, &json!({ "card": card, "amount": amount })).await?;
-        tracing::info!("charge answered {status}");
         match (status, body["id"].as_str()) {
             (StatusCode::CREATED, Some(id)) => Ok(Charge::Paid { id: id.to_owned() }),
             (StatusCode::PAYMENT_REQUIRED, _) => Ok(Charge::Declined),
@@ -59,9 +58,8 @@ impl Provider {
 
     /// Gives the money of a charge back.
     pub(crate) async fn refund(&self, key: &StepKey, charge: &str) -> Result<(), NoAnswer> {
-        tracing::info!("refunding {charge}");
+        tracing::info!(charge, "refunding");
         let (status, _) = self.post("/refunds", key, &json!({ "charge": charge })).await?;
-        tracing::info!("refund answered {status}");
         if status == StatusCode::CREATED { Ok(()) } else { Err(NoAnswer::Failed(status)) }
     }
 
@@ -78,6 +76,8 @@ impl Provider {
             Ok((parts.status, serde_json::from_slice(&body).unwrap_or_default()))
         };
         let answer = timeout(self.patience, exchange).await.map_err(|_| NoAnswer::Late)?;
-        answer.map_err(NoAnswer::Unreachable)
+        let (status, body): (StatusCode, Value) = answer.map_err(NoAnswer::Unreachable)?;
+        tracing::info!(status = status.as_u16(), "{path} answered");
+        Ok((status, body))
     }
 }

@@ -25,15 +25,15 @@ const LINES: [&str; 12] = [
     "reserving",
     "reserved",
     "charging",
-    "charge answered 201",
-    "charge answered 402",
+    "/charges answered status=201",
+    "/charges answered status=402",
     "paid",
     "confirming",
-    "answering 201",
+    "answering status=201",
     "refunding",
-    "refund answered 201",
+    "/refunds answered status=201",
     "giving back",
-    "answering 4",
+    "answering status=4",
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
