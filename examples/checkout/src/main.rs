@@ -108,7 +108,7 @@ async fn serve() -> Result<(), Failure> {
         Ok(url) => url,
         Err(_) => stand_in().await?,
     };
-    let app = App { store: store.clone(), provider: Provider::new(provider, patience) };
+    let app = App { store: store.clone(), provider: Provider::new(&provider, patience)? };
     let router = Router::new()
         .route("/orders", get(orders::list).post(orders::create))
         .route("/stock", get(stock::list))
@@ -150,7 +150,7 @@ Take orders with it in another terminal:
 
   PROVIDER_URL=http://{address} cargo run -p checkout
 
-Say how it is with the provider (\"well\", \"down\", \"slow\", \"cut\"), and see what it has charged:
+Say how it is with the provider (\"well\", \"down\", \"stranger\", \"slow\", \"cut\"), and see what it has charged:
 
   curl -X PUT http://{address}/mood -H 'Content-Type: application/json' -d '\"slow\"'
   curl http://{address}/ledger

@@ -67,7 +67,11 @@ pub(crate) async fn create(
     let charge = steps
         .call("charge", async |key| app.provider.charge(&key, &new.card, amount).await.map_err(ApiError::Provider))
         .await?;
-    let Charge::Paid { id: charge } = charge else { return Err(ApiError::Declined) };
+    let charge = match charge {
+        Charge::Paid { id } => id,
+        Charge::Declined => return Err(ApiError::Declined),
+        Charge::Refused => return Err(ApiError::Refused),
+    };
     let (provider, paid) = (app.provider.clone(), charge.clone());
     steps.undo_call("charge", async move |key| provider.refund(&key, &paid).await);
     tracing::info!(charge, "paid");
