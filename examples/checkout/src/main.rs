@@ -33,7 +33,7 @@ mod stock;
 
 use std::env;
 use std::net::SocketAddr;
-use std::process::ExitCode;
+use std::process::{self, ExitCode};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -118,6 +118,7 @@ async fn serve() -> Result<(), Failure> {
     let (listener, address) = listen(3000).await?;
     println!(
         "listening on http://{address}
+to crash it: kill -9 {}
 
 Place an order, then send the same line again:
 
@@ -129,7 +130,8 @@ There is one order, and two lamps are gone:
 
   curl http://{address}/orders -H 'Authorization: Bearer ada'
   curl http://{address}/stock
-"
+",
+        process::id()
     );
     axum::serve(listener, router).with_graceful_shutdown(stop_signal()).await?;
 
