@@ -87,8 +87,8 @@ impl Provider {
         }
         let error = no_decision(status);
         if let NoDecision::Refused(_) = error {
-            // The order stays `undo_failed` until somebody has done it: then the retry hears `already_refunded`.
-            tracing::error!(charge, %error, "the refund is refused: give the money back by hand");
+            // Until then the order stays `undo_failed`. After a refund by hand the retry hears `already_refunded`.
+            tracing::error!(charge, %error, "the refund is refused: mend why, or give the money back by hand");
         }
         Err(error)
     }
