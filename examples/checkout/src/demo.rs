@@ -24,21 +24,21 @@ const PAID: [(&str, &str); 7] = [
     ("in \"reserve\"", "reserving"),
     ("behind \"reserve\"", "reserved"),
     ("in \"charge\", not charged", "charging"),
-    ("in \"charge\", charged", "charge answered 201"),
+    ("in \"charge\", charged", "/charges answered status=201"),
     ("behind \"charge\"", "paid"),
     ("in the last commit", "confirming"),
-    ("behind it, not answered", "answering 201"),
+    ("behind it, not answered", "answering status=201"),
 ];
 const DECLINED: [(&str, &str); 3] = [
-    ("in \"charge\", declined", "charge answered 402"),
+    ("in \"charge\", declined", "/charges answered status=402"),
     ("giving back", "giving back"),
-    ("behind it, not answered", "answering 402"),
+    ("behind it, not answered", "answering status=402"),
 ];
 const WITHDRAWN: [(&str, &str); 4] = [
     ("refunding, not refunded", "refunding"),
-    ("refunding, refunded", "refund answered 201"),
+    ("refunding, refunded", "/refunds answered status=201"),
     ("giving back", "giving back"),
-    ("behind it, not answered", "answering 410"),
+    ("behind it, not answered", "answering status=410"),
 ];
 
 /// Plays everything through. A broken promise is a failure.

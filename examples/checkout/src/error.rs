@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use idem_core::Disposition;
 use serde_json::json;
 
-use crate::provider::NoAnswer;
+use crate::provider::NoDecision;
 
 pub(crate) enum ApiError {
     Unauthorized,
@@ -15,8 +15,9 @@ pub(crate) enum ApiError {
     Invalid(&'static str),
     SoldOut,
     Declined,
+    Refused,
     Withdrawn,
-    Provider(NoAnswer),
+    Provider(NoDecision),
     Store(idem_core::Error),
 }
 
@@ -50,13 +51,23 @@ impl IntoResponse for ApiError {
                 let problem = problem(StatusCode::PAYMENT_REQUIRED, "card_declined", "the card was declined");
                 (Disposition::Reject, problem).into_response()
             }
+            Self::Refused => {
+                let detail = "the provider does not take this payment";
+                let problem = problem(StatusCode::UNPROCESSABLE_ENTITY, "payment_refused", detail);
+                (Disposition::Reject, problem).into_response()
+            }
             Self::Withdrawn => {
                 let problem = problem(StatusCode::GONE, "item_withdrawn", "the item is no longer on sale");
                 (Disposition::Reject, problem).into_response()
             }
+            // Not final: an earlier attempt may have charged, and the order is in order. Somebody is told by the log.
+            Self::Provider(NoDecision::Refused(_)) => {
+                let detail = "payments do not work at present; retry the request later, unchanged";
+                let problem = problem(StatusCode::SERVICE_UNAVAILABLE, "payment_unavailable", detail);
+                ([(RETRY_AFTER, "60")], problem).into_response()
+            }
             // Not final, and the charge may have happened: what is reserved stays so, and the retry goes on from here.
-            Self::Provider(error) => {
-                tracing::warn!(?error, "{error}");
+            Self::Provider(_) => {
                 let detail = "the payment is not through yet; retry the request, unchanged";
                 let problem = problem(StatusCode::SERVICE_UNAVAILABLE, "payment_pending", detail);
                 ([(RETRY_AFTER, "1")], problem).into_response()

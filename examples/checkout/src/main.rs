@@ -33,7 +33,7 @@ mod stock;
 
 use std::env;
 use std::net::SocketAddr;
-use std::process::ExitCode;
+use std::process::{self, ExitCode};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -108,7 +108,7 @@ async fn serve() -> Result<(), Failure> {
         Ok(url) => url,
         Err(_) => stand_in().await?,
     };
-    let app = App { store: store.clone(), provider: Provider::new(provider, patience) };
+    let app = App { store: store.clone(), provider: Provider::new(&provider, patience)? };
     let router = Router::new()
         .route("/orders", get(orders::list).post(orders::create))
         .route("/stock", get(stock::list))
@@ -118,6 +118,7 @@ async fn serve() -> Result<(), Failure> {
     let (listener, address) = listen(3000).await?;
     println!(
         "listening on http://{address}
+to crash it: kill -9 {}
 
 Place an order, then send the same line again:
 
@@ -129,7 +130,8 @@ There is one order, and two lamps are gone:
 
   curl http://{address}/orders -H 'Authorization: Bearer ada'
   curl http://{address}/stock
-"
+",
+        process::id()
     );
     axum::serve(listener, router).with_graceful_shutdown(stop_signal()).await?;
 
@@ -150,7 +152,7 @@ Take orders with it in another terminal:
 
   PROVIDER_URL=http://{address} cargo run -p checkout
 
-Say how it is with the provider (\"well\", \"down\", \"slow\", \"cut\"), and see what it has charged:
+Say how it is with the provider (\"well\", \"down\", \"stranger\", \"slow\", \"cut\"), and see what it has charged:
 
   curl -X PUT http://{address}/mood -H 'Content-Type: application/json' -d '\"slow\"'
   curl http://{address}/ledger
@@ -177,7 +179,7 @@ async fn listen(default: u16) -> Result<(TcpListener, SocketAddr), Failure> {
 }
 
 async fn log(response: Response) -> Response {
-    tracing::info!("answering {}", response.status());
+    tracing::info!(status = response.status().as_u16(), "answering");
     response
 }
 

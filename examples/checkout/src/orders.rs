@@ -36,9 +36,25 @@ pub(crate) struct Order {
 /// An answer that is final and a refusal, as [`ApiError`] says by `Disposition::Reject`, undoes what is finished, the last
 /// step first. One that is not final leaves it to the retry.
 ///
-/// The lease is short, so that a retry after a crash is not long in vain. A charge may take longer than that: the lease is
-/// renewed. Each try takes one of the attempts, and there are enough for a provider that is away for a while.
-#[idempotent(scope = caller, ttl = "24h", lease = "2s", attempts = 1000)]
+/// **It needs the retry.** A client that gives up after `payment_pending` leaves lamps reserved, and perhaps a charge, and
+/// nothing here goes on with them. Where that may be, do the work in a plain function with `record_input`, which the handler
+/// calls and `store.resume_abandoned` in a loop; or look for what is left in `idem_records`. The README has the words and the
+/// query, in "Calling the outside world".
+///
+/// `operation` is in the records, and the keys of the calls derive from it: rename or move the function freely. Without it,
+/// a retry that comes after that would charge under another key.
+///
+/// `lease` and `attempts` are for trying it out: a retry after a kill is in vain for two seconds at most, and a provider
+/// that is away for a while does not use the attempts up. In production take `lease = "30s"`, so that nobody loses it while
+/// the database fails over, and `attempts = 10`, with a longer `Retry-After`: what fails ten times is for an operator. A
+/// charge may take longer than the lease, which is renewed.
+#[idempotent(scope = caller, operation = "orders.create", ttl = "24h", lease = "2s", attempts = 1000)]
+// Below the attribute, so that the span has the attempt. Neither the key nor the card is for a log.
+#[tracing::instrument(
+    name = "order",
+    skip_all,
+    fields(caller = caller.0, item = new.item, quantity = new.quantity, attempt = steps.attempt())
+)]
 pub(crate) async fn create(
     caller: Caller,
     State(app): State<App>,
@@ -48,15 +64,19 @@ pub(crate) async fn create(
     let (item, quantity) = (new.item.clone(), new.quantity);
     let amount = steps.transaction("reserve", async |tx| stock::reserve(tx, &item, quantity).await).await?;
     steps.undo("reserve", async move |tx| stock::give_back(tx, &item, quantity).await);
-    tracing::info!("reserved, in attempt {}", steps.attempt());
+    tracing::info!(amount, "reserved");
 
     let charge = steps
         .call("charge", async |key| app.provider.charge(&key, &new.card, amount).await.map_err(ApiError::Provider))
         .await?;
-    let Charge::Paid { id: charge } = charge else { return Err(ApiError::Declined) };
+    let charge = match charge {
+        Charge::Paid { id } => id,
+        Charge::Declined => return Err(ApiError::Declined),
+        Charge::Refused => return Err(ApiError::Refused),
+    };
     let (provider, paid) = (app.provider.clone(), charge.clone());
     steps.undo_call("charge", async move |key| provider.refund(&key, &paid).await);
-    tracing::info!("paid, in attempt {}", steps.attempt());
+    tracing::info!(charge, "paid");
 
     // One commit with the answer.
     let order = steps.finish(async |tx| confirm(tx, &caller, &new, amount, &charge).await).await?;
@@ -69,8 +89,8 @@ async fn confirm(tx: &mut Tx, caller: &Caller, new: &NewOrder, amount: i64, char
                    SELECT $1, item, $3, $4, $5 FROM stock WHERE item = $2 AND on_sale
                    RETURNING id, item, quantity, amount, charge";
     let order = sqlx::query_as(confirm).bind(&caller.0).bind(&new.item).bind(new.quantity).bind(amount).bind(charge);
-    let order = order.fetch_optional(tx).await?;
-    tracing::info!("confirming");
+    let order: Option<Order> = order.fetch_optional(tx).await?;
+    tracing::info!(order = order.as_ref().map(|order| order.id), "confirming");
     order.ok_or(ApiError::Withdrawn)
 }
 

@@ -20,6 +20,8 @@ pub(crate) enum Mood {
     Well,
     /// Answers 500, and does nothing.
     Down,
+    /// Answers 401, and does nothing: it does not know the shop any more.
+    Stranger,
     /// Does it, and does not answer before it is in another mood.
     Slow,
     /// Does it, and hangs up without an answer.
@@ -45,7 +47,7 @@ pub(crate) struct Entry<T> {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct NewCharge {
-    /// One whose name begins with `declined` is declined.
+    /// One whose name begins with `declined` is declined, and one with `unknown` is refused.
     pub(crate) card: String,
     pub(crate) amount: i64,
 }
@@ -54,6 +56,9 @@ pub(crate) struct NewCharge {
 pub(crate) struct NewRefund {
     pub(crate) charge: String,
 }
+
+/// The status and the code of a refusal.
+type Refusal = (StatusCode, &'static str);
 
 #[derive(Clone)]
 struct Desk {
@@ -73,13 +78,26 @@ pub(crate) fn router() -> Router {
 
 async fn charge(State(desk): State<Desk>, headers: HeaderMap, Json(asked): Json<NewCharge>) -> Response {
     let declined = asked.card.starts_with("declined");
-    desk.serve(|ledger| book(&mut ledger.charges, "ch", &headers, asked, declined)).await
+    let book = |ledger: &mut Ledger| {
+        if asked.card.starts_with("unknown") {
+            return Err((StatusCode::UNPROCESSABLE_ENTITY, "card_unknown"));
+        }
+        book(&mut ledger.charges, "ch", &headers, asked, declined)
+    };
+    desk.serve(book).await
 }
 
 async fn refund(State(desk): State<Desk>, headers: HeaderMap, Json(asked): Json<NewRefund>) -> Response {
     let book = |ledger: &mut Ledger| {
         let is_paid = ledger.charges.iter().any(|charge| charge.id == asked.charge && !charge.declined);
-        if is_paid { book(&mut ledger.refunds, "re", &headers, asked, false) } else { Err(StatusCode::NOT_FOUND) }
+        if !is_paid {
+            return Err((StatusCode::NOT_FOUND, "charge_unknown"));
+        }
+        let is_again = |refund: &Entry<NewRefund>| refund.asked == asked && !has_key(&headers, &refund.key);
+        if ledger.refunds.iter().any(is_again) {
+            return Err((StatusCode::CONFLICT, "already_refunded"));
+        }
+        book(&mut ledger.refunds, "re", &headers, asked, false)
     };
     desk.serve(book).await
 }
@@ -99,8 +117,9 @@ fn book<T: PartialEq + Clone>(
     headers: &HeaderMap,
     asked: T,
     declined: bool,
-) -> Result<Entry<T>, StatusCode> {
-    let key = headers.get("idempotency-key").and_then(|key| key.to_str().ok()).ok_or(StatusCode::BAD_REQUEST)?;
+) -> Result<Entry<T>, Refusal> {
+    let key = headers.get("idempotency-key").and_then(|key| key.to_str().ok());
+    let key = key.ok_or((StatusCode::BAD_REQUEST, "key_missing"))?;
     let number = entries.len() + 1;
     let entry = match entries.iter().position(|entry| entry.key == key) {
         Some(known) => &mut entries[known],
@@ -111,23 +130,29 @@ fn book<T: PartialEq + Clone>(
         }
     };
     if entry.asked != asked {
-        return Err(StatusCode::UNPROCESSABLE_ENTITY);
+        return Err((StatusCode::UNPROCESSABLE_ENTITY, "key_reused"));
     }
     entry.times += 1;
     entry.last = now();
     Ok(entry.clone())
 }
 
+fn has_key(headers: &HeaderMap, key: &str) -> bool {
+    headers.get("idempotency-key").is_some_and(|header| header == key)
+}
+
 impl Desk {
     /// Does it, in the mood of this moment, and answers.
-    async fn serve<T>(&self, book: impl FnOnce(&mut Ledger) -> Result<Entry<T>, StatusCode>) -> Response {
+    async fn serve<T>(&self, book: impl FnOnce(&mut Ledger) -> Result<Entry<T>, Refusal>) -> Response {
         let mood = *self.mood.borrow();
-        if mood == Mood::Down {
-            return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+        match mood {
+            Mood::Down => return StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+            Mood::Stranger => return StatusCode::UNAUTHORIZED.into_response(),
+            Mood::Well | Mood::Slow | Mood::Cut => {}
         }
         let booked = book(&mut self.ledger());
         match mood {
-            Mood::Well | Mood::Down => {}
+            Mood::Well | Mood::Down | Mood::Stranger => {}
             // It fails only where nobody can change the mood any more.
             Mood::Slow => drop(self.mood.subscribe().wait_for(|mood| *mood != Mood::Slow).await),
             // The connection's task ends, and with it the connection. Unlike a panic it writes no message.
@@ -138,7 +163,7 @@ impl Desk {
                 (StatusCode::PAYMENT_REQUIRED, Json(json!({ "declined": true }))).into_response()
             }
             Ok(entry) => (StatusCode::CREATED, Json(json!({ "id": entry.id }))).into_response(),
-            Err(status) => status.into_response(),
+            Err((status, code)) => (status, Json(json!({ "code": code }))).into_response(),
         }
     }
 

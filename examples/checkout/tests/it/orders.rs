@@ -1,10 +1,14 @@
 //! One order, whatever the provider does.
 
+use std::time::Duration;
+
 use axum::http::StatusCode;
-use axum::http::header::{AUTHORIZATION, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use hyper::Request;
 use serde_json::{Value, json};
+use tokio::net::TcpSocket;
 use tokio::process::Command;
+use tokio::time::timeout;
 
 use crate::demo::client::{Answer, order, post_order};
 use crate::demo::program::Program;
@@ -82,6 +86,78 @@ async fn a_declined_card_gives_the_stock_back_and_stays_declined() {
 }
 
 #[tokio::test]
+async fn a_card_that_the_provider_does_not_know_is_refused_for_good() {
+    let town = Town::build().await;
+    let server = town.open().await;
+
+    let refused = send(&server, order("ada", "k", "unknown")).await;
+    assert!(refused.is_refusal(StatusCode::UNPROCESSABLE_ENTITY, "payment_refused"), "{refused:?}");
+    assert!(refused.is_fresh(StatusCode::UNPROCESSABLE_ENTITY));
+    town.assert_state(0, 100, 0, 0).await;
+
+    let retry = send(&server, order("ada", "k", "unknown")).await;
+    assert!(retry.is_replay_of(&refused), "{retry:?}");
+}
+
+/// As when the shop's API key has run out.
+#[tokio::test]
+async fn a_shop_that_the_provider_does_not_know_keeps_the_order_for_later() {
+    let town = Town::build().await;
+    let mut server = town.open().await;
+
+    town.provider_is(Mood::Stranger).await;
+    let refused = send(&server, order("ada", "k", "visa")).await;
+    assert!(refused.is_refusal(StatusCode::SERVICE_UNAVAILABLE, "payment_unavailable"), "{refused:?}");
+    let line = server.wait_for("charging needs an operator").await.expect("a line");
+    assert!(line.contains("ERROR") && line.contains("caller=\"ada\"") && line.contains("attempt=1"), "{line}");
+    assert!(!line.contains("visa"), "{line}");
+    town.assert_state(0, 98, 0, 0).await;
+
+    town.provider_is(Mood::Well).await;
+    let placed = send(&server, order("ada", "k", "visa")).await;
+    assert!(placed.is_fresh(StatusCode::CREATED), "{placed:?}");
+    town.assert_state(1, 98, 1, 0).await;
+}
+
+/// The retry hears that it is done.
+#[tokio::test]
+async fn a_refund_that_is_refused_can_be_made_by_hand() {
+    let town = Town::build().await;
+    let mut server = town.open().await;
+
+    town.provider_is(Mood::Slow).await;
+    let order_in_flight = begin(&server, order("ada", "k", "visa"));
+    town.charged(1).await;
+    town.database.sell_lamps(false).await.expect("an update");
+    town.provider_is(Mood::Stranger).await;
+    let failed = order_in_flight.await.expect("no panic").expect("an answer");
+    assert!(failed.is_refusal(StatusCode::SERVICE_UNAVAILABLE, "undo_failed"), "{failed:?}");
+    let line = server.wait_for("give the money back by hand").await.expect("a line");
+    assert!(line.contains("ERROR") && line.contains("charge=\"ch_1\""), "{line}");
+    town.assert_state(0, 98, 1, 0).await;
+
+    town.provider_is(Mood::Well).await;
+    let by_hand =
+        Request::post("/refunds").header("idempotency-key", "by hand").header(CONTENT_TYPE, "application/json");
+    let by_hand = by_hand.body(r#"{"charge": "ch_1"}"#.to_owned()).expect("a request");
+    assert!(send(&town.provider.0, by_hand).await.is_fresh(StatusCode::CREATED));
+    let withdrawn = send(&server, order("ada", "k", "visa")).await;
+    assert!(withdrawn.is_refusal(StatusCode::GONE, "item_withdrawn"), "{withdrawn:?}");
+    town.assert_state(0, 100, 1, 1).await;
+}
+
+#[tokio::test]
+async fn a_provider_that_is_no_url_is_an_error_at_the_start() {
+    let town = Town::build().await;
+    let mut nowhere = Command::new(PROGRAM);
+    nowhere.env("PORT", "0").env("DATABASE_URL", &town.database.url).env("PROVIDER_URL", "provider:4000");
+    let output = timeout(Duration::from_secs(60), nowhere.kill_on_drop(true).output()).await;
+    let output = output.expect("an end").expect("a process");
+    let words = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && words.contains("PROVIDER_URL has to be"), "{words}");
+}
+
+#[tokio::test]
 async fn what_is_withdrawn_while_it_is_paid_is_refunded_and_given_back() {
     let town = Town::build().await;
     let server = town.open().await;
@@ -154,10 +230,10 @@ async fn a_provider_that_is_down_keeps_the_stock_for_the_retry() {
 async fn a_provider_that_is_not_there_keeps_the_stock_for_the_retry() {
     let town = Town::build().await;
     let mut nowhere = town.shop().command();
-    // Nobody listens where a listener was that is gone.
-    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
-    nowhere.env("PROVIDER_URL", format!("http://{}", listener.local_addr().expect("an address")));
-    drop(listener);
+    // Bound, so that nobody else gets the port, and not listening.
+    let nobody = TcpSocket::new_v4().expect("a socket");
+    nobody.bind(([127, 0, 0, 1], 0).into()).expect("a port");
+    nowhere.env("PROVIDER_URL", format!("http://{}", nobody.local_addr().expect("an address")));
     let server = Program::start(nowhere).await.expect("a shop");
     assert_pending(&send(&server, order("ada", "k", "visa")).await);
     town.assert_state(0, 98, 0, 0).await;
