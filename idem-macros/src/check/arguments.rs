@@ -3,14 +3,15 @@
 use std::time::Duration;
 
 use proc_macro2::Span;
-use syn::{Expr, ExprCall, ExprLit, FnArg, Lit, LitStr, Path, Signature};
+use syn::{Expr, ExprCall, ExprLit, Lit, LitStr, Path, Signature};
 
 use super::names::Names;
-use super::{Asked, Fingerprint, Form, InFlight, Key, Lease, MissingKey, Scope};
+use super::{Asked, Fingerprint, Form, InFlight, Key, Lease, MissingKey, Scope, self_types};
 use crate::args::{Arg, Args};
 use crate::duration::{self, Limits};
 use crate::errors::{Errors, any_of, text};
 use crate::nearest::nearest;
+use crate::parameters::Parameter;
 
 /// As the drafts of the `Idempotency-Key` header have it.
 const DEFAULT_HEADER: &str = "idempotency-key";
@@ -60,7 +61,7 @@ pub(super) fn ttl(args: &Args, errors: &mut Errors) -> Duration {
     duration(&arg.value, &duration::TTL, "ttl = \"24h\"", errors)
 }
 
-pub(super) fn key(args: &Args, form: Form, names: &Names, errors: &mut Errors) -> Key {
+pub(super) fn key(args: &Args, form: Form, parameters: &[Parameter], names: &Names, errors: &mut Errors) -> Key {
     let default = Key::Header(DEFAULT_HEADER.to_owned());
     let Some(arg) = &args.key else {
         if let Some(axum) = &args.axum {
