@@ -11,7 +11,7 @@ use syn::{
 use super::Form;
 use crate::errors::{Errors, text};
 use crate::item::{Function, is_ours};
-use crate::parameters::{Parameter, Role, is_sqlx, plain};
+use crate::parameters::{Parameter, Role, is_known, is_sqlx, plain};
 
 /// Reports what no handler can have, and answers with the type of the context.
 pub(super) fn check(function: &Function, form: Form, parameters: &[Parameter], errors: &mut Errors) -> Type {
@@ -20,7 +20,7 @@ pub(super) fn check(function: &Function, form: Form, parameters: &[Parameter], e
     match form {
         Form::Axum => {
             check_no_self(&function.signature, errors);
-            check_reply_ends(&function.signature, errors);
+            check_reply_ends(&function.signature, parameters, errors);
         }
         Form::Plain => check_receiver(&function.signature, errors),
     }
@@ -200,7 +200,7 @@ fn context(signature: &Signature, parameters: &[Parameter], errors: &mut Errors)
              or `steps: &mut PgSteps` or `steps: &mut SqliteSteps` to run it in recorded steps",
         );
     }
-    first.unwrap_or_else(|| parse_quote!(_))
+    meant.cloned().unwrap_or_else(|| parse_quote!(_))
 }
 
 /// The context goes when the run ends.
