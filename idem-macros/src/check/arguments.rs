@@ -78,9 +78,16 @@ pub(super) fn key(args: &Args, form: Form, parameters: &[Parameter], names: &Nam
         return default;
     }
     if form == Form::Axum && args.axum.is_none() {
+        let extractor = parameters.iter().find_map(Parameter::extractor_by_name);
+        let otherwise = extractor.map_or_else(String::new, |name| {
+            format!("; or, where this `{name}` is not Axum's, write it with its path, such as `types::{name}`, and the function is a plain one")
+        });
         errors.at(
             &arg.name,
-            "an Axum handler whose key is not in a header says so\nhelp: write `axum` beside it: `axum, key = …`",
+            format!(
+                "an Axum handler whose key is not in a header says so\n\
+                 help: write `axum` beside it: `axum, key = …`{otherwise}"
+            ),
         );
     }
     names.check(arg, errors);
@@ -184,11 +191,15 @@ pub(super) fn missing_key(args: &Args, form: Form, errors: &mut Errors) -> Missi
 pub(super) fn operation(args: &Args, form: Form, signature: &Signature, errors: &mut Errors) -> Option<LitStr> {
     const EXAMPLE: &str = "help: write a short name that stays: `operation = \"payments.create\"`";
     let Some(arg) = args.operation.as_ref() else {
-        let is_method = matches!(signature.inputs.first(), Some(FnArg::Receiver(_)));
-        if is_method && form == Form::Plain {
+        let what = match signature.receiver() {
+            Some(_) => Some("a method"),
+            None if !self_types(signature).is_empty() => Some("an associated function"),
+            None => None,
+        };
+        if let Some(what) = what.filter(|_| form == Form::Plain) {
             errors.at(
                 &signature.ident,
-                format!("a method needs a name of its own: two types may have one called this\n{EXAMPLE}"),
+                format!("{what} needs a name of its own: two types may have one called this\n{EXAMPLE}"),
             );
         }
         return None;
