@@ -1,7 +1,7 @@
 //! What the attribute asks of types. What it asks of an Axum handler's is in `http::bounds`.
 //!
 //! Nobody implements these traits: whatever can do what is asked has them. They are here for their compile errors, each of
-//! which says what to write.
+//! which says what to write. To name them in code is not supported: they may change in any release.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;

@@ -94,7 +94,8 @@ impl Scope {
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be a scope",
     label = "does not say who owns the key",
-    note = "implement `idem_core::ToScope` for `{Self}`, or name a part that is a string, an integer or a tuple of them: `scope = user.id`",
+    note = "name a part that is a string, an integer or a tuple of them: `scope = user.id`; for a type of yours, implement `idem_core::ToScope`; wrap another crate's type in one of yours",
+    note = "`uuid::Uuid` is a scope with `features = [\"uuid\"]` of `idem-core`",
     note = "`Option` is no scope, because all anonymous callers would share one: let an extractor refuse them, or write `scope = global`"
 )]
 pub trait ToScope {
@@ -112,7 +113,8 @@ pub trait ToScope {
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be an idempotency key",
     label = "is no string, integer or option of one",
-    note = "name a part that is: `key = event.id`, or implement `idem_core::ToKey` for `{Self}`"
+    note = "name a part that is: `key = event.id`; for a type of yours, implement `idem_core::ToKey`; wrap another crate's type in one of yours",
+    note = "`uuid::Uuid` is a key with `features = [\"uuid\"]` of `idem-core`"
 )]
 pub trait ToKey {
     /// The key of this value, or `None` where it has none.

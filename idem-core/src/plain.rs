@@ -43,7 +43,7 @@ impl Named {
     note = "write `Result<T, E>`, where `T` can be stored and `E` is `From<idem_core::Error>`",
     note = "an Axum handler whose key is an expression needs `axum` beside it: `axum, key = …`"
 )]
-pub trait Answer: Sized {
+pub trait Answer: sealed::Sealed + Sized {
     /// What is stored.
     type Value;
     /// What a refusal becomes.
@@ -54,6 +54,12 @@ pub trait Answer: Sized {
 
     /// And back.
     fn as_result(&self) -> Result<&Self::Value, &Self::Error>;
+}
+
+mod sealed {
+    pub trait Sealed {}
+
+    impl<T, E> Sealed for Result<T, E> {}
 }
 
 impl<T, E> Answer for Result<T, E> {

@@ -48,11 +48,13 @@ pub(crate) enum Form {
 
 impl Form {
     /// A key that is neither in a header nor marked as Axum's is a plain function's, unless Axum's extractors are plain
-    /// to see.
+    /// to see. They are not where something says that it is one.
     pub(crate) fn of(args: &Args, function: &Function) -> Self {
-        let is_plain = args.axum.is_none()
-            && arguments::has_key_expression(args)
-            && !parameters(&function.signature).iter().any(Parameter::is_extractor_by_name);
+        let Function { signature, .. } = function;
+        let says_plain = || signature.receiver().is_some() || args.rejects.is_some() || args.record_input.is_some();
+        let has_extractors = || parameters(signature).iter().any(|parameter| parameter.extractor_by_name().is_some());
+        let is_plain =
+            args.axum.is_none() && arguments::has_key_expression(args) && (says_plain() || !has_extractors());
         if is_plain { Self::Plain } else { Self::Axum }
     }
 }
@@ -138,7 +140,7 @@ pub(crate) fn check(args: &Args, mut errors: Errors, function: &Function) -> Res
         context: signature::check(function, form, &parameters, &mut errors),
         scope: arguments::scope(args, &names, &mut errors),
         ttl: arguments::ttl(args, &mut errors),
-        key: arguments::key(args, form, &names, &mut errors),
+        key: arguments::key(args, form, &parameters, &names, &mut errors),
         fingerprint: arguments::fingerprint(args, &names, &mut errors),
         in_flight: arguments::in_flight(args, form, &mut errors),
         missing_key: arguments::missing_key(args, form, &mut errors),

@@ -191,15 +191,13 @@ fn asked_value(handler: &Handler, asked: &Asked) -> TokenStream {
     quote_spanned!(span=> #private::#function(#value))
 }
 
-/// `let PATTERN = &__idem_0;` for each parameter that an expression mentions.
+/// `let PATTERN = &__idem_0;` for each parameter that an expression may mention.
 fn bindings(handler: &Handler) -> TokenStream {
     let expressions = handler.expressions();
     let is_mentioned = |name: &Ident| expressions.iter().any(|asked| mentions(&asked.value, name));
     outside::named(&handler.parameters)
         .filter_map(|(name, parameter)| {
-            let names = parameter.names();
-            let mentioned = names.iter().filter(|name| is_mentioned(name)).count();
-            if mentioned == 0 && !parameter.binds_unknown_names() {
+            if !parameter.names().iter().any(is_mentioned) && !parameter.binds_unknown_names() {
                 return None;
             }
             let pat = parameter.borrowing_pattern();
@@ -209,15 +207,14 @@ fn bindings(handler: &Handler) -> TokenStream {
                 }
                 _ => name,
             };
-            // A pattern may bind more than the expressions need.
-            let allow = (mentioned < names.len() || parameter.binds_unknown_names())
-                .then(|| quote!(#[allow(unused_variables)]));
-            Some(quote_spanned!(Span::mixed_site()=> #allow let #pat = &#name;))
+            // A pattern may bind more than the expressions need, and `user.id` mentions no parameter `id`.
+            Some(quote_spanned!(Span::mixed_site()=> #[allow(unused_variables)] let #pat = &#name;))
         })
         .collect()
 }
 
-/// Whether the name stands anywhere in the expression. A macro may take a name out of a string, as `format!` does.
+/// Whether the name stands anywhere in the expression, be it a field's. A macro may take a name out of a string, as
+/// `format!` does.
 fn mentions(expression: &Expr, name: &Ident) -> bool {
     fn stands_in(tokens: TokenStream, name: &Ident) -> bool {
         tokens.into_iter().any(|token| match token {

@@ -102,7 +102,8 @@ use crate::variants::{Variant, variants};
 ///   with `rejects` it is stored like `T`. `Ok` commits, `Err` releases, a final `Err` rejects. A stored result is read as
 ///   the type that it was, by its name: one of another name is `record_unreadable`, and nothing runs.
 /// - A plain function may be generic, borrow its arguments, and be a method with `&self`, in a trait's `impl`, too. A
-///   method needs an `operation`. `observe` tells whether a result was replayed.
+///   method, and an associated function whose signature says `Self`, needs an `operation`. `observe` tells whether a
+///   result was replayed.
 /// - A key that is blank or `None` is an error of the kind `KeyMissing`.
 /// - Other attributes stay; on a plain function, all of them see the store in the context's place. Of a handler, those on what Axum sees (documentation, lint levels, `#[axum::debug_handler]`) go to the
 ///   outer function, all others (`#[tracing::instrument]`) to yours. Write `#[axum::debug_handler(state = …)]` *below*
@@ -119,8 +120,8 @@ use crate::variants::{Variant, variants};
 /// # Errors
 ///
 /// A mistake in the attribute or in the signature is a compile error on the token that is wrong, with what to write
-/// instead. All mistakes of one handler are reported together, and routes that mention it still resolve. The page
-/// `idem_core::compiler` has them all.
+/// instead. All that the attribute itself sees are reported together, and routes that mention the handler still resolve;
+/// what only types tell comes after that. The page `idem_core::compiler` has them all.
 ///
 /// Over HTTP, what the handler did not answer is answered as `application/problem+json` with a stable `code`.
 ///
@@ -141,6 +142,10 @@ use crate::variants::{Variant, variants};
 /// - A plain function that calls another one holds two connections meanwhile. On SQLite the inner call waits for the
 ///   outer one's write lock, and fails as busy.
 /// - A context cannot be generic: its type decides how the handler runs.
+/// - Without an `operation`, a function is known by its module and its name. Associated functions of one name in two `impl`
+///   blocks share that, and so do functions of one name inside two others: with the same scope and key they have one record.
+///   Give each an `operation`; where the signature says `self` or `Self`, a plain function must. All instances of a generic
+///   function share their operation, too: put what tells them apart into the scope or the key.
 #[proc_macro_attribute]
 pub fn idempotent(args: proc_macro::TokenStream, item: proc_macro::TokenStream) -> proc_macro::TokenStream {
     expand(args.into(), item.into()).into()

@@ -25,6 +25,12 @@ pub(crate) enum Role {
 /// Names of context types. Only for words: a context is known by its `&mut`, so any other type can be one, too.
 const CONTEXTS: [&str; 4] = ["PgTx", "SqliteTx", "PgSteps", "SqliteSteps"];
 
+/// Whether the type is a context, as far as its name tells.
+pub(crate) fn is_known(context: &Type) -> bool {
+    let Type::Path(path) = plain(context) else { return false };
+    path.path.segments.last().is_some_and(|last| CONTEXTS.iter().any(|name| last.ident == name))
+}
+
 /// What sqlx calls a transaction or a connection. Neither knows of a claim.
 pub(crate) fn is_sqlx(context: &Type) -> bool {
     let Type::Path(path) = plain(context) else { return false };
@@ -92,14 +98,18 @@ pub(crate) fn plain(ty: &Type) -> &Type {
 /// Axum's extractors that hold something. A plain function has little use for any of them.
 const EXTRACTORS: [&str; 7] = ["Json", "State", "Path", "Query", "Form", "Extension", "TypedHeader"];
 
+/// How a path to one of them begins. `sqlx::types::Json` is another type.
+const AXUM: [&str; 3] = ["axum", "axum_extra", "extract"];
+
 impl Parameter {
-    /// Whether the type is one of Axum's, as far as its name tells.
-    pub(crate) fn is_extractor_by_name(&self) -> bool {
-        let Type::Path(path) = plain(&self.ty) else { return false };
-        path.path.segments.last().is_some_and(|last| {
-            matches!(last.arguments, PathArguments::AngleBracketed(_))
-                && EXTRACTORS.iter().any(|name| last.ident == name)
-        })
+    /// The name of the type where it is one of Axum's, as far as its path tells.
+    pub(crate) fn extractor_by_name(&self) -> Option<&Ident> {
+        let Type::Path(path) = plain(&self.ty) else { return None };
+        let segments = &path.path.segments;
+        let (first, last) = (segments.first()?, segments.last()?);
+        let may_be_axums = segments.len() == 1 || AXUM.iter().any(|name| first.ident == name);
+        let holds_something = matches!(last.arguments, PathArguments::AngleBracketed(_));
+        (may_be_axums && holds_something && EXTRACTORS.iter().any(|name| last.ident == name)).then_some(&last.ident)
     }
 
     /// The names that the pattern binds.

@@ -9,6 +9,7 @@ async fn NAME(
         identity: Identity::new(&user, "NAME", &key)?,
         fingerprint: Fingerprint::of_value(&order)?,
         ttl: Duration::from_secs(86400),
+        input: None,
     };
     let mut run = match store.begin(&request).await? {
         Start::Run(run) => run,

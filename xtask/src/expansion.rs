@@ -1,7 +1,8 @@
 //! `cargo xtask expansion`: what the attribute costs whoever compiles.
 //!
 //! The same handlers three times, each a crate of its own: without idempotency, by hand against `store.begin`, and with the
-//! attribute. What they have in common is in `xtask/expansion/shared.rs`, the handlers beside it. Each round checks all three,
+//! attribute. What they have in common is in `xtask/expansion/shared.rs`, the handlers beside it; a test of `idem-sqlx` compiles
+//! them. Each round checks all three,
 //! in an order that turns, so that whatever drifts on the machine hits all alike; differences are taken inside a round.
 
 use std::fmt::Write as _;

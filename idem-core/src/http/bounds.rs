@@ -1,6 +1,7 @@
 //! What the attribute asks of an Axum handler's reply, and of its router's state.
 //!
-//! Nobody implements these traits: whatever can do what is asked has them.
+//! Nobody implements these traits: whatever can do what is asked has them. To name them in code is not supported: they may
+//! change in any release.
 
 use std::marker::PhantomData;
 

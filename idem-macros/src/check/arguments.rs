@@ -3,14 +3,15 @@
 use std::time::Duration;
 
 use proc_macro2::Span;
-use syn::{Expr, ExprCall, ExprLit, FnArg, Lit, LitStr, Path, Signature};
+use syn::{Expr, ExprCall, ExprLit, Lit, LitStr, Path, Signature};
 
 use super::names::Names;
-use super::{Asked, Fingerprint, Form, InFlight, Key, Lease, MissingKey, Scope};
+use super::{Asked, Fingerprint, Form, InFlight, Key, Lease, MissingKey, Scope, self_types};
 use crate::args::{Arg, Args};
 use crate::duration::{self, Limits};
 use crate::errors::{Errors, any_of, text};
 use crate::nearest::nearest;
+use crate::parameters::Parameter;
 
 /// As the drafts of the `Idempotency-Key` header have it.
 const DEFAULT_HEADER: &str = "idempotency-key";
@@ -60,7 +61,7 @@ pub(super) fn ttl(args: &Args, errors: &mut Errors) -> Duration {
     duration(&arg.value, &duration::TTL, "ttl = \"24h\"", errors)
 }
 
-pub(super) fn key(args: &Args, form: Form, names: &Names, errors: &mut Errors) -> Key {
+pub(super) fn key(args: &Args, form: Form, parameters: &[Parameter], names: &Names, errors: &mut Errors) -> Key {
     let default = Key::Header(DEFAULT_HEADER.to_owned());
     let Some(arg) = &args.key else {
         if let Some(axum) = &args.axum {
@@ -77,9 +78,16 @@ pub(super) fn key(args: &Args, form: Form, names: &Names, errors: &mut Errors) -
         return default;
     }
     if form == Form::Axum && args.axum.is_none() {
+        let extractor = parameters.iter().find_map(Parameter::extractor_by_name);
+        let otherwise = extractor.map_or_else(String::new, |name| {
+            format!("; or, where this `{name}` is not Axum's, write it with its path, such as `types::{name}`, and the function is a plain one")
+        });
         errors.at(
             &arg.name,
-            "an Axum handler whose key is not in a header says so\nhelp: write `axum` beside it: `axum, key = …`",
+            format!(
+                "an Axum handler whose key is not in a header says so\n\
+                 help: write `axum` beside it: `axum, key = …`{otherwise}"
+            ),
         );
     }
     names.check(arg, errors);
@@ -183,11 +191,15 @@ pub(super) fn missing_key(args: &Args, form: Form, errors: &mut Errors) -> Missi
 pub(super) fn operation(args: &Args, form: Form, signature: &Signature, errors: &mut Errors) -> Option<LitStr> {
     const EXAMPLE: &str = "help: write a short name that stays: `operation = \"payments.create\"`";
     let Some(arg) = args.operation.as_ref() else {
-        let is_method = matches!(signature.inputs.first(), Some(FnArg::Receiver(_)));
-        if is_method && form == Form::Plain {
+        let what = match signature.receiver() {
+            Some(_) => Some("a method"),
+            None if !self_types(signature).is_empty() => Some("an associated function"),
+            None => None,
+        };
+        if let Some(what) = what.filter(|_| form == Form::Plain) {
             errors.at(
                 &signature.ident,
-                format!("a method needs a name of its own: two types may have one called this\n{EXAMPLE}"),
+                format!("{what} needs a name of its own: two types may have one called this\n{EXAMPLE}"),
             );
         }
         return None;

@@ -1,13 +1,17 @@
 //! Whether the function can be a handler with a context.
 
+use std::ptr;
+
 use quote::ToTokens;
 use syn::visit::{self, Visit};
-use syn::{FnArg, Ident, Path, ReceiverKind, ReturnType, Safety, Signature, Type, parse_quote};
+use syn::{
+    FnArg, GenericArgument, Ident, Path, PathArguments, ReceiverKind, ReturnType, Safety, Signature, Type, parse_quote,
+};
 
 use super::Form;
 use crate::errors::{Errors, text};
 use crate::item::{Function, is_ours};
-use crate::parameters::{Parameter, Role, is_sqlx, plain};
+use crate::parameters::{Parameter, Role, is_known, is_sqlx, plain};
 
 /// Reports what no handler can have, and answers with the type of the context.
 pub(super) fn check(function: &Function, form: Form, parameters: &[Parameter], errors: &mut Errors) -> Type {
@@ -16,7 +20,7 @@ pub(super) fn check(function: &Function, form: Form, parameters: &[Parameter], e
     match form {
         Form::Axum => {
             check_no_self(&function.signature, errors);
-            check_reply_ends(&function.signature, errors);
+            check_reply_ends(&function.signature, parameters, errors);
         }
         Form::Plain => check_receiver(&function.signature, errors),
     }
@@ -87,37 +91,46 @@ fn check_no_self(signature: &Signature, errors: &mut Errors) {
 }
 
 /// What is stored is a reply that has an end. An event stream and a socket have none, and are known by name: behind
-/// `impl IntoResponse` nobody can tell.
-fn check_reply_ends(signature: &Signature, errors: &mut Errors) {
-    struct Endless<'a> {
-        names: &'a [(&'a str, &'a str)],
-        errors: &'a mut Errors,
-    }
-
-    impl Visit<'_> for Endless<'_> {
-        fn visit_path(&mut self, path: &Path) {
-            let last = path.segments.last().map(|last| &last.ident);
-            if let Some(last) = last
-                && let Some((_, what)) = self.names.iter().find(|(name, _)| last == name)
-            {
-                self.errors.at(
-                    last,
-                    format!(
-                        "{what} has no end, so there is no reply to store for a retry\n\
-                         help: answer with a result that ends, such as `Json<…>`, \
-                         and open {what} on a route without `#[idempotent]`"
-                    ),
-                );
-            }
-            visit::visit_path(self, path);
-        }
-    }
-
+/// `impl IntoResponse` nobody can tell, and inside another type they are no reply.
+fn check_reply_ends(signature: &Signature, parameters: &[Parameter], errors: &mut Errors) {
     let (stream, socket) = (("Sse", "an event stream"), ("WebSocketUpgrade", "a socket"));
     // A socket is asked for by a parameter, a stream is returned.
-    Endless { names: &[socket], errors }
-        .visit_signature(&Signature { output: ReturnType::Default, ..signature.clone() });
-    Endless { names: &[stream, socket], errors }.visit_return_type(&signature.output);
+    for parameter in parameters {
+        refuse_endless(&parameter.ty, &[socket], errors);
+    }
+    if let ReturnType::Type(_, ty) = &signature.output {
+        refuse_endless(ty, &[stream, socket], errors);
+    }
+}
+
+fn refuse_endless(ty: &Type, names: &[(&str, &str)], errors: &mut Errors) {
+    let path = match plain(ty) {
+        Type::Tuple(parts) => return parts.elems.iter().for_each(|part| refuse_endless(part, names, errors)),
+        Type::Path(path) => path,
+        _ => return,
+    };
+    let Some(last) = path.path.segments.last() else { return };
+    if let Some((_, what)) = names.iter().find(|(name, _)| last.ident == name) {
+        errors.at(
+            &last.ident,
+            format!(
+                "{what} has no end, so there is no reply to store for a retry\n\
+                 help: answer with a result that ends, such as `Json<…>`, \
+                 and open {what} on a route without `#[idempotent]`"
+            ),
+        );
+    }
+    let name = last.ident.to_string();
+    if let PathArguments::AngleBracketed(arguments) = &last.arguments
+        // `ApiResult<Sse<…>>` is a result of somebody's own.
+        && (name.ends_with("Result") || name == "Option")
+    {
+        for argument in &arguments.args {
+            if let GenericArgument::Type(ty) = argument {
+                refuse_endless(ty, names, errors);
+            }
+        }
+    }
 }
 
 /// Where the signature says `Self`, which nothing inside another function can.
@@ -139,12 +152,24 @@ pub(crate) fn self_types(signature: &Signature) -> Vec<Ident> {
 
 /// The one parameter that is `&mut`.
 fn context(signature: &Signature, parameters: &[Parameter], errors: &mut Errors) -> Type {
-    let mut first = None;
+    let borrowed = parameters.iter().filter_map(|parameter| match &parameter.role {
+        Role::Context(context) => Some(context),
+        Role::Extractor | Role::Misused(_) => None,
+    });
+    let borrowed: Vec<_> = borrowed.collect();
+    // Of several, the one that is known by its name; otherwise the first.
+    let meant = borrowed.iter().copied().find(|context| is_known(context)).or(borrowed.first().copied());
+
     let mut misused = false;
     for Parameter { ty, role, .. } in parameters {
         match role {
-            Role::Context(_) if first.is_some() => {
-                errors.at(ty, "a handler has one context\nhelp: keep one `&mut` parameter");
+            Role::Context(context) if meant.is_some_and(|meant| !ptr::eq(meant, context)) => {
+                let help = if is_known(context) {
+                    "keep one `&mut` parameter"
+                } else {
+                    "only the context is `&mut`: take this one by value or by `&`"
+                };
+                errors.at(ty, format!("a handler has one context\nhelp: {help}"));
             }
             Role::Context(context) => {
                 if is_sqlx(context) {
@@ -157,7 +182,6 @@ fn context(signature: &Signature, parameters: &[Parameter], errors: &mut Errors)
                         ),
                     );
                 }
-                first = Some(context.clone());
                 check_lifetime(ty, errors);
             }
             Role::Misused(context) => {
@@ -168,7 +192,7 @@ fn context(signature: &Signature, parameters: &[Parameter], errors: &mut Errors)
             Role::Extractor => {}
         }
     }
-    if first.is_none() && !misused {
+    if meant.is_none() && !misused {
         errors.at(
             &signature.ident,
             "no context parameter says how the handler runs\n\
@@ -176,7 +200,7 @@ fn context(signature: &Signature, parameters: &[Parameter], errors: &mut Errors)
              or `steps: &mut PgSteps` or `steps: &mut SqliteSteps` to run it in recorded steps",
         );
     }
-    first.unwrap_or_else(|| parse_quote!(_))
+    meant.cloned().unwrap_or_else(|| parse_quote!(_))
 }
 
 /// The context goes when the run ends.

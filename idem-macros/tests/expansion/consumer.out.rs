@@ -17,6 +17,7 @@ pub async fn on_shipped(
         StockError,
     >();
     let __idem_named = {
+        #[allow(unused_variables)]
         let event = &event;
         ::idem_core::__private::Named {
             scope: ::idem_core::__private::scope("inventory"),

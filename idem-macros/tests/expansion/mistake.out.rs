@@ -2,7 +2,7 @@
     "no parameter named `usr`\nhelp: did you mean `user`?"
 }
 ::core::compile_error! {
-    "`24` has no unit\nhelp: write `24s`, `24m`, `24h`, `24d` or `24w`"
+    "`24` has no unit\nhelp: write `\"24s\"`, `\"24m\"`, `\"24h\"`, `\"24d\"` or `\"24w\"`"
 }
 async fn create_payment(
     __idem_0: CurrentUser,

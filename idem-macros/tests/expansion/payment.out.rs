@@ -22,6 +22,7 @@ pub async fn create_payment(
     };
     let (__idem_call, __idem_1) = __idem_last.into_parts();
     let __idem_asked = {
+        #[allow(unused_variables)]
         let user = &__idem_0;
         ::idem_core::__private::Asked {
             scope: ::idem_core::__private::scope(user),

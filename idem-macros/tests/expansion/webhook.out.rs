@@ -24,7 +24,9 @@ async fn shipped<C: Carrier>(
     };
     let (__idem_call, __idem_2) = __idem_last.into_parts();
     let __idem_asked = {
+        #[allow(unused_variables)]
         let shop = &__idem_1;
+        #[allow(unused_variables)]
         let Json(event) = &__idem_2;
         app::idempotency::__private::Asked {
             scope: app::idempotency::__private::scope(&("webhooks", &shop.id)),

@@ -30,8 +30,9 @@ fn the_page_says_what_the_compiler_says() {
     }
 }
 
-/// What stands behind a marker: `<!-- report: name -->` a whole report, `<!-- table: name … -->` a line for each,
-/// `<!-- alike: name … -->` nothing, since it would be the report above once more.
+/// What stands behind a marker: `<!-- report: name -->` a whole report, `<!-- table: name … -->` a line for the first error of
+/// each, `<!-- last: name … -->` for the last one, which is rustc's where there are ours, too, and `<!-- alike: name … -->`
+/// nothing, since it would be the report above once more.
 fn marker(line: &str) -> Option<(&str, Vec<&str>)> {
     let (kind, names) = line.strip_prefix("<!-- ")?.strip_suffix(" -->")?.split_once(": ")?;
     Some((kind, names.split(' ').collect()))
@@ -62,8 +63,9 @@ fn quoted_anew(page: &str, reports: &BTreeMap<String, String>) -> String {
         old.for_each(drop);
         anew += &match kind {
             "report" => names.iter().map(|name| format!("```text\n{}\n```\n", report(name).trim_end())).collect(),
-            "table" => table(names.iter().map(|name| Said::of(report(name)))),
-            other => panic!("a marker is a `report`, a `table` or `alike`, and not `{other}`"),
+            "table" => table(names.iter().filter_map(|name| errors(report(name)).next()).map(Said::of)),
+            "last" => table(names.iter().filter_map(|name| errors(report(name)).last()).map(Said::of)),
+            other => panic!("a marker is a `report`, a `table`, `last` or `alike`, and not `{other}`"),
         };
     }
     anew
@@ -74,7 +76,12 @@ fn table(rows: impl Iterator<Item = Said>) -> String {
     format!("| underlined | said | what to write |\n|---|---|---|\n{}\n", rows.collect::<String>())
 }
 
-/// The first error of a report, in one line.
+/// The errors of a report, or what it denies.
+fn errors(report: &str) -> impl Iterator<Item = &str> {
+    report.split("\n\n").filter(|said| said.starts_with("error"))
+}
+
+/// An error, in one line.
 struct Said {
     underlined: String,
     message: String,
@@ -82,16 +89,15 @@ struct Said {
 }
 
 impl Said {
-    fn of(report: &str) -> Self {
-        let first = report.split("\n\n").next().unwrap_or_default();
-        let (_, message) = first.lines().next().and_then(|line| line.split_once(": ")).expect("an error");
-        let helps = first.lines().filter_map(|line| {
+    fn of(error: &str) -> Self {
+        let (_, message) = error.lines().next().and_then(|line| line.split_once(": ")).expect("an error");
+        let helps = error.lines().filter_map(|line| {
             let line = line.trim_start();
             line.strip_prefix("help: ").or_else(|| line.strip_prefix("= note: ")).filter(|said| !is_rustcs(said))
         });
         let helps: Vec<_> = helps.collect();
         let help = if helps.is_empty() { "–".to_owned() } else { helps.join("; ") };
-        Self { underlined: underlined(first), message: message.to_owned(), help }
+        Self { underlined: underlined(error), message: message.to_owned(), help }
     }
 }
 

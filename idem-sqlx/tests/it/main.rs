@@ -16,6 +16,7 @@ mod abandoned;
 mod cancel;
 mod commit;
 mod disposition;
+mod expansion;
 mod in_flight;
 mod key;
 mod leases;

@@ -34,6 +34,7 @@ mod key_expression;
 mod key_header;
 mod last_extractors;
 mod macro_rules;
+mod named_as_axums;
 mod names_of_ours;
 mod no_prelude;
 mod path_query_state;

@@ -65,6 +65,13 @@ async fn asked(work: impl Fn(&mut PgTx) -> u64, tx: &mut PgTx, id: u64) -> Resul
     Ok(work(tx))
 }
 
+/// A field and a word in a string that are called as a parameter is, and are none.
+#[idempotent(key = event.id, scope = "shippings", fingerprint = (event.amount, "x"))]
+async fn alike(tx: &mut PgTx, event: &Event, id: u64, (amount, shipping): (u64, u64)) -> Result<u64, Error> {
+    tx.write().await;
+    Ok(event.amount + id + amount + shipping)
+}
+
 struct Shelf(u64);
 
 impl Shelf {
@@ -135,11 +142,12 @@ fn a_call_is_answered_as_the_first_was() {
             Shelf(1).ship(&store, 1).await.unwrap(),
             given(write, &store, 1, PhantomData).await.unwrap(),
             asked(|_| 3, &store, 1).await.unwrap(),
+            alike(&store, &event, 1, (1, 1)).await.unwrap(),
         )
     };
     let first = block_on(calls());
-    assert_eq!(first, (1, (), "e1 1 8".to_owned(), (), 1, 1, 1, 2, 3));
-    assert_eq!(store.writes(), 11);
+    assert_eq!(first, (1, (), "e1 1 8".to_owned(), (), 1, 1, 1, 2, 3, 4));
+    assert_eq!(store.writes(), 12);
     assert_eq!(block_on(calls()), first);
-    assert_eq!(store.writes(), 11);
+    assert_eq!(store.writes(), 12);
 }

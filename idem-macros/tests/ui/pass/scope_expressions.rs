@@ -1,5 +1,5 @@
 use crate::support::*;
-use crate::twice::{json, send, twice};
+use crate::twice::{ORDER, json, send, twice};
 
 fn tenant_of(user: &CurrentUser) -> u64 {
     user.id / 1000
@@ -31,6 +31,25 @@ async fn summed(tx: &mut PgTx, Json(ids): Json<Vec<u64>>) {
     drop(ids);
 }
 
+/// A field of a parameter's name, and a word in a string, are no parameters.
+#[idempotent(scope = user.id, fingerprint = (order.amount, "webhooks"))]
+async fn alike(
+    user: CurrentUser,
+    Path((id, amount)): Path<(u64, u64)>,
+    webhook: axum::http::Method,
+    tx: &mut PgTx,
+    Json(order): Json<NewPayment>,
+) {
+    tx.write().await;
+    assert!((user.id, order.amount) != (id, amount) && webhook == "POST");
+}
+
+#[idempotent(scope = "users", fingerprint = (order.amount, "x"))]
+async fn alike_and_alone(Path(amount): Path<u64>, user: CurrentUser, tx: &mut PgTx, Json(order): Json<NewPayment>) {
+    tx.write().await;
+    assert!(user.id + order.amount != amount);
+}
+
 #[derive(Clone)]
 struct App(PgStore, Option<CurrentUser>);
 
@@ -55,8 +74,17 @@ fn a_scope_is_any_expression() {
         .route("/text/{user}", post(text))
         .route("/chosen", post(chosen))
         .route("/summed", post(summed))
+        .route("/alike/{id}/{amount}", post(alike))
+        .route("/alike/{amount}", post(alike_and_alone))
         .with_state(App(store.clone(), Some(user)));
-    for (path, body) in [("/tuple", ""), ("/text/ada", ""), ("/chosen", ""), ("/summed", "[1, 2]")] {
+    for (path, body) in [
+        ("/tuple", ""),
+        ("/text/ada", ""),
+        ("/chosen", ""),
+        ("/summed", "[1, 2]"),
+        ("/alike/1/2", ORDER),
+        ("/alike/1", ORDER),
+    ] {
         assert_eq!(twice(&store, &app, || json(path, body)), (200, String::new()), "{path}");
     }
     // Another owner's key is another key.
