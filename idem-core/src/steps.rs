@@ -1,5 +1,6 @@
 //! The leased context: a run in recorded steps.
 
+mod context;
 mod key;
 mod open;
 mod rejection;
@@ -12,21 +13,18 @@ use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
-use tracing::Instrument;
 
 pub use key::StepKey;
 pub use undo::UndoIn;
 
 use crate::disposition::Disposition;
 use crate::error::{Error, Kind};
-use crate::holder::{Held, Holder, Step, StepForm};
-use crate::policy::Lease;
-use crate::record::{Claim, Format, Outcome, Request};
+use crate::holder::{Holder, Step, StepForm};
+use crate::record::{Claim, Format, Outcome};
 use crate::renewal::Renewal;
-use crate::store::{Begun, Context, Rejected, Store};
+use crate::store::{Context, Store};
 use crate::value::{self, Value};
 use key::digest;
 use open::{Of, Open};
@@ -102,12 +100,6 @@ struct Run<H> {
     /// Locked while a transaction of a step is open. Whether a step has ended its transaction itself.
     busy: Arc<Mutex<bool>>,
 }
-
-/// How long an answer waits for the lease to be given back.
-const PATIENCE: Duration = Duration::from_secs(2);
-
-/// How long a lease is renewed for a step that the handler has given up and that has not ended.
-const LONGEST_STEP: Duration = Duration::from_secs(60);
 
 /// What a step is to do.
 enum Entered {
@@ -498,173 +490,6 @@ impl<H: Holder> Steps<H> {
             Outcome::Reply(result) => Ok(Step { position, name: name.to_owned(), form, result }),
             Outcome::Oversized => Err(Error::new(Kind::ReplyFailed)
                 .because("the result of a step is over the store's limit; the step was not kept")),
-        }
-    }
-
-    /// Commits the last writes with the outcome.
-    async fn settle(&mut self, outcome: &Outcome) -> Result<(), Error> {
-        let settled = match self.last.take() {
-            Some(open) => Ok(open),
-            None => match self.check().and_then(|()| self.check_all_passed()) {
-                Ok(()) => self.begin().await,
-                Err(error) => Err(error),
-            },
-        };
-        let open = match settled {
-            Ok(open) => open,
-            Err(error) => {
-                self.let_go().await;
-                return Err(error);
-            }
-        };
-        let outcome = outcome.clone();
-        self.is_in_doubt(true);
-        let finished =
-            open.end(Disposition::Commit, |holder, tx| async move { holder.finish(tx, &outcome).await }).await;
-        self.is_in_doubt(false);
-        if finished.is_ok() {
-            self.run = None;
-            return Ok(());
-        }
-        let finished = self.noted(finished);
-        self.let_go().await;
-        finished
-    }
-
-    /// Gives the lease back, unless it is somebody else's by now, or nobody may have it.
-    async fn let_go(&mut self) {
-        if let Some(open) = self.last.take()
-            && let Err(error) = self.roll_back(open).await
-        {
-            tracing::warn!(target: "idem", %error, "the last writes were not undone in order");
-        }
-        if let Some(run) = self.run.take() {
-            // A step that the handler has given up may take its time to end, and the answer need not wait for that.
-            let released = tokio::spawn(run.release(self.broken).in_current_span());
-            _ = tokio::time::timeout(PATIENCE, released).await;
-        }
-    }
-}
-
-impl<H: Holder> Run<H> {
-    async fn release(self, broken: Option<Kind>) {
-        let Self { holder, renewal, busy, .. } = self;
-        // Renewed until then: what a step has kept is known before anybody else may run, and whether it has barred the key.
-        let Ok(has_ended) = tokio::time::timeout(LONGEST_STEP, busy.lock()).await else {
-            tracing::error!(target: "idem", "a step that was given up does not end; its lease ends by itself");
-            return;
-        };
-        drop(renewal);
-        if *has_ended || matches!(broken, Some(Kind::LeaseLost | Kind::TransactionEnded)) {
-            return;
-        }
-        match holder.release().await {
-            Ok(()) => {}
-            Err(error) if error.kind() == Kind::LeaseLost => {}
-            Err(error) => tracing::warn!(target: "idem", %error, "the lease was not released; it ends by itself"),
-        }
-    }
-}
-
-impl<H: Holder> Context for Steps<H> {
-    type Store = H::Store;
-
-    async fn begin(store: &H::Store, request: &Request, lease: &Lease) -> Result<Begun<Self>, Error> {
-        let asked = Instant::now();
-        let (holder, attempt, recorded) = match H::claim(store, request, lease).await? {
-            Held::Run { holder, attempt, steps } => (holder, attempt, steps),
-            Held::Replay(reply) => return Ok(Begun::Replay(reply)),
-            Held::Refuse(kind) => return Ok(Begun::Refuse(kind)),
-        };
-        let mut run = Run {
-            renewal: Renewal::start(holder.clone(), lease.duration, asked),
-            holder,
-            seed: digest([&request.identity.digest(), request.fingerprint.as_bytes()]),
-            attempt,
-            recorded,
-            rejection: None,
-            busy: Arc::default(),
-        };
-        match Rejection::take_from(&mut run.recorded) {
-            Ok(rejection) => run.rejection = rejection,
-            Err(error) => {
-                run.release(None).await;
-                return Err(error);
-            }
-        }
-        Ok(Begun::Run(Self::of(store, Some(run))))
-    }
-
-    fn lost(&self) -> impl Future<Output = ()> + Send + 'static {
-        let lost = self.run.as_ref().map(|run| run.renewal.lost());
-        async move {
-            match lost {
-                Some(lost) => lost.await,
-                None => std::future::pending().await,
-            }
-        }
-    }
-
-    async fn complete(mut self, outcome: &Outcome) -> Result<(), Error> {
-        if self.is_rejected() {
-            self.let_go().await;
-            return Err(Error::new(Kind::RunRejected));
-        }
-        self.settle(outcome).await
-    }
-
-    fn is_rejected(&self) -> bool {
-        self.run.as_ref().is_some_and(|run| run.rejection.is_some())
-    }
-
-    async fn reject(mut self, outcome: &Outcome) -> Result<Rejected, Error> {
-        let is_again = self.is_rejected();
-        if let Some(open) = self.last.take() {
-            // What cannot be undone in order is noted, and then nothing is stored.
-            _ = self.roll_back(open).await;
-        }
-        let outcome = match self.undo_steps(outcome).await {
-            Ok(outcome) => outcome,
-            Err(error) => {
-                self.let_go().await;
-                return Err(error);
-            }
-        };
-        self.settle(&outcome).await?;
-        Ok(match outcome {
-            _ if !is_again => Rejected::Stored,
-            Outcome::Reply(reply) => Rejected::Replay(reply),
-            Outcome::Oversized => Rejected::Refuse(Kind::ReplyTooLarge),
-        })
-    }
-
-    async fn release(mut self) -> Result<(), Error> {
-        self.let_go().await;
-        Ok(())
-    }
-
-    async fn begin_unrecorded(store: &H::Store) -> Result<Self, Error> {
-        Ok(Self::of(store, None))
-    }
-
-    async fn finish_unrecorded(mut self, disposition: Disposition) -> Result<(), Error> {
-        if let Some(open) = self.last.take() {
-            open.end(disposition, |holder, tx| async move { holder.undo(tx).await }).await?;
-        }
-        match disposition {
-            Disposition::Commit | Disposition::Release => Ok(()),
-            Disposition::Reject => self.undo_unrecorded().await,
-        }
-    }
-}
-
-impl<H: Holder> Drop for Steps<H> {
-    fn drop(&mut self) {
-        // Undoes itself, and the release waits for that.
-        self.last = None;
-        // Without a runtime the lease ends by itself.
-        if let (Some(run), Ok(runtime)) = (self.run.take(), Handle::try_current()) {
-            runtime.spawn(run.release(self.broken));
         }
     }
 }

@@ -81,8 +81,10 @@ impl Holder for PgLease {
             let mut session = Session::begin(&inner.pool, BEGIN).await?;
             // Most requests come for the first time, and only the others are looked up: the key is the arbiter. To
             // insert waits for whoever has the row; to look does not.
-            let first = if tries == 0 { Decision::Claim.within(lease) } else { Decision::Refuse(Kind::KeyInFlight) };
-            let mut claimed = holder.carry_out(&mut session, &first).await?;
+            let mut claimed = match tries {
+                0 => holder.carry_out(&mut session, &Decision::Claim.within(lease)).await?,
+                _ => Claimed::Taken,
+            };
             if let Claimed::Taken = claimed {
                 let (record, now) = inner.records.find(session.connection(), &request.identity).await?;
                 claimed = match decide(record.as_ref(), request, now).within(lease) {

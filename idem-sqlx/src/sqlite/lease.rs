@@ -71,18 +71,14 @@ impl Holder for SqliteLease {
             // A step may hold the write lock for long, and nobody has to wait for it to read what is finished.
             let mut connection = inner.pool.acquire().await.map_err(classify)?;
             let (record, now) = inner.records.find(&mut connection, &request.identity).await?;
-            match decide(record.as_ref(), request, now).within(lease) {
+            let order = match decide(record.as_ref(), request, now).within(lease) {
                 Decision::Replay(reply) => return Ok(Held::Replay(reply)),
                 Decision::Refuse(kind) => return Ok(Held::Refuse(kind)),
-                Decision::Claim | Decision::Replace(_) | Decision::Resume { .. } => {}
-            }
-            let mut session = Session::begin_on(connection).await?;
-            let (record, now) = inner.records.find(session.connection(), &request.identity).await?;
-            let claimed = match decide(record.as_ref(), request, now).within(lease) {
-                Decision::Replay(reply) => return Ok(Held::Replay(reply)),
-                Decision::Refuse(kind) => return Ok(Held::Refuse(kind)),
-                order => holder.carry_out(&mut session, &order).await?,
+                order => order,
             };
+            // What may have changed since the look, each statement asks for itself.
+            let mut session = Session::begin_on(connection).await?;
+            let claimed = holder.carry_out(&mut session, &order).await?;
             if let Claimed::Run { attempt, steps } = claimed {
                 let armed = Armed::new(holder);
                 session.commit().await?;

@@ -103,6 +103,35 @@ both! {
         assert_eq!((script.attempts(), db.effects().await), (vec![1], 2));
     }
 
+    async fn r26_of_many_who_come_to_an_abandoned_run_one_goes_on(db) {
+        let store = db.store(8).await;
+        for round in 0..20 {
+            let (script, id) = (Script::default(), format!("k{round}"));
+            script.act("charge", Act::Fail);
+            assert!(steps::pay(&store, "u1", &id, "order", &script).await.is_err());
+            let all = join_all((0..16).map(|_| steps::pay(&store, "u1", &id, "order", &script))).await;
+            for one in all {
+                assert!(one.is_ok() || kind(&one) == Some(Kind::KeyInFlight), "{one:?}");
+            }
+            assert_eq!((script.attempts(), script.times("charge"), script.times("confirm")), (vec![1, 2], 2, 1));
+        }
+    }
+
+    async fn r32_of_many_who_come_to_an_expired_run_one_begins_anew(db) {
+        let store = db.store(8).await;
+        for round in 0..20 {
+            let (script, id) = (Script::default(), format!("k{round}"));
+            script.act("charge", Act::Fail);
+            assert!(steps::pay(&store, "u1", &id, "order", &script).await.is_err());
+            db.expire().await;
+            let all = join_all((0..16).map(|_| steps::pay(&store, "u1", &id, "order", &script))).await;
+            for one in all {
+                assert!(one.is_ok() || kind(&one) == Some(Kind::KeyInFlight), "{one:?}");
+            }
+            assert_eq!((script.attempts(), script.times("reserve"), script.times("confirm")), (vec![1, 1], 2, 1));
+        }
+    }
+
     async fn r26_who_has_lost_the_lease_changes_nothing(db) {
         let (store, script) = (db.store(4).await, Script::default());
         script.act("charge", Act::Wait);
