@@ -31,7 +31,8 @@ struct Inner {
 
 /// What went wrong, as far as a caller's next step depends on it.
 ///
-/// Each kind has a stable [`code`](Kind::code). Unless its text says otherwise, nothing of the run was kept.
+/// Each kind has a stable [`code`](Kind::code). Unless its text says otherwise, nothing of the run was kept, but for the
+/// finished steps of a leased one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Kind {
@@ -47,7 +48,7 @@ pub enum Kind {
     ScopeInvalid,
     /// What the fingerprint is made of could not be serialised. A mistake of the application.
     FingerprintFailed,
-    /// The request's body is over the limit, or could not be read.
+    /// The request's body is over the limit.
     BodyTooLarge,
     /// The request's body ended early or could not be read.
     BodyUnreadable,
@@ -66,7 +67,7 @@ pub enum Kind {
     TransactionAborted,
     /// The database could not order this run among the others (deadlock, serialization failure, busy). Ask again.
     RetryLater,
-    /// The store cannot be reached. The handler was not run, or nothing of its run was kept.
+    /// The store cannot be reached. The handler was not run, or its run was not kept.
     StoreUnavailable,
     /// The store refused a statement: a missing migration, a constraint checked at commit. An operator must look.
     StoreFailed,
@@ -139,7 +140,7 @@ impl Kind {
             Self::ReplyTooLarge => {
                 "this request has run, and its reply was too large to be kept for a retry; look its result up instead"
             }
-            Self::ReplyFailed => "the reply's body failed while it was produced; nothing was kept, retry the request",
+            Self::ReplyFailed => "the reply's body failed while it was produced; retry the request",
             Self::RecordUnreadable => {
                 "this request has run, but its record cannot be read by this version; it will not run again"
             }
@@ -149,13 +150,11 @@ impl Kind {
             Self::TransactionEnded => {
                 "the handler ended the transaction it was lent; the request may have taken effect and will not run again"
             }
-            Self::TransactionAborted => {
-                "a statement failed and the transaction could not commit; nothing was kept, retry the request"
-            }
-            Self::RetryLater => "the database was too busy to order this request; nothing was kept, retry it later",
+            Self::TransactionAborted => "a statement failed, and the transaction could not commit; retry the request",
+            Self::RetryLater => "the database was too busy to order this request; retry it later, unchanged",
             Self::StoreUnavailable => "the idempotency store cannot be reached; retry the request later",
-            Self::StoreFailed => "the idempotency store refused a statement; nothing was kept",
-            Self::Panicked => "the handler failed; nothing was kept, retry the request",
+            Self::StoreFailed => "the idempotency store refused a statement; the request was not completed",
+            Self::Panicked => "the handler failed; retry the request, unchanged",
             Self::LeaseLost => "another attempt of this request has taken over; retry it later, unchanged",
             Self::StepMismatch => {
                 "the steps of this request are not those of its earlier attempt, or put together wrongly; it cannot go on"

@@ -65,7 +65,8 @@ use undo::{Failure, Undo};
 ///   a rejection is [`Kind::OutcomeUnknown`], and the retry makes the call again, under the same key.
 /// - A rejection that cannot be undone waits for its retry for ever: an undo that can never succeed answers `Ok` and leaves
 ///   the rest to people. Over HTTP only the client retries. What waits is found by
-///   `SELECT * FROM idem_records WHERE state = 5 AND lease_until < now()`, and forgotten when its `expires_at` is set.
+///   `SELECT * FROM idem_records WHERE state = 5 AND lease_until < now()` (on SQLite `unixepoch('subsec') * 1000000`), and
+///   forgotten when its `expires_at` is set.
 /// - The lease of a step that was given up is renewed until the database has ended it, for a minute at the most.
 /// - What a handler does between its steps is done again by each attempt.
 /// - A request that is not recorded (a `GET`, a missing key that may be missing) runs its steps without a record: each as

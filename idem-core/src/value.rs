@@ -54,9 +54,9 @@ pub(crate) fn outcome<T: Serialize + DeserializeOwned>(
 ) -> Result<Outcome, Error> {
     let failed = |error: serde_json::Error, detail| Error::new(Kind::ReplyFailed).caused_by(error).because(detail);
     let json = serde_json::to_vec(value)
-        .map_err(|error| failed(error, "the result could not be serialised; nothing was kept"))?;
+        .map_err(|error| failed(error, "the result could not be serialised; it was not stored"))?;
     serde_json::from_slice::<T>(&json)
-        .map_err(|error| failed(error, "the result could not be read back once serialised; nothing was kept"))?;
+        .map_err(|error| failed(error, "the result could not be read back once serialised; it was not stored"))?;
     let tag = tag(type_name::<T>());
     if tag.len() + json.len() > limit {
         return Ok(Outcome::Oversized);

@@ -36,15 +36,17 @@
 //! | `key_in_flight` | 409, or 202 | the same request is running: retry it after `Retry-After` |
 //! | `key_reused` | 422 | a new request needs a new key |
 //! | `reply_too_large` | 410 | it ran; its reply was not kept |
-//! | `retry_later`, `store_unavailable` | 503 | nothing was kept: retry it after `Retry-After` |
+//! | `retry_later`, `store_unavailable` | 503 | it was not completed: retry it after `Retry-After` |
 //! | `lease_lost` | 409 | another attempt goes on with it: retry it later |
 //! | `undo_failed` | 503 | rejected, and not all undone: the retry goes on with that |
-//! | `transaction_aborted`, `reply_failed`, `handler_panicked`, `store_failed` | 500 | nothing was kept: a retry runs |
+//! | `transaction_aborted`, `reply_failed`, `handler_panicked`, `store_failed` | 500 | it was not completed: a retry runs |
 //! | `record_unreadable` | 500 | it ran; its record cannot be read. It does not run again |
 //! | `transaction_ended`, `outcome_unknown` | 500 | it may have taken effect: look before you send it again |
 //! | `step_mismatch` | 500 | the steps are not those of the earlier attempt, or are put together wrongly; what was done stays |
 //! | `attempts_exhausted` | 500 | it has failed as often as it may; an operator releases it |
 //! | `scope_invalid`, `fingerprint_failed` | 500 | the application's mistake; the handler was not run |
+//!
+//! Of what was not completed nothing is kept, but for the finished steps of a leased run.
 //!
 //! # Limitations
 //! - A `multipart/form-data` body is compared byte by byte, its boundary included. A client that makes a new boundary

@@ -36,7 +36,7 @@ use crate::retry;
 /// # Rules
 /// - What is written through it is kept with the reply, or not at all.
 /// - Do not end it: a raw `COMMIT` or `ROLLBACK` is found out when the handler returns, the caller gets
-///   `transaction_ended`, and the key never runs again, since nobody can know what was kept.
+///   `transaction_ended`, and the key does not run again until its record expires, since nobody can know what was kept.
 /// - Leave `search_path` and the role as they are: the completion is written in the same transaction.
 /// - A statement that failed has failed the transaction, as always with Postgres. A handler that goes on as if it had
 ///   not gets `transaction_aborted`. Put a savepoint around what may fail.

@@ -36,7 +36,7 @@ use crate::retry;
 /// # Rules
 /// - What is written through it is kept with the reply, or not at all.
 /// - Do not end it: a raw `COMMIT` or `ROLLBACK` is found out when the handler returns, the caller gets
-///   `transaction_ended`, and the key never runs again, since nobody can know what was kept.
+///   `transaction_ended`, and the key does not run again until its record expires, since nobody can know what was kept.
 /// - A statement that failed has changed nothing, and the transaction goes on, as always with SQLite. But a full disk, a
 ///   failed read or write, `OR ROLLBACK` and `RAISE(ROLLBACK)` make SQLite end the transaction. That cannot be told
 ///   from a handler's own `ROLLBACK`, and is answered like one: with `transaction_ended`, and the key barred.
