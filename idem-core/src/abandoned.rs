@@ -57,23 +57,40 @@ pub struct Resumed {
 }
 
 tokio::task_local! {
-    /// The run that is to be gone on with, until it is claimed: what its body calls may begin.
-    static RESUMING: Cell<Option<(String, Place)>>;
+    /// The run that is to be gone on with.
+    static RESUMING: Resuming;
+}
+
+struct Resuming {
+    operation: String,
+    place: Place,
+    /// Whether it was asked for. From then on, what its body calls may begin.
+    is_met: Cell<bool>,
+}
+
+impl Resuming {
+    fn is(&self, identity: &Identity) -> bool {
+        identity.operation.as_str() == self.operation
+            && identity.scope.as_str() == self.place.scope
+            && identity.key.hash().as_slice() == self.place.key_hash
+    }
 }
 
 /// How the run may be claimed. Whoever goes on with abandoned runs begins none: the run may be over by now, or expired.
 pub(crate) fn lease_for(identity: &Identity, lease: &Lease) -> Result<Lease, Error> {
-    let Some((operation, place)) = RESUMING.try_with(Cell::take).ok().flatten() else { return Ok(*lease) };
-    let is_it = identity.operation.as_str() == operation
-        && identity.scope.as_str() == place.scope
-        && identity.key.hash().as_slice() == place.key_hash;
-    if is_it {
-        return Ok(Lease { may_begin: false, ..*lease });
-    }
-    // Whatever the handler makes of the error, the run itself is still not to be begun.
-    _ = RESUMING.try_with(|resuming| resuming.set(Some((operation, place))));
-    let words = "what `record_input` recorded leads to another operation, scope or key than the run's own";
-    Err(Error::new(Kind::NothingToResume).caused_by(words))
+    let of = |resuming: &Resuming| {
+        if resuming.is(identity) {
+            // However often the handler asks.
+            resuming.is_met.set(true);
+            return Ok(Lease { may_begin: false, ..*lease });
+        }
+        if resuming.is_met.get() {
+            return Ok(*lease);
+        }
+        let words = "what `record_input` recorded leads to another operation, scope or key than the run's own";
+        Err(Error::new(Kind::NothingToResume).caused_by(words))
+    };
+    RESUMING.try_with(of).unwrap_or(Ok(*lease))
 }
 
 /// What `record_input` records: JSON. That it can be read again is for the one to say who reads it.
@@ -114,7 +131,8 @@ where
         for run in page {
             let is_ok = match serde_json::from_slice::<T>(&run.input.0) {
                 Ok(input) => {
-                    let resuming = Cell::new(Some((operation.to_owned(), run.place)));
+                    let (operation, is_met) = (operation.to_owned(), Cell::new(false));
+                    let resuming = Resuming { operation, place: run.place, is_met };
                     // One that panics must not keep the others from being gone on with.
                     let handled = catch(async { handler(input).await.is_ok() });
                     RESUMING.scope(resuming, handled).await.unwrap_or(false)

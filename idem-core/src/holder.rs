@@ -51,7 +51,9 @@ pub trait Holder: Clone + Send + Sync + 'static {
     /// As for [`renew`](Self::renew).
     fn begin(&self) -> impl Future<Output = Result<Self::Tx, Error>> + Send;
 
-    /// Commits the transaction with the step, and lets the lease begin again.
+    /// Commits the step, with the transaction that it had, and lets the lease begin again. A step without one that comes
+    /// again, since its commit did not answer, is kept once. In the place of a call that was [made](StepForm::MADE), the
+    /// step of its name is kept, or the rejection.
     ///
     /// With a [`StepForm::REJECTION`] the record stops to expire until it is finished, and from then on its state says that
     /// it [is rejected](crate::State::Leased).
@@ -60,13 +62,13 @@ pub trait Holder: Clone + Send + Sync + 'static {
     /// As for [`renew`](Self::renew); [`Kind::TransactionEnded`](crate::Kind::TransactionEnded) where the step ended the
     /// transaction itself, which bars the record. Nothing was kept, unless it is that or
     /// [`Kind::OutcomeUnknown`](crate::Kind::OutcomeUnknown).
-    fn keep(&self, tx: Self::Tx, step: &Step) -> impl Future<Output = Result<(), Error>> + Send;
+    fn keep(&self, tx: Option<Self::Tx>, step: &Step) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// Commits the transaction with the outcome, and ends the lease.
+    /// Commits the outcome, with the transaction of the last writes where there are some, and ends the lease.
     ///
     /// # Errors
     /// As for [`keep`](Self::keep).
-    fn finish(&self, tx: Self::Tx, outcome: &Outcome) -> impl Future<Output = Result<(), Error>> + Send;
+    fn finish(&self, tx: Option<Self::Tx>, outcome: &Outcome) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// Undoes a transaction of `begin`.
     ///
@@ -132,4 +134,7 @@ impl StepForm {
 
     /// No step of a run, but what it was begun with.
     pub const INPUT: Self = Self(5);
+
+    /// A call that was made, and of which it is not known what came of it. The finished call takes its place.
+    pub const MADE: Self = Self(6);
 }

@@ -9,8 +9,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::error::Kind;
-use crate::holder::Holder;
+use crate::error::{Error, Kind};
 
 /// Renews until it is dropped, or the lease is lost.
 ///
@@ -33,14 +32,17 @@ struct Shared {
 
 impl Renewal {
     /// `asked` is when the store was asked for the lease.
-    pub(crate) fn start<H: Holder>(holder: H, duration: Duration, asked: Instant) -> Self {
+    pub(crate) fn start<F>(duration: Duration, asked: Instant, try_renew: impl Fn() -> F + Send + 'static) -> Self
+    where
+        F: Future<Output = Result<(), Error>> + Send + 'static,
+    {
         let shared = Arc::new(Shared {
             duration,
             held_until: Mutex::new(asked + duration),
             excluding: AtomicUsize::new(0),
             lost: watch::Sender::new(false),
         });
-        let task = tokio::spawn(renew(holder, Arc::clone(&shared)));
+        let task = tokio::spawn(renew(try_renew, Arc::clone(&shared)));
         Self { shared, task }
     }
 
@@ -102,7 +104,10 @@ impl Shared {
     }
 }
 
-async fn renew<H: Holder>(holder: H, shared: Arc<Shared>) {
+async fn renew<F>(try_renew: impl Fn() -> F, shared: Arc<Shared>)
+where
+    F: Future<Output = Result<(), Error>>,
+{
     let third = shared.duration / 3;
     let mut pause = third;
     loop {
@@ -112,8 +117,10 @@ async fn renew<H: Holder>(holder: H, shared: Arc<Shared>) {
             continue;
         }
         let asked = Instant::now();
-        // One connection that does not answer must not cost the lease.
-        let why = match timeout(third, holder.renew()).await {
+        // One connection that does not answer must not cost the lease, nor keep the body running behind it.
+        let left = shared.held_until().saturating_duration_since(asked);
+        let limit = if left.is_zero() { third } else { third.min(left) };
+        let why = match timeout(limit, try_renew()).await {
             Ok(Ok(())) => {
                 shared.renewed(asked);
                 pause = third;
@@ -133,5 +140,51 @@ async fn renew<H: Holder>(holder: H, shared: Arc<Shared>) {
             return;
         }
         pause = third / 4;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEASE: Duration = Duration::from_secs(12);
+
+    async fn lost_after<F>(try_renew: impl Fn() -> F + Send + 'static) -> Duration
+    where
+        F: Future<Output = Result<(), Error>> + Send + 'static,
+    {
+        let asked = Instant::now();
+        let renewal = Renewal::start(LEASE, asked, try_renew);
+        renewal.lost().await;
+        asked.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn r25_a_store_that_does_not_answer_keeps_no_body_running_behind_its_lease() {
+        assert_eq!(lost_after(std::future::pending).await, LEASE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn r25_a_store_that_cannot_be_reached_and_then_does_not_answer_neither() {
+        let begin = Instant::now();
+        let try_renew = move || async move {
+            if begin.elapsed() > LEASE * 9 / 10 {
+                std::future::pending::<()>().await;
+            }
+            Err(Error::new(Kind::StoreUnavailable))
+        };
+        assert_eq!(lost_after(try_renew).await, LEASE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn r26_a_lease_that_is_taken_is_lost_at_once() {
+        assert_eq!(lost_after(async || Err(Error::new(Kind::LeaseLost))).await, LEASE / 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn r25_a_lease_that_is_renewed_lives() {
+        let renewal = Renewal::start(LEASE, Instant::now(), async || Ok(()));
+        let lost = timeout(LEASE * 100, renewal.lost()).await;
+        assert!(lost.is_err() && !renewal.is_lost());
     }
 }

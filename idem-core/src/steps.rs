@@ -11,6 +11,7 @@ use std::future::Future;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::Mutex;
@@ -22,7 +23,7 @@ pub use undo::UndoIn;
 use crate::disposition::Disposition;
 use crate::error::{Error, Kind};
 use crate::holder::{Holder, Step, StepForm};
-use crate::record::{Claim, Format, Outcome};
+use crate::record::{Claim, Format, Outcome, Reply};
 use crate::renewal::Renewal;
 use crate::store::{Context, Store};
 use crate::value::{self, Value};
@@ -51,8 +52,8 @@ use undo::{Failure, Undo};
 ///   Until all is undone the record does not expire, and attempts do not count.
 /// - Behind a step that failed, or that the handler gave up, only the same one may be entered: another attempt might come
 ///   past it and go another way. A failure that the handler lives with is the step's result: `Ok(None)`, `Ok(Declined)`.
-/// - An attempt that ends without having come past all steps that an earlier one has finished is a
-///   [`Kind::StepMismatch`], too, and is not kept.
+/// - An attempt that ends without having come past all steps that an earlier one has finished, and to the call that it has
+///   made, is a [`Kind::StepMismatch`], too, and is not kept.
 ///
 /// # Cancel safety
 /// Dropped at any await, a step is finished or not begun, but for a foreign call, which may have happened. The lease is
@@ -61,8 +62,9 @@ use undo::{Failure, Undo};
 ///
 /// # Limitations
 /// - A finished step without an undo stays as it is when the run is rejected. So does a call whose body failed: reject only
-///   on an answer that says that nothing was done. Behind a call that was given up, or answered and could not be recorded,
-///   a rejection is [`Kind::OutcomeUnknown`], and the retry makes the call again, under the same key.
+///   on an answer that says that nothing was done. Where a call was given up, or answered and could not be recorded, in
+///   this attempt or an earlier one, a rejection is [`Kind::OutcomeUnknown`] until the call was made again, under the same
+///   key, and has answered: let nothing reject between a step and the call behind it.
 /// - A rejection that cannot be undone waits for its retry for ever: an undo that can never succeed answers `Ok` and leaves
 ///   the rest to people. Over HTTP only the client retries. What waits is found by
 ///   `SELECT * FROM idem_records WHERE state = 5 AND lease_until < now()` (on SQLite `unixepoch('subsec') * 1000000`), and
@@ -81,8 +83,9 @@ pub struct Steps<H: Holder> {
     passed: Vec<String>,
     /// The step that this attempt has entered and not come past.
     unfinished: Option<String>,
-    /// Whether that is a call which may have happened: its body has not said otherwise, and it is not kept.
-    is_in_the_air: bool,
+    /// The call that may have happened, in this attempt or an earlier one: its body has not said otherwise, and it is not
+    /// kept.
+    in_the_air: Option<String>,
     /// Why no further step may run, if that is so.
     broken: Option<Kind>,
     /// What undoes them, by their names. In a mutex only so that `&Steps` may go to another thread.
@@ -118,7 +121,7 @@ impl<H: Holder> Steps<H> {
             last: None,
             passed: Vec::new(),
             unfinished: None,
-            is_in_the_air: false,
+            in_the_air: None,
             broken: None,
             undos: std::sync::Mutex::default(),
         }
@@ -196,10 +199,14 @@ impl<H: Holder> Steps<H> {
             Entered::Finished(value) => return Ok(self.read(name, &value)?),
             Entered::Run(position) => position,
         };
-        let seed = self.before_call().await?;
-        self.is_in_the_air = true;
+        let nothing = Reply { format: Format(0), status: None, headers: Bytes::new(), body: Bytes::new() };
+        let made = Step { position, name: name.to_owned(), form: StepForm::MADE, result: nothing };
+        let seed = self.before_call(Some(made)).await?;
+        self.in_the_air = Some(name.to_owned());
         let answer = body(StepKey::of(&seed, name)).await;
-        self.is_in_the_air = answer.is_ok();
+        if answer.is_err() {
+            self.in_the_air = None;
+        }
         let value = answer?;
         let step = self.finished(position, name, StepForm::CALL, &value)?;
         self.keep_in_tries(&step).await?;
@@ -207,10 +214,14 @@ impl<H: Holder> Steps<H> {
         Ok(value)
     }
 
-    /// Sees to it that whoever has lost the lease does not call, and says what the key is made of.
-    async fn before_call(&mut self) -> Result<[u8; 32], Error> {
+    /// Sees to it that whoever has lost the lease does not call, and that a later attempt knows of the call. Says what the
+    /// key is made of.
+    async fn before_call(&mut self, made: Option<Step>) -> Result<[u8; 32], Error> {
         let Some(run) = &self.run else { return Ok(digest([Claim::random()?.as_bytes()])) };
         let (asked, seed) = (Instant::now(), run.seed);
+        if let Some(made) = made {
+            return self.keep_in_tries(&made).await.map(|()| seed);
+        }
         let renewed = run.holder.renew().await;
         if renewed.is_ok() {
             run.renewal.renewed(asked);
@@ -221,19 +232,28 @@ impl<H: Holder> Steps<H> {
     /// What has happened already is worth more than one try to record it.
     async fn keep_in_tries(&mut self, step: &Step) -> Result<(), Error> {
         const PAUSES: [u64; 6] = [0, 50, 100, 200, 400, 800];
-        let mut kept = Ok(());
+        let (mut kept, mut is_in_doubt) = (Ok(()), false);
         for pause in PAUSES {
             tokio::time::sleep(Duration::from_millis(pause)).await;
-            kept = match self.begin().await {
+            kept = match self.begin_alone().await {
                 Ok(open) => self.keep(open, step.clone()).await,
                 Err(error) => Err(error),
             };
-            let may_help = |error: &Error| matches!(error.kind(), Kind::RetryLater | Kind::StoreUnavailable);
-            if !kept.as_ref().is_err_and(may_help) || self.check().is_err() {
+            match kept.as_ref().err().map(Error::kind) {
+                Some(Kind::RetryLater | Kind::StoreUnavailable) => {}
+                Some(Kind::OutcomeUnknown) => is_in_doubt = true,
+                _ => return kept,
+            }
+            if self.is_lost() {
                 break;
             }
         }
-        kept
+        // What an earlier try may have kept is not known not to be.
+        if is_in_doubt {
+            self.noted(kept.map_err(|error| Error::new(Kind::OutcomeUnknown).caused_by(error)))
+        } else {
+            kept
+        }
     }
 
     /// The last writes: they are committed with the reply. No step comes after it.
@@ -378,10 +398,15 @@ impl<H: Holder> Steps<H> {
             _ if let Some(failed) = self.unfinished.as_ref().filter(|failed| *failed != name) => format!(
                 "the step `{failed}` failed, and `{name}` comes behind it: give the failure as the step's result (`Ok(None)`)"
             ),
-            None => {
-                self.unfinished = Some(name.to_owned());
-                return Ok(Entered::Run(position));
-            }
+            None => match self.in_the_air.as_ref().filter(|made| *made != name || form != StepForm::CALL) {
+                Some(made) => {
+                    format!("step {position} is `{name}` now, and an earlier attempt has made the call `{made}` there")
+                }
+                None => {
+                    self.unfinished = Some(name.to_owned());
+                    return Ok(Entered::Run(position));
+                }
+            },
             Some(step) if step.name == name && step.form == form => {
                 return Ok(Entered::Finished(Value::of(step.result.clone())));
             }
@@ -401,7 +426,7 @@ impl<H: Holder> Steps<H> {
     fn pass(&mut self, name: &str) {
         self.passed.push(name.to_owned());
         self.unfinished = None;
-        self.is_in_the_air = false;
+        self.in_the_air.take_if(|made| made == name);
     }
 
     fn check(&mut self) -> Result<(), Error> {
@@ -411,10 +436,14 @@ impl<H: Holder> Steps<H> {
         if let Some(kind) = self.broken {
             return Err(Error::new(kind));
         }
-        if self.run.as_ref().is_some_and(|run| run.renewal.is_lost()) {
+        if self.is_lost() {
             return self.noted(Err(Error::new(Kind::LeaseLost)));
         }
         Ok(())
+    }
+
+    fn is_lost(&self) -> bool {
+        self.run.as_ref().is_some_and(|run| run.renewal.is_lost())
     }
 
     /// What an earlier attempt has done must not be forgotten: whoever has left out a step has changed. Where it is
@@ -423,23 +452,42 @@ impl<H: Holder> Steps<H> {
         if self.is_rejected() {
             return Ok(());
         }
-        let left_out = self.run.as_ref().and_then(|run| run.recorded.get(self.passed.len()));
-        let Some(step) = left_out else { return Ok(()) };
-        let words = format!("an earlier attempt has finished the step `{}`, which this one has left out", step.name);
+        let finished = self.run.as_ref().and_then(|run| run.recorded.get(self.passed.len()));
+        let made = self.in_the_air.as_ref().filter(|made| self.unfinished.as_ref() != Some(made));
+        let words = match (finished, made) {
+            (Some(Step { name, .. }), _) => {
+                format!("an earlier attempt has finished the step `{name}`, which this one has left out")
+            }
+            (None, Some(name)) => format!("an earlier attempt has made the call `{name}`, which this one has left out"),
+            (None, None) => return Ok(()),
+        };
         self.noted(Err(Error::new(Kind::StepMismatch).caused_by(words)))
     }
 
+    /// A step with a transaction.
     async fn begin(&mut self) -> Result<Open<H>, Error> {
-        let Some(run) = &self.run else {
-            return Ok(Open::new(H::Tx::begin_unrecorded(&self.store).await?, None));
+        let Some(of) = self.turn().await? else {
+            return Ok(Open::new(Some(H::Tx::begin_unrecorded(&self.store).await?), None));
         };
-        // A step that the handler has given up may still be on its way to its end.
-        let busy = Arc::clone(&run.busy).lock_owned().await;
-        let begun = if *busy { Err(Error::new(Kind::TransactionEnded)) } else { run.holder.begin().await };
-        let excluded = H::EXCLUSIVE.then(|| run.renewal.exclude());
-        let of = Of { holder: run.holder.clone(), busy, _excluded: excluded };
+        let begun = of.holder.begin().await;
         let tx = self.noted(begun)?;
-        Ok(Open::new(tx, Some(of)))
+        let excluded = self.run.as_ref().filter(|_| H::EXCLUSIVE).map(|run| run.renewal.exclude());
+        Ok(Open::new(Some(tx), Some(Of { _excluded: excluded, ..of })))
+    }
+
+    /// A step that writes nothing but its own record.
+    async fn begin_alone(&mut self) -> Result<Open<H>, Error> {
+        Ok(Open::new(None, self.turn().await?))
+    }
+
+    /// Waits until no other step is open: one that the handler has given up may still be on its way to its end.
+    async fn turn(&mut self) -> Result<Option<Of<H>>, Error> {
+        let Some(run) = &self.run else { return Ok(None) };
+        let (busy, holder) = (Arc::clone(&run.busy).lock_owned().await, run.holder.clone());
+        if *busy {
+            return self.noted(Err(Error::new(Kind::TransactionEnded)));
+        }
+        Ok(Some(Of { holder, busy, _excluded: None }))
     }
 
     async fn roll_back(&mut self, open: Open<H>) -> Result<(), Error> {

@@ -13,11 +13,11 @@ use super::rejection::Rejection;
 use super::{Run, Steps};
 use crate::disposition::Disposition;
 use crate::error::{Error, Kind};
-use crate::holder::{Held, Holder};
+use crate::holder::{Held, Holder, StepForm};
 use crate::policy::Lease;
 use crate::record::{Outcome, Request};
 use crate::renewal::Renewal;
-use crate::store::{Begun, Context, Rejected};
+use crate::store::{Begun, Context, Rejected, Store};
 
 /// How long an answer waits for the lease to be given back.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -35,8 +35,13 @@ impl<H: Holder> Context for Steps<H> {
             Held::Replay(reply) => return Ok(Begun::Replay(reply)),
             Held::Refuse(kind) => return Ok(Begun::Refuse(kind)),
         };
+        let renewed = holder.clone();
+        let try_renew = move || {
+            let holder = renewed.clone();
+            async move { holder.renew().await }
+        };
         let mut run = Run {
-            renewal: Renewal::start(holder.clone(), lease.duration, asked),
+            renewal: Renewal::start(lease.duration, asked, try_renew),
             holder,
             seed: digest([&request.identity.digest(), request.fingerprint.as_bytes()]),
             attempt,
@@ -51,7 +56,10 @@ impl<H: Holder> Context for Steps<H> {
                 return Err(error);
             }
         }
-        Ok(Begun::Run(Self::of(store, Some(run))))
+        let made = run.recorded.pop_if(|last| last.form == StepForm::MADE);
+        let mut steps = Self::of(store, Some(run));
+        steps.in_the_air = made.map(|made| made.name);
+        Ok(Begun::Run(steps))
     }
 
     fn lost(&self) -> impl Future<Output = ()> + Send + 'static {
@@ -108,7 +116,7 @@ impl<H: Holder> Context for Steps<H> {
 
     async fn finish_unrecorded(mut self, disposition: Disposition) -> Result<(), Error> {
         if let Some(open) = self.last.take() {
-            open.end(disposition, |holder, tx| async move { holder.undo(tx).await }).await?;
+            open.end(disposition, |_, _| async { Ok(()) }).await?;
         }
         match disposition {
             Disposition::Commit | Disposition::Release => Ok(()),
@@ -123,7 +131,7 @@ impl<H: Holder> Drop for Steps<H> {
         self.last = None;
         // Without a runtime the lease ends by itself.
         if let (Some(run), Ok(runtime)) = (self.run.take(), Handle::try_current()) {
-            runtime.spawn(run.release(self.broken));
+            runtime.spawn(self.release_run(run));
         }
     }
 }
@@ -134,7 +142,7 @@ impl<H: Holder> Steps<H> {
         let settled = match self.last.take() {
             Some(open) => Ok(open),
             None => match self.check().and_then(|()| self.check_all_passed()) {
-                Ok(()) => self.begin().await,
+                Ok(()) => self.begin_alone().await,
                 Err(error) => Err(error),
             },
         };
@@ -159,6 +167,15 @@ impl<H: Holder> Steps<H> {
         finished
     }
 
+    /// A run that is given back is going on until then, for a shutdown that waits.
+    fn release_run(&self, run: Run<H>) -> impl Future<Output = ()> + Send + use<H> {
+        let (counted, released) = (self.store.runs().enter(), run.release(self.broken));
+        async move {
+            released.await;
+            drop(counted);
+        }
+    }
+
     /// Gives the lease back, unless it is somebody else's by now, or nobody may have it.
     async fn let_go(&mut self) {
         if let Some(open) = self.last.take()
@@ -168,7 +185,7 @@ impl<H: Holder> Steps<H> {
         }
         if let Some(run) = self.run.take() {
             // A step that the handler has given up may take its time to end, and the answer need not wait for that.
-            let released = tokio::spawn(run.release(self.broken).in_current_span());
+            let released = tokio::spawn(self.release_run(run).in_current_span());
             _ = timeout(PATIENCE, released).await;
         }
     }

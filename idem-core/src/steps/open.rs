@@ -1,4 +1,4 @@
-//! A transaction of a step.
+//! What a step is about to write.
 
 use std::future::Future;
 
@@ -12,18 +12,18 @@ use crate::holder::Holder;
 use crate::renewal::Excluded;
 use crate::store::Context;
 
-/// A transaction of a step, on its way to its end.
+/// A step on its way to its end, with the transaction that it has, if it has one.
 ///
 /// It ends in a task of its own, whoever goes away meanwhile: what a step has kept is to be known before the lease may be
 /// somebody else's.
 pub(super) struct Open<H: Holder> {
-    /// There until it is ended.
+    /// There until it is ended, where it has one.
     tx: Option<H::Tx>,
     /// `None` in a request that is not recorded.
     of: Option<Of<H>>,
 }
 
-/// What a transaction is a step of.
+/// What it is a step of.
 pub(super) struct Of<H> {
     pub(super) holder: H,
     /// The lease is not given back while this is there, nor behind it where a step has ended its transaction.
@@ -32,8 +32,8 @@ pub(super) struct Of<H> {
 }
 
 impl<H: Holder> Open<H> {
-    pub(super) fn new(tx: H::Tx, of: Option<Of<H>>) -> Self {
-        Self { tx: Some(tx), of }
+    pub(super) fn new(tx: Option<H::Tx>, of: Option<Of<H>>) -> Self {
+        Self { tx, of }
     }
 
     pub(super) fn tx(&mut self) -> &mut H::Tx {
@@ -41,16 +41,31 @@ impl<H: Holder> Open<H> {
     }
 
     pub(super) async fn undo(self) -> Result<(), Error> {
-        self.end(Disposition::Release, |holder, tx| async move { holder.undo(tx).await }).await
+        let undo = |holder: H, tx| async move {
+            match tx {
+                Some(tx) => holder.undo(tx).await,
+                None => Ok(()),
+            }
+        };
+        self.end(Disposition::Release, undo).await
     }
 
     /// Ends it like this, or where nothing is recorded, by this disposition.
-    pub(super) async fn end<F>(mut self, disposition: Disposition, how: impl FnOnce(H, H::Tx) -> F) -> Result<(), Error>
+    pub(super) async fn end<F>(
+        mut self,
+        disposition: Disposition,
+        how: impl FnOnce(H, Option<H::Tx>) -> F,
+    ) -> Result<(), Error>
     where
         F: Future<Output = Result<(), Error>> + Send + 'static,
     {
-        let tx = self.tx.take().expect("a transaction until it is ended");
-        let Some(mut of) = self.of.take() else { return tx.finish_unrecorded(disposition).await };
+        let tx = self.tx.take();
+        let Some(mut of) = self.of.take() else {
+            return match tx {
+                Some(tx) => tx.finish_unrecorded(disposition).await,
+                None => Ok(()),
+            };
+        };
         let end = how(of.holder.clone(), tx);
         let task = async move {
             let ended = end.await;

@@ -63,11 +63,11 @@ impl<H: Holder> Steps<H> {
 
     async fn undo_recorded(&mut self, outcome: &Outcome) -> Result<Outcome, Error> {
         self.check()?;
-        self.check_all_passed()?;
-        if self.is_in_the_air {
+        if self.in_the_air.is_some() && !self.is_rejected() {
             let words = "a call that may have happened is not finished, so it cannot be undone";
             return Err(Error::new(Kind::OutcomeUnknown).caused_by(words));
         }
+        self.check_all_passed()?;
         let undos = self.undo_order();
         if !undos.is_empty() && !self.is_rejected() {
             let next = u32::try_from(self.passed.len() + 1).unwrap_or(u32::MAX);
@@ -121,7 +121,11 @@ impl<H: Holder> Steps<H> {
             Undo::Transaction(body) => {
                 let mut open = self.begin().await?;
                 match caught(async { body(open.tx()).await }).await {
-                    Ok(()) => self.keep(open, undone).await,
+                    Ok(()) => self.keep(open, undone).await.map_err(|error| match error.kind() {
+                        // The undo went on as if a statement of its own had not failed, or left a savepoint open.
+                        Kind::TransactionAborted | Kind::StoreFailed => failed(error.into()),
+                        _ => error,
+                    }),
                     Err(failure) => {
                         self.roll_back(open).await?;
                         Err(failed(failure))
@@ -129,7 +133,7 @@ impl<H: Holder> Steps<H> {
                 }
             }
             Undo::Call(body) => {
-                let seed = self.before_call().await?;
+                let seed = self.before_call(None).await?;
                 caught(async { body(StepKey::of_undo(&seed, name)).await }).await.map_err(failed)?;
                 self.keep_in_tries(&undone).await
             }

@@ -2,7 +2,7 @@
 //!
 //! Each that changes something asks in the same statement whether the record is still held by the claim.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use idem_core::{Abandoned, Claim, Format, Identity, Input, Lease, Outcome, Place, Reply, Request, Step, StepForm};
@@ -14,7 +14,8 @@ use super::records::{Records, bind_identity};
 use crate::row;
 
 impl Records {
-    /// Inserts a leased record. Where there was none there are no steps: they go with their record.
+    /// Inserts a leased record, with what the run is begun with, if that is to be recorded. Where there was none there
+    /// are no steps: they go with their record.
     pub(super) async fn lease(
         self,
         connection: &mut PgConnection,
@@ -22,12 +23,12 @@ impl Records {
         claim: Claim,
         lease: &Lease,
     ) -> sqlx::Result<bool> {
-        let query = bind_lease(self.query(LEASE), request, claim, lease);
-        let leased = query.execute(&mut *connection).await?.rows_affected() == 1;
-        if leased {
-            self.record_input(connection, request, claim).await?;
-        }
-        Ok(leased)
+        let query = bind_lease(self.query(LEASE), request, claim, lease)
+            .bind(row::INPUT_POSITION)
+            .bind(StepForm::INPUT.0)
+            .bind(Format::VALUE.0)
+            .bind(request.input.as_ref().map(|input| input.0.as_ref()));
+        Ok(query.fetch_optional(connection).await?.is_some())
     }
 
     /// Takes the place of an expired record, if it is still the one that was seen.
@@ -102,18 +103,18 @@ impl Records {
         query.fetch_optional(connection).await?.map(|row| row.try_get(0)).transpose()
     }
 
-    /// Writes a finished step. No row: the lease is lost, or this is not the transaction that began then.
-    #[expect(clippy::too_many_arguments, reason = "they are the columns")]
+    /// Writes a finished step, once. No row: the lease is lost, or this is not the transaction that began then.
     pub(super) async fn keep(
         self,
         connection: &mut PgConnection,
         request: &Request,
         claim: Claim,
         lease: &Lease,
-        began: i64,
-        elapsed: Duration,
+        began: Option<(i64, Instant)>,
         step: &Step,
     ) -> sqlx::Result<bool> {
+        let (began, elapsed) = since(began);
+        let rejected = (step.form == StepForm::REJECTION).then_some(row::UNDOING);
         let query = bind_held(self.query(KEEP), &request.identity, claim)
             .bind((lease.duration + elapsed).as_secs_f64())
             .bind((lease.duration + request.ttl + elapsed).as_secs_f64())
@@ -123,7 +124,10 @@ impl Records {
             .bind(step.form.0)
             .bind(step.result.format.0)
             .bind(step.result.headers.as_ref())
-            .bind(step.result.body.as_ref());
+            .bind(step.result.body.as_ref())
+            .bind(rejected)
+            .bind(StepForm::MADE.0)
+            .bind(StepForm::REJECTION.0);
         Ok(query.execute(connection).await?.rows_affected() == 1)
     }
 
@@ -133,10 +137,10 @@ impl Records {
         connection: &mut PgConnection,
         request: &Request,
         claim: Claim,
-        began: i64,
-        elapsed: Duration,
+        began: Option<(i64, Instant)>,
         outcome: &Outcome,
     ) -> sqlx::Result<bool> {
+        let (began, elapsed) = since(began);
         let (state, format, status, headers, body) = row::written(outcome);
         let query = bind_held(self.query(FINISH), &request.identity, claim)
             .bind(elapsed.as_secs_f64())
@@ -159,17 +163,6 @@ impl Records {
         nobodys: Claim,
     ) -> sqlx::Result<bool> {
         let query = bind_held(self.query(LET_GO), identity, claim).bind(nobodys.as_bytes().as_slice());
-        Ok(query.execute(connection).await?.rows_affected() == 1)
-    }
-
-    /// Notes that the run is rejected, in the transaction in which that was kept.
-    pub(super) async fn reject_leased(
-        self,
-        connection: &mut PgConnection,
-        identity: &Identity,
-        claim: Claim,
-    ) -> sqlx::Result<bool> {
-        let query = bind_held(self.query(REJECT), identity, claim).bind(row::UNDOING);
         Ok(query.execute(connection).await?.rows_affected() == 1)
     }
 
@@ -224,6 +217,12 @@ impl Records {
     }
 }
 
+/// When the transaction of a step began, by the database's clock, and for how long it has been open. A statement that is
+/// a transaction by itself begins with itself.
+fn since(began: Option<(i64, Instant)>) -> (Option<i64>, Duration) {
+    began.map_or((None, Duration::ZERO), |(began, at)| (Some(began), at.elapsed()))
+}
+
 /// $1 to $5: the record, and that it is leased by this claim.
 fn bind_held<'q>(
     query: Query<'q, Postgres, PgArguments>,
@@ -268,11 +267,23 @@ fn step(row: &PgRow) -> sqlx::Result<Step> {
     })
 }
 
+/// The limit is there before the row is waited for, and ends with the transaction, which may be the statement alone.
 const LEASE: &str = "
-INSERT INTO idem_records
-    (scope, operation, key_hash, claim, state, fingerprint, attempt, lease_until, format, created_at, expires_at)
-VALUES ($1, $2, $3, $4, $5, $6, 1, now() + $7 * interval '1 second', 0, now(), now() + $8 * interval '1 second')
-ON CONFLICT (scope, operation, key_hash) DO NOTHING";
+WITH leased AS (
+    INSERT INTO idem_records
+        (scope, operation, key_hash, claim, state, fingerprint, attempt, lease_until, format, created_at, expires_at)
+    SELECT $1, $2, $3, $4, $5, $6, 1, now() + $7 * interval '1 second', 0, now(), now() + $8 * interval '1 second'
+    FROM (SELECT set_config('lock_timeout', '500ms', true)) AS patience
+    ON CONFLICT (scope, operation, key_hash) DO NOTHING
+    RETURNING 1
+), recorded AS (
+    INSERT INTO idem_steps
+        (scope, operation, key_hash, claim, position, name, form, format, tag, body, attempt, created_at)
+    SELECT $1, $2, $3, $4, $9, '', $10, $11, '', $12, 1, now()
+    FROM leased
+    WHERE $12 IS NOT NULL
+)
+SELECT 1 FROM leased";
 
 const LEASE_AGAIN: &str = "
 UPDATE idem_records
@@ -347,6 +358,7 @@ const RENEW: &str = "
 UPDATE idem_records
 SET lease_until = greatest(lease_until, now() + $6 * interval '1 second'),
     expires_at = greatest(expires_at, now() + $7 * interval '1 second')
+FROM (SELECT set_config('lock_timeout', '500ms', true)) AS patience
 WHERE scope = $1
     AND operation = $2
     AND key_hash = $3
@@ -365,24 +377,40 @@ WHERE scope = $1
     AND state >= $5";
 
 /// `now()` is when the transaction began: it is another one after a COMMIT or ROLLBACK of the step's own, and a renewal
-/// may have come later than it.
+/// may have come later than it. What is to be undone is not forgotten: a hundred years are as good as never. In its place
+/// there may be the call that was made, or the step itself, if its commit did not answer.
 const KEEP: &str = "
 WITH held AS (
     UPDATE idem_records
     SET lease_until = greatest(lease_until, now() + $6 * interval '1 second'),
-        expires_at = greatest(expires_at, now() + $7 * interval '1 second')
+        state = coalesce($15, state),
+        expires_at = greatest(
+            expires_at,
+            CASE WHEN $15 IS NULL THEN now() + $7 * interval '1 second' ELSE now() + interval '100 years' END
+        )
     WHERE scope = $1
         AND operation = $2
         AND key_hash = $3
         AND claim = $4
         AND state >= $5
-        AND (extract(epoch FROM now()) * 1000000)::bigint = $8
+        AND ($8 IS NULL OR (extract(epoch FROM now()) * 1000000)::bigint = $8)
     RETURNING attempt
 )
 INSERT INTO idem_steps
     (scope, operation, key_hash, claim, position, name, form, format, tag, body, attempt, created_at)
 SELECT $1, $2, $3, $4, $9, $10, $11, $12, $13, $14, attempt, now()
-FROM held";
+FROM held
+ON CONFLICT (scope, operation, key_hash, position) DO UPDATE
+SET name = excluded.name,
+    form = excluded.form,
+    format = excluded.format,
+    tag = excluded.tag,
+    body = excluded.body,
+    claim = excluded.claim,
+    attempt = excluded.attempt,
+    created_at = excluded.created_at
+WHERE idem_steps.form = $16 AND (idem_steps.name = excluded.name OR excluded.form = $17)
+    OR idem_steps.claim = excluded.claim AND idem_steps.name = excluded.name AND idem_steps.form = excluded.form";
 
 const FINISH: &str = "
 WITH finished AS (
@@ -400,7 +428,7 @@ WITH finished AS (
         AND key_hash = $3
         AND claim = $4
         AND state >= $5
-        AND (extract(epoch FROM now()) * 1000000)::bigint = $8
+        AND ($8 IS NULL OR (extract(epoch FROM now()) * 1000000)::bigint = $8)
     RETURNING 1
 ), forgotten AS (
     DELETE FROM idem_steps
@@ -410,17 +438,6 @@ WITH finished AS (
         AND EXISTS (SELECT 1 FROM finished)
 )
 SELECT 1 FROM finished";
-
-/// What is to be undone is not forgotten: a hundred years are as good as never.
-const REJECT: &str = "
-UPDATE idem_records
-SET state = $6,
-    expires_at = now() + interval '100 years'
-WHERE scope = $1
-    AND operation = $2
-    AND key_hash = $3
-    AND claim = $4
-    AND state >= $5";
 
 const LET_GO: &str = "
 UPDATE idem_records

@@ -4,13 +4,12 @@ use std::future::Future;
 
 use idem_core::machine::{Decision, decide};
 use idem_core::{
-    Abandoned, Claim, Error, Held, Holder, Kind, Lease, Outcome, Place, Recover, Request, Resumed, Step, StepForm,
-    Steps,
+    Abandoned, Claim, Error, Held, Holder, Kind, Lease, Outcome, Place, Recover, Request, Resumed, Step, Steps,
 };
 use serde::de::DeserializeOwned;
 use tokio::time::sleep;
 
-use super::error::is_answer;
+use super::error::{has_no_savepoint, is_answer};
 use super::session::{CommitFailed, Session};
 use super::store::SqliteStore;
 use super::tx::{SqliteTx, find_out};
@@ -108,18 +107,10 @@ impl Holder for SqliteLease {
         if held.await.map_err(classify)? { Ok(tx) } else { Err(Error::new(Kind::LeaseLost)) }
     }
 
-    async fn keep(&self, mut tx: SqliteTx, step: &Step) -> Result<(), Error> {
-        if !is_whole(&mut tx).await? {
-            return Err(self.ended(tx).await);
-        }
-        if !self.renew_in(&mut tx).await? {
-            return Err(Error::new(Kind::LeaseLost));
-        }
-        let records = self.store.inner().records;
-        records.keep(&mut tx, &self.request, self.claim, step).await.map_err(classify)?;
-        if step.form == StepForm::REJECTION {
-            records.reject_leased(&mut tx, &self.request.identity, self.claim).await.map_err(classify)?;
-        }
+    async fn keep(&self, tx: Option<SqliteTx>, step: &Step) -> Result<(), Error> {
+        let mut tx = self.or_alone(tx).await?;
+        let kept = self.store.inner().records.keep(&mut tx, &self.request, self.claim, &self.lease, step).await;
+        let mut tx = self.held(tx, kept).await?;
         match tx.take_session().commit().await {
             Ok(()) => Ok(()),
             Err(CommitFailed::Unknown(error)) => Err(Error::new(Kind::OutcomeUnknown).caused_by(error)),
@@ -127,14 +118,10 @@ impl Holder for SqliteLease {
         }
     }
 
-    async fn finish(&self, mut tx: SqliteTx, outcome: &Outcome) -> Result<(), Error> {
-        if !is_whole(&mut tx).await? {
-            return Err(self.ended(tx).await);
-        }
-        let finished = self.store.inner().records.finish(&mut tx, &self.request, self.claim, outcome);
-        if !finished.await.map_err(classify)? {
-            return Err(Error::new(Kind::LeaseLost));
-        }
+    async fn finish(&self, tx: Option<SqliteTx>, outcome: &Outcome) -> Result<(), Error> {
+        let mut tx = self.or_alone(tx).await?;
+        let finished = self.store.inner().records.finish(&mut tx, &self.request, self.claim, outcome).await;
+        let mut tx = self.held(tx, finished).await?;
         match tx.take_session().commit().await {
             Ok(()) => Ok(()),
             Err(CommitFailed::Unknown(error)) => {
@@ -194,9 +181,22 @@ impl SqliteLease {
         Ok(Claimed::Run { attempt, steps })
     }
 
-    async fn renew_in(&self, tx: &mut SqliteTx) -> Result<bool, Error> {
-        let records = self.store.inner().records;
-        records.renew(tx, &self.request, self.claim, &self.lease).await.map_err(classify)
+    /// The transaction of a step, or one of its own.
+    async fn or_alone(&self, tx: Option<SqliteTx>) -> Result<SqliteTx, Error> {
+        match tx {
+            Some(tx) => Ok(tx),
+            None => SqliteTx::open(&self.store).await,
+        }
+    }
+
+    /// The transaction, where its last statement has found the lease held.
+    async fn held(&self, tx: SqliteTx, is_held: sqlx::Result<bool>) -> Result<SqliteTx, Error> {
+        match is_held {
+            Ok(true) => Ok(tx),
+            Ok(false) => Err(Error::new(Kind::LeaseLost)),
+            Err(error) if has_no_savepoint(&error) => Err(self.ended(tx).await),
+            Err(error) => Err(classify(error)),
+        }
     }
 
     /// The step ended the transaction that it was lent.

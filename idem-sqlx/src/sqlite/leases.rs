@@ -1,6 +1,7 @@
 //! The statements on leases and steps, and nothing else.
 //!
-//! Each that changes something asks in the same statement whether the record is still held by the claim.
+//! Each that changes something asks in the same statement whether the record is still held by the claim. Where it is not,
+//! its transaction is rolled back, with what stands behind it in one go.
 
 use bytes::Bytes;
 use idem_core::{Abandoned, Claim, Format, Identity, Input, Lease, Outcome, Place, Reply, Request, Step, StepForm};
@@ -21,9 +22,9 @@ impl Records {
         lease: &Lease,
     ) -> sqlx::Result<bool> {
         let query = bind_lease(sqlx::query(LEASE), request, claim, lease);
-        let leased = query.execute(&mut *connection).await?.rows_affected() == 1;
+        let leased = query.fetch_all(&mut *connection).await?.len() == 1;
         if leased {
-            self.begin_anew(connection, request, claim).await?;
+            self.record_input(connection, request, claim).await?;
         }
         Ok(leased)
     }
@@ -38,9 +39,9 @@ impl Records {
         expired: Claim,
     ) -> sqlx::Result<bool> {
         let query = bind_lease(sqlx::query(LEASE_AGAIN), request, claim, lease).bind(expired.as_bytes().as_slice());
-        let leased = query.execute(&mut *connection).await?.rows_affected() == 1;
+        let leased = query.fetch_all(&mut *connection).await?.len() == 1;
         if leased {
-            self.begin_anew(connection, request, claim).await?;
+            self.record_input(connection, request, claim).await?;
         }
         Ok(leased)
     }
@@ -94,26 +95,33 @@ impl Records {
         Ok(query.fetch_optional(connection).await?.is_some())
     }
 
-    /// Writes a finished step, in the transaction in which the lease was just renewed.
+    /// Lets the lease begin again and writes a finished step, once. No row: the lease is lost. An error, where the
+    /// transaction is not the session's any more.
     pub(super) async fn keep(
         self,
         connection: &mut SqliteConnection,
         request: &Request,
         claim: Claim,
+        lease: &Lease,
         step: &Step,
-    ) -> sqlx::Result<()> {
-        let query = bind_identity(sqlx::query(KEEP), &request.identity)
-            .bind(claim.as_bytes().as_slice())
+    ) -> sqlx::Result<bool> {
+        let rejected = (step.form == StepForm::REJECTION).then_some(row::UNDOING);
+        let query = bind_held(sqlx::query(KEEP), &request.identity, claim)
+            .bind(microseconds(lease.duration))
+            .bind(microseconds(lease.duration + request.ttl))
+            .bind(rejected)
             .bind(i64::from(step.position))
             .bind(&step.name)
             .bind(step.form.0)
             .bind(step.result.format.0)
             .bind(step.result.headers.as_ref())
-            .bind(step.result.body.as_ref());
-        query.execute(connection).await.map(|_| ())
+            .bind(step.result.body.as_ref())
+            .bind(StepForm::MADE.0)
+            .bind(StepForm::REJECTION.0);
+        Ok(query.fetch_all(connection).await?.len() == 1)
     }
 
-    /// Completes the record and removes its steps. No row: the lease is lost.
+    /// Completes the record and removes its steps. No row, or an error: as for [`keep`](Self::keep).
     pub(super) async fn finish(
         self,
         connection: &mut SqliteConnection,
@@ -129,11 +137,7 @@ impl Records {
             .bind(status)
             .bind(headers)
             .bind(body);
-        let finished = query.execute(&mut *connection).await?.rows_affected() == 1;
-        if finished {
-            self.forget_steps(connection, &request.identity).await?;
-        }
-        Ok(finished)
+        Ok(query.fetch_all(connection).await?.len() == 1)
     }
 
     /// Ends the lease and keeps the steps. The claim becomes nobody's, so that a renewal on its way cannot revive it.
@@ -145,17 +149,6 @@ impl Records {
         nobodys: Claim,
     ) -> sqlx::Result<bool> {
         let query = bind_held(sqlx::query(LET_GO), identity, claim).bind(nobodys.as_bytes().as_slice());
-        Ok(query.execute(connection).await?.rows_affected() == 1)
-    }
-
-    /// Notes that the run is rejected, in the transaction in which that was kept.
-    pub(super) async fn reject_leased(
-        self,
-        connection: &mut SqliteConnection,
-        identity: &Identity,
-        claim: Claim,
-    ) -> sqlx::Result<bool> {
-        let query = bind_held(sqlx::query(REJECT), identity, claim).bind(row::UNDOING);
         Ok(query.execute(connection).await?.rows_affected() == 1)
     }
 
@@ -176,9 +169,13 @@ impl Records {
         Ok(query.execute(connection).await?.rows_affected() == 1)
     }
 
-    /// Nothing of an earlier run stays, and what this one was begun with is recorded.
-    async fn begin_anew(self, connection: &mut SqliteConnection, request: &Request, claim: Claim) -> sqlx::Result<()> {
-        self.forget_steps(&mut *connection, &request.identity).await?;
+    /// Records what the run was begun with, if that is to be recorded.
+    async fn record_input(
+        self,
+        connection: &mut SqliteConnection,
+        request: &Request,
+        claim: Claim,
+    ) -> sqlx::Result<()> {
         let Some(input) = &request.input else { return Ok(()) };
         let query = bind_identity(sqlx::query(RECORD), &request.identity)
             .bind(claim.as_bytes().as_slice())
@@ -203,10 +200,6 @@ impl Records {
             .bind(after.map(|place| place.scope.as_str()))
             .bind(after.map(|place| place.key_hash.as_slice()));
         query.fetch_all(connection).await?.iter().map(abandoned).collect()
-    }
-
-    async fn forget_steps(self, connection: &mut SqliteConnection, identity: &Identity) -> sqlx::Result<()> {
-        bind_identity(sqlx::query(FORGET), identity).execute(connection).await.map(|_| ())
     }
 }
 
@@ -260,7 +253,12 @@ INSERT INTO idem_records
 SELECT $1, $2, $3, $4, $5, $6, 1, now + $7, 0, now, now + $8
 FROM (SELECT CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER) AS now)
 WHERE true
-ON CONFLICT (scope, operation, key_hash) DO NOTHING";
+ON CONFLICT (scope, operation, key_hash) DO NOTHING
+RETURNING 1;
+DELETE FROM idem_steps
+WHERE scope = $1
+    AND operation = $2
+    AND key_hash = $3";
 
 const LEASE_AGAIN: &str = "
 UPDATE idem_records
@@ -281,7 +279,12 @@ WHERE scope = $1
     AND operation = $2
     AND key_hash = $3
     AND claim = $9
-    AND expires_at <= time.now";
+    AND expires_at <= time.now
+RETURNING 1;
+DELETE FROM idem_steps
+WHERE scope = $1
+    AND operation = $2
+    AND key_hash = $3";
 
 const RECORD: &str = "
 INSERT INTO idem_steps
@@ -347,16 +350,44 @@ WHERE scope = $1
     AND claim = $4
     AND state >= $5";
 
+/// What is to be undone is not forgotten: a hundred years are as good as never. In its place there may be the call that
+/// was made, or the step itself, if its commit did not answer.
 const KEEP: &str = "
+RELEASE idem_run;
+UPDATE idem_records
+SET lease_until = time.now + $6,
+    state = coalesce($8, state),
+    expires_at = max(expires_at, time.now + iif($8 IS NULL, $7, 3155760000000000))
+FROM (SELECT CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER) AS now) AS time
+WHERE scope = $1
+    AND operation = $2
+    AND key_hash = $3
+    AND claim = $4
+    AND state >= $5
+RETURNING 1;
 INSERT INTO idem_steps
     (scope, operation, key_hash, claim, position, name, form, format, tag, body, attempt, created_at)
-SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, attempt, time.now
+SELECT $1, $2, $3, $4, $9, $10, $11, $12, $13, $14, attempt, time.now
 FROM idem_records, (SELECT CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER) AS now) AS time
 WHERE scope = $1
     AND operation = $2
-    AND key_hash = $3";
+    AND key_hash = $3
+    AND claim = $4
+    AND state >= $5
+ON CONFLICT (scope, operation, key_hash, position) DO UPDATE
+SET name = excluded.name,
+    form = excluded.form,
+    format = excluded.format,
+    tag = excluded.tag,
+    body = excluded.body,
+    claim = excluded.claim,
+    attempt = excluded.attempt,
+    created_at = excluded.created_at
+WHERE idem_steps.form = $15 AND (idem_steps.name = excluded.name OR excluded.form = $16)
+    OR idem_steps.claim = excluded.claim AND idem_steps.name = excluded.name AND idem_steps.form = excluded.form";
 
 const FINISH: &str = "
+RELEASE idem_run;
 UPDATE idem_records
 SET state = $7,
     format = $8,
@@ -371,19 +402,12 @@ WHERE scope = $1
     AND operation = $2
     AND key_hash = $3
     AND claim = $4
-    AND state >= $5";
-
-/// What is to be undone is not forgotten: a hundred years are as good as never.
-const REJECT: &str = "
-UPDATE idem_records
-SET state = $6,
-    expires_at = time.now + 3155760000000000
-FROM (SELECT CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER) AS now) AS time
+    AND state >= $5
+RETURNING 1;
+DELETE FROM idem_steps
 WHERE scope = $1
     AND operation = $2
-    AND key_hash = $3
-    AND claim = $4
-    AND state >= $5";
+    AND key_hash = $3";
 
 const LET_GO: &str = "
 UPDATE idem_records
@@ -415,9 +439,3 @@ WHERE scope = $1
     AND key_hash = $3
     AND state >= $4
     AND lease_until <= time.now";
-
-const FORGET: &str = "
-DELETE FROM idem_steps
-WHERE scope = $1
-    AND operation = $2
-    AND key_hash = $3";

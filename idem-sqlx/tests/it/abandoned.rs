@@ -240,6 +240,23 @@ both! {
         assert_eq!((office.prepared(), office.tried()), (3, 4));
     }
 
+    async fn r32_however_often_the_handler_tries_it_begins_nothing(db) {
+        let (store, office) = (db.store(4).await, Office::failing(1));
+        assert!(mails::send(&store, &mail("k", "u1"), &office).await.is_err());
+        let kinds = std::sync::Mutex::new(Vec::new());
+        let handle = async |mail: Mail| {
+            db.expire().await;
+            for _ in 0..3 {
+                let sent = mails::send(&store, &mail, &office).await;
+                kinds.lock().expect("kinds").push(sent.err().map(|error| error.kind()));
+            }
+            Err::<(), ()>(())
+        };
+        assert_eq!(counts(store.resume_abandoned("mails.send", handle).await.expect("an answer")), (0, 1));
+        assert_eq!(kinds.into_inner().expect("kinds"), [Some(Kind::NothingToResume); 3]);
+        assert_eq!((office.tried(), office.prepared()), (1, 1));
+    }
+
     async fn another_operations_runs_are_not_given_and_another_key_is_not_begun(db) {
         let (store, office) = (db.store(4).await, Office::failing(2));
         assert!(mails::send(&store, &mail("k", "u1"), &office).await.is_err());

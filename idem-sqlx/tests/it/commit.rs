@@ -200,7 +200,8 @@ async fn r16_postgres_each_commit_of_a_leased_run_may_be_lost() {
             let retried = async || postgres_steps::pay(&direct, "u1", &id, "order", &script).await.is_ok();
             eventually("the retry ran", retried).await;
             assert_eq!(db.effects().await - before, 2, "{id}: {:?}", script.steps());
-            assert!(script.keys().windows(2).all(|keys| keys[0] == keys[1]), "{id}");
+            // What answered is recorded, however often that takes.
+            assert_eq!(script.times("charge"), 1, "{id}");
             if proxy.struck() == struck {
                 proxy.at_next_commit(Fault::None);
                 assert!(first.is_ok(), "{id}: {first:?}");

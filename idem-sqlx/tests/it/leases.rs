@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use idem_core::{Error, Kind, idempotent, observe};
-use idem_sqlx::{PgSteps, PgTx};
+use idem_sqlx::{PgSteps, PgStore, PgTx};
 use sqlx::Executor;
+use sqlx::postgres::PgPoolOptions;
 
 use crate::client::eventually;
 use crate::pay::{Failed, Paid, kind, paid};
@@ -129,6 +130,21 @@ both! {
                 assert!(one.is_ok() || kind(&one) == Some(Kind::KeyInFlight), "{one:?}");
             }
             assert_eq!((script.attempts(), script.times("reserve"), script.times("confirm")), (vec![1, 1], 2, 1));
+        }
+    }
+
+    async fn r13_a_shutdown_waits_for_the_lease_of_a_dropped_run(db) {
+        let (store, script) = (db.store(4).await, Script::default());
+        for round in 0..20 {
+            let id = format!("k{round}");
+            script.act("charge", Act::Hang);
+            let dropped = tokio::select! {
+                result = steps::pay(&store, "u1", &id, "order", &script) => Some(result),
+                () = eventually("it hangs", async || script.is_hanging()) => None,
+            };
+            assert!(dropped.is_none(), "{dropped:?}");
+            store.drain().await;
+            assert_eq!(steps::pay(&store, "u1", &id, "order", &script).await.expect("given back"), paid());
         }
     }
 
@@ -317,4 +333,44 @@ async fn r07_postgres_who_comes_while_the_row_is_being_written_is_answered_all_t
     };
     let (result, ()) = tokio::join!(run, others);
     assert_eq!(result.expect("paid"), paid());
+}
+
+/// The statement that claims may still be waiting when nobody waits for it any more.
+#[tokio::test]
+async fn r13_postgres_a_claim_that_is_dropped_while_it_waits_bars_no_key() {
+    use crate::pay::postgres_steps as steps;
+    let db = crate::support::Postgres::create().await;
+    let (store, script) = (db.store(8).await, Script::default());
+    steps::pay(&store, "u1", "k", "order", &script).await.expect("paid");
+    let mut other = store.pool().begin().await.expect("a transaction");
+    other.execute("DELETE FROM idem_records").await.expect("a deletion that is not committed");
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    tokio::select! {
+        claimed = steps::pay(&store, "u1", "k", "order", &script) => panic!("{claimed:?}"),
+        () = eventually("the claim waits", async || db.number(waits).await == 1) => {}
+    }
+    other.commit().await.expect("a commit");
+    // Far less than a lease.
+    let retried = async || steps::pay(&store, "u1", "k", "order", &script).await.is_ok();
+    tokio::time::timeout(Duration::from_secs(10), eventually("the retry ran", retried)).await.expect("not barred");
+}
+
+/// Where the database's own level lets a statement see less than the primary key does.
+#[tokio::test]
+async fn r08_postgres_of_many_one_claims_under_every_level_of_the_database() {
+    use crate::pay::postgres_steps as steps;
+    let db = crate::support::Postgres::create().await;
+    for level in ["read committed", "repeatable read", "serializable"] {
+        let options = db.options().options([("default_transaction_isolation", level)]);
+        let pool = PgPoolOptions::new().max_connections(8).connect_with(options).await.expect("a pool");
+        let store = PgStore::new(pool);
+        for round in 0..20 {
+            let (script, id) = (Script::default(), format!("{level} {round}"));
+            let all = join_all((0..16).map(|_| steps::pay(&store, "u1", &id, "order", &script))).await;
+            for one in all {
+                assert!(one.is_ok() || kind(&one) == Some(Kind::KeyInFlight), "{one:?}");
+            }
+            assert_eq!((script.attempts(), script.times("charge")), (vec![1], 1), "{id}");
+        }
+    }
 }

@@ -5,8 +5,10 @@ use std::sync::atomic::Ordering;
 
 use axum::body::to_bytes;
 use axum::http::StatusCode;
-use idem_core::{Error, Fingerprint, Guard, Identity, Kind, Request, Start, Steps, Stored, begin, observe};
+use idem_core::{Error, Fingerprint, Guard, Identity, Kind, Request, Start, Steps, Stored, begin, idempotent, observe};
+use idem_sqlx::{PgSteps, PgTx};
 use serde::{Deserialize, Serialize};
+use sqlx::Executor;
 use tower::ServiceExt;
 
 use crate::cancel::{GivenUp, polled};
@@ -139,6 +141,33 @@ macro_rules! orders {
                 let charge = tokio::time::timeout(std::time::Duration::from_millis(200), steps.call("charge", charge));
                 charge.await.map_err(|_| Refused::Declined)?.map_err(|_| Refused::Declined)?;
                 Ok(1)
+            }
+
+            /// What is withdrawn from sale is not charged, and not sold.
+            #[idempotent(
+                key = id, scope = "test", operation = "undo.withdrawn", fingerprint = id,
+                rejects = |refused| *refused == Refused::Declined
+            )]
+            pub async fn withdrawn(
+                steps: &mut $Steps,
+                id: &str,
+                script: &Arc<Script>,
+                then: Result<u32, Refused>,
+            ) -> Result<u32, Refused> {
+                let reserve = async |tx: &mut $Tx| write(tx, script, "reserve").await.map_err(|_| Refused::Failed);
+                steps.transaction("reserve", reserve).await?;
+                let of_undo = script.clone();
+                steps.undo("reserve", async move |tx| write(tx, &of_undo, "undo reserve").await);
+                if script.left_out.load(Ordering::SeqCst) {
+                    return then;
+                }
+                let name = if script.changed.load(Ordering::SeqCst) { "another charge" } else { "charge" };
+                let charge = async |key: StepKey| script.enter("charge", key.as_str()).await.map(|_| ());
+                let charged = steps.call(name, async |key| charge(key).await.map_err(|_| Refused::Declined)).await;
+                match charged {
+                    Err(Refused::Declined) if then.is_ok() => Err(Refused::Failed),
+                    charged => charged.map(|()| 1),
+                }
             }
 
             /// It gives its one step up, and tries it again.
@@ -416,6 +445,44 @@ both! {
         assert_eq!(script.times("charge"), 4);
     }
 
+    async fn r14_a_call_that_an_earlier_attempt_has_made_is_not_rejected_over(db) {
+        let (store, declined) = (db.store(4).await, Err(Refused::Declined));
+        for act in [Act::Hang, Act::Fail] {
+            let (script, id) = (Arc::new(Script::default()), format!("{act:?}"));
+            let before = (db.effects().await, undone(&db).await);
+            script.act("charge", act);
+            // It dies in the call, or gets an answer that it takes for none, and is released.
+            tokio::select! {
+                result = orders::withdrawn(&store, &id, &script, Ok(1)) => assert_eq!(result, Err(Refused::Failed)),
+                () = eventually("it hangs", async || script.is_hanging()) => {}
+            }
+            store.drain().await;
+            // The next one does not come so far.
+            script.left_out.store(true, Ordering::SeqCst);
+            let rejected = orders::withdrawn(&store, &id, &script, declined.clone()).await;
+            assert_eq!(rejected, refused(Kind::OutcomeUnknown), "{act:?}");
+            assert_eq!(orders::withdrawn(&store, &id, &script, Ok(2)).await, refused(Kind::StepMismatch), "{act:?}");
+            // Or goes another way.
+            script.left_out.store(false, Ordering::SeqCst);
+            script.changed.store(true, Ordering::SeqCst);
+            assert_eq!(orders::withdrawn(&store, &id, &script, Ok(1)).await, refused(Kind::StepMismatch), "{act:?}");
+            script.changed.store(false, Ordering::SeqCst);
+            assert_eq!((undone(&db).await, script.times("charge")), (before.1, 1), "{act:?}");
+            // It makes the call again, and has its answer.
+            if act == Act::Hang {
+                assert_eq!(orders::withdrawn(&store, &id, &script, Ok(1)).await, Ok(1));
+                assert_eq!((undone(&db).await, db.effects().await), (before.1, before.0 + 1));
+            } else {
+                script.act("charge", Act::Fail);
+                assert_eq!(orders::withdrawn(&store, &id, &script, declined.clone()).await, declined);
+                assert_eq!((undone(&db).await, db.effects().await), (before.1 + 1, before.0 + 2));
+            }
+            let keys = script.keys();
+            assert_eq!((keys.len(), &keys[0]), (2, &keys[1]), "{act:?}");
+            assert_eq!(db.number(STEPS).await, 0);
+        }
+    }
+
     async fn r16_a_step_that_ended_its_transaction_and_was_given_up_is_not_entered_again(db) {
         let (store, script) = (db.store(4).await, Arc::new(Script::default()));
         script.act("reserve", Act::CommitAndHang);
@@ -514,4 +581,31 @@ both! {
         };
         assert_eq!(why.read::<String>().expect("a text"), "no");
     }
+}
+
+#[idempotent(
+    key = id, scope = "test", operation = "undo.careless", fingerprint = id,
+    rejects = |refused| *refused == Refused::Declined
+)]
+async fn careless(steps: &mut PgSteps, id: &str, is_careless: bool) -> Result<u32, Refused> {
+    let write =
+        async |tx: &mut PgTx| Ok::<_, Error>(tx.execute("INSERT INTO effects VALUES ('step', 'one')").await.is_ok());
+    steps.transaction("one", write).await?;
+    let undo = async move |tx: &mut PgTx| {
+        if is_careless {
+            _ = tx.execute("SELECT 1 / 0").await;
+        }
+        Ok::<_, Error>(())
+    };
+    steps.undo("one", undo);
+    Err(Refused::Declined)
+}
+
+/// It goes on as if its statement had not failed; the database does not.
+#[tokio::test]
+async fn r14_postgres_an_undo_whose_statement_failed_is_not_done() {
+    let db = crate::support::Postgres::create().await;
+    let store = db.store(4).await;
+    assert_eq!(careless(&store, "k", true).await, refused(Kind::UndoFailed));
+    assert_eq!(careless(&store, "k", false).await, Err(Refused::Declined));
 }
