@@ -81,7 +81,9 @@ fn check_no_self(signature: &Signature, errors: &mut Errors) {
     if let Some(FnArg::Receiver(receiver)) = signature.inputs.first() {
         errors.at(
             receiver,
-            "an Axum handler takes no `self`\nhelp: make it a free function and take what it needs as `State`",
+            "an Axum handler takes no `self`\n\
+             help: make it a free function and take what it needs as `State`; \
+             or, off the web, name its key, which makes it a plain function: `key = order.id`",
         );
         return;
     }
