@@ -36,7 +36,8 @@ impl<T: Serialize + ?Sized> Recordable for T {}
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be stored",
     label = "is not `Serialize` and `Deserialize`, or holds what is not",
-    note = "write `#[derive(serde::Serialize, serde::Deserialize)]` on it: a retry gets what the first call has returned"
+    note = "write `#[derive(serde::Serialize, serde::Deserialize)]` on it: a retry gets what the first call has returned",
+    note = "an Axum handler whose key is an expression needs `axum` beside it: `axum, key = …`"
 )]
 pub trait Storable: Serialize + DeserializeOwned {}
 
@@ -47,7 +48,8 @@ impl<T: Serialize + DeserializeOwned> Storable for T {}
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot say that the call was refused",
     label = "is not `From<idem_core::Error>`",
-    note = "write `impl From<idem_core::Error> for {Self}`: a duplicate in flight, a reused key and an unreachable store are told apart by `kind()`"
+    note = "write `impl From<idem_core::Error> for {Self}`: a duplicate in flight, a reused key and an unreachable store are told apart by `kind()`",
+    note = "an Axum handler whose key is an expression needs `axum` beside it: `axum, key = …`"
 )]
 pub trait Refusal: From<Error> {}
 

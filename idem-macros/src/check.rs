@@ -133,7 +133,7 @@ impl Handler {
 pub(crate) fn check(args: &Args, mut errors: Errors, function: &Function) -> Result<Handler, Error> {
     let form = Form::of(args, function);
     let parameters = parameters(&function.signature);
-    let names = names::Names::of(&parameters, function.signature.receiver().is_some());
+    let names = names::Names::of(form, &parameters, function.signature.receiver().is_some());
     let handler = Handler {
         function: function.clone(),
         form,

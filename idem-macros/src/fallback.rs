@@ -15,12 +15,9 @@ use crate::parameters::{Role, parameters, role};
 pub(crate) fn expand(function: &Function, form: Form) -> TokenStream {
     let mut function = function.clone();
     function.attrs.retain(|attr| !is_ours(attr) && !outside::is_debug_handler(&attr.meta));
-    if form == Form::Plain {
+    // A method cannot stand inside another function, and a route cannot mention it: it was to be a plain one.
+    if form == Form::Plain || function.signature.receiver().is_some() {
         return plain(function);
-    }
-    if matches!(function.signature.inputs.first(), Some(FnArg::Receiver(_))) {
-        // A method cannot stand inside another function, and a route cannot mention it.
-        return function.into_token_stream();
     }
     let Function { vis, signature, body, .. } = &function;
     let parameters = parameters(signature);

@@ -105,9 +105,11 @@ use crate::variants::{Variant, variants};
 ///   method, and an associated function whose signature says `Self`, needs an `operation`. `observe` tells whether a
 ///   result was replayed.
 /// - A key that is blank or `None` is an error of the kind `KeyMissing`.
-/// - Other attributes stay; on a plain function, all of them see the store in the context's place. Of a handler, those on what Axum sees (documentation, lint levels, `#[axum::debug_handler]`) go to the
-///   outer function, all others (`#[tracing::instrument]`) to yours. Write `#[axum::debug_handler(state = …)]` *below*
-///   this one: above it, it sees `&mut PgTx`, which is no extractor.
+/// - Other attributes stay. Of a plain function, all of them see the store in the context's place; of a handler, those on
+///   what Axum sees (documentation, lint levels, `#[axum::debug_handler]`) go to the outer function, all others
+///   (`#[tracing::instrument]`) to yours. A macro above this one comes first, and sees the function as you wrote it: write
+///   `#[axum::debug_handler(state = …)]` *below*, since `&mut PgTx` is no extractor, and what makes items beside a handler,
+///   such as `#[utoipa::path]`, *above*, since below they would be inside it, where nobody finds them.
 ///
 /// # What it stands for
 ///
@@ -138,7 +140,8 @@ use crate::variants::{Variant, variants};
 ///   part of the commit: after a crash or a failed commit, a retry does it again.
 /// - A reply ends: `Sse` and `WebSocketUpgrade` are refused by name.
 /// - A future that is not `Send` cannot be run in a task of its own, and does not compile.
-/// - A handler is a free function, or an associated one without `self` and `Self`.
+/// - A handler is a free function, or an associated one without `self` and `Self`. In an `impl<B: Bank> Api<B>`, it cannot
+///   name `B`, since it goes into another function (rustc says E0401): make it a free one with a `B` of its own.
 /// - A plain function that calls another one holds two connections meanwhile. On SQLite the inner call waits for the
 ///   outer one's write lock, and fails as busy.
 /// - A context cannot be generic: its type decides how the handler runs.

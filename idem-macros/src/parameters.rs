@@ -3,10 +3,12 @@
 use quote::ToTokens;
 use syn::visit::{self, Visit};
 use syn::visit_mut::{self, VisitMut};
-use syn::{FnArg, GenericArgument, Ident, Pat, PatIdent, PatType, PathArguments, Signature, Type};
+use syn::{Attribute, FnArg, GenericArgument, Ident, Pat, PatIdent, PatType, PathArguments, Signature, Type};
 
 /// One parameter, and what it is for.
 pub(crate) struct Parameter {
+    /// Lint levels, for the most part: `#[cfg]` is decided before.
+    pub(crate) attrs: Vec<Attribute>,
     pub(crate) pat: Pat,
     pub(crate) ty: Type,
     pub(crate) role: Role,
@@ -53,7 +55,12 @@ pub(crate) fn parameters(signature: &Signature) -> Vec<Parameter> {
         FnArg::Receiver(_) => None,
     });
     typed
-        .map(|PatType { pat, ty, .. }| Parameter { pat: (**pat).clone(), ty: (**ty).clone(), role: role(ty) })
+        .map(|PatType { attrs, pat, ty, .. }| Parameter {
+            attrs: attrs.clone(),
+            pat: (**pat).clone(),
+            ty: (**ty).clone(),
+            role: role(ty),
+        })
         .collect()
 }
 

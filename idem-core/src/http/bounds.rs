@@ -12,7 +12,8 @@ use axum::response::IntoResponse;
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is no response",
     label = "is not `IntoResponse`",
-    note = "return it as JSON, `Json<…>`, or write `impl axum::response::IntoResponse` for it; of a `Result`, for its error, too"
+    note = "return it as JSON, `Json<…>`, or write `impl axum::response::IntoResponse` for it; of a `Result`, for its error, too",
+    note = "or, off the web, name its key, which makes it a plain function: `key = order.id`"
 )]
 pub trait Replies: IntoResponse {}
 

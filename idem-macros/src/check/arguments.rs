@@ -35,7 +35,10 @@ pub(super) fn scope(args: &Args, names: &Names, errors: &mut Errors) -> Scope {
         return Scope::Global;
     };
     match word(&arg.value).as_deref() {
-        Some("global") => return Scope::Global,
+        Some("global") => {
+            names.check_word(arg, "global", "all callers share one scope", errors);
+            return Scope::Global;
+        }
         Some("none" | "None") => {
             errors.at(
                 &arg.value,
@@ -129,6 +132,7 @@ pub(super) fn fingerprint(args: &Args, names: &Names, errors: &mut Errors) -> Fi
         return Fingerprint::Default;
     };
     if word(&arg.value).is_some_and(|word| word == "none") {
+        names.check_word(arg, "none", "nothing is compared", errors);
         return Fingerprint::None;
     }
     if matches!(plain(&arg.value), Expr::Lit(_)) || word(&arg.value).is_some_and(|word| word == "None") {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use proc_macro2::Span;
 use quote::ToTokens;
 use syn::ext::IdentExt;
 use syn::visit::{self, Visit};
@@ -10,6 +11,7 @@ use syn::{
     PatIdent,
 };
 
+use super::Form;
 use crate::args::Arg;
 use crate::errors::{Errors, any_of};
 use crate::nearest::nearest;
@@ -17,29 +19,34 @@ use crate::parameters::{Parameter, Role};
 
 /// What an expression may name, and what it may not.
 pub(super) struct Names {
-    bound: Vec<String>,
-    context: Vec<String>,
+    form: Form,
+    bound: Vec<Ident>,
+    context: Vec<Ident>,
     all_known: bool,
 }
 
 impl Names {
-    pub(super) fn of(parameters: &[Parameter], has_self: bool) -> Self {
-        let names = |of_context| -> Vec<String> {
+    pub(super) fn of(form: Form, parameters: &[Parameter], has_self: bool) -> Self {
+        let names = |of_context| -> Vec<Ident> {
             let wanted =
                 parameters.iter().filter(move |parameter| matches!(parameter.role, Role::Extractor) != of_context);
-            wanted.flat_map(Parameter::names).map(|name| name.unraw().to_string()).collect()
+            wanted.flat_map(Parameter::names).map(|name| name.unraw()).collect()
         };
-        let bound = names(false).into_iter().chain(has_self.then(|| "self".to_owned())).collect();
-        Self { bound, context: names(true), all_known: !parameters.iter().any(Parameter::binds_unknown_names) }
+        let bound = names(false).into_iter().chain(has_self.then(|| Ident::new("self", Span::call_site()))).collect();
+        Self { form, bound, context: names(true), all_known: !parameters.iter().any(Parameter::binds_unknown_names) }
     }
 
     /// Reports every name in the argument's value that can only be meant for a parameter and is none.
     pub(super) fn check(&self, arg: &Arg, errors: &mut Errors) {
         let name = &arg.name;
+        let help = match self.form {
+            Form::Axum => "do it in an extractor, and name what that gives",
+            Form::Plain => "do it before the call, and pass what that gives as an argument",
+        };
         Leaving(|token: &dyn ToTokens, what| {
             errors.at(
                 token,
-                format!("`{what}` cannot stand in `{name}`, which is evaluated outside the handler\nhelp: do it in an extractor, and name what that gives"),
+                format!("`{what}` cannot stand in `{name}`, which is evaluated outside the handler\nhelp: {help}"),
             );
         })
         .visit_expr(&arg.value);
@@ -50,7 +57,7 @@ impl Names {
         mentioned.visit_expr(&arg.value);
 
         for name in mentioned.0 {
-            let word = name.unraw().to_string();
+            let word = name.unraw();
             if self.context.contains(&word) {
                 errors.at(
                     &name,
@@ -60,13 +67,28 @@ impl Names {
                         self.parameters()
                     ),
                 );
-            } else if self.all_known && !self.bound.contains(&word) && !locals.0.contains(&word) {
-                let help = match nearest(&word, self.bound.iter().map(String::as_str)) {
+            } else if self.all_known && !self.bound.contains(&word) && !locals.0.contains(&word.to_string()) {
+                let bound: Vec<_> = self.bound.iter().map(ToString::to_string).collect();
+                let help = match nearest(&word.to_string(), bound.iter().map(String::as_str)) {
                     Some(name) => format!("did you mean `{name}`?"),
                     None => self.parameters(),
                 };
                 errors.at(&name, format!("no parameter named `{word}`\nhelp: {help}"));
             }
+        }
+    }
+
+    /// Reports each parameter that is called like the argument's value where that is a word of the attribute's own.
+    pub(super) fn check_word(&self, arg: &Arg, word: &str, consequence: &str, errors: &mut Errors) {
+        for name in self.bound.iter().chain(&self.context).filter(|name| *name == word) {
+            errors.at(
+                name,
+                format!(
+                    "`{} = {word}` does not mean this parameter: {consequence}\n\
+                     help: rename the parameter, so that one can tell which is meant",
+                    arg.name
+                ),
+            );
         }
     }
 

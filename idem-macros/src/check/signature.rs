@@ -54,8 +54,23 @@ fn check_qualifiers(signature: &Signature, errors: &mut Errors) {
         refuse(variadic, "variadic", "name the parameters");
     }
     if signature.asyncness.is_none() && signature.constness.is_none() {
-        refuse(&signature.fn_token, "synchronous", "write `async fn`");
+        if returns_boxed_future(signature) {
+            errors.at(
+                signature.fn_token,
+                "`#[idempotent]` goes on an `async fn`, not on what `#[async_trait]` or another macro has made of one\n\
+                 help: put it on an `async fn` of the type's own `impl`, and call that in the trait's method",
+            );
+        } else {
+            refuse(&signature.fn_token, "synchronous", "write `async fn`");
+        }
     }
+}
+
+/// Whether it returns a `Pin<Box<dyn Future<…>>>`, by whatever paths.
+fn returns_boxed_future(signature: &Signature) -> bool {
+    // rustc writes tokens with line breaks.
+    let output: String = signature.output.to_token_stream().to_string().split_whitespace().collect();
+    ["Pin<", "Box<dyn", "Future<"].iter().all(|part| output.contains(part))
 }
 
 /// A method shares what it is called on: with a call that waits, and with the retry.
@@ -81,7 +96,9 @@ fn check_no_self(signature: &Signature, errors: &mut Errors) {
     if let Some(FnArg::Receiver(receiver)) = signature.inputs.first() {
         errors.at(
             receiver,
-            "an Axum handler takes no `self`\nhelp: make it a free function and take what it needs as `State`",
+            "an Axum handler takes no `self`\n\
+             help: make it a free function and take what it needs as `State`; \
+             or, off the web, name its key, which makes it a plain function: `key = order.id`",
         );
         return;
     }

@@ -29,7 +29,7 @@ use crate::parameters::{Parameter, Role, plain};
 ///     match #private::enter::<#context, _>(#store, &__IDEM_POLICY, __idem_named, &__idem_codec).await {
 ///         Entered::Over(__idem_answer) => __idem_answer,
 ///         Entered::Run(mut __idem_run) => {
-///             let mut __idem_body = async move |tx: &mut PgTx| -> Result<Stock, StockError> { … };
+///             let mut __idem_body = async move |tx: &mut PgTx| -> Result<Stock, StockError> { { … } };
 ///             let __idem_lost = Context::lost(&*__idem_run);
 ///             let __idem_body = __idem_body(&mut *__idem_run);
 ///             let __idem_answer = answer(__idem_lost, __idem_body).await;
@@ -40,7 +40,8 @@ use crate::parameters::{Parameter, Role, plain};
 /// }
 /// ```
 ///
-/// A closure and not a function inside, as it is for Axum: a method's body says `self`.
+/// A closure and not a function inside, as it is for Axum: a method's body says `self`. In a block of its own, since a
+/// closure's body cannot begin with `#![…]`.
 pub(super) fn expand(handler: &Handler) -> TokenStream {
     let Handler { function, context, .. } = handler;
     let Function { attrs, vis, signature, body } = function;
@@ -76,7 +77,6 @@ pub(super) fn expand(handler: &Handler) -> TokenStream {
     let named = named(handler);
     let lent = lent(handler);
     let moved = moved(handler);
-    let body = if moved.is_empty() { body.to_token_stream() } else { quote!({ #moved #body }) };
 
     let whole = quote_spanned! {Span::mixed_site()=>
         static __IDEM_POLICY: #private::Policy = #policy;
@@ -87,7 +87,7 @@ pub(super) fn expand(handler: &Handler) -> TokenStream {
             #private::Entered::Run(mut __idem_run) => {
                 // A body that changes an argument makes it a closure that is called by `&mut`.
                 #[allow(unused_mut)]
-                let mut __idem_body = async move |#lent| -> #output #body;
+                let mut __idem_body = async move |#lent| -> #output { #moved #body };
                 let __idem_lost = #private::Context::lost(&*__idem_run);
                 let __idem_body = __idem_body(&mut *__idem_run);
                 let __idem_answer = #private::answer(__idem_lost, __idem_body).await;
@@ -136,8 +136,8 @@ fn inputs(handler: &Handler) -> TokenStream {
     let typed = handler.parameters.iter().map(|parameter| match &parameter.role {
         Role::Extractor => {
             let name = named.next().map(|(name, _)| name);
-            let (pat, ty) = (&parameter.pat, &parameter.ty);
-            if is_name(pat) { quote!(#pat: #ty) } else { quote!(#name: #ty) }
+            let Parameter { attrs, pat, ty, .. } = parameter;
+            if is_name(pat) { quote!(#(#attrs)* #pat: #ty) } else { quote!(#name: #ty) }
         }
         Role::Context(context) | Role::Misused(context) => {
             let (store, private) = (store(handler), handler.private(at(context)));
@@ -169,18 +169,20 @@ fn store(handler: &Handler) -> TokenStream {
 /// The context as the body gets it, for as long as it runs.
 fn lent(handler: &Handler) -> TokenStream {
     let context = handler.parameters.iter().find(|parameter| matches!(parameter.role, Role::Context(_)));
-    let Some(Parameter { pat, ty, .. }) = context else { return TokenStream::new() };
+    let Some(Parameter { attrs, pat, ty, .. }) = context else { return TokenStream::new() };
     let mut ty = plain(ty).clone();
     if let Type::Reference(reference) = &mut ty {
         reference.lifetime = None;
     }
-    quote!(#pat: #ty)
+    quote!(#(#attrs)* #pat: #ty)
 }
 
 /// `let PATTERN = __idem_0;` for each parameter whose pattern stays with the body.
 fn moved(handler: &Handler) -> TokenStream {
     let patterns = outside::named(&handler.parameters).filter(|(_, parameter)| !is_name(&parameter.pat));
-    patterns.map(|(name, Parameter { pat, .. })| quote_spanned!(Span::mixed_site()=> let #pat = #name;)).collect()
+    patterns
+        .map(|(name, Parameter { attrs, pat, .. })| quote_spanned!(Span::mixed_site()=> #(#attrs)* let #pat = #name;))
+        .collect()
 }
 
 /// Whether the parameter can keep its name for callers.

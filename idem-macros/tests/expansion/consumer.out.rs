@@ -40,8 +40,10 @@ pub async fn on_shipped(
             let mut __idem_body = async move |
                 tx: &mut PgTx,
             | -> Result<Stock, StockError> {
-                let stock = take_out(tx, event).await?;
-                Ok(stock)
+                {
+                    let stock = take_out(tx, event).await?;
+                    Ok(stock)
+                }
             };
             let __idem_lost = ::idem_core::__private::Context::lost(&*__idem_run);
             let __idem_body = __idem_body(&mut *__idem_run);

@@ -11,5 +11,5 @@ impl Api {
 }
 
 fn main() {
-    let _ = Api::create_payment;
+    let _ = async |user: CurrentUser, store: &PgStore| Api.create_payment(user, store).await;
 }

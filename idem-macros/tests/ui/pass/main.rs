@@ -39,6 +39,7 @@ mod names_of_ours;
 mod no_prelude;
 mod path_query_state;
 mod patterns;
+mod plain_attributes;
 mod plain_functions;
 mod raw_identifiers;
 mod reexported_crate;
