@@ -71,6 +71,8 @@ use undo::{Failure, Undo};
 ///   forgotten when its `expires_at` is set.
 /// - The lease of a step that was given up is renewed until the database has ended it, for a minute at the most.
 /// - What a handler does between its steps is done again by each attempt.
+/// - A step that ends its transaction and begins another is not found out where the other one fails, or its connection is
+///   lost: the next attempt runs the step again.
 /// - A request that is not recorded (a `GET`, a missing key that may be missing) runs its steps without a record: each as
 ///   a transaction of its own, each call under a key that nobody else gets.
 pub struct Steps<H: Holder> {
@@ -185,7 +187,11 @@ impl<H: Holder> Steps<H> {
     /// }
     /// ```
     ///
-    /// The lease is renewed before the call, so that whoever has lost it does not call.
+    /// That the call is made is recorded before it is: whoever has lost the lease does not call, and no later attempt ends
+    /// without having made it again.
+    ///
+    /// A call that is not finished is made again however late the next attempt comes: until the `ttl` is over behind the
+    /// end of the last lease. The other side has to know the key for as long (Stripe: 24 hours at least).
     ///
     /// # Errors
     /// As for [`transaction`](Self::transaction). The call may have happened all the same; the next attempt makes it
@@ -234,7 +240,10 @@ impl<H: Holder> Steps<H> {
         const PAUSES: [u64; 6] = [0, 50, 100, 200, 400, 800];
         let (mut kept, mut is_in_doubt) = (Ok(()), false);
         for pause in PAUSES {
-            tokio::time::sleep(Duration::from_millis(pause)).await;
+            // A sleep of nothing takes a millisecond.
+            if pause > 0 {
+                tokio::time::sleep(Duration::from_millis(pause)).await;
+            }
             kept = match self.begin_alone().await {
                 Ok(open) => self.keep(open, step.clone()).await,
                 Err(error) => Err(error),
@@ -331,8 +340,10 @@ impl<H: Holder> Steps<H> {
     /// # Rules
     /// - Those of [`undo`](Self::undo). The key is another than the step's, and the same on every attempt: between the
     ///   call and its note a crash can make it happen again.
-    /// - Keep the record (`ttl`) for longer than the provider remembers keys. When it has expired the same request runs
-    ///   anew under the same keys, and a provider that remembers them answers with the charge that was refunded.
+    /// - It may wait for its retry for longer than the provider remembers keys. Let the provider refuse a second refund of
+    ///   one charge by itself.
+    /// - When the record has expired the same request runs anew under the same keys. A provider that still remembers them
+    ///   answers with the charge that was refunded: look at what it says of that.
     pub fn undo_call<E, F, R>(&mut self, step: &str, body: F)
     where
         E: Into<Failure>,
