@@ -30,6 +30,7 @@ pub(crate) const LIVE_LEASE_STAYS: &str = "nobody takes over a lease that is liv
 pub(crate) const LIVE_RECORD_STAYS: &str = "nobody replaces a record that counts by the store's clock";
 pub(crate) const OTHER_BODY_IS_NOT_SERVED: &str = "another body neither takes a run over nor gets its reply";
 pub(crate) const REJECTION_STANDS: &str = "a recorded rejection is what the record is completed with";
+pub(crate) const NO_REJECTION_OVER_A_CALL: &str = "no rejection is recorded over a call that nobody has an answer to";
 pub(crate) const NO_STEP_BEHIND_REJECTION: &str = "no step is entered behind a recorded rejection";
 pub(crate) const REJECTED_IS_UNDONE: &str = "a rejected record has all its finished steps undone";
 pub(crate) const SUCCESS_IS_NOT_UNDONE: &str = "a record that succeeds has no step undone";
@@ -267,6 +268,7 @@ impl Model for Leased {
             Expected::always(OTHER_BODY_IS_NOT_SERVED, |_, world| world.keeps(Broken::OtherBodyServed)),
             Expected::always(REJECTION_STANDS, |_, world| world.keeps(Broken::OtherEnding)),
             Expected::always(NO_STEP_BEHIND_REJECTION, |_, world| world.keeps(Broken::EnteredBehindRejection)),
+            Expected::always(NO_REJECTION_OVER_A_CALL, |_, world| world.keeps(Broken::RejectedOverCall)),
             Expected::always(REJECTED_IS_UNDONE, |_, world| world.keeps(Broken::NotUndone)),
             Expected::always(REJECTED_IS_NOT_FORGOTTEN, |_, world| world.keeps(Broken::RejectionForgotten)),
             Expected::always(SUCCESS_IS_NOT_UNDONE, |_, world| world.keeps(Broken::UndoneSuccess)),

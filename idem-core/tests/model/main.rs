@@ -24,9 +24,9 @@ use std::collections::BTreeSet;
 use stateright::{Checker, HasDiscoveries, Model};
 
 use leased::{
-    FINISHED_STEP_STAYS, LAST_IS_UNDONE_FIRST, LIVE_LEASE_STAYS, LIVE_RECORD_STAYS, Leased, NO_STEP_BEHIND_REJECTION,
-    ONE_COMPLETION, OTHER_BODY_IS_NOT_SERVED, REJECTED_IS_NOT_FORGOTTEN, REJECTED_IS_UNDONE, REJECTION_STANDS,
-    REPLY_IS_COMMITTED, STALE_CHANGES_NOTHING, SUCCESS_IS_NOT_UNDONE, UNDONE_ONCE,
+    FINISHED_STEP_STAYS, LAST_IS_UNDONE_FIRST, LIVE_LEASE_STAYS, LIVE_RECORD_STAYS, Leased, NO_REJECTION_OVER_A_CALL,
+    NO_STEP_BEHIND_REJECTION, ONE_COMPLETION, OTHER_BODY_IS_NOT_SERVED, REJECTED_IS_NOT_FORGOTTEN, REJECTED_IS_UNDONE,
+    REJECTION_STANDS, REPLY_IS_COMMITTED, STALE_CHANGES_NOTHING, SUCCESS_IS_NOT_UNDONE, UNDONE_ONCE,
 };
 use wrong::Wrong;
 
@@ -40,12 +40,12 @@ fn keeps_the_promises(model: Leased, states: usize) {
 
 #[test]
 fn r26_every_order_of_events_keeps_the_promises() {
-    keeps_the_promises(Leased::without_rejections(Wrong::Nothing), 236_047);
+    keeps_the_promises(Leased::without_rejections(Wrong::Nothing), 306_082);
 }
 
 #[test]
 fn r14_every_order_of_events_around_a_rejection_keeps_the_promises() {
-    keeps_the_promises(Leased::with_rejections(Wrong::Nothing), 101_366);
+    keeps_the_promises(Leased::with_rejections(Wrong::Nothing), 135_341);
 }
 
 /// A wrong variant is found out by each of these properties.
@@ -113,6 +113,16 @@ fn r14_a_rejection_that_is_not_looked_for_is_found_out() {
 #[test]
 fn r14_a_reply_of_ones_own_to_an_earlier_rejection_is_found_out() {
     found_out(Leased::with_rejections(Wrong::OwnReply), &[REJECTION_STANDS]);
+}
+
+#[test]
+fn r14_a_call_without_a_record_is_found_out() {
+    found_out(Leased::with_rejections(Wrong::CallNotRecorded), &[NO_REJECTION_OVER_A_CALL]);
+}
+
+#[test]
+fn r14_a_call_that_is_not_looked_for_is_found_out() {
+    found_out(Leased::with_rejections(Wrong::CallNotRead), &[NO_REJECTION_OVER_A_CALL]);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use idem_core::{Claim, Reply};
 
-use crate::store::{Ending, STEPS};
+use crate::store::{CALL, Ending, STEPS};
 
 /// What has become of the record since it was begun.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
@@ -12,6 +12,8 @@ pub(crate) struct Past {
     /// Which of the model's requests began it.
     pub(crate) asked: usize,
     finished: [bool; STEPS],
+    /// Whether the call was made, and is not finished.
+    made: bool,
     /// Whose rejection was recorded first.
     rejected: Option<Claim>,
     undone: [bool; STEPS],
@@ -44,6 +46,8 @@ pub(crate) enum Broken {
     UndoneSuccess,
     /// A record was completed otherwise than by the rejection that was recorded.
     OtherEnding,
+    /// A rejection was recorded over a call that was made, by a run that has no answer to it.
+    RejectedOverCall,
     /// A record was removed or replaced of which something was to be undone.
     RejectionForgotten,
     /// A lease was taken over that was live.
@@ -82,14 +86,17 @@ impl Past {
     pub(crate) fn enter(&mut self, step: usize) {
         self.note(Broken::Reentered, self.finished[step]);
         self.note(Broken::EnteredBehindRejection, self.rejected.is_some());
+        self.made |= step == CALL;
     }
 
     pub(crate) fn finish(&mut self, step: usize) {
         self.finished[step] = true;
+        self.made &= step != CALL;
     }
 
     /// A rejection is recorded. Only the first one counts.
-    pub(crate) fn reject(&mut self, by: Claim) {
+    pub(crate) fn reject(&mut self, by: Claim, heard: bool) {
+        self.note(Broken::RejectedOverCall, self.made && !heard && self.rejected.is_none());
         self.rejected.get_or_insert(by);
     }
 

@@ -3,7 +3,7 @@
 use idem_core::{Claim, Kind};
 
 use crate::leased::{Action, Client, Told};
-use crate::store::{Ending, Guard, STEPS, Store};
+use crate::store::{CALL, Ending, Guard, STEPS, Store};
 use crate::wrong::Wrong;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -12,6 +12,8 @@ pub(crate) struct Run {
     course: Course,
     /// Whether it is in the step at hand, or in the undo at hand.
     entered: bool,
+    /// Whether an earlier one has made the call, and nobody knows its answer.
+    made: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -33,7 +35,8 @@ impl Run {
             }
             _ => Course::On { next: store.kept.steps.iter().flatten().count() },
         };
-        Self { claim, course, entered: false }
+        let made = store.kept.made && wrong != Wrong::CallNotRead;
+        Self { claim, course, entered: false, made }
     }
 
     /// What it may do as the client `i`.
@@ -43,7 +46,8 @@ impl Run {
             Course::On { next: STEPS } | Course::Back { left: 0, .. } => Action::Finish(i),
             Course::On { .. } | Course::Back { .. } => Action::Enter(i),
         });
-        if rejects && matches!(self.course, Course::On { .. }) {
+        // Over the call of an earlier one only with an answer to its own.
+        if rejects && matches!(self.course, Course::On { .. }) && (self.entered || !self.made) {
             actions.push(Action::Reject(i));
         }
         actions.extend([Action::Renew(i), Action::Release(i), Action::Crash(i)]);
@@ -53,7 +57,7 @@ impl Run {
     pub(crate) fn act(self, store: &mut Store, action: Action, wrong: Wrong) -> Result<Client, Told> {
         let guard = wrong.guard(action, matches!(self.course, Course::Back { .. }));
         match action {
-            Action::Enter(_) => self.enter(store, guard),
+            Action::Enter(_) => self.enter(store, guard, wrong),
             Action::Keep(_) => self.keep(store, guard),
             Action::Reject(_) => self.reject(store, guard, wrong),
             Action::Finish(_) => match self.course {
@@ -70,13 +74,18 @@ impl Run {
         }
     }
 
-    fn enter(self, store: &mut Store, guard: Guard) -> Result<Client, Told> {
+    fn enter(self, store: &mut Store, guard: Guard, wrong: Wrong) -> Result<Client, Told> {
         let step = match self.course {
             Course::On { next } => next,
             Course::Back { left, .. } => left - 1,
         };
-        // The first step is a transaction, which looks; the second is a call, which renews. So are their undos.
-        let is_held = if step == 0 { store.held(self.claim, guard) } else { store.renew(self.claim, guard) };
+        // The first step is a transaction, which looks; the second is a call, which is recorded. So are their undos, but for
+        // that record: the undo of a call renews.
+        let is_held = match self.course {
+            _ if step != CALL => store.held(self.claim, guard),
+            Course::On { .. } => store.make(self.claim, guard, wrong != Wrong::CallNotRecorded),
+            Course::Back { .. } => store.renew(self.claim, guard),
+        };
         if is_held {
             match self.course {
                 Course::On { .. } => store.past.enter(step),
@@ -102,7 +111,7 @@ impl Run {
         }
         let is_held = match wrong {
             Wrong::RejectionNotRecorded => store.held(self.claim, guard),
-            _ => store.reject(self.claim, guard, left, wrong == Wrong::RejectionExpires),
+            _ => store.reject(self.claim, guard, left, wrong == Wrong::RejectionExpires, self.entered),
         };
         Self { course: Course::Back { by: self.claim, left }, entered: false, ..self }.if_held(is_held)
     }

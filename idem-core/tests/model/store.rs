@@ -1,7 +1,7 @@
 //! The store of the model: one record with its steps, and what `idem-sqlx` does to them.
 //!
-//! Each function is one atomic change with the guard of its namesake in `postgres/leases.rs`. A rejection and an
-//! undo are kept there as steps are, and for a rejection `reject_leased` comes on top.
+//! Each function is one atomic change with the guard of its namesake in `postgres/leases.rs`. A call that is made, a
+//! rejection and an undo are kept there as steps are.
 
 use bytes::Bytes;
 use idem_core::{Claim, Fingerprint, Format, Record, Reply, State, Timestamp};
@@ -19,6 +19,9 @@ const NEVER: Timestamp = Timestamp(i64::MAX);
 
 /// How many steps a run has. The first is a transaction, the second a call.
 pub(crate) const STEPS: usize = 2;
+
+/// Which of them is the call.
+pub(crate) const CALL: usize = 1;
 
 /// The database: its clock, and the rows of one identity.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -58,6 +61,8 @@ pub(crate) enum Ending {
 pub(crate) struct Kept {
     /// The finished steps, each with the claim that wrote it.
     pub(crate) steps: [Option<Claim>; STEPS],
+    /// Whether the call was made, and is not finished.
+    pub(crate) made: bool,
     pub(crate) rejection: Option<Rejection>,
     undone: [bool; STEPS],
 }
@@ -133,11 +138,20 @@ impl Store {
         self.update(claim, guard, |row, _, now| row.live_on(now))
     }
 
+    /// Records that the call is made, before it is.
+    pub(crate) fn make(&mut self, claim: Claim, guard: Guard, recorded: bool) -> bool {
+        self.update(claim, guard, |row, kept, now| {
+            row.live_on(now);
+            kept.made = recorded;
+        })
+    }
+
     /// Commits a step with its record.
     pub(crate) fn keep(&mut self, claim: Claim, guard: Guard, step: usize) -> bool {
         let kept = self.update(claim, guard, |row, kept, now| {
             row.live_on(now);
             kept.steps[step] = Some(claim);
+            kept.made &= step != CALL;
         });
         if kept {
             self.past.finish(step);
@@ -145,8 +159,9 @@ impl Store {
         kept
     }
 
-    /// Records that the run is rejected, and that its first steps are to be undone, as many as this.
-    pub(crate) fn reject(&mut self, claim: Claim, guard: Guard, undos: usize, expires: bool) -> bool {
+    /// Records that the run is rejected, and that its first steps are to be undone, as many as this. `heard` is whether the
+    /// step at hand has answered.
+    pub(crate) fn reject(&mut self, claim: Claim, guard: Guard, undos: usize, expires: bool, heard: bool) -> bool {
         let rejected = self.update(claim, guard, |row, kept, now| {
             row.live_on(now);
             if let Progress::Leased { is_rejected, .. } = &mut row.progress {
@@ -158,7 +173,7 @@ impl Store {
             kept.rejection = Some(Rejection { by: claim, undos });
         });
         if rejected {
-            self.past.reject(claim);
+            self.past.reject(claim, heard);
         }
         rejected
     }

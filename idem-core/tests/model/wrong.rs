@@ -27,6 +27,10 @@ pub(crate) enum Wrong {
     RejectionNotRead,
     /// Whoever goes on with a rejection completes it with its own reply.
     OwnReply,
+    /// A call is made without a record.
+    CallNotRecorded,
+    /// Whoever goes on does not look whether the call was made.
+    CallNotRead,
     /// An undo is recorded in the run of whoever holds the lease.
     UndoWithoutToken,
 }
