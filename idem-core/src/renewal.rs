@@ -95,8 +95,10 @@ impl Shared {
         *held_until = (*held_until).max(asked + self.duration);
     }
 
-    fn held_until(&self) -> Instant {
-        *self.held_until.lock().unwrap_or_else(PoisonError::into_inner)
+    /// How much of the lease is left, as far as we can know.
+    fn left(&self) -> Duration {
+        let held_until = *self.held_until.lock().unwrap_or_else(PoisonError::into_inner);
+        held_until.saturating_duration_since(Instant::now())
     }
 
     fn is_excluded(&self) -> bool {
@@ -109,38 +111,38 @@ where
     F: Future<Output = Result<(), Error>>,
 {
     let third = shared.duration / 3;
-    let mut pause = third;
+    let (mut pause, mut has_failed) = (third, false);
     loop {
         sleep(pause).await;
+        pause = third / 4;
         if shared.is_excluded() {
-            pause = third / 4;
+            has_failed = false;
             continue;
         }
-        let asked = Instant::now();
-        // One connection that does not answer must not cost the lease, nor keep the body running behind it.
-        let left = shared.held_until().saturating_duration_since(asked);
-        let limit = if left.is_zero() { third } else { third.min(left) };
-        let why = match timeout(limit, try_renew()).await {
+        // One try that does not answer must not cost the lease, and none keeps the body running behind its end. But we may
+        // have been stopped until then, and the store still say that it is ours.
+        let (asked, left) = (Instant::now(), shared.left());
+        let limit = if left.is_zero() && !has_failed { third } else { third.min(left) };
+        match timeout(limit, try_renew()).await {
             Ok(Ok(())) => {
                 shared.renewed(asked);
-                pause = third;
+                (pause, has_failed) = (third, false);
                 continue;
             }
-            Ok(Err(error)) if error.kind() == Kind::LeaseLost => Some(error),
-            Ok(Err(error)) => {
-                tracing::warn!(target: "idem", %error, "the lease was not renewed; trying again");
-                Some(error)
-            }
-            Err(_elapsed) => None,
-        };
-        let is_taken = why.is_some_and(|why| why.kind() == Kind::LeaseLost);
-        if is_taken || (Instant::now() >= shared.held_until() && !shared.is_excluded()) {
-            tracing::warn!(target: "idem", "the lease is lost; the run is given up");
-            shared.lost.send_replace(true);
-            return;
+            Ok(Err(error)) if error.kind() == Kind::LeaseLost => break,
+            Ok(Err(error)) => tracing::warn!(target: "idem", %error, "the lease was not renewed; trying again"),
+            Err(_elapsed) => tracing::warn!(target: "idem", "the lease was not renewed in time; trying again"),
         }
-        pause = third / 4;
+        has_failed = true;
+        if !shared.is_excluded() {
+            pause = pause.min(shared.left());
+            if pause.is_zero() {
+                break;
+            }
+        }
     }
+    tracing::warn!(target: "idem", "the lease is lost; the run is given up");
+    shared.lost.send_replace(true);
 }
 
 #[cfg(test)]
@@ -174,6 +176,21 @@ mod tests {
             Err(Error::new(Kind::StoreUnavailable))
         };
         assert_eq!(lost_after(try_renew).await, LEASE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn r25_a_store_that_fails_slowly_and_then_does_not_answer_neither() {
+        for failing in 1..LEASE.as_millis() as u64 / 10 {
+            let begin = Instant::now();
+            let try_renew = move || async move {
+                if begin.elapsed() >= LEASE {
+                    std::future::pending::<()>().await;
+                }
+                sleep(Duration::from_millis(failing)).await;
+                Err(Error::new(Kind::StoreUnavailable))
+            };
+            assert_eq!(lost_after(try_renew).await, LEASE, "{failing} ms");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -62,9 +62,9 @@ use undo::{Failure, Undo};
 ///
 /// # Limitations
 /// - A finished step without an undo stays as it is when the run is rejected. So does a call whose body failed: reject only
-///   on an answer that says that nothing was done. Where a call was given up, or answered and could not be recorded, in
-///   this attempt or an earlier one, a rejection is [`Kind::OutcomeUnknown`] until the call was made again, under the same
-///   key, and has answered: let nothing reject between a step and the call behind it.
+///   on an answer that says that nothing was done. Where a call was given up, or answered and could not be recorded, or was
+///   made by an earlier attempt and is not finished, a rejection is [`Kind::OutcomeUnknown`] until this attempt has made the
+///   call, under the same key, and has its answer: let nothing reject between a step and the call behind it.
 /// - A rejection that cannot be undone waits for its retry for ever: an undo that can never succeed answers `Ok` and leaves
 ///   the rest to people. Over HTTP only the client retries. What waits is found by
 ///   `SELECT * FROM idem_records WHERE state = 5 AND lease_until < now()` (on SQLite `unixepoch('subsec') * 1000000`), and
@@ -88,6 +88,8 @@ pub struct Steps<H: Holder> {
     /// The call that may have happened, in this attempt or an earlier one: its body has not said otherwise, and it is not
     /// kept.
     in_the_air: Option<String>,
+    /// Whether this attempt has not made it, and only an earlier one has.
+    is_owed: bool,
     /// Why no further step may run, if that is so.
     broken: Option<Kind>,
     /// What undoes them, by their names. In a mutex only so that `&Steps` may go to another thread.
@@ -124,6 +126,7 @@ impl<H: Holder> Steps<H> {
             passed: Vec::new(),
             unfinished: None,
             in_the_air: None,
+            is_owed: false,
             broken: None,
             undos: std::sync::Mutex::default(),
         }
@@ -187,8 +190,8 @@ impl<H: Holder> Steps<H> {
     /// }
     /// ```
     ///
-    /// That the call is made is recorded before it is: whoever has lost the lease does not call, and no later attempt ends
-    /// without having made it again.
+    /// That the call is made is recorded before it is: whoever has lost the lease does not call, and no later attempt is
+    /// completed or rejected without having made it again.
     ///
     /// A call that is not finished is made again however late the next attempt comes: until the `ttl` is over behind the
     /// end of the last lease. The other side has to know the key for as long (Stripe: 24 hours at least).
@@ -208,7 +211,7 @@ impl<H: Holder> Steps<H> {
         let nothing = Reply { format: Format(0), status: None, headers: Bytes::new(), body: Bytes::new() };
         let made = Step { position, name: name.to_owned(), form: StepForm::MADE, result: nothing };
         let seed = self.before_call(Some(made)).await?;
-        self.in_the_air = Some(name.to_owned());
+        (self.in_the_air, self.is_owed) = (Some(name.to_owned()), false);
         let answer = body(StepKey::of(&seed, name)).await;
         if answer.is_err() {
             self.in_the_air = None;
@@ -464,12 +467,12 @@ impl<H: Holder> Steps<H> {
             return Ok(());
         }
         let finished = self.run.as_ref().and_then(|run| run.recorded.get(self.passed.len()));
-        let made = self.in_the_air.as_ref().filter(|made| self.unfinished.as_ref() != Some(made));
+        let made = self.in_the_air.as_ref().filter(|_| self.is_owed);
         let words = match (finished, made) {
             (Some(Step { name, .. }), _) => {
                 format!("an earlier attempt has finished the step `{name}`, which this one has left out")
             }
-            (None, Some(name)) => format!("an earlier attempt has made the call `{name}`, which this one has left out"),
+            (None, Some(name)) => format!("an earlier attempt has made the call `{name}`, which this one has not"),
             (None, None) => return Ok(()),
         };
         self.noted(Err(Error::new(Kind::StepMismatch).caused_by(words)))

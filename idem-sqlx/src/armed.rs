@@ -21,16 +21,15 @@ impl<H: Holder> Drop for Armed<H> {
         let Some(holder) = self.0.take() else { return };
         // Without a runtime the lease ends by itself.
         if let Ok(runtime) = Handle::try_current() {
-            runtime.spawn(release(holder));
+            runtime.spawn(async move {
+                match holder.release().await {
+                    Ok(()) => {}
+                    Err(error) if error.kind() == Kind::LeaseLost => {}
+                    Err(error) => {
+                        tracing::debug!(target: "idem", %error, "a claim was not released; its lease ends by itself");
+                    }
+                }
+            });
         }
-    }
-}
-
-/// Releases a lease that nobody runs under, if it was got at all.
-pub(crate) async fn release(holder: impl Holder) {
-    match holder.release().await {
-        Ok(()) => {}
-        Err(error) if error.kind() == Kind::LeaseLost => {}
-        Err(error) => tracing::debug!(target: "idem", %error, "a claim was not released; its lease ends by itself"),
     }
 }

@@ -58,6 +58,7 @@ impl<H: Holder> Context for Steps<H> {
         }
         let made = run.recorded.pop_if(|last| last.form == StepForm::MADE);
         let mut steps = Self::of(store, Some(run));
+        steps.is_owed = made.is_some();
         steps.in_the_air = made.map(|made| made.name);
         Ok(Begun::Run(steps))
     }

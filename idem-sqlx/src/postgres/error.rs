@@ -37,11 +37,6 @@ pub(super) fn is_aborted(error: &sqlx::Error) -> bool {
     sqlstate(error).as_deref() == Some("25P02")
 }
 
-/// Somebody else has the row that is claimed, or has had it since this statement's snapshot.
-pub(super) fn is_taken(error: &sqlx::Error) -> bool {
-    matches!(sqlstate(error).as_deref(), Some("40001" | "55P03"))
-}
-
 /// A snapshot from before the conflicting row: only under the stricter isolation levels.
 pub(super) fn is_serialization_failure(error: &sqlx::Error) -> bool {
     sqlstate(error).as_deref() == Some("40001")

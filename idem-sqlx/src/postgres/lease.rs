@@ -8,15 +8,12 @@ use idem_core::{
     Abandoned, Claim, Error, Held, Holder, Kind, Lease, Outcome, Place, Recover, Request, Resumed, Step, Steps,
 };
 use serde::de::DeserializeOwned;
-use sqlx::postgres::PgConnection;
-use tokio::runtime::Handle;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
-use super::error::is_taken;
-use super::session::{Alone, CommitFailed, Session};
-use super::store::PgStore;
+use super::session::{CommitFailed, Session};
+use super::store::{Isolation, PgStore};
 use super::tx::{PgTx, find_out};
-use crate::armed::{Armed, release};
+use crate::armed::Armed;
 use crate::ended::barred;
 use crate::error::classify;
 use crate::retry;
@@ -54,7 +51,7 @@ pub struct PgLease {
     lease: Lease,
 }
 
-/// Nobody waits long for a row that somebody else has, with a connection in hand. What is one statement says so itself.
+/// Nobody waits long for a row that somebody else has, with a connection in hand.
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '500ms'";
 
 /// What came of one try to claim.
@@ -63,8 +60,10 @@ enum Claimed {
         attempt: u32,
         steps: Vec<Step>,
     },
-    /// Somebody else was first, or has the row: a run that is just ending, or a lost connection that the server waits for.
+    /// Somebody else was first.
     Taken,
+    /// Somebody has the row: a run that is just ending, or a lost connection that the server waits for.
+    Locked,
 }
 
 impl Holder for PgLease {
@@ -77,19 +76,22 @@ impl Holder for PgLease {
     async fn claim(store: &PgStore, request: &Request, lease: &Lease) -> Result<Held<Self>, Error> {
         let inner = store.inner();
         let holder = Self { store: store.clone(), request: request.clone(), claim: Claim::random()?, lease: *lease };
-        // Most requests come for the first time, and only the others are looked up: the key is the arbiter. To insert waits
-        // for whoever has the row; to look does not.
-        if Decision::Claim.within(lease) == Decision::Claim && holder.insert().await? {
-            return Ok(Held::Run { holder, attempt: 1, steps: Vec::new() });
-        }
-        for pause in retry::pauses() {
+        for (tries, pause) in retry::pauses().enumerate() {
             let mut session = Session::begin(&inner.pool, BEGIN).await?;
-            let (record, now) = inner.records.find(session.connection(), &request.identity).await?;
-            let claimed = match decide(record.as_ref(), request, now).within(lease) {
-                Decision::Replay(reply) => return Ok(Held::Replay(reply)),
-                Decision::Refuse(kind) => return Ok(Held::Refuse(kind)),
-                order => holder.carry_out(&mut session, &order).await?,
+            // Most requests come for the first time, and only the others are looked up: the key is the arbiter. To
+            // insert waits for whoever has the row; to look does not.
+            let mut claimed = match tries {
+                0 => holder.carry_out(&mut session, &Decision::Claim.within(lease)).await?,
+                _ => Claimed::Taken,
             };
+            if let Claimed::Taken = claimed {
+                let (record, now) = inner.records.find(session.connection(), &request.identity).await?;
+                claimed = match decide(record.as_ref(), request, now).within(lease) {
+                    Decision::Replay(reply) => return Ok(Held::Replay(reply)),
+                    Decision::Refuse(kind) => return Ok(Held::Refuse(kind)),
+                    order => holder.carry_out(&mut session, &order).await?,
+                };
+            }
             if let Claimed::Run { attempt, steps } = claimed {
                 let armed = Armed::new(holder);
                 session.commit(inner.commit_deadline).await?;
@@ -104,10 +106,13 @@ impl Holder for PgLease {
 
     async fn renew(&self) -> Result<(), Error> {
         let inner = self.store.inner();
-        let mut alone = Alone::begin(&inner.pool, inner.records).await?;
-        let renew = inner.records.renew(alone.connection(), &self.request, self.claim, &self.lease);
-        let renewed = timeout(inner.commit_deadline, renew).await;
-        if alone.end(renewed, inner.commit_deadline).await? { Ok(()) } else { Err(Error::new(Kind::LeaseLost)) }
+        let mut session = Session::begin(&inner.pool, BEGIN).await?;
+        let renewed = inner.records.renew(session.connection(), &self.request, self.claim, &self.lease);
+        if !renewed.await.map_err(classify)? {
+            return Err(Error::new(Kind::LeaseLost));
+        }
+        session.commit(inner.commit_deadline).await?;
+        Ok(())
     }
 
     async fn begin(&self) -> Result<PgTx, Error> {
@@ -126,27 +131,13 @@ impl Holder for PgLease {
 
     async fn keep(&self, tx: Option<PgTx>, step: &Step) -> Result<(), Error> {
         let inner = self.store.inner();
-        let kept = match tx {
-            Some(mut tx) => {
-                let began = tx.began.expect("a transaction of `begin`");
-                let keep = inner.records.keep(&mut tx, &self.request, self.claim, &self.lease, Some(began), step);
-                if !keep.await.map_err(classify)? {
-                    return Err(self.not_held(tx).await);
-                }
-                tx.take_session().commit(inner.commit_deadline).await
-            }
-            None => {
-                let mut alone = Alone::begin(&inner.pool, inner.records).await?;
-                let keep = inner.records.keep(alone.connection(), &self.request, self.claim, &self.lease, None, step);
-                let kept = timeout(inner.commit_deadline, keep).await;
-                match alone.end(kept, inner.commit_deadline).await {
-                    Ok(true) => Ok(()),
-                    Ok(false) => return Err(Error::new(Kind::LeaseLost)),
-                    Err(failed) => Err(failed),
-                }
-            }
-        };
-        match kept {
+        let mut tx = self.or_alone(tx).await?;
+        let began = tx.began;
+        let keep = inner.records.keep(&mut tx, &self.request, self.claim, &self.lease, began, step);
+        if !keep.await.map_err(classify)? {
+            return Err(self.not_held(tx).await);
+        }
+        match tx.take_session().commit(inner.commit_deadline).await {
             Ok(()) => Ok(()),
             Err(CommitFailed::Unknown(error)) => Err(Error::new(Kind::OutcomeUnknown).caused_by(error)),
             Err(refused) => Err(refused.into()),
@@ -155,27 +146,13 @@ impl Holder for PgLease {
 
     async fn finish(&self, tx: Option<PgTx>, outcome: &Outcome) -> Result<(), Error> {
         let inner = self.store.inner();
-        let finished = match tx {
-            Some(mut tx) => {
-                let began = tx.began.expect("a transaction of `begin`");
-                let finish = inner.records.finish(&mut tx, &self.request, self.claim, Some(began), outcome);
-                if !finish.await.map_err(classify)? {
-                    return Err(self.not_held(tx).await);
-                }
-                tx.take_session().commit(inner.commit_deadline).await
-            }
-            None => {
-                let mut alone = Alone::begin(&inner.pool, inner.records).await?;
-                let finish = inner.records.finish(alone.connection(), &self.request, self.claim, None, outcome);
-                let finished = timeout(inner.commit_deadline, finish).await;
-                match alone.end(finished, inner.commit_deadline).await {
-                    Ok(true) => Ok(()),
-                    Ok(false) => return Err(Error::new(Kind::LeaseLost)),
-                    Err(failed) => Err(failed),
-                }
-            }
-        };
-        match finished {
+        let mut tx = self.or_alone(tx).await?;
+        let began = tx.began;
+        let finish = inner.records.finish(&mut tx, &self.request, self.claim, began, outcome);
+        if !finish.await.map_err(classify)? {
+            return Err(self.not_held(tx).await);
+        }
+        match tx.take_session().commit(inner.commit_deadline).await {
             Ok(()) => Ok(()),
             Err(CommitFailed::Unknown(error)) => {
                 tracing::warn!(target: "idem", %error, "COMMIT did not answer; looking up what became of it");
@@ -188,11 +165,15 @@ impl Holder for PgLease {
 
     async fn undo(&self, mut tx: PgTx) -> Result<(), Error> {
         let records = self.store.inner().records;
-        let began = tx.began.map(|(began, _)| began);
+        let Some((began, _)) = tx.began else {
+            // It was lent to nobody.
+            tx.take_session().rollback().await;
+            return Ok(());
+        };
         // One that failed has not ended, and one that cannot be asked is lost.
-        let now = records.transaction_start(&mut tx).await.ok();
+        let now = records.transaction_start(&mut tx).await.unwrap_or(began);
         tx.take_session().rollback().await;
-        if now.is_none() || now == began { Ok(()) } else { Err(barred(|| self.bar()).await) }
+        if now == began { Ok(()) } else { Err(barred(|| self.bar()).await) }
     }
 
     async fn release(&self) -> Result<(), Error> {
@@ -209,23 +190,6 @@ impl Holder for PgLease {
 }
 
 impl PgLease {
-    /// Claims what nobody has claimed yet.
-    async fn insert(&self) -> Result<bool, Error> {
-        let inner = self.store.inner();
-        let mut inserting = Inserting { holder: self, alone: Some(Alone::begin(&inner.pool, inner.records).await?) };
-        let insert = inner.records.lease(inserting.connection(), &self.request, self.claim, &self.lease);
-        let inserted = timeout(inner.commit_deadline, insert).await;
-        match inserting.into_alone().end(inserted, inner.commit_deadline).await {
-            Ok(inserted) => Ok(inserted),
-            // It waited for too long, or the database's own level lets it see less than the primary key does.
-            Err(failed) if matches!(&failed, CommitFailed::Refused(error) if is_taken(error)) => Ok(false),
-            Err(failed) => {
-                drop(Armed::new(self.clone()));
-                Err(failed.into())
-            }
-        }
-    }
-
     async fn carry_out(&self, session: &mut Session, order: &Decision) -> Result<Claimed, Error> {
         let Self { store, request, claim, lease } = self;
         let records = store.inner().records;
@@ -241,7 +205,7 @@ impl PgLease {
         match is_claimed.map_err(classify) {
             Ok(true) => {}
             Ok(false) => return Ok(Claimed::Taken),
-            Err(error) if error.kind() == Kind::RetryLater => return Ok(Claimed::Taken),
+            Err(error) if error.kind() == Kind::RetryLater => return Ok(Claimed::Locked),
             Err(error) => return Err(error),
         }
         // A new record has none. One that an operator let begin again has, and counts from 1 again.
@@ -252,6 +216,14 @@ impl PgLease {
             _ => Vec::new(),
         };
         Ok(Claimed::Run { attempt, steps })
+    }
+
+    /// The transaction of a step, or one of its own.
+    async fn or_alone(&self, tx: Option<PgTx>) -> Result<PgTx, Error> {
+        match tx {
+            Some(tx) => Ok(tx),
+            None => PgTx::open_by(&self.store, Isolation::ReadCommitted.begin()).await,
+        }
     }
 
     /// The last statement found no row: somebody else holds the lease, or the step ended the transaction that it was
@@ -266,35 +238,6 @@ impl PgLease {
         let barred = inner.records.bar_leased(session.connection(), &self.request.identity, self.claim);
         barred.await.map_err(classify)?;
         session.commit(inner.commit_deadline).await.map_err(Error::from)
-    }
-}
-
-/// A claim under way in a statement that is a transaction by itself.
-struct Inserting<'a> {
-    holder: &'a PgLease,
-    alone: Option<Alone>,
-}
-
-impl Inserting<'_> {
-    fn connection(&mut self) -> &mut PgConnection {
-        self.alone.as_mut().expect("a connection until the statement has ended").connection()
-    }
-
-    fn into_alone(mut self) -> Alone {
-        self.alone.take().expect("a connection until the statement has ended")
-    }
-}
-
-impl Drop for Inserting<'_> {
-    fn drop(&mut self) {
-        // Nobody waits for the answer any more, and what is claimed behind the release would bar the key for a lease.
-        if let (Some(alone), Ok(runtime)) = (self.alone.take(), Handle::try_current()) {
-            let (holder, deadline) = (self.holder.clone(), self.holder.store.inner().commit_deadline);
-            runtime.spawn(async move {
-                alone.settle(deadline).await;
-                release(holder).await;
-            });
-        }
     }
 }
 

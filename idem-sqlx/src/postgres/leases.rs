@@ -217,8 +217,8 @@ impl Records {
     }
 }
 
-/// When the transaction of a step began, by the database's clock, and for how long it has been open. A statement that is
-/// a transaction by itself begins with itself.
+/// When the transaction of a step began, by the database's clock, and for how long it has been open. One that was lent to
+/// nobody has just begun.
 fn since(began: Option<(i64, Instant)>) -> (Option<i64>, Duration) {
     began.map_or((None, Duration::ZERO), |(began, at)| (Some(began), at.elapsed()))
 }
@@ -267,13 +267,11 @@ fn step(row: &PgRow) -> sqlx::Result<Step> {
     })
 }
 
-/// The limit is there before the row is waited for, and ends with the transaction, which may be the statement alone.
 const LEASE: &str = "
 WITH leased AS (
     INSERT INTO idem_records
         (scope, operation, key_hash, claim, state, fingerprint, attempt, lease_until, format, created_at, expires_at)
-    SELECT $1, $2, $3, $4, $5, $6, 1, now() + $7 * interval '1 second', 0, now(), now() + $8 * interval '1 second'
-    FROM (SELECT set_config('lock_timeout', '500ms', true)) AS patience
+    VALUES ($1, $2, $3, $4, $5, $6, 1, now() + $7 * interval '1 second', 0, now(), now() + $8 * interval '1 second')
     ON CONFLICT (scope, operation, key_hash) DO NOTHING
     RETURNING 1
 ), recorded AS (
@@ -358,7 +356,6 @@ const RENEW: &str = "
 UPDATE idem_records
 SET lease_until = greatest(lease_until, now() + $6 * interval '1 second'),
     expires_at = greatest(expires_at, now() + $7 * interval '1 second')
-FROM (SELECT set_config('lock_timeout', '500ms', true)) AS patience
 WHERE scope = $1
     AND operation = $2
     AND key_hash = $3

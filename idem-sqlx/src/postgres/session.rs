@@ -5,14 +5,12 @@ use std::time::Duration;
 use idem_core::{Error, Kind};
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnection, PgPool};
-use sqlx::{Connection, Database, Executor, Postgres, SqlSafeStr};
+use sqlx::{Database, Executor, Postgres, SqlSafeStr};
 use sqlx_core::transaction::TransactionManager;
 use tokio::runtime::Handle;
-use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
 use super::error::commit_was_refused;
-use super::records::Records;
 use crate::error::classify;
 
 type Manager = <Postgres as Database>::TransactionManager;
@@ -91,7 +89,8 @@ impl Session {
             }
             Err(_elapsed) => {
                 self.discard();
-                Err(CommitFailed::Unknown(no_answer()))
+                let error = std::io::Error::new(std::io::ErrorKind::TimedOut, "no answer to COMMIT in time");
+                Err(CommitFailed::Unknown(error.into()))
             }
         }
     }
@@ -108,69 +107,6 @@ impl Session {
             drop(connection.detach());
         }
     }
-}
-
-/// A connection for one statement that is a transaction by itself: one round trip where `BEGIN` and `COMMIT` make three.
-pub(super) enum Alone {
-    /// Autocommit.
-    Statement(PoolConnection<Postgres>),
-    /// A pooler in transaction mode needs the transaction around it.
-    Transaction(Session),
-}
-
-impl Alone {
-    pub(super) async fn begin(pool: &PgPool, records: Records) -> Result<Self, Error> {
-        if records.unnamed {
-            return Ok(Self::Transaction(Session::begin(pool, "BEGIN ISOLATION LEVEL READ COMMITTED").await?));
-        }
-        Ok(Self::Statement(pool.acquire().await.map_err(classify)?))
-    }
-
-    pub(super) fn connection(&mut self) -> &mut PgConnection {
-        match self {
-            Self::Statement(connection) => connection,
-            Self::Transaction(session) => session.connection(),
-        }
-    }
-
-    /// Waits until a statement that nobody waits for has ended.
-    pub(super) async fn settle(self, deadline: Duration) {
-        if let Self::Statement(mut connection) = self
-            && !matches!(timeout(deadline, connection.ping()).await, Ok(Ok(())))
-        {
-            drop(connection.detach());
-        }
-    }
-
-    /// Whether its statement, which has answered this, is kept.
-    pub(super) async fn end<T>(
-        self,
-        answer: Result<sqlx::Result<T>, Elapsed>,
-        deadline: Duration,
-    ) -> Result<T, CommitFailed> {
-        match (answer, self) {
-            (Ok(Ok(value)), Self::Statement(_)) => Ok(value),
-            (Ok(Ok(value)), Self::Transaction(session)) => session.commit(deadline).await.map(|()| value),
-            (Ok(Err(error)), Self::Transaction(_)) => Err(CommitFailed::Refused(error)),
-            (Ok(Err(error)), Self::Statement(_)) if commit_was_refused(&error) => Err(CommitFailed::Refused(error)),
-            (Ok(Err(error)), Self::Statement(connection)) => {
-                drop(connection.detach());
-                Err(CommitFailed::Unknown(error))
-            }
-            (Err(_elapsed), Self::Statement(connection)) => {
-                drop(connection.detach());
-                Err(CommitFailed::Unknown(no_answer()))
-            }
-            (Err(_elapsed), Self::Transaction(mut session)) => {
-                session.discard();
-                Err(CommitFailed::Refused(no_answer()))
-            }
-        }
-    }
-}
-
-fn no_answer() -> sqlx::Error {
-    std::io::Error::new(std::io::ErrorKind::TimedOut, "no answer to COMMIT in time").into()
 }
 
 impl Drop for Session {

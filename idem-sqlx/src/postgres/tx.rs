@@ -151,8 +151,11 @@ impl Context for PgTx {
 
 impl PgTx {
     pub(super) async fn open(store: &PgStore) -> Result<Self, Error> {
-        let inner = store.inner();
-        let session = Session::begin(&inner.pool, inner.begin).await?;
+        Self::open_by(store, store.inner().begin).await
+    }
+
+    pub(super) async fn open_by(store: &PgStore, begin: &'static str) -> Result<Self, Error> {
+        let session = Session::begin(&store.inner().pool, begin).await?;
         Ok(Self { store: store.clone(), session: Some(session), run: None, began: None })
     }
 

@@ -105,6 +105,9 @@ pub trait Database: Sized {
     /// Makes every completion fail with these words and a code that means nothing to the store.
     async fn refuse_completions(&self, words: &str);
 
+    /// Makes every record of a step fail, or no more.
+    async fn refuse_steps(&self, refuse: bool);
+
     /// How long the one record still counts.
     async fn seconds_to_live(&self) -> f64;
 
@@ -246,6 +249,13 @@ impl Database for Postgres {
         .await;
     }
 
+    async fn refuse_steps(&self, refuse: bool) {
+        let refusing = "CREATE OR REPLACE FUNCTION refuse_step() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN RAISE EXCEPTION 'no step'; END $$;
+            CREATE TRIGGER refuse_step BEFORE INSERT ON idem_steps FOR EACH ROW EXECUTE FUNCTION refuse_step()";
+        self.execute(if refuse { refusing } else { "DROP TRIGGER refuse_step ON idem_steps" }).await;
+    }
+
     async fn seconds_from_completion(&self) -> f64 {
         let sql = "SELECT extract(epoch FROM expires_at - completed_at)::float8 FROM idem_records";
         sqlx::query_scalar(sql).fetch_one(&self.pool).await.expect("one record")
@@ -370,6 +380,12 @@ impl Database for Sqlite {
             CREATE TRIGGER refuse BEFORE UPDATE ON idem_records BEGIN SELECT RAISE(ABORT, '{words}'); END"
         ))
         .await;
+    }
+
+    async fn refuse_steps(&self, refuse: bool) {
+        let refusing =
+            "CREATE TRIGGER refuse_step BEFORE INSERT ON idem_steps BEGIN SELECT RAISE(ABORT, 'no step'); END";
+        self.execute(if refuse { refusing } else { "DROP TRIGGER refuse_step" }).await;
     }
 
     async fn seconds_from_completion(&self) -> f64 {

@@ -170,6 +170,12 @@ macro_rules! orders {
                 }
             }
 
+            /// It lives with whatever comes of its call.
+            #[idempotent(key = id, scope = "test", operation = "undo.tolerant", fingerprint = id)]
+            pub async fn tolerant(steps: &mut $Steps, id: &str, script: &Script) -> Result<bool, Refused> {
+                Ok(enter(steps, "charge", script).await.is_ok())
+            }
+
             /// It gives its one step up, and tries it again.
             #[idempotent(key = id, scope = "test", operation = "undo.impatient", fingerprint = id)]
             pub async fn impatient(steps: &mut $Steps, id: &str, script: &Arc<Script>) -> Result<u32, Refused> {
@@ -481,6 +487,22 @@ both! {
             assert_eq!((keys.len(), &keys[0]), (2, &keys[1]), "{act:?}");
             assert_eq!(db.number(STEPS).await, 0);
         }
+    }
+
+    async fn r28_a_call_that_an_earlier_attempt_has_made_is_not_left_out_because_it_cannot_be_recorded(db) {
+        let (store, script) = (db.store(4).await, Arc::new(Script::default()));
+        script.act("charge", Act::Hang);
+        tokio::select! {
+            result = orders::tolerant(&store, "k", &script) => panic!("{result:?}"),
+            () = eventually("it hangs", async || script.is_hanging()) => {}
+        }
+        store.drain().await;
+        db.refuse_steps(true).await;
+        let tolerated = orders::tolerant(&store, "k", &script).await;
+        assert_eq!(tolerated, Err(Refused::Idem(Kind::StepMismatch.code().to_owned())));
+        db.refuse_steps(false).await;
+        assert_eq!(orders::tolerant(&store, "k", &script).await, Ok(true));
+        assert_eq!((script.times("charge"), db.number(STEPS).await), (2, 0));
     }
 
     async fn r16_a_step_that_ended_its_transaction_and_was_given_up_is_not_entered_again(db) {
