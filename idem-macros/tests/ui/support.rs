@@ -134,12 +134,18 @@ mod support {
             Ok(PgTx { store: self.store.clone(), request: Some(self.request.clone()), writes: 0 })
         }
 
-        async fn keep(&self, tx: PgTx, _: &Step) -> Result<(), Error> {
-            tx.finish_unrecorded(Disposition::Commit).await
+        async fn keep(&self, tx: Option<PgTx>, _: &Step) -> Result<(), Error> {
+            match tx {
+                Some(tx) => tx.finish_unrecorded(Disposition::Commit).await,
+                None => Ok(()),
+            }
         }
 
-        async fn finish(&self, tx: PgTx, outcome: &Outcome) -> Result<(), Error> {
-            tx.complete(outcome).await
+        async fn finish(&self, tx: Option<PgTx>, outcome: &Outcome) -> Result<(), Error> {
+            match tx {
+                Some(tx) => tx.complete(outcome).await,
+                None => self.begin().await?.complete(outcome).await,
+            }
         }
 
         async fn undo(&self, _: PgTx) -> Result<(), Error> {
