@@ -363,8 +363,7 @@ WHERE scope = $1
     AND operation = $2
     AND key_hash = $3
     AND claim = $4
-    AND state >= $5
-RETURNING 1;
+    AND state >= $5;
 INSERT INTO idem_steps
     (scope, operation, key_hash, claim, position, name, form, format, tag, body, attempt, created_at)
 SELECT $1, $2, $3, $4, $9, $10, $11, $12, $13, $14, attempt, time.now
@@ -384,7 +383,8 @@ SET name = excluded.name,
     attempt = excluded.attempt,
     created_at = excluded.created_at
 WHERE idem_steps.form = $15 AND (idem_steps.name = excluded.name OR excluded.form = $16)
-    OR idem_steps.claim = excluded.claim AND idem_steps.name = excluded.name AND idem_steps.form = excluded.form";
+    OR idem_steps.claim = excluded.claim AND idem_steps.name = excluded.name AND idem_steps.form = excluded.form
+RETURNING 1";
 
 const FINISH: &str = "
 RELEASE idem_run;
