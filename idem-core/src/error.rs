@@ -58,10 +58,11 @@ pub enum Kind {
     ReplyFailed,
     /// The stored record is corrupt or of a newer format. The request does not run again.
     RecordUnreadable,
-    /// What became of the run is not known, since the database did not answer. A retry finds it out.
+    /// What became of the run is not known, since the database did not answer, or a call that it has made has no answer
+    /// yet. A retry finds it out, if it makes that call again.
     OutcomeUnknown,
     /// The handler ended the transaction it was lent, now or in an earlier run. Something may have been kept; the key
-    /// does not run again.
+    /// does not run again until its record expires.
     TransactionEnded,
     /// A statement of the handler failed, the handler went on as if it had not, and the database refused to commit.
     TransactionAborted,
@@ -77,7 +78,8 @@ pub enum Kind {
     /// Its finished steps stay; the retry goes on behind them.
     LeaseLost,
     /// The steps of a leased run are not those that an earlier attempt has finished, or one stands there twice, or behind
-    /// one that failed, or an undo belongs to none. A mistake of the application.
+    /// one that failed, or one is left out that was finished, or a call that was made, or an undo belongs to none. A mistake
+    /// of the application.
     StepMismatch,
     /// A leased run was begun as often as it may be. It does not run again until an operator releases it, or its record
     /// expires.

@@ -93,7 +93,8 @@ pub enum Held<H> {
         holder: H,
         /// Which attempt this is: 1 is the first.
         attempt: u32,
-        /// The steps that earlier attempts have finished, in their order.
+        /// The steps that earlier attempts have kept, in their order: the last one may be a call that was
+        /// [made](StepForm::MADE).
         steps: Vec<Step>,
     },
     /// It ran: answer with this.
@@ -102,7 +103,7 @@ pub enum Held<H> {
     Refuse(crate::error::Kind),
 }
 
-/// A finished step, as it is stored.
+/// A step that is kept, as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
     /// Its place among the steps of the run: 0 is the first.

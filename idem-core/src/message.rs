@@ -22,8 +22,8 @@
 //!
 //! # Limitations
 //! - How often a message is delivered before the broker gives it up is the broker's setting. Kafka has none, so a message
-//!   that fails each time holds up its partition: there, what would is for the consumer to put aside, by a [`Failure`] of
-//!   its own. `store_failed` is such a one (a constraint that the message violates), and a panic, and `undo_failed` where
+//!   that fails each time holds up its partition: there, what would fail each time is for the consumer to put aside, by a
+//!   [`Failure`] of its own. `store_failed` is such a one (a constraint that the message violates), and a panic, and `undo_failed` where
 //!   an undo fails for good; sent again from there, the message goes on with what is left.
 //! - A message that comes again after its record has expired runs again. The `ttl` has to be longer than the broker keeps
 //!   messages, and longer than they lie in a dead-letter queue before somebody sends them again.

@@ -133,8 +133,8 @@ where
             Ok(Err(error)) => tracing::warn!(target: "idem", %error, "the lease was not renewed; trying again"),
             Err(_elapsed) => tracing::warn!(target: "idem", "the lease was not renewed in time; trying again"),
         }
-        has_failed = true;
-        if !shared.is_excluded() {
+        has_failed = !shared.is_excluded();
+        if has_failed {
             pause = pause.min(shared.left());
             if pause.is_zero() {
                 break;
@@ -147,6 +147,8 @@ where
 
 #[cfg(test)]
 mod tests {
+    use futures_util::future::BoxFuture;
+
     use super::*;
 
     const LEASE: Duration = Duration::from_secs(12);
@@ -198,10 +200,43 @@ mod tests {
         assert_eq!(lost_after(async || Err(Error::new(Kind::LeaseLost))).await, LEASE / 3);
     }
 
+    /// Answers so many tries, and then no more.
+    fn answering(tries: usize) -> impl Fn() -> BoxFuture<'static, Result<(), Error>> {
+        let left = AtomicUsize::new(tries);
+        move || match left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)) {
+            Ok(_) => Box::pin(async { Ok(()) }),
+            Err(_) => Box::pin(std::future::pending()),
+        }
+    }
+
     #[tokio::test(start_paused = true)]
-    async fn r25_a_lease_that_is_renewed_lives() {
-        let renewal = Renewal::start(LEASE, Instant::now(), async || Ok(()));
-        let lost = timeout(LEASE * 100, renewal.lost()).await;
-        assert!(lost.is_err() && !renewal.is_lost());
+    async fn r25_a_lease_that_is_renewed_lives_until_a_lease_behind_the_last_time() {
+        assert_eq!(lost_after(answering(30)).await, LEASE / 3 * 30 + LEASE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn r25_whoever_was_stopped_asks_once_more() {
+        for (answers, lost) in [(1, LEASE * 3), (0, LEASE * 2 + LEASE / 3)] {
+            let begin = Instant::now();
+            let renewal = Renewal::start(LEASE, begin, answering(answers));
+            // The whole process, behind the task's first look at the clock.
+            tokio::task::yield_now().await;
+            tokio::time::advance(LEASE * 2).await;
+            renewal.lost().await;
+            assert_eq!(begin.elapsed(), lost);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn r25_nobody_else_can_have_what_a_transaction_excludes_them_from() {
+        let begin = Instant::now();
+        let renewal = Renewal::start(LEASE, begin, answering(0));
+        let excluded = renewal.exclude();
+        sleep(LEASE * 3).await;
+        assert!(!renewal.is_lost());
+        drop(excluded);
+        renewal.lost().await;
+        // A pause, and one try.
+        assert!(begin.elapsed() <= LEASE * 3 + LEASE / 12 + LEASE / 3, "{:?}", begin.elapsed());
     }
 }

@@ -52,8 +52,8 @@ use undo::{Failure, Undo};
 ///   Until all is undone the record does not expire, and attempts do not count.
 /// - Behind a step that failed, or that the handler gave up, only the same one may be entered: another attempt might come
 ///   past it and go another way. A failure that the handler lives with is the step's result: `Ok(None)`, `Ok(Declined)`.
-/// - An attempt that ends without having come past all steps that an earlier one has finished, and to the call that it has
-///   made, is a [`Kind::StepMismatch`], too, and is not kept.
+/// - An attempt that would be completed without having come past all steps that an earlier one has finished, and to the call
+///   that it has made, is a [`Kind::StepMismatch`], too, and is not kept.
 ///
 /// # Cancel safety
 /// Dropped at any await, a step is finished or not begun, but for a foreign call, which may have happened. The lease is
@@ -251,21 +251,19 @@ impl<H: Holder> Steps<H> {
                 Ok(open) => self.keep(open, step.clone()).await,
                 Err(error) => Err(error),
             };
-            match kept.as_ref().err().map(Error::kind) {
-                Some(Kind::RetryLater | Kind::StoreUnavailable) => {}
-                Some(Kind::OutcomeUnknown) => is_in_doubt = true,
-                _ => return kept,
-            }
-            if self.is_lost() {
+            let Err(error) = kept else { return Ok(()) };
+            let may_help = matches!(error.kind(), Kind::RetryLater | Kind::StoreUnavailable | Kind::OutcomeUnknown);
+            is_in_doubt |= error.kind() == Kind::OutcomeUnknown;
+            // What an earlier try may have kept is not known not to be, whoever gives up the wait now.
+            kept = match is_in_doubt {
+                true => self.noted(Err(Error::new(Kind::OutcomeUnknown).caused_by(error))),
+                false => Err(error),
+            };
+            if !may_help || self.is_lost() {
                 break;
             }
         }
-        // What an earlier try may have kept is not known not to be.
-        if is_in_doubt {
-            self.noted(kept.map_err(|error| Error::new(Kind::OutcomeUnknown).caused_by(error)))
-        } else {
-            kept
-        }
+        kept
     }
 
     /// The last writes: they are committed with the reply. No step comes after it.

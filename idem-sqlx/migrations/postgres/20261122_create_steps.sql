@@ -1,4 +1,4 @@
--- One row for each finished step of a leased run that is not over.
+-- One row for each step that a leased run, while it is not over, has finished, or has made a call of.
 create table idem_steps (
     scope text collate "C" not null,
     operation text collate "C" not null,

@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::sleep;
 
 use super::session::{CommitFailed, Session};
-use super::store::{Isolation, PgStore};
+use super::store::PgStore;
 use super::tx::{PgTx, find_out};
 use crate::armed::Armed;
 use crate::ended::barred;
@@ -222,7 +222,7 @@ impl PgLease {
     async fn or_alone(&self, tx: Option<PgTx>) -> Result<PgTx, Error> {
         match tx {
             Some(tx) => Ok(tx),
-            None => PgTx::open_by(&self.store, Isolation::ReadCommitted.begin()).await,
+            None => PgTx::open_by(&self.store, BEGIN).await,
         }
     }
 

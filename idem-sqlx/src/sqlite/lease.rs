@@ -190,11 +190,15 @@ impl SqliteLease {
     }
 
     /// The transaction, where its last statement has found the lease held.
-    async fn held(&self, tx: SqliteTx, is_held: sqlx::Result<bool>) -> Result<SqliteTx, Error> {
+    async fn held(&self, mut tx: SqliteTx, is_held: sqlx::Result<bool>) -> Result<SqliteTx, Error> {
         match is_held {
             Ok(true) => Ok(tx),
             Ok(false) => Err(Error::new(Kind::LeaseLost)),
-            Err(error) if has_no_savepoint(&error) => Err(self.ended(tx).await),
+            // By the code it may be another mistake in the SQL. By the second savepoint it is told.
+            Err(error) if has_no_savepoint(&error) => match is_whole(&mut tx).await {
+                Ok(false) => Err(self.ended(tx).await),
+                _ => Err(classify(error)),
+            },
             Err(error) => Err(classify(error)),
         }
     }

@@ -19,7 +19,8 @@ const PLENTY: i64 = 1_000_000_000;
 /// The database's clock counts milliseconds on SQLite, and the provider's microseconds.
 const ROUNDING: i64 = 2_000;
 
-/// Each finished step, with the client's key and when it was finished: the steps themselves go with their run's end.
+/// Each finished step, with the client's key and when it was finished: the steps themselves go with their run's end. A
+/// call is inserted when it is made (form 6), and becomes a finished step by an update.
 #[cfg(feature = "postgres")]
 const STEP_LOG: &str = "
 CREATE TABLE step_log (number bigint GENERATED ALWAYS AS IDENTITY, key_hash text, form bigint, name text, at bigint);
@@ -29,11 +30,18 @@ BEGIN
     VALUES (encode(NEW.key_hash, 'hex'), NEW.form, NEW.name, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint);
     RETURN NEW;
 END $$;
-CREATE TRIGGER log_step AFTER INSERT ON idem_steps FOR EACH ROW EXECUTE FUNCTION log_step();";
+CREATE TRIGGER log_step AFTER INSERT ON idem_steps FOR EACH ROW WHEN (NEW.form <> 6) EXECUTE FUNCTION log_step();
+CREATE TRIGGER log_call AFTER UPDATE ON idem_steps FOR EACH ROW WHEN (OLD.form = 6 AND NEW.form <> 6)
+    EXECUTE FUNCTION log_step();";
 #[cfg(not(feature = "postgres"))]
 const STEP_LOG: &str = "
 CREATE TABLE step_log (number integer PRIMARY KEY, key_hash text, form integer, name text, at integer);
-CREATE TRIGGER log_step AFTER INSERT ON idem_steps BEGIN
+CREATE TRIGGER log_step AFTER INSERT ON idem_steps WHEN NEW.form <> 6 BEGIN
+    INSERT INTO step_log (key_hash, form, name, at) VALUES (
+        lower(hex(NEW.key_hash)), NEW.form, NEW.name, CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER)
+    );
+END;
+CREATE TRIGGER log_call AFTER UPDATE ON idem_steps WHEN OLD.form = 6 AND NEW.form <> 6 BEGIN
     INSERT INTO step_log (key_hash, form, name, at) VALUES (
         lower(hex(NEW.key_hash)), NEW.form, NEW.name, CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER)
     );
