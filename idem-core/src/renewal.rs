@@ -159,7 +159,7 @@ mod tests {
     {
         let asked = Instant::now();
         let renewal = Renewal::start(LEASE, asked, try_renew);
-        renewal.lost().await;
+        timeout(LEASE * 100, renewal.lost()).await.expect("it is lost");
         asked.elapsed()
     }
 
