@@ -208,8 +208,7 @@ impl<H: Holder> Steps<H> {
             Entered::Finished(value) => return Ok(self.read(name, &value)?),
             Entered::Run(position) => position,
         };
-        let nothing = Reply { format: Format(0), status: None, headers: Bytes::new(), body: Bytes::new() };
-        let made = Step { position, name: name.to_owned(), form: StepForm::MADE, result: nothing };
+        let made = Step { position, name: name.to_owned(), form: StepForm::MADE, result: nothing() };
         let seed = self.before_call(Some(made)).await?;
         (self.in_the_air, self.is_owed) = (Some(name.to_owned()), false);
         let answer = body(StepKey::of(&seed, name)).await;
@@ -553,6 +552,11 @@ impl<H: Holder> Steps<H> {
                 .because("the result of a step is over the store's limit; the step was not kept")),
         }
     }
+}
+
+/// The result of what has none.
+fn nothing() -> Reply {
+    Reply { format: Format(0), status: None, headers: Bytes::new(), body: Bytes::new() }
 }
 
 impl<H: Holder> fmt::Debug for Steps<H> {

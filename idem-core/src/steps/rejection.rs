@@ -1,11 +1,12 @@
 //! A rejection that has something to undo, as it is recorded before the first undo.
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, BytesMut};
 use serde::{Deserialize, Serialize};
 
+use super::nothing;
 use crate::error::{Error, Kind};
 use crate::holder::{Step, StepForm};
-use crate::record::{Format, Outcome, Reply};
+use crate::record::{Outcome, Reply};
 
 /// What a run was rejected with, and what is to be undone for it.
 ///
@@ -49,10 +50,9 @@ impl Rejection {
 
     /// As it is recorded: in the place before its first undo.
     pub(super) fn step(&self) -> Result<Step, Error> {
-        let none = || Reply { format: Format(0), status: None, headers: Bytes::new(), body: Bytes::new() };
         let (reply, is_oversized) = match &self.outcome {
             Outcome::Reply(reply) => (reply.clone(), false),
-            Outcome::Oversized => (none(), true),
+            Outcome::Oversized => (nothing(), true),
         };
         let head = Head { undos: self.undos.clone(), is_oversized, status: reply.status };
         let head = serde_json::to_vec(&head).map_err(|error| Error::new(Kind::ReplyFailed).caused_by(error))?;
@@ -85,7 +85,10 @@ impl Rejection {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
+    use crate::record::Format;
 
     fn rejections() -> [Rejection; 2] {
         let body = Bytes::from_static(b"declined");

@@ -3,15 +3,14 @@
 use std::error::Error as StdError;
 use std::future::Future;
 
-use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
 use super::rejection::Rejection;
-use super::{StepKey, Steps};
+use super::{StepKey, Steps, nothing};
 use crate::catch::catch;
 use crate::error::{Error, Kind};
 use crate::holder::{Holder, Step, StepForm};
-use crate::record::{Format, Outcome, Reply};
+use crate::record::Outcome;
 use crate::run::unless;
 use crate::store::Context;
 
@@ -115,8 +114,7 @@ impl<H: Holder> Steps<H> {
             return Err(failed("this attempt has not registered its undo".into()));
         };
         let (_, undo) = self.undos().swap_remove(at);
-        let nothing = Reply { format: Format(0), status: None, headers: Bytes::new(), body: Bytes::new() };
-        let undone = Step { position, name: name.to_owned(), form: StepForm::UNDO, result: nothing };
+        let undone = Step { position, name: name.to_owned(), form: StepForm::UNDO, result: nothing() };
         match undo {
             Undo::Transaction(body) => {
                 let mut open = self.begin().await?;

@@ -14,8 +14,7 @@ use super::records::{Records, bind_identity};
 use crate::row;
 
 impl Records {
-    /// Inserts a leased record, with what the run is begun with, if that is to be recorded. Where there was none there
-    /// are no steps: they go with their record.
+    /// Inserts a leased record. Where there was none there are no steps: they go with their record.
     pub(super) async fn lease(
         self,
         connection: &mut PgConnection,
@@ -23,12 +22,12 @@ impl Records {
         claim: Claim,
         lease: &Lease,
     ) -> sqlx::Result<bool> {
-        let query = bind_lease(self.query(LEASE), request, claim, lease)
-            .bind(row::INPUT_POSITION)
-            .bind(StepForm::INPUT.0)
-            .bind(Format::VALUE.0)
-            .bind(request.input.as_ref().map(|input| input.0.as_ref()));
-        Ok(query.fetch_optional(connection).await?.is_some())
+        let query = bind_lease(self.query(LEASE), request, claim, lease);
+        let leased = query.execute(&mut *connection).await?.rows_affected() == 1;
+        if leased {
+            self.record_input(connection, request, claim).await?;
+        }
+        Ok(leased)
     }
 
     /// Takes the place of an expired record, if it is still the one that was seen.
@@ -268,20 +267,10 @@ fn step(row: &PgRow) -> sqlx::Result<Step> {
 }
 
 const LEASE: &str = "
-WITH leased AS (
-    INSERT INTO idem_records
-        (scope, operation, key_hash, claim, state, fingerprint, attempt, lease_until, format, created_at, expires_at)
-    VALUES ($1, $2, $3, $4, $5, $6, 1, now() + $7 * interval '1 second', 0, now(), now() + $8 * interval '1 second')
-    ON CONFLICT (scope, operation, key_hash) DO NOTHING
-    RETURNING 1
-), recorded AS (
-    INSERT INTO idem_steps
-        (scope, operation, key_hash, claim, position, name, form, format, tag, body, attempt, created_at)
-    SELECT $1, $2, $3, $4, $9, '', $10, $11, '', $12, 1, now()
-    FROM leased
-    WHERE $12 IS NOT NULL
-)
-SELECT 1 FROM leased";
+INSERT INTO idem_records
+    (scope, operation, key_hash, claim, state, fingerprint, attempt, lease_until, format, created_at, expires_at)
+VALUES ($1, $2, $3, $4, $5, $6, 1, now() + $7 * interval '1 second', 0, now(), now() + $8 * interval '1 second')
+ON CONFLICT (scope, operation, key_hash) DO NOTHING";
 
 const LEASE_AGAIN: &str = "
 UPDATE idem_records
