@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::catch::catch;
+use crate::encoding::{self, Unsuitable};
 use crate::error::{Error, Kind};
 use crate::identity::Identity;
 use crate::policy::Lease;
@@ -66,6 +67,8 @@ struct Resuming {
     place: Place,
     /// Whether it was asked for. From then on, what its body calls may begin.
     is_met: Cell<bool>,
+    /// Why a call was refused last.
+    refusal: Cell<Option<Kind>>,
 }
 
 impl Resuming {
@@ -93,10 +96,15 @@ pub(crate) fn lease_for(identity: &Identity, lease: &Lease) -> Result<Lease, Err
     RESUMING.try_with(of).unwrap_or(Ok(*lease))
 }
 
-/// What `record_input` records: JSON. That it can be read again is for the one to say who reads it.
+/// Notes why a call is refused, for the log of a process that resumes.
+pub(crate) fn note_refusal(kind: Kind) {
+    // Most calls resume nothing.
+    let _not_resuming = RESUMING.try_with(|resuming| resuming.refusal.set(Some(kind)));
+}
+
+/// What `record_input` records, encoded like a result. That it can be read again is for its reader to say.
 pub(crate) fn written<T: Serialize + ?Sized>(input: &T) -> Result<Input, Error> {
-    let json = serde_json::to_vec(input);
-    json.map(|json| Input(json.into())).map_err(|error| {
+    encoding::stored(input).map(|text| Input(text.into())).map_err(|error| {
         Error::new(Kind::ReplyFailed).caused_by(error).because("the input could not be recorded; nothing was run")
     })
 }
@@ -129,26 +137,69 @@ where
             return Ok(resumed);
         }
         for run in page {
-            let is_ok = match serde_json::from_slice::<T>(&run.input.0) {
-                Ok(input) => {
-                    let (operation, is_met) = (operation.to_owned(), Cell::new(false));
-                    let resuming = Resuming { operation, place: run.place, is_met };
-                    // One that panics must not keep the others from being gone on with.
-                    let handled = catch(async { handler(input).await.is_ok() });
-                    RESUMING.scope(resuming, handled).await.unwrap_or(false)
+            match resume(operation, run, &handler).await {
+                Ok(()) => resumed.succeeded += 1,
+                Err(why) => {
+                    why.log(operation);
+                    resumed.failed += 1;
                 }
-                Err(error) => {
-                    // Not its words, which may quote the input.
-                    let (line, column) = (error.line(), error.column());
-                    let code = Kind::RecordUnreadable.code();
-                    tracing::error!(target: "idem", code, operation, line, column, "an abandoned run's input is unreadable");
-                    false
-                }
-            };
-            if is_ok {
-                resumed.succeeded += 1;
-            } else {
-                resumed.failed += 1;
+            }
+        }
+    }
+}
+
+/// Gives one run to the handler. Whatever becomes of it, the others are resumed, too.
+async fn resume<T, F, R, E>(operation: &str, run: Abandoned, handler: &impl Fn(T) -> F) -> Result<(), NotResumed>
+where
+    T: DeserializeOwned,
+    F: Future<Output = Result<R, E>>,
+{
+    let input = encoding::read::<T>(&run.input.0).map_err(NotResumed::Unreadable)?;
+    let resuming = Resuming {
+        operation: operation.to_owned(),
+        place: run.place,
+        is_met: Cell::new(false),
+        refusal: Cell::new(None),
+    };
+    let handled = async {
+        // The handler itself may panic, not only its future.
+        let ended = catch(async { handler(input).await.is_ok() }).await;
+        match (ended, RESUMING.with(|resuming| resuming.refusal.get())) {
+            (Ok(true), _) => Ok(()),
+            (Ok(false), Some(kind)) => Err(NotResumed::Refused(kind)),
+            (Ok(false), None) => Err(NotResumed::Failed),
+            (Err(_), _) => Err(NotResumed::Refused(Kind::Panicked)),
+        }
+    };
+    RESUMING.scope(resuming, handled).await
+}
+
+/// Why an abandoned run was not resumed to its end.
+enum NotResumed {
+    /// Its recorded input is not what the handler takes.
+    Unreadable(Unsuitable),
+    /// The library said so, or the handler panicked.
+    Refused(Kind),
+    /// The handler answered with an error of its own.
+    Failed,
+}
+
+impl NotResumed {
+    /// Says it to an operator, without a word of the run's scope, key or input.
+    fn log(&self, operation: &str) {
+        match self {
+            Self::Unreadable(why) => {
+                let code = Kind::RecordUnreadable.code();
+                tracing::error!(target: "idem", code, operation, %why, "the input of an abandoned run cannot be read");
+            }
+            Self::Refused(Kind::KeyInFlight | Kind::LeaseLost) => {
+                tracing::debug!(target: "idem", operation, "another process has resumed an abandoned run");
+            }
+            Self::Refused(kind) => {
+                tracing::error!(target: "idem", code = kind.code(), operation, "an abandoned run was not resumed");
+            }
+            Self::Failed => {
+                tracing::warn!(target: "idem", operation, "an abandoned run was resumed, and its handler has failed");
             }
         }
     }

@@ -14,7 +14,7 @@ use crate::record::{Format, Outcome, Reply, Request};
 use crate::run;
 use crate::runs::Run;
 use crate::store::{Begun, Context, Rejected, Store};
-use crate::value::{self, Value};
+use crate::value::{self, Value, Written};
 
 /// What became of a request to run something once.
 #[derive(Debug)]
@@ -32,6 +32,21 @@ pub enum Stored {
     Completed(Value),
     /// It was rejected: nothing was written but this error.
     Rejected(Value),
+}
+
+/// What a rejected run has come to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Settled<T> {
+    /// This is stored, and every retry reads it like this.
+    Answer(T),
+    /// The result of another run is stored, or of an earlier attempt.
+    Stored(Stored),
+}
+
+impl<T> Settled<T> {
+    pub(crate) fn of(stored: Option<Stored>, answer: T) -> Self {
+        stored.map_or(Self::Answer(answer), Self::Stored)
+    }
 }
 
 impl Stored {
@@ -92,7 +107,8 @@ pub struct Guard<C: Context> {
 }
 
 impl<C: Context> Guard<C> {
-    /// Makes the writes and the result permanent, as one.
+    /// Makes the writes and the result permanent, as one. Gives the result as every retry reads it: return that one, so that
+    /// the first caller gets no field that is not stored.
     ///
     /// A result over the store's limit leaves a tombstone: a retry gets [`Kind::ReplyTooLarge`] and does not run.
     ///
@@ -102,23 +118,22 @@ impl<C: Context> Guard<C> {
     pub fn complete<T: Serialize + DeserializeOwned>(
         self,
         result: &T,
-    ) -> impl Future<Output = Result<(), Error>> + use<C, T> {
-        // Before the first await, so that the future need not hold the result.
-        let outcome = value::outcome(Format::VALUE, result, self.limit);
-        self.complete_with(outcome)
-    }
-
-    pub(crate) async fn complete_with(self, outcome: Result<Outcome, Error>) -> Result<(), Error> {
-        match outcome {
-            Ok(outcome) => self.context.complete(&outcome).await,
-            Err(error) => {
-                self.context.release().await?;
-                Err(error)
+    ) -> impl Future<Output = Result<T, Error>> + use<C, T> {
+        // Before the first await, so that the future need not borrow the result.
+        let written = value::write(Format::VALUE, result, self.limit);
+        async move {
+            match written {
+                Ok(Written { outcome, read_back }) => self.complete_with(outcome).await.map(|()| read_back),
+                Err(error) => self.release_for(error).await,
             }
         }
     }
 
-    /// Undoes the writes and makes the error permanent: every retry gets it.
+    pub(crate) async fn complete_with(self, outcome: Outcome) -> Result<(), Error> {
+        self.context.complete(&outcome).await
+    }
+
+    /// Undoes the writes and makes the error permanent: every retry gets it. Gives the error as every retry reads it.
     ///
     /// A store may let go of the key for a moment between the two. Where another run took it and has finished, that
     /// one counts: its result is the answer.
@@ -128,24 +143,30 @@ impl<C: Context> Guard<C> {
     pub fn reject<E: Serialize + DeserializeOwned>(
         self,
         error: &E,
-    ) -> impl Future<Output = Result<Option<Stored>, Error>> + use<C, E> {
-        let outcome = value::outcome(Format::ERROR, error, self.limit);
-        self.reject_with(outcome)
+    ) -> impl Future<Output = Result<Settled<E>, Error>> + use<C, E> {
+        let written = value::write(Format::ERROR, error, self.limit);
+        async move {
+            match written {
+                Ok(Written { outcome, read_back }) => {
+                    self.reject_with(outcome).await.map(|stored| Settled::of(stored, read_back))
+                }
+                Err(error) => self.release_for(error).await,
+            }
+        }
     }
 
-    pub(crate) async fn reject_with(self, outcome: Result<Outcome, Error>) -> Result<Option<Stored>, Error> {
-        let outcome = match outcome {
-            Ok(outcome) => outcome,
-            Err(error) => {
-                self.context.release().await?;
-                return Err(error);
-            }
-        };
+    pub(crate) async fn reject_with(self, outcome: Outcome) -> Result<Option<Stored>, Error> {
         match self.context.reject(&outcome).await? {
             Rejected::Stored => Ok(None),
             Rejected::Replay(reply) => Stored::of(reply).map(Some),
             Rejected::Refuse(kind) => Err(Error::new(kind)),
         }
+    }
+
+    /// Releases a run whose outcome cannot be stored. The error is the answer, unless to release fails.
+    pub(crate) async fn release_for<T>(self, error: Error) -> Result<T, Error> {
+        self.context.release().await?;
+        Err(error)
     }
 
     pub(crate) fn limit(&self) -> usize {

@@ -3,6 +3,7 @@
 use std::future::Future;
 
 use crate::error::Error;
+use crate::fingerprint::Fingerprint;
 use crate::policy::Lease;
 use crate::record::{Outcome, Reply, Request};
 use crate::store::{Context, Store};
@@ -93,6 +94,8 @@ pub enum Held<H> {
         holder: H,
         /// Which attempt this is: 1 is the first.
         attempt: u32,
+        /// What the first attempt was asked: of a run that is resumed, the one in its record.
+        fingerprint: Fingerprint,
         /// The steps that earlier attempts have kept, in their order: the last one may be a call that was
         /// [made](StepForm::MADE).
         steps: Vec<Step>,

@@ -1,8 +1,8 @@
 //! JSON by meaning: one canonical digest for all the ways to write the same value.
 //!
-//! Objects are compared as sets of members, arrays in order, strings by the characters they stand for, numbers as
-//! they are written (`1.0` is not `1`: what a number means depends on who reads it). White space counts nowhere.
-//! Text that is no JSON, holds one object key twice or nests deeper than [`MAX_DEPTH`] has no canonical form.
+//! Objects are compared as sets of members, arrays in order, strings by the characters they stand for, numbers by their
+//! exact decimal value (`1`, `1.0` and `1e0` are one number; 9007199254740993 is not 9007199254740992). White space counts
+//! nowhere. Text that is no JSON, holds one object key twice or nests deeper than [`MAX_DEPTH`] has no canonical form.
 
 use std::borrow::Cow;
 
@@ -14,10 +14,9 @@ const MAX_DEPTH: usize = 128;
 /// The digest of the value's meaning, or `None` where it has no canonical form.
 pub(crate) fn digest(text: &[u8]) -> Option<[u8; 32]> {
     let text = std::str::from_utf8(text).ok()?;
-    let mut reader = Reader { text, at: 0 };
+    let mut reader = Reader::new(text);
     let value = reader.value(0)?;
-    reader.skip_space();
-    if reader.at != text.len() {
+    if !reader.is_at_end() {
         return None;
     }
     let mut digest = Sha256::new();
@@ -26,8 +25,10 @@ pub(crate) fn digest(text: &[u8]) -> Option<[u8; 32]> {
 }
 
 enum Value<'t> {
-    /// `null`, `true`, `false` and numbers: the text is the value.
+    /// `null`, `true` and `false`: the text is the value.
     Literal(&'t str),
+    /// A number as it is written.
+    Number(&'t str),
     /// The string with its escapes resolved, as UTF-16 would order nothing here: kept as bytes.
     String(Cow<'t, [u8]>),
     Array(Vec<Value<'t>>),
@@ -47,6 +48,18 @@ impl Value<'_> {
                 head(b'l', text.len());
                 digest.update(text);
             }
+            Self::Number(text) => match Decimal::of(text) {
+                Some(Decimal { is_negative, digits, exponent }) => {
+                    head(b'n', digits.len());
+                    digest.update(digits);
+                    digest.update([u8::from(is_negative)]);
+                    digest.update(exponent.to_be_bytes());
+                }
+                None => {
+                    head(b'w', text.len());
+                    digest.update(text);
+                }
+            },
             Self::String(bytes) => {
                 head(b's', bytes.len());
                 digest.update(bytes);
@@ -67,13 +80,51 @@ impl Value<'_> {
     }
 }
 
+/// The exact value of a number: its digits as one integer, times a power of ten. Equal values have equal parts, since the
+/// digits neither begin nor end with a zero, and zero has none.
+///
+/// Never a float, which would make two large integers one, and never expanded: `1e999999999` is nine bytes.
+struct Decimal {
+    is_negative: bool,
+    digits: Vec<u8>,
+    exponent: i128,
+}
+
+impl Decimal {
+    /// `None` where the exponent itself has some forty digits: such numbers are compared as they are written.
+    fn of(text: &str) -> Option<Self> {
+        let (mantissa, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
+        let (sign, mantissa) = mantissa.strip_prefix('-').map_or((false, mantissa), |rest| (true, rest));
+        let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+        let mut digits: Vec<u8> = whole.bytes().chain(fraction.bytes()).skip_while(|digit| *digit == b'0').collect();
+        let written = digits.len();
+        digits.truncate(digits.iter().rposition(|digit| *digit != b'0').map_or(0, |last| last + 1));
+        if digits.is_empty() {
+            return Some(Self { is_negative: false, digits, exponent: 0 });
+        }
+        let zeros = (written - digits.len()) as i128;
+        let exponent = exponent.parse::<i128>().ok()?.checked_add(zeros)?.checked_sub(fraction.len() as i128)?;
+        Some(Self { is_negative: sign, digits, exponent })
+    }
+}
+
 /// A reader of RFC 8259 text. Every method returns `None` where the text is no JSON.
-struct Reader<'t> {
+#[derive(Clone, Copy)]
+pub(crate) struct Reader<'t> {
     text: &'t str,
     at: usize,
 }
 
 impl<'t> Reader<'t> {
+    pub(crate) fn new(text: &'t str) -> Self {
+        Self { text, at: 0 }
+    }
+
+    pub(crate) fn is_at_end(&mut self) -> bool {
+        self.skip_space();
+        self.at == self.text.len()
+    }
+
     fn value(&mut self, depth: usize) -> Option<Value<'t>> {
         if depth > MAX_DEPTH {
             return None;
@@ -83,7 +134,7 @@ impl<'t> Reader<'t> {
             b'{' => self.object(depth),
             b'[' => self.array(depth),
             b'"' => self.string().map(Value::String),
-            b'-' | b'0'..=b'9' => self.number().map(Value::Literal),
+            b'-' | b'0'..=b'9' => self.number().map(Value::Number),
             _ => ["null", "true", "false"].into_iter().find(|word| self.eat(word)).map(Value::Literal),
         }
     }
@@ -125,7 +176,7 @@ impl<'t> Reader<'t> {
         Some(Value::Array(values))
     }
 
-    fn string(&mut self) -> Option<Cow<'t, [u8]>> {
+    pub(crate) fn string(&mut self) -> Option<Cow<'t, [u8]>> {
         self.expect(b'"')?;
         let mut bytes = Cow::Borrowed(self.plain()?);
         loop {
@@ -188,7 +239,7 @@ impl<'t> Reader<'t> {
         digits.iter().try_fold(0, |number, digit| Some(number * 16 + char::from(*digit).to_digit(16)?))
     }
 
-    fn number(&mut self) -> Option<&'t str> {
+    pub(crate) fn number(&mut self) -> Option<&'t str> {
         let start = self.at;
         self.eat("-");
         if !self.eat("0") {
@@ -212,18 +263,18 @@ impl<'t> Reader<'t> {
         (self.at > start).then_some(())
     }
 
-    fn skip_space(&mut self) {
+    pub(crate) fn skip_space(&mut self) {
         while matches!(self.peek(), Some(b' ' | b'\t' | b'\n' | b'\r')) {
             self.at += 1;
         }
     }
 
-    fn eats_after_space(&mut self, byte: u8) -> bool {
+    pub(crate) fn eats_after_space(&mut self, byte: u8) -> bool {
         self.skip_space();
         self.expect(byte).is_some()
     }
 
-    fn eat(&mut self, word: &str) -> bool {
+    pub(crate) fn eat(&mut self, word: &str) -> bool {
         let found = self.text.as_bytes()[self.at..].starts_with(word.as_bytes());
         if found {
             self.at += word.len();
@@ -231,7 +282,7 @@ impl<'t> Reader<'t> {
         found
     }
 
-    fn expect(&mut self, byte: u8) -> Option<()> {
+    pub(crate) fn expect(&mut self, byte: u8) -> Option<()> {
         (self.peek()? == byte).then(|| self.at += 1)
     }
 
@@ -241,13 +292,15 @@ impl<'t> Reader<'t> {
         Some(byte)
     }
 
-    fn peek(&self) -> Option<u8> {
+    pub(crate) fn peek(&self) -> Option<u8> {
         self.text.as_bytes().get(self.at).copied()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::digest;
 
     #[test]
@@ -258,6 +311,13 @@ mod tests {
             ("{}", " { } "),
             ("[]", "[\n]"),
             (r#"{"a":{"x":1,"y":2}}"#, r#"{"a":{"y":2,"x":1}}"#),
+            ("1", "1.0"),
+            ("1", "1e0"),
+            ("1", "10E-1"),
+            ("-0.0150", "-15e-3"),
+            ("0", "-0.0e99999999999999999999999999999999999999999"),
+            ("1e999999999", "10e999999998"),
+            ("9007199254740993", "9007199254740993.0"),
         ] {
             assert!(digest(one.as_bytes()).is_some(), "{one} has no digest");
             assert_eq!(digest(one.as_bytes()), digest(other.as_bytes()), "{one} and {other}");
@@ -268,10 +328,18 @@ mod tests {
     fn r05_different_in_meaning() {
         let values = [
             "1",
-            "1.0",
-            "1e0",
             "10",
+            "1e10",
+            "1e-10",
             "-1",
+            "0",
+            "0.1",
+            "9007199254740992",
+            "9007199254740993",
+            "0.1000000000000000055511151231257827",
+            "1e400",
+            "1e401",
+            "1e99999999999999999999999999999999999999999",
             "\"1\"",
             "null",
             "true",
@@ -299,6 +367,32 @@ mod tests {
             assert!(digest(one.as_bytes()).is_some(), "{one} has no digest");
             for other in &values[..at] {
                 assert_ne!(digest(one.as_bytes()), digest(other.as_bytes()), "{one} and {other}");
+            }
+        }
+    }
+
+    proptest! {
+        /// A number is written in many ways, and is one number.
+        #[test]
+        fn r05_a_number_is_its_decimal_value(digits in "[1-9][0-9]{0,40}", shift in 0_usize..45, other in "[1-9][0-9]{0,40}") {
+            let zeros = "0".repeat(shift);
+            let padded = format!("{digits}{zeros}");
+            let ways = [
+                format!("{digits}e{shift}"),
+                padded.clone(),
+                format!("{padded}.{zeros}0"),
+                format!("{padded}0E-1"),
+                format!("{digits}.0e+{shift}"),
+                format!("0.{digits}e{}", digits.len() + shift),
+                format!("{}.{}e{}", &digits[..1], if digits.len() > 1 { &digits[1..] } else { "0" }, digits.len() - 1 + shift),
+            ];
+            for way in &ways {
+                prop_assert_eq!(digest(way.as_bytes()), digest(padded.as_bytes()), "{} and {}", way, padded);
+                prop_assert_ne!(digest(format!("-{way}").as_bytes()), digest(way.as_bytes()));
+            }
+            if other.trim_end_matches('0') != digits.trim_end_matches('0') {
+                prop_assert_ne!(digest(other.as_bytes()), digest(digits.as_bytes()));
+                prop_assert_ne!(digest(format!("{other}e{shift}").as_bytes()), digest(padded.as_bytes()));
             }
         }
     }

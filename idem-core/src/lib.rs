@@ -96,6 +96,7 @@ mod holder;
 pub mod store;
 
 pub mod machine;
+mod encoding;
 mod record;
 mod value;
 
@@ -115,8 +116,8 @@ pub mod __private;
 pub use abandoned::{Abandoned, Place, Recover, Resumed, resume_abandoned};
 pub use disposition::Disposition;
 pub use error::{Error, Kind};
-pub use fingerprint::Fingerprint;
-pub use guard::{Guard, Start, Stored, begin};
+pub use fingerprint::{Fingerprint, Unordered, unordered};
+pub use guard::{Guard, Settled, Start, Stored, begin};
 pub use holder::{Held, Holder, Step, StepForm};
 pub use idem_macros::idempotent;
 pub use identity::{Identity, Key, Operation, Scope, ToKey, ToScope};

@@ -3,6 +3,7 @@
 //! No clock, no database, no waiting: time comes in as an argument, and the stores carry the decision out.
 
 use crate::error::Kind;
+use crate::fingerprint::Fingerprint;
 use crate::policy::Lease;
 use crate::record::{Claim, Record, Reply, Request, State, Timestamp};
 
@@ -21,6 +22,8 @@ pub enum Decision {
         attempt: u32,
         /// Whether it was rejected, and is to be undone.
         is_rejected: bool,
+        /// What its first attempt was asked. The keys of its calls are made of it.
+        fingerprint: Fingerprint,
     },
     /// It ran: answer with this.
     Replay(Reply),
@@ -66,6 +69,20 @@ impl Decision {
 /// another fingerprint is refused as a reuse, whatever the state; then the state decides.
 #[must_use]
 pub fn decide(record: Option<&Record>, request: &Request, now: Timestamp) -> Decision {
+    decide_on(record, Some(request.fingerprint), now)
+}
+
+/// The same for a leased run, [within](Decision::within) its terms.
+///
+/// A process that resumes what was recorded asks nothing of its own: it has rebuilt the request from the record, maybe
+/// with another release of the types. So its fingerprint is not compared.
+#[must_use]
+pub fn decide_leased(record: Option<&Record>, request: &Request, lease: &Lease, now: Timestamp) -> Decision {
+    let asked = lease.may_begin.then_some(request.fingerprint);
+    decide_on(record, asked, now).within(lease)
+}
+
+fn decide_on(record: Option<&Record>, asked: Option<Fingerprint>, now: Timestamp) -> Decision {
     let Some(record) = record else {
         return Decision::Claim;
     };
@@ -75,14 +92,14 @@ pub fn decide(record: Option<&Record>, request: &Request, now: Timestamp) -> Dec
     let Some(fingerprint) = record.fingerprint else {
         return Decision::Refuse(Kind::RecordUnreadable);
     };
-    let same = fingerprint == request.fingerprint;
+    let same = asked.is_none_or(|asked| asked == fingerprint);
     match (&record.state, same) {
         (State::Running | State::Leased { .. } | State::Completed(_) | State::Oversized, false) => {
             Decision::Refuse(Kind::KeyReused)
         }
         (State::Leased { until, .. }, true) if *until > now => Decision::Refuse(Kind::KeyInFlight),
         (State::Leased { attempt, is_rejected, .. }, true) => {
-            Decision::Resume { claim: record.claim, attempt: *attempt, is_rejected: *is_rejected }
+            Decision::Resume { claim: record.claim, attempt: *attempt, is_rejected: *is_rejected, fingerprint }
         }
         (State::Running, true) => Decision::Refuse(Kind::TransactionEnded),
         (State::Completed(reply), true) => Decision::Replay(reply.clone()),
@@ -126,7 +143,6 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::fingerprint::Fingerprint;
     use crate::identity::{Identity, Key, Operation, Scope};
     use crate::record::Format;
 
@@ -171,13 +187,15 @@ mod tests {
         let decide = |until| decide(Some(&record(leased(until))), &asked("this"), NOW);
         assert_eq!(decide(NOW.0 + 1), Decision::Refuse(Kind::KeyInFlight));
         let claim = record(State::Running).claim;
-        assert_eq!(decide(NOW.0), Decision::Resume { claim, attempt: 3, is_rejected: false });
+        let fingerprint = asked("this").fingerprint;
+        assert_eq!(decide(NOW.0), Decision::Resume { claim, attempt: 3, is_rejected: false, fingerprint });
     }
 
     #[test]
     fn r25_an_attempt_too_many_is_refused() {
         let claim = record(State::Running).claim;
-        let resume = |attempt, is_rejected| Decision::Resume { claim, attempt, is_rejected };
+        let fingerprint = asked("this").fingerprint;
+        let resume = |attempt, is_rejected| Decision::Resume { claim, attempt, is_rejected, fingerprint };
         let lease = Lease { attempts: 3, ..Lease::DEFAULT };
         assert_eq!(resume(2, false).within(&lease), resume(2, false));
         assert_eq!(resume(3, false).within(&lease), Decision::Refuse(Kind::AttemptsExhausted));
@@ -193,9 +211,23 @@ mod tests {
         for order in [Decision::Claim, Decision::Replace(claim)] {
             assert_eq!(order.within(&lease), Decision::Refuse(Kind::NothingToResume));
         }
-        let resume = Decision::Resume { claim, attempt: 1, is_rejected: false };
+        let fingerprint = asked("this").fingerprint;
+        let resume = Decision::Resume { claim, attempt: 1, is_rejected: false, fingerprint };
         assert_eq!(resume.clone().within(&lease), resume);
         assert_eq!(Decision::Replay(reply()).within(&lease), Decision::Replay(reply()));
+    }
+
+    #[test]
+    fn r05a_whoever_resumes_by_the_record_is_not_compared() {
+        let terms = Lease { may_begin: false, ..Lease::DEFAULT };
+        let resume = |state| decide_leased(Some(&record(state)), &asked("that"), &terms, NOW);
+        let (claim, fingerprint) = (record(State::Running).claim, asked("this").fingerprint);
+        assert_eq!(resume(leased(NOW.0)), Decision::Resume { claim, attempt: 3, is_rejected: false, fingerprint });
+        assert_eq!(resume(leased(NOW.0 + 1)), Decision::Refuse(Kind::KeyInFlight));
+        assert_eq!(resume(State::Completed(reply())), Decision::Replay(reply()));
+        assert_eq!(resume(State::Running), Decision::Refuse(Kind::TransactionEnded));
+        let compared = decide_leased(Some(&record(leased(NOW.0))), &asked("that"), &Lease::DEFAULT, NOW);
+        assert_eq!(compared, Decision::Refuse(Kind::KeyReused));
     }
 
     #[test]

@@ -2,17 +2,18 @@
 
 use std::future::Future;
 
+use crate::abandoned;
 use crate::bounds::{Refusal, Storable};
 use crate::error::{Error, Kind};
 use crate::fingerprint::Fingerprint;
-use crate::guard::{Guard, Start, Stored, begin_within};
+use crate::guard::{Guard, Settled, Start, Stored, begin_within};
 use crate::identity::{Identity, Key, Scope};
 use crate::origin;
 use crate::policy::Policy;
 use crate::record::{Format, Input, Outcome, Request};
 use crate::run::unless;
 use crate::store::{Context, Store};
-use crate::value;
+use crate::value::{self, Written};
 
 /// What the attribute's expressions said about one call.
 #[derive(Debug)]
@@ -77,10 +78,11 @@ impl<T, E> Answer for Result<T, E> {
 
 /// How answers are stored and read. What that requires of them is said in one place, and to the user once.
 pub struct Codec<R> {
+    check: fn() -> Result<(), Error>,
     refuse: fn(Error) -> R,
     read: fn(&Stored) -> Result<R, Error>,
-    value: fn(&R, usize) -> Option<Result<Outcome, Error>>,
-    error: fn(&R, usize) -> Option<Result<Outcome, Error>>,
+    value: fn(&R, usize) -> Option<Result<Written<R>, Error>>,
+    error: fn(&R, usize) -> Option<Result<Written<R>, Error>>,
 }
 
 /// Of a function that stores no errors.
@@ -90,13 +92,17 @@ where
     R::Error: Refusal,
 {
     Codec {
+        check: value::check::<R::Value>,
         refuse: |refusal| R::of(Err(refusal.into())),
         read: |stored| match stored {
             Stored::Completed(value) => Ok(R::of(Ok(value.read()?))),
             // By a release of the program whose function had `rejects`.
             Stored::Rejected(_) => Err(Error::new(Kind::RecordUnreadable)),
         },
-        value: |answer, limit| answer.as_result().ok().map(|value| value::outcome(Format::VALUE, value, limit)),
+        value: |answer, limit| {
+            let value = answer.as_result().ok()?;
+            Some(value::write(Format::VALUE, value, limit).map(|written| written.map(|value| R::of(Ok(value)))))
+        },
         error: |_, _| None,
     }
 }
@@ -108,11 +114,15 @@ where
     R::Error: Storable + Refusal,
 {
     Codec {
+        check: || value::check::<R::Value>().and_then(|()| value::check::<R::Error>()),
         read: |stored| match stored {
             Stored::Completed(value) => Ok(R::of(Ok(value.read()?))),
             Stored::Rejected(error) => Ok(R::of(Err(error.read()?))),
         },
-        error: |answer, limit| answer.as_result().err().map(|error| value::outcome(Format::ERROR, error, limit)),
+        error: |answer, limit| {
+            let error = answer.as_result().err()?;
+            Some(value::write(Format::ERROR, error, limit).map(|written| written.map(|error| R::of(Err(error)))))
+        },
         ..codec::<R>()
     }
 }
@@ -148,15 +158,21 @@ pub async fn enter<C: Context, R>(
     named: Named,
     codec: &Codec<R>,
 ) -> Entered<C, R> {
-    match claim::<C>(store, policy, named).await {
+    match claim::<C, R>(store, policy, named, codec).await {
         Ok(Start::Run(run)) => Entered::Run(run),
         Ok(Start::Stored(stored)) => Entered::Over(codec.replay(&stored)),
-        Err(refusal) => Entered::Over((codec.refuse)(refusal)),
+        Err(refusal) => Entered::Over(codec.refuse(refusal)),
     }
 }
 
-async fn claim<C: Context>(store: &C::Store, policy: &Policy, named: Named) -> Result<Start<C>, Error> {
+async fn claim<C: Context, R>(
+    store: &C::Store,
+    policy: &Policy,
+    named: Named,
+    codec: &Codec<R>,
+) -> Result<Start<C>, Error> {
     origin::note(false);
+    (codec.check)()?;
     let request = named.request(policy)?;
     if request.input.as_ref().is_some_and(|input| input.0.len() > store.reply_limit()) {
         let words = "the input is over the store's limit for a reply; nothing was run";
@@ -177,23 +193,32 @@ pub async fn settle<C: Context, R>(run: Guard<C>, answer: Option<R>, is_final: b
     // A lost right is nobody's final error, whatever `rejects` would say of it.
     let Some(answer) = answer else {
         let released = run.release().await;
-        return (codec.refuse)(released.err().unwrap_or_else(|| Error::new(Kind::LeaseLost)));
+        return codec.refuse(released.err().unwrap_or_else(|| Error::new(Kind::LeaseLost)));
     };
-    let kept = if run.is_rejected() {
+    let limit = run.limit();
+    let settled = if run.is_rejected() {
         // Its outcome is recorded; what the function says this time is not looked at.
-        run.reject_with(Ok(Outcome::Oversized)).await
-    } else if let Some(outcome) = (codec.value)(&answer, run.limit()) {
-        run.complete_with(outcome).await.map(|()| None)
-    } else if is_final && let Some(outcome) = (codec.error)(&answer, run.limit()) {
-        run.reject_with(outcome).await
+        run.reject_with(Outcome::Oversized).await.map(|stored| Settled::of(stored, answer))
+    } else if let Some(written) = (codec.value)(&answer, limit) {
+        match written {
+            Ok(Written { outcome, read_back }) => run.complete_with(outcome).await.map(|()| Settled::Answer(read_back)),
+            Err(error) => run.release_for(error).await,
+        }
+    } else if is_final && let Some(written) = (codec.error)(&answer, limit) {
+        match written {
+            Ok(Written { outcome, read_back }) => {
+                run.reject_with(outcome).await.map(|stored| Settled::of(stored, read_back))
+            }
+            Err(error) => run.release_for(error).await,
+        }
     } else {
-        run.release().await.map(|()| None)
+        run.release().await.map(|()| Settled::Answer(answer))
     };
-    match kept {
-        Ok(None) => answer,
+    match settled {
+        Ok(Settled::Answer(answer)) => answer,
         // Another run took the key while this one was undone, and counts.
-        Ok(Some(stored)) => codec.replay(&stored),
-        Err(error) => (codec.refuse)(error),
+        Ok(Settled::Stored(stored)) => codec.replay(&stored),
+        Err(error) => codec.refuse(error),
     }
 }
 
@@ -201,6 +226,11 @@ impl<R> Codec<R> {
     fn replay(&self, stored: &Stored) -> R {
         let read = (self.read)(stored);
         origin::note(read.is_ok());
-        read.unwrap_or_else(self.refuse)
+        read.unwrap_or_else(|error| self.refuse(error))
+    }
+
+    fn refuse(&self, error: Error) -> R {
+        abandoned::note_refusal(error.kind());
+        (self.refuse)(error)
     }
 }

@@ -156,6 +156,7 @@ impl<H: Holder> Steps<H> {
         T: Serialize + DeserializeOwned,
         E: From<Error>,
     {
+        value::check::<T>()?;
         let position = match self.enter(name, StepForm::TRANSACTION)? {
             Entered::Finished(value) => return Ok(self.read(name, &value)?),
             Entered::Run(position) => position,
@@ -163,15 +164,18 @@ impl<H: Holder> Steps<H> {
         let mut open = self.begin().await?;
         match body(open.tx()).await {
             Ok(value) => {
-                match self.finished(position, name, StepForm::TRANSACTION, &value) {
-                    Ok(step) => self.keep(open, step).await?,
+                let read_back = match self.finished(position, name, StepForm::TRANSACTION, &value) {
+                    Ok((step, read_back)) => {
+                        self.keep(open, step).await?;
+                        read_back
+                    }
                     Err(error) => {
                         self.roll_back(open).await?;
                         return Err(error.into());
                     }
-                }
+                };
                 self.pass(name);
-                Ok(value)
+                Ok(read_back)
             }
             Err(error) => {
                 self.roll_back(open).await?;
@@ -204,6 +208,8 @@ impl<H: Holder> Steps<H> {
         T: Serialize + DeserializeOwned,
         E: From<Error>,
     {
+        // Not after the call: its answer would be lost.
+        value::check::<T>()?;
         let position = match self.enter(name, StepForm::CALL)? {
             Entered::Finished(value) => return Ok(self.read(name, &value)?),
             Entered::Run(position) => position,
@@ -216,10 +222,10 @@ impl<H: Holder> Steps<H> {
             self.in_the_air = None;
         }
         let value = answer?;
-        let step = self.finished(position, name, StepForm::CALL, &value)?;
+        let (step, read_back) = self.finished(position, name, StepForm::CALL, &value)?;
         self.keep_in_tries(&step).await?;
         self.pass(name);
-        Ok(value)
+        Ok(read_back)
     }
 
     /// Sees to it that whoever has lost the lease does not call, and that a later attempt knows of the call. Says what the
@@ -457,22 +463,30 @@ impl<H: Holder> Steps<H> {
         self.run.as_ref().is_some_and(|run| run.renewal.is_lost())
     }
 
-    /// What an earlier attempt has done must not be forgotten: whoever has left out a step has changed. Where it is
-    /// being undone, that is remembered.
+    /// What an attempt has done must not be forgotten. A step that an earlier one has finished and this one has left out, or
+    /// a call that it has made and this one has not, is a change of the handler. A call that this attempt has made and given
+    /// up may have happened: only the next attempt, which makes it again, learns its answer. Where the run is being undone,
+    /// all that is remembered.
     fn check_all_passed(&mut self) -> Result<(), Error> {
         if self.is_rejected() {
             return Ok(());
         }
         let finished = self.run.as_ref().and_then(|run| run.recorded.get(self.passed.len()));
-        let made = self.in_the_air.as_ref().filter(|_| self.is_owed);
-        let words = match (finished, made) {
+        let (kind, words) = match (finished, &self.in_the_air) {
             (Some(Step { name, .. }), _) => {
-                format!("an earlier attempt has finished the step `{name}`, which this one has left out")
+                let words = format!("an earlier attempt has finished the step `{name}`, which this one has left out");
+                (Kind::StepMismatch, words)
             }
-            (None, Some(name)) => format!("an earlier attempt has made the call `{name}`, which this one has not"),
+            (None, Some(name)) if self.is_owed => {
+                let words = format!("an earlier attempt has made the call `{name}`, which this one has not");
+                (Kind::StepMismatch, words)
+            }
+            (None, Some(name)) => {
+                (Kind::OutcomeUnknown, format!("the call `{name}` may have happened, and its answer is not recorded"))
+            }
             (None, None) => return Ok(()),
         };
-        self.noted(Err(Error::new(Kind::StepMismatch).caused_by(words)))
+        self.noted(Err(Error::new(kind).caused_by(words)))
     }
 
     /// A step with a transaction.
@@ -545,9 +559,10 @@ impl<H: Holder> Steps<H> {
         name: &str,
         form: StepForm,
         value: &T,
-    ) -> Result<Step, Error> {
-        match value::outcome(Format::VALUE, value, self.store.reply_limit())? {
-            Outcome::Reply(result) => Ok(Step { position, name: name.to_owned(), form, result }),
+    ) -> Result<(Step, T), Error> {
+        let written = value::write(Format::VALUE, value, self.store.reply_limit())?;
+        match written.outcome {
+            Outcome::Reply(result) => Ok((Step { position, name: name.to_owned(), form, result }, written.read_back)),
             Outcome::Oversized => Err(Error::new(Kind::ReplyFailed)
                 .because("the result of a step is over the store's limit; the step was not kept")),
         }

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::encoding::{self, Unsuitable};
 use crate::error::{Error, Kind};
 use crate::record::{Format, Outcome, Reply};
 
@@ -14,18 +15,28 @@ use crate::record::{Format, Outcome, Reply};
 /// It is read as the type that was stored: one of another name is refused, so that a `0` of last week is not taken
 /// for the `None` of today.
 ///
+/// # Rules
+/// - A value reads back as exactly what it was: options in options, `Some(())`, every float bit for bit, maps whatever their
+///   keys are.
+/// - It is stored as JSON, which people read by `convert_from(body, 'UTF8')` in Postgres and `CAST(body AS text)` in SQLite.
+///   What JSON has no text for is an object whose name begins with `~`: `{"~some": null}` is `Some(None)`, `{"~unit": null}`
+///   is `()`, `{"~f64": "NaN"}` and `{"~f64": "inf"}` are floats, `{"~bytes": "00ff"}` is two bytes, and
+///   `{"~map": [[1, "a"]]}` is a map whose keys are no strings.
+/// - It grows as JSON does: a new field with `#[serde(default)]` reads old records, and a field that is gone is passed over.
+///
 /// # Limitations
+/// - A value nests up to 500 levels deep.
 /// - The name is [`type_name`]'s, for which no compiler promises to keep to what another one says. Where it changes,
 ///   results that were stored before are unreadable, and nothing runs twice.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Value {
     tag: Bytes,
-    json: Bytes,
+    text: Bytes,
 }
 
 impl Value {
     pub(crate) fn of(reply: Reply) -> Self {
-        Self { tag: reply.headers, json: reply.body }
+        Self { tag: reply.headers, text: reply.body }
     }
 
     /// The result.
@@ -40,28 +51,49 @@ impl Value {
             let words = format!("a `{stored}` was stored, and a `{now}` is asked for");
             return Err(Error::new(Kind::RecordUnreadable).caused_by(words));
         }
-        serde_json::from_slice(&self.json).map_err(|error| Error::new(Kind::RecordUnreadable).caused_by(error))
+        encoding::read(&self.text).map_err(|error| Error::new(Kind::RecordUnreadable).caused_by(error))
     }
 }
 
-/// The value as it is stored, or the tombstone of one that is too large.
-///
-/// It is read back at once. What a retry could not read is found out before anything is kept.
-pub(crate) fn outcome<T: Serialize + DeserializeOwned>(
+/// A value on its way into a record.
+pub(crate) struct Written<T> {
+    /// As it is stored, or the tombstone of one that is too large.
+    pub(crate) outcome: Outcome,
+    /// As every later caller reads it. The first one gets it, too, so that a difference shows on the first call (rule 20b).
+    pub(crate) read_back: T,
+}
+
+impl<T> Written<T> {
+    pub(crate) fn map<R>(self, wrap: impl FnOnce(T) -> R) -> Written<R> {
+        Written { outcome: self.outcome, read_back: wrap(self.read_back) }
+    }
+}
+
+/// Writes a value. What a retry could not read fails here, before anything is kept.
+pub(crate) fn write<T: Serialize + DeserializeOwned>(
     format: Format,
     value: &T,
     limit: usize,
-) -> Result<Outcome, Error> {
-    let failed = |error: serde_json::Error, detail| Error::new(Kind::ReplyFailed).caused_by(error).because(detail);
-    let json = serde_json::to_vec(value)
+) -> Result<Written<T>, Error> {
+    let failed = |error: Unsuitable, detail| Error::new(Kind::ReplyFailed).caused_by(error).because(detail);
+    let text = encoding::stored(value)
         .map_err(|error| failed(error, "the result could not be serialised; it was not stored"))?;
-    serde_json::from_slice::<T>(&json)
+    let read_back = encoding::read(&text)
         .map_err(|error| failed(error, "the result could not be read back once serialised; it was not stored"))?;
     let tag = tag(type_name::<T>());
-    if tag.len() + json.len() > limit {
-        return Ok(Outcome::Oversized);
-    }
-    Ok(Outcome::Reply(Reply { format, status: None, headers: tag.into(), body: json.into() }))
+    let outcome = match tag.len() + text.len() > limit {
+        true => Outcome::Oversized,
+        false => Outcome::Reply(Reply { format, status: None, headers: tag.into(), body: text.into() }),
+    };
+    Ok(Written { outcome, read_back })
+}
+
+/// Refuses a type of which a value does not read back as it was written, before anything is run for it (rule 20a).
+pub(crate) fn check<T: Serialize + DeserializeOwned>() -> Result<(), Error> {
+    encoding::check::<T>().map_err(|error| {
+        let detail = "results of this type cannot be stored, since one does not read back; nothing was run";
+        Error::new(Kind::ReplyFailed).caused_by(error).because(detail)
+    })
 }
 
 /// A type's name without modules: it may move, but not become another.
@@ -78,14 +110,12 @@ fn tag(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
-
     use super::*;
 
     const LIMIT: usize = 1000;
 
     fn stored<T: Serialize + DeserializeOwned>(value: &T) -> Value {
-        match outcome(Format::VALUE, value, LIMIT).expect("storable") {
+        match write(Format::VALUE, value, LIMIT).expect("storable").outcome {
             Outcome::Reply(reply) => Value::of(reply),
             Outcome::Oversized => panic!("it is small"),
         }
@@ -125,21 +155,45 @@ mod tests {
     #[test]
     fn r22_damaged_text_is_not_read() {
         let mut value = stored(&"text".to_owned());
-        value.json = value.json.slice(1..);
+        value.text = value.text.slice(1..);
         assert_eq!(value.read::<String>().unwrap_err().kind(), Kind::RecordUnreadable);
     }
 
     #[test]
     fn what_a_retry_could_not_read_is_refused_before_it_is_stored() {
-        let no_text = HashMap::from([((1, 2), 3)]);
-        let not_itself = f64::NAN;
-        assert_eq!(outcome(Format::VALUE, &no_text, LIMIT).unwrap_err().kind(), Kind::ReplyFailed);
-        assert_eq!(outcome(Format::VALUE, &not_itself, LIMIT).unwrap_err().kind(), Kind::ReplyFailed);
+        #[derive(Serialize, serde::Deserialize)]
+        struct Skipped {
+            #[serde(skip_serializing)]
+            _secret: u8,
+        }
+
+        let refused = write(Format::VALUE, &Skipped { _secret: 1 }, LIMIT).map(|_| ()).unwrap_err();
+        assert_eq!(refused.kind(), Kind::ReplyFailed);
+        assert_eq!(check::<Skipped>().unwrap_err().kind(), Kind::ReplyFailed);
+        let borrowed = std::cell::RefCell::new(1);
+        let _guard = borrowed.borrow_mut();
+        assert_eq!(write(Format::VALUE, &borrowed, LIMIT).map(|_| ()).unwrap_err().kind(), Kind::ReplyFailed);
+    }
+
+    #[test]
+    fn r20b_what_is_not_stored_is_not_given_to_the_first_caller_either() {
+        #[derive(Debug, PartialEq, Serialize, serde::Deserialize)]
+        struct Charge {
+            id: u8,
+            #[serde(skip)]
+            raw: Option<String>,
+        }
+
+        let charge = Charge { id: 1, raw: Some("only in memory".to_owned()) };
+        for limit in [LIMIT, 1] {
+            let written = write(Format::VALUE, &charge, limit).expect("storable");
+            assert_eq!(written.read_back, Charge { id: 1, raw: None });
+        }
     }
 
     #[test]
     fn r21_a_value_over_the_limit_leaves_a_tombstone() {
         let long = "x".repeat(LIMIT);
-        assert_eq!(outcome(Format::VALUE, &long, LIMIT).expect("storable"), Outcome::Oversized);
+        assert_eq!(write(Format::VALUE, &long, LIMIT).expect("storable").outcome, Outcome::Oversized);
     }
 }

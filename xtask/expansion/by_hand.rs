@@ -19,6 +19,5 @@ async fn NAME(
     };
     let id = insert(&mut run, &user, &order).await?;
     let payment = Payment { id, amount: order.amount };
-    run.complete(&payment).await?;
-    Ok((StatusCode::CREATED, Json(payment)))
+    Ok((StatusCode::CREATED, Json(run.complete(&payment).await?)))
 }

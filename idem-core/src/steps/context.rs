@@ -30,8 +30,8 @@ impl<H: Holder> Context for Steps<H> {
 
     async fn begin(store: &H::Store, request: &Request, lease: &Lease) -> Result<Begun<Self>, Error> {
         let asked = Instant::now();
-        let (holder, attempt, recorded) = match H::claim(store, request, lease).await? {
-            Held::Run { holder, attempt, steps } => (holder, attempt, steps),
+        let (holder, attempt, fingerprint, recorded) = match H::claim(store, request, lease).await? {
+            Held::Run { holder, attempt, fingerprint, steps } => (holder, attempt, fingerprint, steps),
             Held::Replay(reply) => return Ok(Begun::Replay(reply)),
             Held::Refuse(kind) => return Ok(Begun::Refuse(kind)),
         };
@@ -43,7 +43,7 @@ impl<H: Holder> Context for Steps<H> {
         let mut run = Run {
             renewal: Renewal::start(lease.duration, asked, try_renew),
             holder,
-            seed: digest([&request.identity.digest(), request.fingerprint.as_bytes()]),
+            seed: digest([&request.identity.digest(), fingerprint.as_bytes()]),
             attempt,
             recorded,
             rejection: None,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use idem_core::machine::{Decision, decide};
+use idem_core::machine::{Decision, decide_leased};
 use idem_core::{Claim, Fingerprint, Identity, Kind, Lease, Request, Timestamp};
 use stateright::{Model, Property};
 
@@ -147,7 +147,7 @@ impl Leased {
             Clock::Store => store.now,
             Clock::Ahead => after(store.now, 1),
         };
-        let order = match decide(record.as_ref(), &self.requests[body], began).within(&LIMIT) {
+        let order = match decide_leased(record.as_ref(), &self.requests[body], &LIMIT, began) {
             Decision::Claim => Order::Lease,
             Decision::Replace(expired) => Order::LeaseAgain(expired),
             Decision::Resume { claim, .. } => Order::TakeOver(claim),

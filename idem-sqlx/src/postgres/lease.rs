@@ -3,9 +3,9 @@
 use std::future::Future;
 use std::time::Instant;
 
-use idem_core::machine::{Decision, decide};
+use idem_core::machine::{Decision, decide_leased};
 use idem_core::{
-    Abandoned, Claim, Error, Held, Holder, Kind, Lease, Outcome, Place, Recover, Request, Resumed, Step, Steps,
+    Abandoned, Claim, Error, Fingerprint, Held, Holder, Kind, Lease, Outcome, Place, Recover, Request, Resumed, Step, Steps,
 };
 use serde::de::DeserializeOwned;
 use tokio::time::sleep;
@@ -58,6 +58,7 @@ const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeou
 enum Claimed {
     Run {
         attempt: u32,
+        fingerprint: Fingerprint,
         steps: Vec<Step>,
     },
     /// Somebody else was first.
@@ -86,16 +87,16 @@ impl Holder for PgLease {
             };
             if let Claimed::Taken = claimed {
                 let (record, now) = inner.records.find(session.connection(), &request.identity).await?;
-                claimed = match decide(record.as_ref(), request, now).within(lease) {
+                claimed = match decide_leased(record.as_ref(), request, lease, now) {
                     Decision::Replay(reply) => return Ok(Held::Replay(reply)),
                     Decision::Refuse(kind) => return Ok(Held::Refuse(kind)),
                     order => holder.carry_out(&mut session, &order).await?,
                 };
             }
-            if let Claimed::Run { attempt, steps } = claimed {
+            if let Claimed::Run { attempt, fingerprint, steps } = claimed {
                 let armed = Armed::new(holder);
                 session.commit(inner.commit_deadline).await?;
-                return Ok(Held::Run { holder: armed.disarm(), attempt, steps });
+                return Ok(Held::Run { holder: armed.disarm(), attempt, fingerprint, steps });
             }
             // The connection goes back first: nobody waits with one in hand.
             drop(session);
@@ -209,13 +210,13 @@ impl PgLease {
             Err(error) => return Err(error),
         }
         // A new record has none. One that an operator let begin again has, and counts from 1 again.
-        let steps = match order {
-            Decision::Resume { .. } => {
-                records.steps(session.connection(), &request.identity).await.map_err(classify)?
+        let (fingerprint, steps) = match order {
+            Decision::Resume { fingerprint, .. } => {
+                (*fingerprint, records.steps(session.connection(), &request.identity).await.map_err(classify)?)
             }
-            _ => Vec::new(),
+            _ => (request.fingerprint, Vec::new()),
         };
-        Ok(Claimed::Run { attempt, steps })
+        Ok(Claimed::Run { attempt, fingerprint, steps })
     }
 
     /// The transaction of a step, or one of its own.

@@ -117,8 +117,7 @@ impl PgStore {
     ///     match store.begin(&request).await? {
     ///         Start::Run(mut run) => {
     ///             let reserved = reserve(&mut run, order).await.map_err(idem_sqlx::classify)?;
-    ///             run.complete(&reserved).await?;
-    ///             Ok(reserved)
+    ///             run.complete(&reserved).await
     ///         }
     ///         Start::Stored(Stored::Completed(value) | Stored::Rejected(value)) => value.read(),
     ///     }

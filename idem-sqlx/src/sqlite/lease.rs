@@ -2,9 +2,9 @@
 
 use std::future::Future;
 
-use idem_core::machine::{Decision, decide};
+use idem_core::machine::{Decision, decide_leased};
 use idem_core::{
-    Abandoned, Claim, Error, Held, Holder, Kind, Lease, Outcome, Place, Recover, Request, Resumed, Step, Steps,
+    Abandoned, Claim, Error, Fingerprint, Held, Holder, Kind, Lease, Outcome, Place, Recover, Request, Resumed, Step, Steps,
 };
 use serde::de::DeserializeOwned;
 use tokio::time::sleep;
@@ -52,7 +52,7 @@ pub struct SqliteLease {
 
 /// What came of one try to claim.
 enum Claimed {
-    Run { attempt: u32, steps: Vec<Step> },
+    Run { attempt: u32, fingerprint: Fingerprint, steps: Vec<Step> },
     Again,
 }
 
@@ -70,7 +70,7 @@ impl Holder for SqliteLease {
             // A step may hold the write lock for long, and nobody has to wait for it to read what is finished.
             let mut connection = inner.pool.acquire().await.map_err(classify)?;
             let (record, now) = inner.records.find(&mut connection, &request.identity).await?;
-            let order = match decide(record.as_ref(), request, now).within(lease) {
+            let order = match decide_leased(record.as_ref(), request, lease, now) {
                 Decision::Replay(reply) => return Ok(Held::Replay(reply)),
                 Decision::Refuse(kind) => return Ok(Held::Refuse(kind)),
                 order => order,
@@ -78,10 +78,10 @@ impl Holder for SqliteLease {
             // What may have changed since the look, each statement asks for itself.
             let mut session = Session::begin_on(connection).await?;
             let claimed = holder.carry_out(&mut session, &order).await?;
-            if let Claimed::Run { attempt, steps } = claimed {
+            if let Claimed::Run { attempt, fingerprint, steps } = claimed {
                 let armed = Armed::new(holder);
                 session.commit().await?;
-                return Ok(Held::Run { holder: armed.disarm(), attempt, steps });
+                return Ok(Held::Run { holder: armed.disarm(), attempt, fingerprint, steps });
             }
             // The connection goes back first: nobody waits with one in hand.
             drop(session);
@@ -172,13 +172,13 @@ impl SqliteLease {
             return Ok(Claimed::Again);
         }
         // A new record has none. One that an operator let begin again has, and counts from 1 again.
-        let steps = match order {
-            Decision::Resume { .. } => {
-                records.steps(session.connection(), &request.identity).await.map_err(classify)?
+        let (fingerprint, steps) = match order {
+            Decision::Resume { fingerprint, .. } => {
+                (*fingerprint, records.steps(session.connection(), &request.identity).await.map_err(classify)?)
             }
-            _ => Vec::new(),
+            _ => (request.fingerprint, Vec::new()),
         };
-        Ok(Claimed::Run { attempt, steps })
+        Ok(Claimed::Run { attempt, fingerprint, steps })
     }
 
     /// The transaction of a step, or one of its own.

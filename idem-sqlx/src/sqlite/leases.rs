@@ -292,8 +292,9 @@ INSERT INTO idem_steps
 SELECT $1, $2, $3, $4, $5, '', $6, $7, x'', $8, 1, CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER)";
 
 /// In the order of their places, so that a run that is given back is not met again. Only what is not over has steps.
+/// A column takes values of every type here: the casts keep one row that was put in by hand from hiding all others.
 const ABANDONED: &str = "
-SELECT scope, key_hash, input.body
+SELECT CAST(scope AS TEXT) AS scope, CAST(key_hash AS BLOB) AS key_hash, CAST(input.body AS BLOB) AS body
 FROM (SELECT CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER) AS now) AS time,
     idem_steps AS input JOIN idem_records AS record USING (scope, operation, key_hash)
 WHERE operation = $1
@@ -301,8 +302,8 @@ WHERE operation = $1
     AND record.state >= $3
     AND record.lease_until <= time.now
     AND record.expires_at > time.now
-    AND ($4 IS NULL OR (scope, key_hash) > ($4, $5))
-ORDER BY scope, key_hash
+    AND ($4 IS NULL OR (record.scope, record.key_hash) > ($4, $5))
+ORDER BY record.scope, record.key_hash
 LIMIT 100";
 
 const TAKE_OVER: &str = "

@@ -29,3 +29,4 @@ mod steps;
 mod sweep;
 mod unavailable;
 mod undo;
+mod values;

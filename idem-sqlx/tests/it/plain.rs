@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use idem_core::message::{Action, Failure, each};
-use idem_core::{Error, Fingerprint, Identity, Kind, Request, Start, Stored, observe};
+use idem_core::{Error, Fingerprint, Identity, Kind, Request, Settled, Start, Stored, observe};
 use serde::{Deserialize, Serialize};
 
 use crate::app::Gauge;
@@ -479,7 +479,10 @@ both! {
             match end {
                 "drop" => drop(run),
                 "release" => run.release().await.expect("released"),
-                _ => assert_eq!(run.reject(&"no".to_owned()).await.expect("rejected"), None),
+                _ => {
+                    let rejected = run.reject(&"no".to_owned()).await.expect("rejected");
+                    assert_eq!(rejected, Settled::Answer("no".to_owned()));
+                }
             }
         }
         let Start::Stored(Stored::Rejected(value)) = store.begin(&request("reject", "this")).await.expect("a start") else {
@@ -495,7 +498,7 @@ both! {
                     Err(error) => assert_eq!(error.kind(), Kind::KeyInFlight, "until the dropped one is gone"),
                 }
             };
-            run.complete(&7_u8).await.expect("completed");
+            assert_eq!(run.complete(&7_u8).await.expect("completed"), 7);
             assert_eq!(store.begin(&request(end, "that")).await.expect_err("reused").kind(), Kind::KeyReused);
             let Start::Stored(Stored::Completed(value)) = store.begin(&request(end, "this")).await.expect("a start") else {
                 panic!("{end}")

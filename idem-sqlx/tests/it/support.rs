@@ -29,6 +29,8 @@ macro_rules! both {
             use $crate::undo::postgres_orders as orders;
             #[allow(unused_imports)]
             use $crate::abandoned::postgres_mails as mails;
+            #[allow(unused_imports)]
+            use $crate::values::postgres_values as values;
             $(
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $name() {
@@ -50,6 +52,8 @@ macro_rules! both {
             use $crate::undo::sqlite_orders as orders;
             #[allow(unused_imports)]
             use $crate::abandoned::sqlite_mails as mails;
+            #[allow(unused_imports)]
+            use $crate::values::sqlite_values as values;
             $(
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $name() {

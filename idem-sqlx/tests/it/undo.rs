@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use axum::body::to_bytes;
 use axum::http::StatusCode;
-use idem_core::{Error, Fingerprint, Guard, Identity, Kind, Request, Start, Steps, Stored, begin, idempotent, observe};
+use idem_core::{Error, Fingerprint, Guard, Identity, Kind, Request, Settled, Start, Steps, Stored, begin, idempotent, observe};
 use idem_sqlx::{PgSteps, PgTx};
 use serde::{Deserialize, Serialize};
 use sqlx::Executor;
@@ -598,7 +598,7 @@ both! {
         assert_eq!(another.expect_err("rejected").kind(), Kind::RunRejected);
         let last = fourth.finish(async |_| Ok::<u32, Error>(2)).await;
         assert_eq!(last.expect_err("rejected").kind(), Kind::RunRejected);
-        let Some(Stored::Rejected(why)) = fourth.reject(&"whatever".to_owned()).await.expect("undone") else {
+        let Settled::Stored(Stored::Rejected(why)) = fourth.reject(&"whatever".to_owned()).await.expect("undone") else {
             panic!("the first rejection counts")
         };
         assert_eq!(why.read::<String>().expect("a text"), "no");

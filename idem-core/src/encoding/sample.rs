@@ -1,0 +1,285 @@
+//! Whether a type can be stored, asked before there is a value of it.
+//!
+//! What a foreign call has answered must not turn out to be unstorable after the call was made. So a few values of the type
+//! are made up, by its own `Deserialize`, written and read back. A field that is skipped when written and required when read
+//! shows, as does `serialize_with` without its `deserialize_with`.
+//!
+//! It never refuses a type without a value to show for it. A type that reads whatever it finds (untagged and internally
+//! tagged enums, flattened fields), or that takes no made-up value, passes.
+
+use std::cell::Cell;
+use std::collections::HashSet;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{LazyLock, Mutex, PoisonError};
+
+use serde::Serialize;
+use serde::de::value::StrDeserializer;
+use serde::de::{
+    self, DeserializeOwned, DeserializeSeed, EnumAccess, MapAccess, SeqAccess, VariantAccess, Visitor,
+};
+
+use super::{Unsuitable, read, stored};
+
+/// The types that have passed, by their names.
+static STORABLE: LazyLock<Mutex<HashSet<&'static str>>> = LazyLock::new(Mutex::default);
+
+/// How many values are made up of one type: one for each variant of its largest enum, within reason.
+const MOST_VALUES: usize = 32;
+
+/// How many parts a value may have.
+const MOST_PARTS: usize = 1000;
+
+/// Deeper, options and sequences are empty, so that the value of a recursive type ends.
+const DEEP: usize = 4;
+
+/// Fails where a value of the type was made up that cannot be stored and read back.
+pub(crate) fn check<T: Serialize + DeserializeOwned>() -> Result<(), Unsuitable> {
+    let name = std::any::type_name::<T>();
+    let known = || STORABLE.lock().unwrap_or_else(PoisonError::into_inner);
+    if known().contains(name) {
+        return Ok(());
+    }
+    let variants = Cell::new(1);
+    let mut choice = 0;
+    while choice < variants.get().min(MOST_VALUES) {
+        for is_empty in [false, true] {
+            let sample = Sample { choice, is_empty, variants: &variants, parts: &Cell::new(0), depth: 0 };
+            // A type's own code may take a made-up value for impossible.
+            let checked = catch_unwind(AssertUnwindSafe(|| check_one::<T>(sample)));
+            checked.unwrap_or(Ok(()))?;
+        }
+        choice += 1;
+    }
+    known().insert(name);
+    Ok(())
+}
+
+fn check_one<T: Serialize + DeserializeOwned>(sample: Sample<'_>) -> Result<(), Unsuitable> {
+    let Ok(value) = T::deserialize(sample) else { return Ok(()) };
+    read::<T>(&stored(&value)?).map(|_| ())
+}
+
+/// Makes up a value of whatever type asks.
+#[derive(Clone, Copy)]
+struct Sample<'s> {
+    /// Which variant of each enum.
+    choice: usize,
+    /// Whether it is as empty as it can be.
+    is_empty: bool,
+    /// How many variants the largest enum has.
+    variants: &'s Cell<usize>,
+    parts: &'s Cell<usize>,
+    depth: usize,
+}
+
+/// No value could be made up.
+#[derive(Debug)]
+struct NoSample;
+
+impl fmt::Display for NoSample {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("no value was made up")
+    }
+}
+
+impl std::error::Error for NoSample {}
+
+impl de::Error for NoSample {
+    fn custom<T: fmt::Display>(_: T) -> Self {
+        Self
+    }
+}
+
+impl Sample<'_> {
+    fn inner(mut self) -> Result<Self, NoSample> {
+        self.depth += 1;
+        self.parts.set(self.parts.get() + 1);
+        if self.depth > 8 * DEEP || self.parts.get() > MOST_PARTS { Err(NoSample) } else { Ok(self) }
+    }
+
+    fn ends(&self) -> bool {
+        self.is_empty || self.depth >= DEEP
+    }
+}
+
+macro_rules! made_up {
+    ($($deserialize:ident $visit:ident $value:literal or $empty:literal;)*) => {$(
+        fn $deserialize<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, NoSample> {
+            visitor.$visit(if self.is_empty { $empty } else { $value })
+        }
+    )*};
+}
+
+impl<'de> de::Deserializer<'de> for Sample<'_> {
+    type Error = NoSample;
+
+    made_up! {
+        deserialize_bool visit_bool true or false;
+        deserialize_i8 visit_i8 1 or 0;
+        deserialize_i16 visit_i16 1 or 0;
+        deserialize_i32 visit_i32 1 or 0;
+        deserialize_i64 visit_i64 1 or 0;
+        deserialize_i128 visit_i128 1 or 0;
+        deserialize_u8 visit_u8 1 or 0;
+        deserialize_u16 visit_u16 1 or 0;
+        deserialize_u32 visit_u32 1 or 0;
+        deserialize_u64 visit_u64 1 or 0;
+        deserialize_u128 visit_u128 1 or 0;
+        deserialize_f32 visit_f32 0.5 or 0.0;
+        deserialize_f64 visit_f64 0.5 or 0.0;
+        deserialize_char visit_char 'a' or 'a';
+        deserialize_str visit_str "a" or "";
+        deserialize_string visit_str "a" or "";
+        deserialize_bytes visit_bytes b"a" or b"";
+        deserialize_byte_buf visit_bytes b"a" or b"";
+    }
+
+    fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, NoSample> {
+        Err(NoSample)
+    }
+
+    fn deserialize_identifier<V: Visitor<'de>>(self, _: V) -> Result<V::Value, NoSample> {
+        Err(NoSample)
+    }
+
+    fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, NoSample> {
+        visitor.visit_unit()
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, NoSample> {
+        if self.ends() { visitor.visit_none() } else { visitor.visit_some(self.inner()?) }
+    }
+
+    fn deserialize_unit<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, NoSample> {
+        visitor.visit_unit()
+    }
+
+    fn deserialize_unit_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, NoSample> {
+        visitor.visit_unit()
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, NoSample> {
+        visitor.visit_newtype_struct(self.inner()?)
+    }
+
+    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, NoSample> {
+        visitor.visit_seq(Parts { sample: self.inner()?, fields: None, left: usize::from(!self.ends()) })
+    }
+
+    fn deserialize_tuple<V: Visitor<'de>>(self, length: usize, visitor: V) -> Result<V::Value, NoSample> {
+        visitor.visit_seq(Parts { sample: self.inner()?, fields: None, left: length })
+    }
+
+    fn deserialize_tuple_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        length: usize,
+        visitor: V,
+    ) -> Result<V::Value, NoSample> {
+        self.deserialize_tuple(length, visitor)
+    }
+
+    fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, NoSample> {
+        visitor.visit_map(Parts { sample: self.inner()?, fields: None, left: usize::from(!self.ends()) })
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, NoSample> {
+        visitor.visit_map(Parts { sample: self.inner()?, fields: Some(fields), left: fields.len() })
+    }
+
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        variants: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, NoSample> {
+        self.variants.set(self.variants.get().max(variants.len()));
+        // The first variant of a recursive type is its end, as a rule.
+        let choice = if self.depth >= DEEP { 0 } else { self.choice % variants.len().max(1) };
+        let name = variants.get(choice).ok_or(NoSample)?;
+        visitor.visit_enum(Variant { sample: self.inner()?, name })
+    }
+}
+
+/// What a sequence, a map or a struct is made up of.
+struct Parts<'s> {
+    sample: Sample<'s>,
+    /// The names of a struct's fields.
+    fields: Option<&'static [&'static str]>,
+    left: usize,
+}
+
+impl<'de> SeqAccess<'de> for Parts<'_> {
+    type Error = NoSample;
+
+    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, NoSample> {
+        if self.left == 0 {
+            return Ok(None);
+        }
+        self.left -= 1;
+        seed.deserialize(self.sample.inner()?).map(Some)
+    }
+}
+
+impl<'de> MapAccess<'de> for Parts<'_> {
+    type Error = NoSample;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, NoSample> {
+        if self.left == 0 {
+            return Ok(None);
+        }
+        self.left -= 1;
+        match self.fields {
+            Some(fields) => seed.deserialize(StrDeserializer::new(fields[fields.len() - 1 - self.left])).map(Some),
+            None => seed.deserialize(self.sample.inner()?).map(Some),
+        }
+    }
+
+    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, NoSample> {
+        seed.deserialize(self.sample.inner()?)
+    }
+}
+
+struct Variant<'s> {
+    sample: Sample<'s>,
+    name: &'static str,
+}
+
+impl<'de, 's> EnumAccess<'de> for Variant<'s> {
+    type Error = NoSample;
+    type Variant = Sample<'s>;
+
+    fn variant_seed<V: DeserializeSeed<'de>>(self, seed: V) -> Result<(V::Value, Sample<'s>), NoSample> {
+        Ok((seed.deserialize(StrDeserializer::new(self.name))?, self.sample))
+    }
+}
+
+impl<'de> VariantAccess<'de> for Sample<'_> {
+    type Error = NoSample;
+
+    fn unit_variant(self) -> Result<(), NoSample> {
+        Ok(())
+    }
+
+    fn newtype_variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<T::Value, NoSample> {
+        seed.deserialize(self.inner()?)
+    }
+
+    fn tuple_variant<V: Visitor<'de>>(self, length: usize, visitor: V) -> Result<V::Value, NoSample> {
+        de::Deserializer::deserialize_tuple(self, length, visitor)
+    }
+
+    fn struct_variant<V: Visitor<'de>>(
+        self,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, NoSample> {
+        de::Deserializer::deserialize_struct(self, "", fields, visitor)
+    }
+}
