@@ -95,8 +95,8 @@ mod steps;
 mod holder;
 pub mod store;
 
-pub mod machine;
 mod encoding;
+pub mod machine;
 mod record;
 mod value;
 

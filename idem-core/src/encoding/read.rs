@@ -4,7 +4,8 @@ use std::borrow::Cow;
 
 use serde::de::value::{BorrowedStrDeserializer, StrDeserializer};
 use serde::de::{
-    self, Deserialize, DeserializeOwned, DeserializeSeed, EnumAccess, Error as _, MapAccess, SeqAccess, VariantAccess, Visitor,
+    self, Deserialize, DeserializeOwned, DeserializeSeed, EnumAccess, Error as _, MapAccess, SeqAccess, VariantAccess,
+    Visitor,
 };
 use serde::forward_to_deserialize_any;
 
@@ -70,12 +71,8 @@ impl<'t> Source<'t> {
         let bytes = self.0.string().ok_or_else(Unsuitable::damaged)?;
         // It came from valid text, and its escapes are whole characters.
         Ok(match bytes {
-            Cow::Borrowed(bytes) => {
-                Cow::Borrowed(std::str::from_utf8(bytes).map_err(|_| Unsuitable::damaged())?)
-            }
-            Cow::Owned(bytes) => {
-                Cow::Owned(String::from_utf8(bytes).map_err(|_| Unsuitable::damaged())?)
-            }
+            Cow::Borrowed(bytes) => Cow::Borrowed(std::str::from_utf8(bytes).map_err(|_| Unsuitable::damaged())?),
+            Cow::Owned(bytes) => Cow::Owned(String::from_utf8(bytes).map_err(|_| Unsuitable::damaged())?),
         })
     }
 

@@ -15,9 +15,7 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 
 use serde::Serialize;
 use serde::de::value::StrDeserializer;
-use serde::de::{
-    self, DeserializeOwned, DeserializeSeed, EnumAccess, MapAccess, SeqAccess, VariantAccess, Visitor,
-};
+use serde::de::{self, DeserializeOwned, DeserializeSeed, EnumAccess, MapAccess, SeqAccess, VariantAccess, Visitor};
 
 use super::{Unsuitable, read, stored};
 

@@ -199,51 +199,66 @@ fn any_value() -> impl Strategy<Value = Any> {
     let rest = prop::collection::btree_map("[a-z]{1,3}", any::<Option<Option<u8>>>(), 0..4)
         // A flattened map reads what the other fields did not.
         .prop_map(|rest| rest.into_iter().map(|(name, value)| (format!("x{name}"), value)).collect());
-    let inner = (bits32(), bits64(), maybe_unit()).prop_map(|(single, double, maybe)| Inner { single, double, unit: (), maybe });
-    let leaf = prop_oneof![
-        any::<bool>().prop_map(Any::Bool),
-        any::<i64>().prop_map(Any::I64),
-        any::<i128>().prop_map(Any::I128),
-        any::<u128>().prop_map(Any::U128),
-        bits32().prop_map(Any::F32),
-        bits64().prop_map(Any::F64),
-        any::<char>().prop_map(Any::Char),
-        text_or_tag().prop_map(Any::Text),
-        any::<Vec<u8>>().prop_map(|bytes| Any::Bytes(Raw(bytes))),
-        Just(Any::Unit),
-        Just(Any::NewUnit(())),
-        Just(Any::UnitStruct(Empty)),
-        maybe_unit().prop_map(|maybe| Any::Newtype(Newtype(maybe))),
-        Just(Any::Maybe(None)),
-        maybe_unit().prop_map(Any::MaybeUnit),
-        maybe.prop_map(Any::MaybeMaybe),
-        json().prop_map(Any::Json),
+    let inner = (bits32(), bits64(), maybe_unit()).prop_map(|(single, double, maybe)| Inner {
+        single,
+        double,
+        unit: (),
+        maybe,
+    });
+    let leaf =
         prop_oneof![
-            Just(Untagged::Unit(())),
-            any::<Option<u8>>().prop_map(Untagged::Maybe),
-            text_or_tag().prop_map(Untagged::Text),
-            (bits64(), bits32(), any::<Option<Option<()>>>())
-                .prop_map(|(float, single, options)| Untagged::Floats { float, single, options }),
-        ]
-        .prop_map(Any::Untagged),
-        prop_oneof![
-            Just(Internally::Plain),
-            (any::<Option<Option<u8>>>(), bits32())
-                .prop_map(|(maybe, single)| Internally::Held { maybe, unit: (), single }),
-        ]
-        .prop_map(Any::Internally),
-        prop_oneof![Just(Adjacently::Plain), maybe_unit().prop_map(Adjacently::Maybe)].prop_map(Any::Adjacently),
-        (any::<Option<Option<()>>>(), inner, rest)
-            .prop_map(|(first, inner, rest)| Any::Flattened(Flattened { first, inner, rest })),
-    ];
+            any::<bool>().prop_map(Any::Bool),
+            any::<i64>().prop_map(Any::I64),
+            any::<i128>().prop_map(Any::I128),
+            any::<u128>().prop_map(Any::U128),
+            bits32().prop_map(Any::F32),
+            bits64().prop_map(Any::F64),
+            any::<char>().prop_map(Any::Char),
+            text_or_tag().prop_map(Any::Text),
+            any::<Vec<u8>>().prop_map(|bytes| Any::Bytes(Raw(bytes))),
+            Just(Any::Unit),
+            Just(Any::NewUnit(())),
+            Just(Any::UnitStruct(Empty)),
+            maybe_unit().prop_map(|maybe| Any::Newtype(Newtype(maybe))),
+            Just(Any::Maybe(None)),
+            maybe_unit().prop_map(Any::MaybeUnit),
+            maybe.prop_map(Any::MaybeMaybe),
+            json().prop_map(Any::Json),
+            prop_oneof![
+                Just(Untagged::Unit(())),
+                any::<Option<u8>>().prop_map(Untagged::Maybe),
+                text_or_tag().prop_map(Untagged::Text),
+                (bits64(), bits32(), any::<Option<Option<()>>>())
+                    .prop_map(|(float, single, options)| Untagged::Floats { float, single, options }),
+            ]
+            .prop_map(Any::Untagged),
+            prop_oneof![
+                Just(Internally::Plain),
+                (any::<Option<Option<u8>>>(), bits32()).prop_map(|(maybe, single)| Internally::Held {
+                    maybe,
+                    unit: (),
+                    single
+                }),
+            ]
+            .prop_map(Any::Internally),
+            prop_oneof![Just(Adjacently::Plain), maybe_unit().prop_map(Adjacently::Maybe)].prop_map(Any::Adjacently),
+            (any::<Option<Option<()>>>(), inner, rest).prop_map(|(first, inner, rest)| Any::Flattened(Flattened {
+                first,
+                inner,
+                rest
+            })),
+        ];
     leaf.prop_recursive(5, 64, 5, |inner| {
         let boxed = inner.clone().prop_map(Box::new);
         prop_oneof![
             boxed.clone().prop_map(|value| Any::Maybe(Some(value))),
             prop::collection::vec(inner.clone(), 0..5).prop_map(Any::Items),
             (boxed.clone(), boxed.clone()).prop_map(|(one, other)| Any::Pair(one, other)),
-            (boxed.clone(), proptest::option::of(boxed))
-                .prop_map(|(value, other)| Any::Named { value, other, nameless: 0 }),
+            (boxed.clone(), proptest::option::of(boxed)).prop_map(|(value, other)| Any::Named {
+                value,
+                other,
+                nameless: 0
+            }),
             prop::collection::btree_map(text_or_tag(), inner.clone(), 0..5).prop_map(Any::ByText),
             prop::collection::btree_map(any::<i16>(), inner.clone(), 0..5).prop_map(Any::ByNumber),
             prop::collection::btree_map(any::<(u8, Option<bool>)>(), inner, 0..5).prop_map(Any::ByPair),

@@ -96,7 +96,14 @@ impl<'t> Writer<'t> {
     fn items(self, close: &'static str) -> Items<'t> {
         self.text.push('[');
         let begin = self.text.len();
-        Items { text: self.text, purpose: self.purpose, is_unordered: self.is_unordered, begin, items: Vec::new(), close }
+        Items {
+            text: self.text,
+            purpose: self.purpose,
+            is_unordered: self.is_unordered,
+            begin,
+            items: Vec::new(),
+            close,
+        }
     }
 
     fn entries(self, close: &'static str) -> Entries<'t> {
@@ -334,7 +341,8 @@ impl Items<'_> {
     fn close(self) -> Done {
         if self.is_unordered {
             let begins = std::iter::once(self.begin).chain(self.items.iter().map(|end| end + 1));
-            let mut items: Vec<_> = begins.zip(&self.items).map(|(begin, end)| self.text[begin..*end].to_owned()).collect();
+            let mut items: Vec<_> =
+                begins.zip(&self.items).map(|(begin, end)| self.text[begin..*end].to_owned()).collect();
             items.sort_unstable();
             self.text.truncate(self.begin);
             self.text.push_str(&items.join(","));

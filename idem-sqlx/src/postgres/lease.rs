@@ -5,7 +5,8 @@ use std::time::Instant;
 
 use idem_core::machine::{Decision, decide_leased};
 use idem_core::{
-    Abandoned, Claim, Error, Fingerprint, Held, Holder, Kind, Lease, Outcome, Place, Recover, Request, Resumed, Step, Steps,
+    Abandoned, Claim, Error, Fingerprint, Held, Holder, Kind, Lease, Outcome, Place, Recover, Request, Resumed, Step,
+    Steps,
 };
 use serde::de::DeserializeOwned;
 use tokio::time::sleep;

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use idem_core::{Error, Kind, Resumed};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
+use tracing_subscriber::layer::SubscriberExt;
 
 use crate::client::eventually;
 use crate::support::Database;
@@ -330,4 +331,82 @@ both! {
         assert_eq!(mails::parts(&store, "k", "u1", &office).await.expect("replayed"), "u1");
         assert_eq!(office.tried(), 2);
     }
+    async fn r05a_one_that_cannot_be_resumed_says_why_and_keeps_no_other_from_it(db) {
+        let (store, office) = (db.store(4).await, Office::failing(9));
+        let ids = ["u-damaged", "u-other", "u-exhausted", "u-refused", "u-panics", "u-well"];
+        for id in ids {
+            assert!(mails::send(&store, &mail("k", id), &office).await.is_err());
+        }
+        for _ in 0..2 {
+            assert!(mails::send(&store, &mail("k", "u-exhausted"), &office).await.is_err());
+        }
+        office.failures.store(0, Ordering::SeqCst);
+        let body = |id: &str, text: &str| {
+            format!("UPDATE idem_steps SET body = CAST('{text}' AS {}) WHERE position = -1 AND scope = '{id}'", D::BYTES)
+        };
+        db.execute(&body("u-damaged", "{")).await;
+        db.execute(&body("u-other", "[1, true]")).await;
+        let log = Log::default();
+        let logging = tracing::subscriber::set_default(tracing_subscriber::registry().with(log.clone()));
+        let handle = async |mail: Mail| match mail.to.as_str() {
+            "u-panics" => panic!("told to"),
+            // Another operation than the run's own.
+            "u-refused" => mails::other(&store, &mail, &office).await.map(|()| String::new()),
+            _ => mails::send(&store, &mail, &office).await,
+        };
+        let resumed = store.resume_abandoned("mails.send", handle).await.expect("an answer");
+        drop(logging);
+        assert_eq!(counts(resumed), (1, 5));
+        let mut codes = log.codes();
+        codes.sort_unstable();
+        let expected =
+            ["attempts_exhausted", "handler_panicked", "nothing_to_resume", "record_unreadable", "record_unreadable"];
+        assert_eq!(codes, expected);
+        assert!(!ids.iter().any(|scope| log.text().contains(scope)), "a scope is in the log: {}", log.text());
+    }
+}
+
+/// What the library has said at WARN and above.
+#[derive(Debug, Clone, Default)]
+struct Log(std::sync::Arc<std::sync::Mutex<Vec<(String, String)>>>);
+
+impl Log {
+    fn codes(&self) -> Vec<String> {
+        let said = self.0.lock().expect("a log");
+        said.iter().filter(|(name, _)| name == "code").map(|(_, value)| value.clone()).collect()
+    }
+
+    fn text(&self) -> String {
+        format!("{:?}", self.0.lock().expect("a log"))
+    }
+}
+
+impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Log {
+    fn on_event(&self, event: &tracing::Event<'_>, _: tracing_subscriber::layer::Context<'_, S>) {
+        struct Fields<'l>(&'l Log);
+
+        impl tracing::field::Visit for Fields<'_> {
+            fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
+                let value = format!("{value:?}").trim_matches('"').to_owned();
+                self.0.0.lock().expect("a log").push((field.name().to_owned(), value));
+            }
+        }
+
+        if *event.metadata().level() <= tracing::Level::WARN && event.metadata().target() == "idem" {
+            event.record(&mut Fields(self));
+        }
+    }
+}
+
+/// A column of SQLite takes values of every type, and one row of another type hides no other.
+#[tokio::test]
+async fn r05a_sqlite_a_row_of_another_type_keeps_no_other_from_being_resumed() {
+    let db = crate::support::Sqlite::create().await;
+    let (store, office) = (db.store(4).await, Office::failing(2));
+    for id in ["a", "b"] {
+        assert!(sqlite_mails::send(&store, &mail(id, "u1"), &office).await.is_err());
+    }
+    db.execute("UPDATE idem_steps SET body = 'text' WHERE position = -1 AND key_hash = (SELECT min(key_hash) FROM idem_records)")
+        .await;
+    assert_eq!(counts(sqlite_mails::go_on(&store, &office).await), (1, 1));
 }

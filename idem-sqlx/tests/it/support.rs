@@ -76,6 +76,9 @@ pub trait Database: Sized {
     /// How long a record lives from its claim, in whole hours.
     const HOURS: &str;
 
+    /// The type of bytes, to which a text is cast.
+    const BYTES: &str;
+
     async fn create() -> Self;
 
     /// The store over a pool of this many connections.
@@ -194,6 +197,8 @@ impl Database for Postgres {
     type Lease = idem_sqlx::PgLease;
 
     const WRITERS: usize = usize::MAX;
+
+    const BYTES: &str = "bytea";
 
     const HOURS: &str = "round(extract(epoch FROM expires_at - created_at) / 3600)::bigint";
 
@@ -330,6 +335,8 @@ impl Database for Sqlite {
     type Lease = idem_sqlx::SqliteLease;
 
     const WRITERS: usize = 1;
+
+    const BYTES: &str = "blob";
 
     const HOURS: &str = "(expires_at - created_at) / 3600000000";
 

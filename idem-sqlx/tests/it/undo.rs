@@ -5,7 +5,9 @@ use std::sync::atomic::Ordering;
 
 use axum::body::to_bytes;
 use axum::http::StatusCode;
-use idem_core::{Error, Fingerprint, Guard, Identity, Kind, Request, Settled, Start, Steps, Stored, begin, idempotent, observe};
+use idem_core::{
+    Error, Fingerprint, Guard, Identity, Kind, Request, Settled, Start, Steps, Stored, begin, idempotent, observe,
+};
 use idem_sqlx::{PgSteps, PgTx};
 use serde::{Deserialize, Serialize};
 use sqlx::Executor;

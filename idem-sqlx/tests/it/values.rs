@@ -77,6 +77,23 @@ pub struct Tagged {
     pub tags: HashSet<String>,
 }
 
+/// How a run ends whose call may have happened.
+#[derive(Debug, Clone, Copy)]
+pub struct Way {
+    pub call: CallEnds,
+    /// Whether it has last writes.
+    pub finishes: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CallEnds {
+    /// Its answer has not come when the handler goes on.
+    GivenUp,
+    /// It was answered, and the answer cannot be recorded.
+    TooLong,
+    Well,
+}
+
 /// What the functions of these tests did.
 #[derive(Debug, Default)]
 pub struct Log {
@@ -127,13 +144,14 @@ macro_rules! values {
             use idem_core::{Error, Kind, StepKey, idempotent};
             use idem_sqlx::{$Steps, $Tx};
 
-            use super::{Log, Odd, OneWay, Receipt, Refused, Tagged, odd, receipt};
+            use super::{CallEnds, Log, Odd, OneWay, Receipt, Refused, Tagged, Way, odd, receipt};
+            use crate::client::eventually;
 
             /// The card is charged, or it is declined: `None`.
             #[idempotent(
-                key = id, scope = "values", operation = "values.charge", fingerprint = id,
-                rejects = |error: &Refused| !matches!(error, Refused::Idem(_))
-            )]
+                        key = id, scope = "values", operation = "values.charge", fingerprint = id,
+                        rejects = |error: &Refused| !matches!(error, Refused::Idem(_))
+                    )]
             pub async fn charge(steps: &mut $Steps, id: &str, log: &Log) -> Result<Odd, Refused> {
                 let charged: Option<()> = steps.call("charge", async |_| log.call(Some(()))).await?;
                 log.see(charged);
@@ -146,9 +164,9 @@ macro_rules! values {
 
             /// Charged in the end, and then refused, with what is to be undone registered where it was charged.
             #[idempotent(
-                key = id, scope = "values", operation = "values.undo", fingerprint = id,
-                rejects = |error: &Refused| !matches!(error, Refused::Idem(_))
-            )]
+                        key = id, scope = "values", operation = "values.undo", fingerprint = id,
+                        rejects = |error: &Refused| !matches!(error, Refused::Idem(_))
+                    )]
             pub async fn undo(steps: &mut $Steps, id: &str, log: &'static Log) -> Result<(), Refused> {
                 let reserved: Option<()> = steps.call("reserve", async |_| log.call(Some(()))).await?;
                 if reserved.is_some() {
@@ -215,6 +233,33 @@ macro_rules! values {
                 fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
                     serializer.serialize_unit()
                 }
+            }
+
+            /// It answers whatever became of its call.
+            #[idempotent(key = id, scope = "values", operation = "values.hasty", fingerprint = id)]
+            pub async fn hasty(steps: &mut $Steps, id: &str, way: &Way, log: &Log) -> Result<u8, Error> {
+                let calls = log.calls();
+                let charge = steps.call("charge", async |key: StepKey| {
+                    log.keys.lock().expect("keys").push(key.to_string());
+                    log.call(())?;
+                    match way.call {
+                        CallEnds::GivenUp => std::future::pending().await,
+                        CallEnds::TooLong => Ok::<_, Error>("x".repeat(2 * crate::app::REPLY_LIMIT)),
+                        CallEnds::Well => Ok("charged".to_owned()),
+                    }
+                });
+                if way.call == CallEnds::GivenUp {
+                    tokio::select! {
+                        _ = charge => {}
+                        () = eventually("it is called", async || log.calls() > calls) => {}
+                    }
+                } else {
+                    _ = charge.await;
+                }
+                if way.finishes {
+                    steps.finish(async |_| Ok::<_, Error>(())).await?;
+                }
+                Ok(1)
             }
 
             #[idempotent(key = message.id, scope = "values", operation = "values.tagged")]
@@ -399,11 +444,29 @@ both! {
         let resumed = store.resume_abandoned("values.traced", handle).await.expect("an answer");
         assert_eq!((resumed.succeeded, resumed.failed), (2, 0));
         let keys = log.keys.lock().expect("keys").clone();
-        assert_eq!((&keys[0], &keys[1]), (&keys[2], &keys[3]), "the provider knows each by the key of its first call");
+        let (first, resumed): (HashSet<_>, HashSet<_>) = (keys[..2].iter().collect(), keys[2..].iter().collect());
+        assert_eq!((first.len(), first), (2, resumed), "the provider knows each call by its first key");
         // A caller is compared as before.
         let caller = values::traced(&store, "one", "another", &values::TracedLog(log)).await;
         assert_eq!(caller.expect_err("reused").kind(), Kind::KeyReused);
         values::traced(&store, "one", "the first", &values::TracedLog(log)).await.expect("replayed");
         assert_eq!(log.calls(), 4);
+    }
+    async fn r28a_a_call_whose_answer_is_not_recorded_is_not_forgotten_by_a_success(db) {
+        let store = db.store(4).await;
+        for call in [CallEnds::GivenUp, CallEnds::TooLong] {
+            for finishes in [false, true] {
+                let (id, log) = (format!("{call:?} {finishes}"), Log::default());
+                for _ in 0..2 {
+                    let hasty = values::hasty(&store, &id, &Way { call, finishes }, &log).await;
+                    assert_eq!(hasty.expect_err("unknown").kind(), Kind::OutcomeUnknown, "{id}");
+                }
+                let retry = async || values::hasty(&store, &id, &Way { call: CallEnds::Well, finishes }, &log).await;
+                assert_eq!(retry().await.expect("done"), 1, "{id}");
+                assert_eq!(retry().await.expect("replayed"), 1, "{id}");
+                let keys = log.keys.lock().expect("keys").clone();
+                assert_eq!((keys.len(), keys.iter().collect::<HashSet<_>>().len()), (3, 1), "{id}");
+            }
+        }
     }
 }
