@@ -11,6 +11,10 @@ use crate::error::Error;
 pub use crate::plain::Answer;
 
 /// What is compared on a retry: an argument of a plain function, or the value of `fingerprint = …`.
+///
+/// Values are compared by serde's data model ([`Fingerprint::of_value`](crate::Fingerprint::of_value)), in which a set is a
+/// list. A `HashSet` iterates in another order each time it is made: wrap it in [`Unordered`](crate::Unordered), mark the
+/// field with `#[serde(serialize_with = "idem_core::unordered")]`, or use a `BTreeSet`.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be a part of the fingerprint",
     label = "is not `Serialize`",

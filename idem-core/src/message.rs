@@ -21,6 +21,10 @@
 //! - Refused for good: dead-letter it, with the reason. To deliver it again would be refused again.
 //!
 //! # Limitations
+//! - A message is compared with its first delivery by serde's data model, in which a set is a list. A `HashSet` in it
+//!   iterates in another order each time the message is read, so the redelivery is refused as `key_reused` and dead-lettered.
+//!   Use a `BTreeSet`, mark the field with `#[serde(serialize_with = "idem_core::unordered")]`, or name what is to be equal:
+//!   `fingerprint = (order.id, Unordered(&order.tags))`. See [`Unordered`](crate::Unordered).
 //! - How often a message is delivered before the broker gives it up is the broker's setting. Kafka has none, so a message
 //!   that fails each time holds up its partition: there, what would fail each time is for the consumer to put aside, by a
 //!   [`Failure`] of its own. `store_failed` is such a one (a constraint that the message violates), and a panic, and `undo_failed` where

@@ -81,9 +81,12 @@ pub struct Codec<R> {
     check: fn() -> Result<(), Error>,
     refuse: fn(Error) -> R,
     read: fn(&Stored) -> Result<R, Error>,
-    value: fn(&R, usize) -> Option<Result<Written<R>, Error>>,
-    error: fn(&R, usize) -> Option<Result<Written<R>, Error>>,
+    value: Write<R>,
+    error: Write<R>,
 }
+
+/// Writes an answer within a limit, if it is one to be stored.
+type Write<R> = fn(&R, usize) -> Option<Result<Written<R>, Error>>;
 
 /// Of a function that stores no errors.
 pub fn codec<R: Answer>() -> Codec<R>

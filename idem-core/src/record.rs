@@ -22,7 +22,7 @@ pub struct Request {
     pub input: Option<Input>,
 }
 
-/// What a function was called with: JSON.
+/// What a function was called with, encoded like a result (see [`Value`](crate::Value)).
 #[derive(Clone, PartialEq, Eq)]
 pub struct Input(pub Bytes);
 
@@ -90,7 +90,7 @@ impl Format {
     /// An HTTP response: status, length-prefixed headers, body.
     pub const HTTP: Self = Self(1);
 
-    /// The result of a plain function: its type's name in place of headers, its JSON in place of a body.
+    /// The result of a plain function: its type's name in place of headers, its text (see [`Value`](crate::Value)) in place of a body.
     pub const VALUE: Self = Self(2);
 
     /// The final error of a plain function, written like a result.

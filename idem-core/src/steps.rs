@@ -40,6 +40,8 @@ use undo::{Failure, Undo};
 /// # Rules
 /// - The claim is committed before the handler runs, and renewed every third of the lease while it runs.
 /// - A finished step does not run again, in whatever attempt: its result is read instead.
+/// - A step gives its result as a retry reads it: what is not serialised is missing on the first attempt, too. A type of which
+///   a value does not read back is refused before the step runs ([`Kind::ReplyFailed`]).
 /// - A step is known by its name and its place. Where an attempt meets another step than an earlier one has finished
 ///   there, or one twice, that is [`Kind::StepMismatch`], before the step runs.
 /// - Whoever has lost the lease changes nothing: each write asks for it, in its own transaction.
@@ -54,6 +56,8 @@ use undo::{Failure, Undo};
 ///   past it and go another way. A failure that the handler lives with is the step's result: `Ok(None)`, `Ok(Declined)`.
 /// - An attempt that would be completed without having come past all steps that an earlier one has finished, and to the call
 ///   that it has made, is a [`Kind::StepMismatch`], too, and is not kept.
+/// - An attempt that would be completed after it has given up a call, or after a call whose answer could not be recorded, is
+///   [`Kind::OutcomeUnknown`]: the call may have happened. The retry makes it again, under the same key.
 ///
 /// # Cancel safety
 /// Dropped at any await, a step is finished or not begun, but for a foreign call, which may have happened. The lease is

@@ -76,7 +76,18 @@ enum Untagged {
     Unit(()),
     Maybe(Option<u8>),
     Text(String),
-    Floats { float: Bits64, single: Bits32, options: Option<Option<()>> },
+    Floats { float: Bits64, single: Bits32, options: Option<Option<()>>, variant: Tagged },
+}
+
+/// Its variants are named like tags.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+enum Tagged {
+    #[serde(rename = "~some")]
+    Some(u8),
+    #[serde(rename = "~unit")]
+    Unit,
+    #[serde(rename = "~map")]
+    Map { map: Vec<u8> },
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -182,12 +193,23 @@ fn text_or_tag() -> impl Strategy<Value = String> {
     prop_oneof![any::<String>(), "~?(some|unit|f32|f64|bytes|map|null|\"|\\\\)?".prop_map(|text: String| text)]
 }
 
+fn tagged() -> impl Strategy<Value = Tagged> {
+    prop_oneof![
+        any::<u8>().prop_map(Tagged::Some),
+        Just(Tagged::Unit),
+        any::<Vec<u8>>().prop_map(|map| Tagged::Map { map })
+    ]
+}
+
+/// One in three is no number or infinite.
 fn bits32() -> impl Strategy<Value = Bits32> {
-    any::<u32>().prop_map(|bits| Bits32(f32::from_bits(bits)))
+    let bits = prop_oneof![2 => any::<u32>(), 1 => any::<u32>().prop_map(|bits| bits | f32::INFINITY.to_bits())];
+    bits.prop_map(|bits| Bits32(f32::from_bits(bits)))
 }
 
 fn bits64() -> impl Strategy<Value = Bits64> {
-    any::<u64>().prop_map(|bits| Bits64(f64::from_bits(bits)))
+    let bits = prop_oneof![2 => any::<u64>(), 1 => any::<u64>().prop_map(|bits| bits | f64::INFINITY.to_bits())];
+    bits.prop_map(|bits| Bits64(f64::from_bits(bits)))
 }
 
 fn maybe_unit() -> impl Strategy<Value = Option<()>> {
@@ -205,49 +227,48 @@ fn any_value() -> impl Strategy<Value = Any> {
         unit: (),
         maybe,
     });
-    let leaf =
+    let leaf = prop_oneof![
+        any::<bool>().prop_map(Any::Bool),
+        any::<i64>().prop_map(Any::I64),
+        any::<i128>().prop_map(Any::I128),
+        any::<u128>().prop_map(Any::U128),
+        bits32().prop_map(Any::F32),
+        bits64().prop_map(Any::F64),
+        any::<char>().prop_map(Any::Char),
+        text_or_tag().prop_map(Any::Text),
+        any::<Vec<u8>>().prop_map(|bytes| Any::Bytes(Raw(bytes))),
+        Just(Any::Unit),
+        Just(Any::NewUnit(())),
+        Just(Any::UnitStruct(Empty)),
+        maybe_unit().prop_map(|maybe| Any::Newtype(Newtype(maybe))),
+        Just(Any::Maybe(None)),
+        maybe_unit().prop_map(Any::MaybeUnit),
+        maybe.prop_map(Any::MaybeMaybe),
+        json().prop_map(Any::Json),
         prop_oneof![
-            any::<bool>().prop_map(Any::Bool),
-            any::<i64>().prop_map(Any::I64),
-            any::<i128>().prop_map(Any::I128),
-            any::<u128>().prop_map(Any::U128),
-            bits32().prop_map(Any::F32),
-            bits64().prop_map(Any::F64),
-            any::<char>().prop_map(Any::Char),
-            text_or_tag().prop_map(Any::Text),
-            any::<Vec<u8>>().prop_map(|bytes| Any::Bytes(Raw(bytes))),
-            Just(Any::Unit),
-            Just(Any::NewUnit(())),
-            Just(Any::UnitStruct(Empty)),
-            maybe_unit().prop_map(|maybe| Any::Newtype(Newtype(maybe))),
-            Just(Any::Maybe(None)),
-            maybe_unit().prop_map(Any::MaybeUnit),
-            maybe.prop_map(Any::MaybeMaybe),
-            json().prop_map(Any::Json),
-            prop_oneof![
-                Just(Untagged::Unit(())),
-                any::<Option<u8>>().prop_map(Untagged::Maybe),
-                text_or_tag().prop_map(Untagged::Text),
-                (bits64(), bits32(), any::<Option<Option<()>>>())
-                    .prop_map(|(float, single, options)| Untagged::Floats { float, single, options }),
-            ]
-            .prop_map(Any::Untagged),
-            prop_oneof![
-                Just(Internally::Plain),
-                (any::<Option<Option<u8>>>(), bits32()).prop_map(|(maybe, single)| Internally::Held {
-                    maybe,
-                    unit: (),
-                    single
-                }),
-            ]
-            .prop_map(Any::Internally),
-            prop_oneof![Just(Adjacently::Plain), maybe_unit().prop_map(Adjacently::Maybe)].prop_map(Any::Adjacently),
-            (any::<Option<Option<()>>>(), inner, rest).prop_map(|(first, inner, rest)| Any::Flattened(Flattened {
-                first,
-                inner,
-                rest
-            })),
-        ];
+            Just(Untagged::Unit(())),
+            any::<Option<u8>>().prop_map(Untagged::Maybe),
+            text_or_tag().prop_map(Untagged::Text),
+            (bits64(), bits32(), any::<Option<Option<()>>>(), tagged())
+                .prop_map(|(float, single, options, variant)| Untagged::Floats { float, single, options, variant }),
+        ]
+        .prop_map(Any::Untagged),
+        prop_oneof![
+            Just(Internally::Plain),
+            (any::<Option<Option<u8>>>(), bits32()).prop_map(|(maybe, single)| Internally::Held {
+                maybe,
+                unit: (),
+                single
+            }),
+        ]
+        .prop_map(Any::Internally),
+        prop_oneof![Just(Adjacently::Plain), maybe_unit().prop_map(Adjacently::Maybe)].prop_map(Any::Adjacently),
+        (any::<Option<Option<()>>>(), inner, rest).prop_map(|(first, inner, rest)| Any::Flattened(Flattened {
+            first,
+            inner,
+            rest
+        })),
+    ];
     leaf.prop_recursive(5, 64, 5, |inner| {
         let boxed = inner.clone().prop_map(Box::new);
         prop_oneof![
@@ -267,7 +288,7 @@ fn any_value() -> impl Strategy<Value = Any> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(500))]
+    #![proptest_config(ProptestConfig::with_cases(256))]
 
     #[test]
     fn r20a_every_value_reads_back_as_itself(value in any_value()) {
@@ -282,9 +303,9 @@ proptest! {
     }
 
     #[test]
-    fn r20a_every_float_reads_back_bit_for_bit(double in any::<u64>(), single in any::<u32>()) {
-        prop_assert_eq!(back(&f64::from_bits(double)).to_bits(), double);
-        prop_assert_eq!(back(&f32::from_bits(single)).to_bits(), single);
+    fn r20a_every_float_reads_back_bit_for_bit(double in bits64(), single in bits32()) {
+        prop_assert_eq!(back(&double), double);
+        prop_assert_eq!(back(&single), single);
     }
 
     #[test]
@@ -321,7 +342,7 @@ fn r20a_what_json_loses_reads_back_as_itself() {
     comes_back(Any::Named { value: Box::new(Any::Unit), other: None, nameless: 1 });
     assert!(back(&Some(f64::NAN)).expect("some").is_nan());
     // One or two units in the last place off, as `serde_json` reads them by default.
-    comes_back(vec![7.098_234_523_456_789e-14_f64, 1.000_000_000_000_000_2, 5e-324, f64::MAX]);
+    comes_back(vec![7.098_234_523_456_79e-14_f64, 1.000_000_000_000_000_2, 5e-324, f64::MAX]);
     comes_back(std::time::Duration::new(1, 5));
     let raw: Box<serde_json::value::RawValue> = serde_json::from_str(r#"{"a" : [1.0, "x"]}"#).expect("JSON");
     assert_eq!(back(&raw).get(), raw.get());

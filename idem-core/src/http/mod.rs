@@ -49,6 +49,8 @@
 //! Of what was not completed nothing is kept, but for the finished steps of a leased run.
 //!
 //! # Limitations
+//! - A JSON body is compared by meaning: the order of names and white space do not count, and a number is its exact decimal
+//!   value (`1`, `1.0` and `1e0` are one). The media type's parameters (`; charset=utf-8`) do not count.
 //! - A `multipart/form-data` body is compared byte by byte, its boundary included. A client that makes a new boundary
 //!   for a retry gets 422; give such a handler a `fingerprint` of its own.
 //! - An endless response (server-sent events) would hold its transaction open: it is no reply to be stored.
