@@ -455,7 +455,9 @@ enum Line {
 
 #[test]
 fn r05a_options_units_and_floats_are_told_apart() {
-    let values: [&dyn Fn() -> Vec<u8>; 13] = [
+    let values: [&dyn Fn() -> Vec<u8>; 15] = [
+        &|| compared(&5_u8).expect("comparable"),
+        &|| compared(&Some(5_u8)).expect("comparable"),
         &|| compared(&None::<f64>).expect("comparable"),
         &|| compared(&Some(())).expect("comparable"),
         &|| compared(&()).expect("comparable"),
