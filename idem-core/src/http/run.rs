@@ -43,9 +43,9 @@ pub enum AskedKey {
 pub enum AskedFingerprint {
     /// The whole request.
     Request,
-    /// Nothing.
+    /// Nothing but the path.
     None,
-    /// An expression over the parameters.
+    /// An expression over the parameters, and method, path and query beside it.
     Value(Result<Fingerprint, Error>),
 }
 
@@ -107,11 +107,7 @@ async fn decide_and_run<C: Context>(
     };
     let request = Request {
         identity: Identity { scope: asked.scope?, operation: policy.operation, key },
-        fingerprint: match asked.fingerprint {
-            AskedFingerprint::Request => call.fingerprint(),
-            AskedFingerprint::None => Fingerprint::none(),
-            AskedFingerprint::Value(fingerprint) => fingerprint?,
-        },
+        fingerprint: call.fingerprint(asked.fingerprint)?,
         ttl: policy.ttl,
         input: None,
     };
