@@ -108,7 +108,7 @@ both! {
         let gone = Client::send_all(server, gone).await;
         eventually("all wait", async || store.runs().count() == 21).await;
         drop(gone);
-        eventually("nobody waits for who has left", async || store.runs().count() == 1).await;
+        soon("nobody waits for who has left", async || store.runs().count() == 1).await;
 
         // Whoever comes now is the next one.
         let living = Client::send(server, &Call::act("insert").key("living")).await;
@@ -135,7 +135,7 @@ both! {
         eventually("all wait", async || store.runs().count() == 21).await;
         let living = duplicates.pop().expect("the last one");
         drop(duplicates);
-        eventually("one waits", async || store.runs().count() == 2).await;
+        soon("one waits", async || store.runs().count() == 2).await;
         gauge.open(1);
         let first = first.answer().await;
         first.expect_fresh(201);
@@ -157,7 +157,7 @@ both! {
         eventually("all wait", async || store.runs().count() == 151).await;
         assert_eq!(bodies.held(), 0, "of those that wait");
         drop(duplicates);
-        eventually("nobody waits", async || store.runs().count() == 1).await;
+        soon("nobody waits", async || store.runs().count() == 1).await;
 
         // Nor does one that waits for a connection.
         let others = Client::send_all(server, (0..10).map(|other| large("/act", "insert").key(&format!("k{other}"))));
@@ -182,7 +182,7 @@ both! {
         let waits = Client::send(server, &Call::to("/wait", "wait").key("another")).await;
         eventually("another waits", async || store.runs().count() == 2).await;
         drop(waits);
-        eventually("only the run is left", async || store.runs().count() == 1).await;
+        soon("only the run is left", async || store.runs().count() == 1).await;
         gauge.open(1);
         store.runs().drained().await;
         let retry = Client::send(server, &call).await.answer().await;
@@ -199,7 +199,7 @@ both! {
             let client = Client::send(server, &call).await;
             eventually("it runs", async || gauge.waited() == run + 1).await;
             drop(client);
-            eventually("it has ended", async || store.runs().count() == 0).await;
+            soon("it has ended", async || store.runs().count() == 0).await;
             // On the one connection, which is outside of any transaction again.
             assert!(D::is_idle(&store).await);
             assert_eq!((db.effects().await, db.records().await), (0, 0));
@@ -247,6 +247,11 @@ both! {
         }
         store.runs().drained().await;
     }
+}
+
+/// Waits for less time than a request waits for a connection, or a duplicate for the first run: half a minute.
+async fn soon(what: &str, condition: impl AsyncFn() -> bool) {
+    timeout(Duration::from_secs(10), eventually(what, condition)).await.expect(what);
 }
 
 /// Longer than a test waits.
