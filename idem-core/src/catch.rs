@@ -13,7 +13,17 @@ use crate::error::{Error, Kind};
 /// No `async fn`: that would keep room for the body twice.
 pub(crate) fn catch<T>(body: impl Future<Output = T>) -> impl Future<Output = Result<T, Error>> {
     let caught = AssertUnwindSafe(body).catch_unwind();
-    caught.map(|ended| ended.map_err(|panic| Error::new(Kind::Panicked).caused_by(words(panic.as_ref()))))
+    caught.map(|ended| ended.map_err(panicked))
+}
+
+/// The same for what waits for nothing.
+#[cfg(feature = "axum")]
+pub(crate) fn catch_now<T>(body: impl FnOnce() -> T) -> Result<T, Error> {
+    std::panic::catch_unwind(AssertUnwindSafe(body)).map_err(panicked)
+}
+
+fn panicked(panic: Box<dyn Any + Send>) -> Error {
+    Error::new(Kind::Panicked).caused_by(words(panic.as_ref()))
 }
 
 /// What `panic!` was called with. The message and the place have gone to the panic hook already.

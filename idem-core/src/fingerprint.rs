@@ -30,7 +30,7 @@ impl Fingerprint {
     /// Its length in bytes: the version and a SHA-256.
     pub const LEN: usize = 33;
 
-    /// The fingerprint of a handler that compares nothing (`fingerprint = none`).
+    /// The fingerprint of a plain function that compares nothing (`fingerprint = none`).
     #[must_use]
     pub fn none() -> Self {
         Self::of_parts(&[b"none"])
@@ -82,8 +82,7 @@ impl Fingerprint {
             Some(digest) => [b"json", digest],
             None => [b"bytes", body],
         };
-        // An absent query and an empty one are different requests to some routers.
-        let query = query.map_or([b"no".as_slice(), b""], |query| [b"query", query.as_bytes()]);
+        let query = query_parts(query);
         Self::of_parts(&[
             b"http",
             method.as_bytes(),
@@ -94,6 +93,23 @@ impl Fingerprint {
             body[0],
             body[1],
         ])
+    }
+
+    /// The fingerprint of an HTTP request whose handler has chosen what is compared of its content.
+    ///
+    /// The method, the path and the query count beside it: they say what the request is about, and a route may get
+    /// all its parameters from there.
+    #[must_use]
+    pub fn of_request_with(method: &str, path: &str, query: Option<&str>, chosen: &Self) -> Self {
+        let query = query_parts(query);
+        let (method, path) = (method.as_bytes(), path.as_bytes());
+        Self::of_parts(&[b"http chosen", method, path, query[0], query[1], &chosen.0])
+    }
+
+    /// The fingerprint of an HTTP request whose handler compares nothing of it but where it went.
+    #[must_use]
+    pub fn of_path(path: &str) -> Self {
+        Self::of_parts(&[b"http path", path.as_bytes()])
     }
 
     /// A digest over the parts, each with its length: no joining of parts makes two lists one.
@@ -168,6 +184,11 @@ pub fn unordered<T: Serialize + ?Sized, S: Serializer>(collection: &T, serialize
     serializer.serialize_newtype_struct(encoding::UNORDERED, collection)
 }
 
+/// An absent query and an empty one are different requests to some routers.
+fn query_parts(query: Option<&str>) -> [&[u8]; 2] {
+    query.map_or([b"no", b""], |query| [b"query", query.as_bytes()])
+}
+
 /// `Application/JSON; charset=utf-8` is `application/json`.
 fn media_type(content_type: &[u8]) -> Vec<u8> {
     content_type.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii().to_ascii_lowercase()
@@ -231,6 +252,51 @@ mod tests {
         assert_ne!(Fingerprint::of_parts(&[b"ab", b"c"]), Fingerprint::of_parts(&[b"a", b"bc"]));
         assert_ne!(Fingerprint::of_parts(&[b"ab"]), Fingerprint::of_parts(&[b"ab", b""]));
         assert_ne!(request(("POST", "/a", Some("b"), "", "")), request(("POST", "/ab", None, "", "")));
+    }
+
+    #[test]
+    fn r08_a_chosen_fingerprint_is_of_one_method_path_and_query() {
+        let chosen = Fingerprint::of_value("a").unwrap();
+        let with = |(method, path, query): (&str, &str, Option<&str>)| {
+            Fingerprint::of_request_with(method, path, query, &chosen)
+        };
+        let requests = [
+            ("POST", "/accounts/1/pay", None),
+            ("POST", "/accounts/2/pay", None),
+            ("PUT", "/accounts/1/pay", None),
+            ("POST", "/accounts/1/pay", Some("")),
+            ("POST", "/accounts/1/pay", Some("a=1")),
+            ("POST", "/accounts/1/pay", Some("a=2")),
+            ("POST", "/accounts/1/pay/", None),
+            ("POST", "/accounts/1", Some("/pay")),
+        ];
+        for (at, one) in requests.iter().enumerate() {
+            assert_eq!(with(*one), with(*one));
+            for other in &requests[..at] {
+                assert_ne!(with(*one), with(*other), "{one:?} and {other:?}");
+            }
+        }
+        let other = Fingerprint::of_request_with("POST", "/accounts/1/pay", None, &Fingerprint::none());
+        assert_ne!(other, with(requests[0]));
+        assert_ne!(Fingerprint::of_path("/accounts/1/pay"), Fingerprint::of_path("/accounts/2/pay"));
+    }
+
+    #[test]
+    fn r06_no_two_ways_of_asking_make_one_digest() {
+        let chosen = Fingerprint::of_value("").unwrap();
+        let ways = [
+            Fingerprint::none(),
+            chosen,
+            Fingerprint::of_all(&[]),
+            Fingerprint::of_all(&[chosen]),
+            Fingerprint::of_path(""),
+            Fingerprint::of_request("", "", None, b"", b""),
+            Fingerprint::of_request_with("", "", None, &chosen),
+            Fingerprint::of_request_with("", "", None, &Fingerprint::none()),
+        ];
+        for (at, one) in ways.iter().enumerate() {
+            assert!(!ways[..at].contains(one), "{at}");
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod arguments;
 mod names;
 mod signature;
+mod which_self;
 
 use std::time::Duration;
 
@@ -151,5 +152,6 @@ pub(crate) fn check(args: &Args, mut errors: Errors, function: &Function) -> Res
         krate: arguments::krate(args, &mut errors),
         parameters,
     };
+    which_self::check(args, form, &function.signature, &mut errors);
     errors.none_or(handler)
 }

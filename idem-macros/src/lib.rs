@@ -76,7 +76,7 @@ use crate::variants::{Variant, variants};
 /// | `key = header("Name")` | the header that holds the key | `header("Idempotency-Key")` |
 /// | `axum, key = EXPR` | the key is an expression over the parameters instead, such as a webhook's `event.id` | – |
 /// | `key = EXPR` without `axum` | a plain function, and its key | – |
-/// | `fingerprint = EXPR` / `none` | what must be equal on a retry, such as `(order.customer_id, order.amount)` | the whole request; all arguments of a plain function |
+/// | `fingerprint = EXPR` / `none` | what must be equal on a retry, such as `(order.customer_id, order.amount)`; over HTTP, method, path and query count beside it, and with `none` the path still does | the whole request; all arguments of a plain function |
 /// | `in_flight = conflict` / `wait("5s")` / `accepted` | what a duplicate gets while the first still runs: 409, a wait of `"1ms"` to `"5m"`, or 202 | `conflict` |
 /// | `missing_key = reject` / `run` | what a request without a key gets: 400, or an ordinary run with nothing recorded | `reject` |
 /// | `operation = "payments.create"` | the handler's stable name, 1 to 255 bytes; set it before you rename or move a handler whose records are still to be replayed | module path and function name |
@@ -104,6 +104,9 @@ use crate::variants::{Variant, variants};
 /// - A plain function may be generic, borrow its arguments, and be a method with `&self`, in a trait's `impl`, too. A
 ///   method, and an associated function whose signature says `Self`, needs an `operation`. `observe` tells whether a
 ///   result was replayed.
+/// - A method says by its scope, its key or its fingerprint which `self` it is called on, as in `scope = self.name`: else
+///   another `self` would get this one's result. The default fingerprint is all arguments without `self`. Where any `self`
+///   will do, write the function free, and give it what it needs as an argument.
 /// - A key that is blank or `None` is an error of the kind `KeyMissing`.
 /// - Other attributes stay. Of a plain function, all of them see the store in the context's place; of a handler, those on
 ///   what Axum sees (documentation, lint levels, `#[axum::debug_handler]`) go to the outer function, all others
@@ -129,10 +132,10 @@ use crate::variants::{Variant, variants};
 ///
 /// # Cancel safety
 ///
-/// A handler's run goes on in a task of its own when the client hangs up or a timeout layer fires; a retry replays it. Its
-/// tracing span goes with it; task-locals are there until then, and gone after it: pass what they hold as an extractor. A
-/// plain function's future is the caller's: dropped at any await, it
-/// has kept all or nothing.
+/// A handler's claimed run goes on in a task of its own when the client hangs up or a timeout layer fires; a retry replays
+/// it. Its tracing span goes with it; task-locals are there until then, and gone after it: pass what they hold as an
+/// extractor. A request that is not claimed, or of which nothing is recorded, is dropped with its client, and has kept
+/// nothing. A plain function's future is the caller's: dropped at any await, it has kept all or nothing.
 ///
 /// # Limitations
 ///

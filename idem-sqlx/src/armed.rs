@@ -1,35 +1,79 @@
-//! A lease that was claimed and has not reached its run.
+//! The commit of a leased claim, whose caller may go away while it is under way.
 
-use idem_core::{Holder, Kind};
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use idem_core::{Error, Holder, Kind, Store};
 use tokio::runtime::Handle;
 
-/// Releases the lease, unless it is disarmed: a claim may be dropped while its COMMIT is under way.
-pub(crate) struct Armed<H: Holder>(Option<H>);
+/// A lease that can be given back before anything was done with it.
+pub(crate) trait Unused: Holder {
+    fn store(&self) -> &Self::Store;
 
-impl<H: Holder> Armed<H> {
-    pub(crate) fn new(holder: H) -> Self {
-        Self(Some(holder))
-    }
+    /// Ends the lease as [`release`](Holder::release) does. What nobody has run is no attempt.
+    fn hand_back(&self) -> impl Future<Output = Result<(), Error>> + Send;
+}
 
-    pub(crate) fn disarm(mut self) -> H {
-        self.0.take().expect("armed until now")
+/// Commits a claim, and answers with its lease.
+///
+/// Nobody can tell of a commit that was sent and dropped whether it is still to come. So it goes on in a task of its own
+/// where the caller goes away, and the lease is handed back after it: the key is free at once, not after a lease.
+pub(crate) fn commit<H, E>(
+    holder: H,
+    commit: impl Future<Output = Result<(), E>> + Send + 'static,
+) -> impl Future<Output = Result<H, Error>> + Send
+where
+    H: Unused + Unpin,
+    E: Into<Error>,
+{
+    Armed(Some((holder, commit.map(|committed| committed.map_err(Into::into)).boxed())))
+}
+
+/// A claim on its way: there until its commit has answered.
+struct Armed<H: Unused + Unpin>(Option<(H, BoxFuture<'static, Result<(), Error>>)>);
+
+impl<H: Unused + Unpin> Future for Armed<H> {
+    type Output = Result<H, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let (_, commit) = self.0.as_mut().expect("not polled after its end");
+        let committed = ready!(commit.as_mut().poll(context));
+        let (holder, _) = self.0.take().expect("it was there just now");
+        Poll::Ready(match committed {
+            Ok(()) => Ok(holder),
+            Err(error) => {
+                hand_back_after(holder, std::future::ready(()));
+                Err(error)
+            }
+        })
     }
 }
 
-impl<H: Holder> Drop for Armed<H> {
+impl<H: Unused + Unpin> Drop for Armed<H> {
     fn drop(&mut self) {
-        let Some(holder) = self.0.take() else { return };
-        // Without a runtime the lease ends by itself.
-        if let Ok(runtime) = Handle::try_current() {
-            runtime.spawn(async move {
-                match holder.release().await {
-                    Ok(()) => {}
-                    Err(error) if error.kind() == Kind::LeaseLost => {}
-                    Err(error) => {
-                        tracing::debug!(target: "idem", %error, "a claim was not released; its lease ends by itself");
-                    }
-                }
-            });
+        if let Some((holder, commit)) = self.0.take() {
+            hand_back_after(holder, commit.map(drop));
         }
     }
+}
+
+fn hand_back_after<H: Unused>(holder: H, committed: impl Future<Output = ()> + Send + 'static) {
+    // Without a runtime the lease ends by itself.
+    let Ok(runtime) = Handle::try_current() else { return };
+    // A shutdown waits for it.
+    let counted = holder.store().runs().enter();
+    runtime.spawn(async move {
+        committed.await;
+        match holder.hand_back().await {
+            Ok(()) => {}
+            Err(error) if error.kind() == Kind::LeaseLost => {}
+            Err(error) => {
+                tracing::debug!(target: "idem", %error, "a claim was not released; its lease ends by itself");
+            }
+        }
+        drop(counted);
+    });
 }

@@ -16,6 +16,7 @@ use crate::error::{Error, Kind};
 use crate::fingerprint::Fingerprint;
 use crate::http::bounds::{FromRef, HoldsStore, Needs};
 use crate::http::problem;
+use crate::http::run::AskedFingerprint;
 use crate::store::Context;
 
 /// The user's last extractor `T`, run over a body that has been read whole, so that it can be digested.
@@ -45,10 +46,18 @@ pub struct Call<C: Context> {
 }
 
 impl<C: Context> Call<C> {
-    /// The fingerprint of the whole request.
-    pub(crate) fn fingerprint(&self) -> Fingerprint {
-        let content_type = self.headers.get(header::CONTENT_TYPE).map_or(b"".as_slice(), |value| value.as_bytes());
-        Fingerprint::of_request(self.method.as_str(), self.uri.path(), self.uri.query(), content_type, &self.body)
+    /// The fingerprint of the request. Whatever the handler has chosen, another path never gets its reply (rule 8).
+    pub(crate) fn fingerprint(&self, asked: AskedFingerprint) -> Result<Fingerprint, Error> {
+        let (method, path, query) = (self.method.as_str(), self.uri.path(), self.uri.query());
+        Ok(match asked {
+            AskedFingerprint::Request => {
+                let content_type = self.headers.get(header::CONTENT_TYPE);
+                let content_type = content_type.map_or(b"".as_slice(), |value| value.as_bytes());
+                Fingerprint::of_request(method, path, query, content_type, &self.body)
+            }
+            AskedFingerprint::Value(chosen) => Fingerprint::of_request_with(method, path, query, &chosen?),
+            AskedFingerprint::None => Fingerprint::of_path(path),
+        })
     }
 }
 

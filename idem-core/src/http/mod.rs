@@ -9,13 +9,21 @@
 //!    like every other: annotate what writes.)
 //! 4. The key is read from its header as an RFC 8941 string item (`"abc"`, or bare `abc`): one of 1 to 255 visible
 //!    ASCII characters. None: 400 `key_missing`. Anything else: 400 `key_invalid`.
-//! 5. The key was used for another request of this caller and handler: 422 `key_reused`, also while that runs.
+//! 5. The key was used for another request of this caller and handler: 422 `key_reused`, also while that runs. Whatever
+//!    the handler compares, another path is another request. With `fingerprint = EXPR`, so are another method and
+//!    another query.
 //! 6. It was used for this request, and its reply is stored: the reply, with `Idempotent-Replayed: true`.
 //! 7. It was used for this request, which is running: 409 `key_in_flight` with `Retry-After`, or what the handler
 //!    says with `in_flight`.
-//! 8. Otherwise the handler runs. When the client hangs up or a timeout fires it goes on, in a task of its own, and the
-//!    retry gets its reply. Its tracing span goes with it; task-locals do not: they are there until the client leaves,
-//!    and gone after it, so a handler must not ask for them. A request that is held without being polled stands still.
+//! 8. Otherwise the request is claimed, and the handler runs. When the client hangs up or a timeout fires, a claimed run
+//!    goes on, in a task of its own, and the retry gets its reply. Its tracing span goes with it; task-locals do not:
+//!    they are there until the client leaves, and gone after it, so a handler must not ask for them. A request that is
+//!    held without being polled stands still.
+//!
+//!    A request that is not claimed is dropped with its client, as Axum does: nobody waits for a connection, or for
+//!    another run, on behalf of a client that has left. A run of which nothing is recorded (3, or `missing_key = run`)
+//!    is never claimed: it is dropped, too, and rolled back. While a request waits, it does not hold its body; what the
+//!    extractors have made of it, it does.
 //! 9. Its response says what becomes of the run: [`Disposition`](crate::Disposition). The caller gets it once its
 //!    record is committed.
 //!

@@ -1,11 +1,13 @@
 //! One request of an annotated handler, from its key to its response.
 
+use std::future::Future;
+
 use axum::response::{IntoResponse, IntoResponseParts, Response, ResponseParts};
 use futures_util::future::BoxFuture;
 use http::{HeaderName, Method, StatusCode};
 use tracing::Instrument;
 
-use crate::catch::catch;
+use crate::catch::{catch, catch_now};
 use crate::disposition::Disposition;
 use crate::error::{Error, Kind};
 use crate::fingerprint::Fingerprint;
@@ -43,9 +45,9 @@ pub enum AskedKey {
 pub enum AskedFingerprint {
     /// The whole request.
     Request,
-    /// Nothing.
+    /// Nothing but the path.
     None,
-    /// An expression over the parameters.
+    /// An expression over the parameters, and method, path and query beside it.
     Value(Result<Fingerprint, Error>),
 }
 
@@ -55,70 +57,95 @@ type Body<C> = Box<dyn for<'c> FnOnce(&'c mut C) -> BoxFuture<'c, Response> + Se
 impl<C: Context> Call<C> {
     /// Runs an annotated handler: the whole of what the attribute generates a call to.
     ///
-    /// The run goes on, in a task of its own, when the client hangs up or a timeout drops this future (rule 12).
-    pub async fn serve(
+    /// Until the request is claimed, it ends with this future. A claimed run goes on, in a task of its own, when the
+    /// client hangs up or a timeout drops this future (rule 12).
+    pub fn serve(
         self,
         policy: &'static Policy,
         asked: Asked,
         body: impl for<'c> FnOnce(&'c mut C) -> BoxFuture<'c, Response> + Send + 'static,
-    ) -> Response {
+    ) -> impl Future<Output = Response> + Send {
+        // In a box here, so that the rest is compiled once for all handlers of a context.
         let body: Body<C> = Box::new(body);
-        let counted = self.store.runs().enter();
-        // Put together in its box: a future of this size is not moved about.
-        let run = Box::pin(catch(async move {
-            let _counted = counted;
-            answer(self, policy, asked, body).await
-        }));
-        // The handler's own panic is caught inside; one that arrives here is our bug.
-        let response = Outlive::new(run.in_current_span()).await;
-        response.unwrap_or_else(|panic| problem::respond(&Error::new(Kind::OutcomeUnknown).caused_by(panic)))
+        let store = self.store.clone();
+        // Before the first await, which then need not hold the request's headers and body.
+        let request = catch_now(|| self.into_request(policy, asked)).unwrap_or_else(|panic| Err(bug(panic)));
+        serve(store, request, policy, body)
+    }
+
+    /// What to claim, or `None` where nothing is to be recorded.
+    ///
+    /// It uses up the call: a request that waits for another one does not hold its body meanwhile.
+    fn into_request(self, policy: &Policy, asked: Asked) -> Result<Option<Request>, Error> {
+        // Rule 9: what changes nothing needs no record.
+        if matches!(self.method, Method::GET | Method::HEAD | Method::OPTIONS) {
+            return Ok(None);
+        }
+        let key = match asked.key {
+            AskedKey::Header(name) => key::from_headers(&self.headers, &HeaderName::from_static(name))?,
+            AskedKey::Value(key) => key?,
+        };
+        let Some(key) = key else {
+            return match policy.missing_key {
+                MissingKey::Reject => Err(Error::new(Kind::KeyMissing)),
+                MissingKey::Run => Ok(None),
+            };
+        };
+        Ok(Some(Request {
+            identity: Identity { scope: asked.scope?, operation: policy.operation, key },
+            fingerprint: self.fingerprint(asked.fingerprint)?,
+            ttl: policy.ttl,
+            input: None,
+        }))
     }
 }
 
-async fn answer<C: Context>(call: Call<C>, policy: &Policy, asked: Asked, body: Body<C>) -> Response {
-    match decide_and_run(call, policy, asked, body).await {
+async fn serve<C: Context>(
+    store: C::Store,
+    request: Result<Option<Request>, Error>,
+    policy: &'static Policy,
+    body: Body<C>,
+) -> Response {
+    let counted = store.runs().enter();
+    let request = match request {
+        Ok(Some(request)) => request,
+        Ok(None) => {
+            // It claims nothing, so that it, too, ends with its client.
+            let run = Box::pin(catch(run_unrecorded(&store, body)));
+            return respond(policy, run.await.unwrap_or_else(|panic| Err(bug(panic))));
+        }
+        Err(error) => return respond(policy, Err(error)),
+    };
+    let claimed = catch(run::claim::<C>(&store, &request, policy.in_flight, &policy.lease)).await;
+    match claimed.unwrap_or_else(|panic| Err(bug(panic))) {
+        // No await stands between the claim and what outlives this future.
+        Ok(Begun::Run(context)) => {
+            // Put together in its box: a future of this size is not moved about.
+            let run = Box::pin(catch(async move {
+                let _counted = counted;
+                respond(policy, run_recorded(context, &store, body).await)
+            }));
+            let response = Outlive::new(run.in_current_span()).await;
+            response.unwrap_or_else(|panic| respond(policy, Err(bug(panic))))
+        }
+        Ok(Begun::Replay(stored)) => respond(policy, reply::replay(stored)),
+        Ok(Begun::Refuse(kind)) => respond(policy, Err(Error::new(kind))),
+        Err(error) => respond(policy, Err(error)),
+    }
+}
+
+/// A panic of ours. The handler's own is caught before it comes here.
+fn bug(panic: Error) -> Error {
+    Error::new(Kind::OutcomeUnknown).caused_by(panic)
+}
+
+fn respond(policy: &Policy, ended: Result<Response, Error>) -> Response {
+    match ended {
         Ok(response) => response,
         Err(error) if error.kind() == Kind::KeyInFlight && policy.in_flight == InFlight::Accepted => {
             Refusal::new(&error).accepted().into_response()
         }
         Err(error) => problem::respond(&error),
-    }
-}
-
-async fn decide_and_run<C: Context>(
-    call: Call<C>,
-    policy: &Policy,
-    asked: Asked,
-    body: Body<C>,
-) -> Result<Response, Error> {
-    // Rule 9: what changes nothing needs no record.
-    if matches!(call.method, Method::GET | Method::HEAD | Method::OPTIONS) {
-        return Box::pin(run_unrecorded(&call.store, body)).await;
-    }
-    let key = match asked.key {
-        AskedKey::Header(name) => key::from_headers(&call.headers, &HeaderName::from_static(name))?,
-        AskedKey::Value(key) => key?,
-    };
-    let Some(key) = key else {
-        return match policy.missing_key {
-            MissingKey::Reject => Err(Error::new(Kind::KeyMissing)),
-            MissingKey::Run => Box::pin(run_unrecorded(&call.store, body)).await,
-        };
-    };
-    let request = Request {
-        identity: Identity { scope: asked.scope?, operation: policy.operation, key },
-        fingerprint: match asked.fingerprint {
-            AskedFingerprint::Request => call.fingerprint(),
-            AskedFingerprint::None => Fingerprint::none(),
-            AskedFingerprint::Value(fingerprint) => fingerprint?,
-        },
-        ttl: policy.ttl,
-        input: None,
-    };
-    match run::claim::<C>(&call.store, &request, policy.in_flight, &policy.lease).await? {
-        Begun::Run(context) => run_recorded(context, &call.store, body).await,
-        Begun::Replay(stored) => reply::replay(stored),
-        Begun::Refuse(kind) => Err(Error::new(kind)),
     }
 }
 

@@ -14,7 +14,7 @@ use tokio::time::sleep;
 use super::session::{CommitFailed, Session};
 use super::store::PgStore;
 use super::tx::{PgTx, find_out};
-use crate::armed::Armed;
+use crate::armed::{self, Unused};
 use crate::ended::barred;
 use crate::error::classify;
 use crate::retry;
@@ -95,9 +95,8 @@ impl Holder for PgLease {
                 };
             }
             if let Claimed::Run { attempt, fingerprint, steps } = claimed {
-                let armed = Armed::new(holder);
-                session.commit(inner.commit_deadline).await?;
-                return Ok(Held::Run { holder: armed.disarm(), attempt, fingerprint, steps });
+                let holder = armed::commit(holder, session.commit(inner.commit_deadline)).await?;
+                return Ok(Held::Run { holder, attempt, fingerprint, steps });
             }
             // The connection goes back first: nobody waits with one in hand.
             drop(session);
@@ -184,6 +183,24 @@ impl Holder for PgLease {
         let nobodys = Claim::random()?;
         let released = inner.records.let_go(session.connection(), &self.request.identity, self.claim, nobodys);
         if !released.await.map_err(classify)? {
+            return Err(Error::new(Kind::LeaseLost));
+        }
+        session.commit(inner.commit_deadline).await?;
+        Ok(())
+    }
+}
+
+impl Unused for PgLease {
+    fn store(&self) -> &PgStore {
+        &self.store
+    }
+
+    async fn hand_back(&self) -> Result<(), Error> {
+        let inner = self.store.inner();
+        let mut session = Session::begin(&inner.pool, BEGIN).await?;
+        let nobodys = Claim::random()?;
+        let back = inner.records.hand_back(session.connection(), &self.request.identity, self.claim, nobodys);
+        if !back.await.map_err(classify)? {
             return Err(Error::new(Kind::LeaseLost));
         }
         session.commit(inner.commit_deadline).await?;

@@ -165,6 +165,18 @@ impl Records {
         Ok(query.execute(connection).await?.rows_affected() == 1)
     }
 
+    /// Ends the lease of an attempt that nobody has run, and that does not count.
+    pub(super) async fn hand_back(
+        self,
+        connection: &mut PgConnection,
+        identity: &Identity,
+        claim: Claim,
+        nobodys: Claim,
+    ) -> sqlx::Result<bool> {
+        let query = bind_held(self.query(HAND_BACK), identity, claim).bind(nobodys.as_bytes().as_slice());
+        Ok(query.execute(connection).await?.rows_affected() == 1)
+    }
+
     /// Bars the key: nobody knows what a step has kept that ended its transaction.
     pub(super) async fn bar_leased(
         self,
@@ -429,6 +441,17 @@ const LET_GO: &str = "
 UPDATE idem_records
 SET lease_until = now(),
     claim = $6
+WHERE scope = $1
+    AND operation = $2
+    AND key_hash = $3
+    AND claim = $4
+    AND state >= $5";
+
+const HAND_BACK: &str = "
+UPDATE idem_records
+SET lease_until = now(),
+    claim = $6,
+    attempt = attempt - 1
 WHERE scope = $1
     AND operation = $2
     AND key_hash = $3

@@ -14,7 +14,7 @@ use super::error::{has_no_savepoint, is_answer};
 use super::session::{CommitFailed, Session};
 use super::store::SqliteStore;
 use super::tx::{SqliteTx, find_out};
-use crate::armed::Armed;
+use crate::armed::{self, Unused};
 use crate::ended::barred;
 use crate::error::classify;
 use crate::retry;
@@ -80,9 +80,8 @@ impl Holder for SqliteLease {
             let mut session = Session::begin_on(connection).await?;
             let claimed = holder.carry_out(&mut session, &order).await?;
             if let Claimed::Run { attempt, fingerprint, steps } = claimed {
-                let armed = Armed::new(holder);
-                session.commit().await?;
-                return Ok(Held::Run { holder: armed.disarm(), attempt, fingerprint, steps });
+                let holder = armed::commit(holder, session.commit()).await?;
+                return Ok(Held::Run { holder, attempt, fingerprint, steps });
             }
             // The connection goes back first: nobody waits with one in hand.
             drop(session);
@@ -149,6 +148,24 @@ impl Holder for SqliteLease {
         let nobodys = Claim::random()?;
         let released = inner.records.let_go(session.connection(), &self.request.identity, self.claim, nobodys);
         if !released.await.map_err(classify)? {
+            return Err(Error::new(Kind::LeaseLost));
+        }
+        session.commit().await?;
+        Ok(())
+    }
+}
+
+impl Unused for SqliteLease {
+    fn store(&self) -> &SqliteStore {
+        &self.store
+    }
+
+    async fn hand_back(&self) -> Result<(), Error> {
+        let inner = self.store.inner();
+        let mut session = Session::begin(&inner.pool).await?;
+        let nobodys = Claim::random()?;
+        let back = inner.records.hand_back(session.connection(), &self.request.identity, self.claim, nobodys);
+        if !back.await.map_err(classify)? {
             return Err(Error::new(Kind::LeaseLost));
         }
         session.commit().await?;

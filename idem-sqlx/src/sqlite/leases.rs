@@ -152,6 +152,18 @@ impl Records {
         Ok(query.execute(connection).await?.rows_affected() == 1)
     }
 
+    /// Ends the lease of an attempt that nobody has run, and that does not count.
+    pub(super) async fn hand_back(
+        self,
+        connection: &mut SqliteConnection,
+        identity: &Identity,
+        claim: Claim,
+        nobodys: Claim,
+    ) -> sqlx::Result<bool> {
+        let query = bind_held(sqlx::query(HAND_BACK), identity, claim).bind(nobodys.as_bytes().as_slice());
+        Ok(query.execute(connection).await?.rows_affected() == 1)
+    }
+
     /// Bars the key: nobody knows what a step has kept that ended its transaction.
     pub(super) async fn bar_leased(
         self,
@@ -414,6 +426,18 @@ const LET_GO: &str = "
 UPDATE idem_records
 SET lease_until = time.now,
     claim = $6
+FROM (SELECT CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER) AS now) AS time
+WHERE scope = $1
+    AND operation = $2
+    AND key_hash = $3
+    AND claim = $4
+    AND state >= $5";
+
+const HAND_BACK: &str = "
+UPDATE idem_records
+SET lease_until = time.now,
+    claim = $6,
+    attempt = attempt - 1
 FROM (SELECT CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER) AS now) AS time
 WHERE scope = $1
     AND operation = $2

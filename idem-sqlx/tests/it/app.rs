@@ -119,7 +119,13 @@ macro_rules! application {
                     .route("/act", any(act))
                     .route("/act/{id}", any(act))
                     .route("/other", post(other))
-                    .nest("/nested", Router::new().route("/act", post(act)))
+                    .nest(
+                        "/nested",
+                        Router::new()
+                            .route("/act", post(act))
+                            .route("/part/{id}", any(part))
+                            .route("/nothing/{id}", any(nothing)),
+                    )
                     .route("/wait", post(wait))
                     .route("/impatient", post(impatient))
                     .route("/accepted", post(accepted))
@@ -127,8 +133,10 @@ macro_rules! application {
                     .route("/x-key", post(x_key))
                     .route("/event", post(event))
                     .route("/short", post(short))
-                    .route("/part", post(part))
-                    .route("/nothing", post(nothing))
+                    .route("/part", any(part))
+                    .route("/part/{id}", any(part))
+                    .route("/nothing", any(nothing))
+                    .route("/nothing/{id}", any(nothing))
                     .route("/everybody", post(everybody))
                     .route("/pair", post(pair))
                     .route("/bytes", post(bytes))

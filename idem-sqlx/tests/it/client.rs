@@ -90,6 +90,16 @@ impl Call {
         request
     }
 
+    /// It as it goes over a connection that is for nothing else.
+    pub fn bytes(&self) -> Vec<u8> {
+        let mut bytes = format!("{} {} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n", self.method, self.path);
+        bytes += &format!("content-length: {}\r\n", self.body.len());
+        for (name, value) in &self.headers {
+            bytes += &format!("{name}: {}\r\n", value.to_str().expect("visible characters"));
+        }
+        [bytes.as_bytes(), b"\r\n", &self.body].concat()
+    }
+
     /// Sends it, and gives up after a time that no test needs.
     pub async fn send(&self, app: &Router) -> Answer {
         let answer = async {
@@ -103,6 +113,22 @@ impl Call {
 }
 
 impl Answer {
+    /// What came over such a connection.
+    pub fn read(bytes: &[u8]) -> Self {
+        let end = bytes.windows(4).position(|bytes| bytes == b"\r\n\r\n").expect("a head");
+        let head = str::from_utf8(&bytes[..end]).expect("visible characters");
+        let status = head.split(' ').nth(1).expect("a status").parse().expect("a status");
+        let headers = head.lines().skip(1).map(|line| {
+            let (name, value) = line.split_once(": ").expect("a header");
+            (name.parse().expect("a name"), value.parse().expect("a value"))
+        });
+        Self {
+            status,
+            headers: headers.collect::<Vec<(HeaderName, HeaderValue)>>().into_iter().collect(),
+            body: bytes[end + 4..].to_vec(),
+        }
+    }
+
     pub fn replayed(&self) -> bool {
         self.headers.contains_key("idempotent-replayed")
     }

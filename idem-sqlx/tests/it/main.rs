@@ -17,6 +17,7 @@ mod cancel;
 mod commit;
 mod disposition;
 mod expansion;
+mod hang_up;
 mod in_flight;
 mod key;
 mod leases;

@@ -1,4 +1,4 @@
-//! A connection to Postgres that can be cut at a COMMIT.
+//! A connection to Postgres that can be cut, or held, at a COMMIT.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
@@ -7,6 +7,7 @@ use sqlx::postgres::PgConnectOptions;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 
 /// What happens at the next COMMIT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +20,8 @@ pub enum Fault {
     CutAfter = 2,
     /// It reaches the server, and the answer never comes.
     Hang = 3,
+    /// It reaches the server when it is [let through](Proxy::let_through).
+    Hold = 4,
 }
 
 /// Passes everything on, until it is told to strike. It strikes once.
@@ -29,13 +32,15 @@ pub struct Proxy {
     /// How many COMMITs pass before.
     pass: Arc<AtomicUsize>,
     struck: Arc<AtomicUsize>,
+    held: Arc<Notify>,
 }
 
 impl Proxy {
     pub async fn before(server: &PgConnectOptions) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let port = listener.local_addr().expect("an address").port();
-        let proxy = Self { port, fault: Arc::default(), pass: Arc::default(), struck: Arc::default() };
+        let (fault, pass, struck, held) = Default::default();
+        let proxy = Self { port, fault, pass, struck, held };
         let target = format!("{}:{}", server.get_host(), server.get_port());
         let passing = proxy.clone();
         tokio::spawn(async move {
@@ -59,6 +64,11 @@ impl Proxy {
     pub fn at_commit(&self, pass: usize, fault: Fault) {
         self.pass.store(pass, Ordering::SeqCst);
         self.fault.store(fault as u8, Ordering::SeqCst);
+    }
+
+    /// Lets the COMMIT go on that is held.
+    pub fn let_through(&self) {
+        self.held.notify_one();
     }
 
     /// How often it struck.
@@ -89,6 +99,10 @@ impl Proxy {
                 };
                 if fault != Fault::None as u8 {
                     self.struck.fetch_add(1, Ordering::SeqCst);
+                }
+                if fault == Fault::Hold as u8 {
+                    self.held.notified().await;
+                } else if fault != Fault::None as u8 {
                     answers.abort();
                     if fault != Fault::CutBefore as u8 {
                         let _gone = to.write_all(sent).await;

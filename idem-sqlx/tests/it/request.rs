@@ -2,7 +2,7 @@
 
 use http::Method;
 
-use crate::client::Call;
+use crate::client::{Call, eventually};
 use crate::support::Database;
 
 both! {
@@ -87,6 +87,74 @@ both! {
         let (app, _) = db.app().await;
         Call::to("/nested/act", "insert").send(&app).await.expect_fresh(201);
         Call::to("/act", "insert").send(&app).await.expect(422, "key_reused");
+    }
+
+    async fn r08_a_chosen_fingerprint_is_of_one_method_path_and_query(db) {
+        let (app, gauge) = db.app().await;
+        let requests = [
+            (Method::POST, "/part/1"),
+            (Method::POST, "/part/2"),
+            (Method::PUT, "/part/1"),
+            (Method::DELETE, "/part/1"),
+            (Method::POST, "/part"),
+            (Method::POST, "/part/1?"),
+            (Method::POST, "/part/1?a=1"),
+            (Method::POST, "/part/1?a=2"),
+            (Method::POST, "/nested/part/1"),
+        ];
+        for (at, (method, path)) in requests.iter().enumerate() {
+            let call = |(method, path): &(Method, &str), note| {
+                let call = Call::to(path, "").method(method.clone()).key(&format!("k{at}"));
+                call.json(&format!(r#"{{"act":"insert","note":{note}}}"#))
+            };
+            let this = (method.clone(), *path);
+            let first = call(&this, 1).send(&app).await;
+            first.expect_fresh(201);
+            let before = db.stored().await;
+            for other in requests.iter().filter(|other| **other != this) {
+                call(other, 1).send(&app).await.expect(422, "key_reused");
+            }
+            assert_eq!(db.stored().await, before, "{this:?}");
+            call(&this, 2).send(&app).await.expect_replay_of(&first);
+        }
+        assert_eq!((gauge.entered(), db.records().await), (requests.len(), 9));
+    }
+
+    async fn r08_a_handler_that_compares_nothing_is_of_one_path(db) {
+        let (app, gauge) = db.app().await;
+        let paths = ["/nothing/1", "/nothing/2", "/nothing", "/nested/nothing/1"];
+        for (at, path) in paths.into_iter().enumerate() {
+            let key = format!("k{at}");
+            let call = |path: &str, act| Call::to(path, act).key(&key);
+            let first = call(path, "insert").send(&app).await;
+            first.expect_fresh(201);
+            let before = db.stored().await;
+            for other in paths.iter().filter(|other| **other != path) {
+                call(other, "insert").send(&app).await.expect(422, "key_reused");
+            }
+            assert_eq!(db.stored().await, before, "{path}");
+            // Nothing else counts.
+            call(path, "empty").send(&app).await.expect_replay_of(&first);
+            call(path, "insert").method(Method::PUT).send(&app).await.expect_replay_of(&first);
+            call(path, "insert").path(&format!("{path}?a=1")).send(&app).await.expect_replay_of(&first);
+        }
+        assert_eq!((gauge.entered(), db.records().await), (4, 4));
+    }
+
+    async fn r07_another_path_is_refused_while_the_first_runs(db) {
+        let (app, gauge) = db.app().await;
+        for (at, (path, other)) in [("/part/1", "/part/2"), ("/nothing/1", "/nothing/2")].into_iter().enumerate() {
+            let call = |path| Call::to(path, "wait").key(&format!("k{at}"));
+            let first = tokio::spawn({
+                let (call, app) = (call(path), app.clone());
+                async move { call.send(&app).await }
+            });
+            eventually("the first runs", async || gauge.entered() == at + 1).await;
+            call(other).send(&app).await.expect(422, "key_reused");
+            call(path).send(&app).await.expect(409, "key_in_flight");
+            gauge.open(1);
+            first.await.expect("no panic").expect_fresh(201);
+        }
     }
 
     async fn r09_safe_methods_run_in_a_plain_transaction(db) {

@@ -3,7 +3,7 @@ include!("../support.rs");
 struct Till(u64);
 
 impl Till {
-    #[idempotent(scope = "test", key = id)]
+    #[idempotent(scope = self.0, key = id)]
     async fn charge(&self, tx: &mut PgTx, id: u64) -> Result<u64, idem_core::Error> {
         tx.write().await;
         Ok(id + self.0)

@@ -3,7 +3,7 @@ include!("../support.rs");
 struct Till(u64);
 
 impl Till {
-    #[idempotent(scope = "test", key = id, operation = "till.charge")]
+    #[idempotent(scope = self.0, key = id, operation = "till.charge")]
     async fn charge(&mut self, tx: &mut PgTx, id: u64) -> Result<u64, idem_core::Error> {
         tx.write().await;
         self.0 += id;

@@ -17,6 +17,7 @@
 
 include!("../support.rs");
 mod twice;
+mod which_self;
 
 mod attributes;
 mod cfg_attr;

@@ -24,7 +24,7 @@ mod by_its_name {
     pub struct Shelf(pub String);
 
     impl Shelf {
-        #[idempotent(key = id.0, scope = "self", operation = "shelf.name")]
+        #[idempotent(key = id.0, scope = self.0, operation = "shelf.name")]
         pub async fn name(&self, tx: &mut PgTx, id: Json<String>) -> Result<String, Error> {
             tx.write().await;
             Ok(id.0 + &self.0)

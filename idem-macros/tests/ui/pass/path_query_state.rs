@@ -40,8 +40,11 @@ fn path_query_and_state() {
         .with_state(App { store: store.clone(), fee: 2 });
     let at = |path| move || json(path, ORDER);
     assert_eq!(twice(&store, &app, at("/t/2026/payments?notify=true")), (200, r#"{"id":7}"#.to_owned()));
-    // The fingerprint is what the attribute names, and the scope has the tenant.
-    assert!(send(&app, at("/t/2027/payments?notify=true")()).2);
+    // The fingerprint is what the attribute names, and where the request goes; the scope has the tenant.
+    let another_amount = ORDER.replace(": 5", ": 6");
+    assert_ne!(another_amount, ORDER);
+    assert!(send(&app, json("/t/2026/payments?notify=true", &another_amount)).2);
+    assert_eq!(send(&app, at("/t/2027/payments?notify=true")()).0, 422);
     assert_eq!(send(&app, at("/t/2026/payments?notify=false")()).0, 422);
     assert!(!send(&app, at("/other/2026/payments?notify=true")()).2);
 }

@@ -35,7 +35,7 @@ async fn on_the_parameters(
 struct Shelf(u64);
 
 impl Shelf {
-    #[idempotent(key = id, scope = "test", operation = "shelf.take")]
+    #[idempotent(key = id, scope = self.0, operation = "shelf.take")]
     async fn take(&self, tx: &mut PgTx, id: u64) -> Result<u64, Error> {
         #![allow(unused_mut)]
         let mut amount = self.0;

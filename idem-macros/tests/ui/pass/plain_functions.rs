@@ -110,7 +110,7 @@ trait Ship {
 }
 
 impl Ship for Shelf {
-    #[idempotent(key = id, scope = global, operation = "shelf.ship")]
+    #[idempotent(key = id, scope = self.0, operation = "shelf.ship")]
     #[tracing::instrument(skip(self, tx))]
     async fn ship(&self, tx: &mut PgTx, id: u64) -> Result<u64, Error> {
         tx.write().await;
