@@ -248,20 +248,20 @@ fn step(row: &SqliteRow) -> sqlx::Result<Step> {
 }
 
 const LEASE: &str = "
-INSERT INTO idem_records
+INSERT INTO main.idem_records
     (scope, operation, key_hash, claim, state, fingerprint, attempt, lease_until, format, created_at, expires_at)
 SELECT $1, $2, $3, $4, $5, $6, 1, now + $7, 0, now, now + $8
 FROM (SELECT CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER) AS now)
 WHERE true
 ON CONFLICT (scope, operation, key_hash) DO NOTHING
 RETURNING 1;
-DELETE FROM idem_steps
+DELETE FROM main.idem_steps
 WHERE scope = $1
     AND operation = $2
     AND key_hash = $3";
 
 const LEASE_AGAIN: &str = "
-UPDATE idem_records
+UPDATE main.idem_records
 SET claim = $4,
     state = $5,
     fingerprint = $6,
@@ -281,13 +281,13 @@ WHERE scope = $1
     AND claim = $9
     AND expires_at <= time.now
 RETURNING 1;
-DELETE FROM idem_steps
+DELETE FROM main.idem_steps
 WHERE scope = $1
     AND operation = $2
     AND key_hash = $3";
 
 const RECORD: &str = "
-INSERT INTO idem_steps
+INSERT INTO main.idem_steps
     (scope, operation, key_hash, claim, position, name, form, format, tag, body, attempt, created_at)
 SELECT $1, $2, $3, $4, $5, '', $6, $7, x'', $8, 1, CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER)";
 
@@ -295,7 +295,7 @@ SELECT $1, $2, $3, $4, $5, '', $6, $7, x'', $8, 1, CAST((julianday('now') - 2440
 const ABANDONED: &str = "
 SELECT scope, key_hash, input.body
 FROM (SELECT CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER) AS now) AS time,
-    idem_steps AS input JOIN idem_records AS record USING (scope, operation, key_hash)
+    main.idem_steps AS input JOIN main.idem_records AS record USING (scope, operation, key_hash)
 WHERE operation = $1
     AND position = $2
     AND record.state >= $3
@@ -306,7 +306,7 @@ ORDER BY scope, key_hash
 LIMIT 100";
 
 const TAKE_OVER: &str = "
-UPDATE idem_records
+UPDATE main.idem_records
 SET claim = $6,
     attempt = attempt + 1,
     lease_until = time.now + $7,
@@ -322,7 +322,7 @@ WHERE scope = $1
 
 const STEPS: &str = "
 SELECT position, name, form, format, tag, body
-FROM idem_steps
+FROM main.idem_steps
 WHERE scope = $1
     AND operation = $2
     AND key_hash = $3
@@ -331,7 +331,7 @@ ORDER BY position";
 
 /// The record is kept for its whole `ttl` behind the last sign of life.
 const RENEW: &str = "
-UPDATE idem_records
+UPDATE main.idem_records
 SET lease_until = time.now + $6,
     expires_at = max(expires_at, time.now + $7)
 FROM (SELECT CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER) AS now) AS time
@@ -343,7 +343,7 @@ WHERE scope = $1
 
 const HELD: &str = "
 SELECT 1
-FROM idem_records
+FROM main.idem_records
 WHERE scope = $1
     AND operation = $2
     AND key_hash = $3
@@ -354,7 +354,7 @@ WHERE scope = $1
 /// was made, or the step itself, if its commit did not answer.
 const KEEP: &str = "
 RELEASE idem_run;
-UPDATE idem_records
+UPDATE main.idem_records
 SET lease_until = time.now + $6,
     state = coalesce($8, state),
     expires_at = max(expires_at, time.now + iif($8 IS NULL, $7, 3155760000000000))
@@ -364,10 +364,10 @@ WHERE scope = $1
     AND key_hash = $3
     AND claim = $4
     AND state >= $5;
-INSERT INTO idem_steps
+INSERT INTO main.idem_steps AS step
     (scope, operation, key_hash, claim, position, name, form, format, tag, body, attempt, created_at)
 SELECT $1, $2, $3, $4, $9, $10, $11, $12, $13, $14, attempt, time.now
-FROM idem_records, (SELECT CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER) AS now) AS time
+FROM main.idem_records, (SELECT CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER) AS now) AS time
 WHERE scope = $1
     AND operation = $2
     AND key_hash = $3
@@ -382,13 +382,13 @@ SET name = excluded.name,
     claim = excluded.claim,
     attempt = excluded.attempt,
     created_at = excluded.created_at
-WHERE idem_steps.form = $15 AND (idem_steps.name = excluded.name OR excluded.form = $16)
-    OR idem_steps.claim = excluded.claim AND idem_steps.name = excluded.name AND idem_steps.form = excluded.form
+WHERE step.form = $15 AND (step.name = excluded.name OR excluded.form = $16)
+    OR step.claim = excluded.claim AND step.name = excluded.name AND step.form = excluded.form
 RETURNING 1";
 
 const FINISH: &str = "
 RELEASE idem_run;
-UPDATE idem_records
+UPDATE main.idem_records
 SET state = $7,
     format = $8,
     status = $9,
@@ -404,13 +404,13 @@ WHERE scope = $1
     AND claim = $4
     AND state >= $5
 RETURNING 1;
-DELETE FROM idem_steps
+DELETE FROM main.idem_steps
 WHERE scope = $1
     AND operation = $2
     AND key_hash = $3";
 
 const LET_GO: &str = "
-UPDATE idem_records
+UPDATE main.idem_records
 SET lease_until = time.now,
     claim = $6
 FROM (SELECT CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER) AS now) AS time
@@ -421,7 +421,7 @@ WHERE scope = $1
     AND state >= $5";
 
 const BAR: &str = "
-UPDATE idem_records
+UPDATE main.idem_records
 SET state = $6,
     lease_until = NULL
 WHERE scope = $1
@@ -431,7 +431,7 @@ WHERE scope = $1
     AND state >= $5";
 
 const FORGIVE: &str = "
-UPDATE idem_records
+UPDATE main.idem_records
 SET attempt = 0
 FROM (SELECT CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER) AS now) AS time
 WHERE scope = $1

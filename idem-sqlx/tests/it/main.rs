@@ -25,6 +25,7 @@ mod plain;
 mod races;
 mod reply;
 mod request;
+mod schema;
 mod steps;
 mod sweep;
 mod unavailable;
