@@ -72,8 +72,10 @@ impl PgStore {
         let by_scope = &self.inner().sweeps_by_scope;
         if !by_scope.load(Ordering::Relaxed) {
             match self.sweep_at_once(sweep, from).await? {
-                Ok(batch) => return Ok(batch),
-                Err(error) => tracing::debug!(target: "idem", %error, "the sweep goes scope by scope"),
+                Some(batch) => return Ok(batch),
+                None => {
+                    tracing::debug!(target: "idem", "many scopes at once are refused; the sweep goes scope by scope")
+                }
             }
         }
         let batch = self.sweep_by_scope(sweep, from).await?;
@@ -81,27 +83,28 @@ impl PgStore {
         Ok(batch)
     }
 
-    /// The inner error: this Postgres does not do it in one statement.
-    async fn sweep_at_once(&self, sweep: &Sweep, from: Option<i64>) -> Result<Result<Batch, sqlx::Error>, Error> {
+    /// Nothing where this Postgres does not do it in one statement.
+    async fn sweep_at_once(&self, sweep: &Sweep, from: Option<i64>) -> Result<Option<Batch>, Error> {
         let mut session = Session::begin(self.pool(), BEGIN).await?;
         let sql = self.inner().records(session.connection()).await?.sql;
-        let statement = match archive(sweep, &sql.schema) {
-            None => format!("{}{COUNTED}", sql.sweep),
+        let rest = match archive(sweep, &sql.schema) {
+            None => "RETURNING expires_at\n)".to_owned(),
             Some(archive) => {
-                format!("{}, archived AS (INSERT INTO {archive} SELECT * FROM swept){COUNTED}", sql.sweep)
+                format!("RETURNING record.*\n), archived AS (\n    INSERT INTO {archive} SELECT * FROM swept\n)")
             }
         };
+        let statement = format!("{}\n    {rest}{COUNTED}", sql.sweep);
         let query = sqlx::query_as(AssertSqlSafe(statement)).persistent(false).bind(i64::from(sweep.batch)).bind(from);
         let (removed, reached): (i64, Option<i64>) = match query.fetch_one(session.connection()).await {
             Ok(counted) => counted,
             Err(error) if is_not_supported(&error) => {
                 session.rollback().await;
-                return Ok(Err(error));
+                return Ok(None);
             }
             Err(error) => return Err(classify(error)),
         };
         session.commit(self.inner().commit_deadline).await?;
-        Ok(Ok(Batch { removed: removed.cast_unsigned(), more: removed >= i64::from(sweep.batch), reached }))
+        Ok(Some(Batch { removed: removed.cast_unsigned(), more: removed >= i64::from(sweep.batch), reached }))
     }
 
     async fn sweep_by_scope(&self, sweep: &Sweep, from: Option<i64>) -> Result<Batch, Error> {
@@ -173,9 +176,7 @@ WITH expired AS MATERIALIZED (
     DELETE FROM {schema}.idem_records AS record
     USING expired
     WHERE record.tableoid = expired.part
-        AND record.ctid = expired.place
-    RETURNING record.*
-)";
+        AND record.ctid = expired.place";
 
 /// An operator may have let a record expire at `-infinity`, which is no number.
 const COUNTED: &str = "
