@@ -40,8 +40,8 @@
 //! other by names.
 //!
 //! # Tables
-//! [`PgStore::migrate`] creates `idem_records`, `idem_steps` and, for its own list, `idem_migrations`. The SQL is in `migrations/` of
-//! this crate, to be copied among an application's own migrations by those who prefer that.
+//! [`PgStore::migrate`] creates `idem_records`, `idem_steps` and, for the names of what was run, `idem_migrations`. The SQL is
+//! in `migrations/` of this crate, to be copied among an application's own migrations by those who prefer that.
 //!
 //! # What a run costs
 //! On Postgres two round trips more than the bare transaction: the claim behind `BEGIN`, the completion before `COMMIT`.
@@ -54,6 +54,7 @@ compile_error!("`idem-sqlx` has no database: switch on its feature `postgres` (t
 mod armed;
 mod ended;
 mod error;
+mod migrations;
 #[cfg(feature = "postgres")]
 mod postgres;
 #[cfg(feature = "postgres")]

@@ -1,7 +1,7 @@
 //! The sweep: what it removes, and the task that repeats it.
 
 use std::future::Future;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use idem_core::Error;
 use tokio::sync::watch;
@@ -45,7 +45,8 @@ impl Sweep {
         self
     }
 
-    /// A table that expired records are moved to instead of being deleted: `archive` or `schema.archive`.
+    /// A table that expired records are moved to instead of being deleted: `schema.archive`, or `archive` in the schema
+    /// that has the store's own tables.
     ///
     /// It must exist and have the columns of `idem_records`, in their order (`CREATE TABLE archive (LIKE
     /// idem_records)` in Postgres), and no unique constraint: a key may expire twice.
@@ -56,10 +57,9 @@ impl Sweep {
     }
 }
 
-/// A table's name as it is written into a statement: each part between dots in quotes.
-pub(crate) fn quoted(table: &str) -> String {
-    let parts: Vec<_> = table.split('.').map(|part| format!("\"{}\"", part.replace('"', "\"\""))).collect();
-    parts.join(".")
+/// The parts of a table's name, between its dots, as they are written into a statement: in quotes.
+pub(crate) fn parts(table: &str) -> Vec<String> {
+    table.split('.').map(|part| format!("\"{}\"", part.replace('"', "\"\""))).collect()
 }
 
 /// What one batch of a sweep did.
@@ -67,6 +67,28 @@ pub(crate) struct Batch {
     pub(crate) removed: u64,
     /// Whether there is probably more to remove.
     pub(crate) more: bool,
+    /// Where it ended, as the database counts time: the next batch of the same pass can begin there.
+    pub(crate) reached: Option<i64>,
+}
+
+/// Batch by batch through what has expired.
+#[derive(Default)]
+pub(crate) struct Pass {
+    /// Where the last batch ended. What it had to leave, because somebody held it, is taken by the next pass.
+    pub(crate) from: Option<i64>,
+}
+
+impl Pass {
+    /// What to wait after a batch that took so long, or nothing where the pass is over.
+    pub(crate) fn pause(&mut self, batch: &Batch, took: Duration) -> Option<Duration> {
+        if !batch.more {
+            self.from = None;
+            return None;
+        }
+        self.from = batch.reached.or(self.from);
+        // Half of the time is everybody else's: a batch takes processor, disk, and on SQLite the only write lock.
+        Some(took)
+    }
 }
 
 /// A sweep in the background. It stops when this handle is dropped, or when it is [stopped](Self::stop).
@@ -78,20 +100,23 @@ pub struct Sweeper {
 
 impl Sweeper {
     /// Repeats `sweep_batch` until told to stop. One that fails is reported and tried again at its time.
-    pub(crate) fn spawn<F>(every: Duration, mut sweep_batch: impl FnMut() -> F + Send + 'static) -> Self
+    pub(crate) fn spawn<F>(every: Duration, mut sweep_batch: impl FnMut(Option<i64>) -> F + Send + 'static) -> Self
     where
         F: Future<Output = Result<Batch, Error>> + Send,
     {
         let (stop, mut stopped) = watch::channel(false);
         let task = tokio::spawn(async move {
+            let mut pass = Pass::default();
             loop {
-                let pause = match sweep_batch().await {
+                let begin = Instant::now();
+                let pause = match sweep_batch(pass.from).await {
                     Ok(batch) => {
                         tracing::trace!(target: "idem", records = batch.removed, "swept");
-                        if batch.more { Duration::ZERO } else { every }
+                        pass.pause(&batch, begin.elapsed()).unwrap_or(every)
                     }
                     Err(error) => {
                         tracing::warn!(target: "idem", code = error.code(), "the sweep failed: {error}");
+                        pass = Pass::default();
                         every
                     }
                 };

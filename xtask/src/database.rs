@@ -5,8 +5,13 @@ use std::path::{Path, PathBuf};
 use crate::cluster::{Cluster, Durability};
 use crate::{Failure, find, install};
 
-/// The tests of the stores read the URL of a superuser from here.
+/// The tests of the stores read the URL of a superuser from here. Nothing else points them, or us, at a server: they create
+/// databases there and drop them again.
 pub(crate) const URL_VARIABLE: &str = "IDEM_TEST_POSTGRES";
+
+/// Whoever uses sqlx exports this for a database of their own, so we never read it, and no test is to get it. The examples
+/// read it when they are run by hand.
+pub(crate) const COMMON_VARIABLE: &str = "DATABASE_URL";
 
 pub(crate) enum Database {
     Given { url: String },
@@ -15,8 +20,8 @@ pub(crate) enum Database {
 
 impl Database {
     pub(crate) fn get(durability: Durability) -> Result<Database, Failure> {
-        if let Some((variable, url)) = given(|variable| std::env::var(variable).ok())? {
-            eprintln!("PostgreSQL: the one that {variable} names");
+        if let Some(url) = given(std::env::var(URL_VARIABLE).ok())? {
+            eprintln!("PostgreSQL: the one that {URL_VARIABLE} names");
             return Ok(Database::Given { url });
         }
         let programs = find_or_install()?;
@@ -32,10 +37,10 @@ impl Database {
         }
     }
 
-    /// Both names of the URL, and for our own server what libpq's programs read.
+    /// Both names of the URL, whatever they were before, and for our own server what libpq's programs read.
     pub(crate) fn client_environment(&self) -> Vec<(&'static str, String)> {
         let url = self.url().to_owned();
-        let mut environment = vec![(URL_VARIABLE, url.clone()), ("DATABASE_URL", url)];
+        let mut environment = vec![(URL_VARIABLE, url.clone()), (COMMON_VARIABLE, url)];
         if let Database::Started { cluster, .. } = self {
             environment.extend([
                 ("PGHOST", "127.0.0.1".to_owned()),
@@ -48,15 +53,12 @@ impl Database {
     }
 }
 
-/// `DATABASE_URL` may name another kind of database, and is then not meant for us.
-fn given(variable: impl Fn(&str) -> Option<String>) -> Result<Option<(&'static str, String)>, Failure> {
-    let is_postgres = |url: &String| url.starts_with("postgres://") || url.starts_with("postgresql://");
-    match variable(URL_VARIABLE).filter(|url| !url.is_empty()) {
-        Some(url) if is_postgres(&url) => return Ok(Some((URL_VARIABLE, url))),
-        Some(_) => return Err(format!("{URL_VARIABLE} has to begin with postgres://")),
-        None => {}
+fn given(url: Option<String>) -> Result<Option<String>, Failure> {
+    match url.filter(|url| !url.is_empty()) {
+        Some(url) if url.starts_with("postgres://") || url.starts_with("postgresql://") => Ok(Some(url)),
+        Some(_) => Err(format!("{URL_VARIABLE} has to begin with postgres://")),
+        None => Ok(None),
     }
-    Ok(variable("DATABASE_URL").filter(is_postgres).map(|url| ("DATABASE_URL", url)))
 }
 
 fn find_or_install() -> Result<PathBuf, Failure> {
@@ -82,31 +84,18 @@ fn find_or_install() -> Result<PathBuf, Failure> {
 mod tests {
     use super::*;
 
-    fn given_in(environment: &[(&str, &str)]) -> Result<Option<(&'static str, String)>, Failure> {
-        given(|variable| {
-            let (_, value) = environment.iter().find(|(name, _)| *name == variable)?;
-            Some((*value).to_owned())
-        })
-    }
-
-    #[test]
-    fn our_variable_wins_over_the_common_one() {
-        let both = [("DATABASE_URL", "postgres://b"), ("IDEM_TEST_POSTGRES", "postgresql://a")];
-        let (variable, url) = given_in(&both).unwrap().unwrap();
-        assert_eq!((variable, url.as_str()), ("IDEM_TEST_POSTGRES", "postgresql://a"));
-
-        let (variable, url) = given_in(&both[..1]).unwrap().unwrap();
-        assert_eq!((variable, url.as_str()), ("DATABASE_URL", "postgres://b"));
+    fn given(url: &str) -> Result<Option<String>, Failure> {
+        super::given(Some(url.to_owned()))
     }
 
     #[test]
     fn an_empty_variable_is_not_set() {
-        assert_eq!(given_in(&[("IDEM_TEST_POSTGRES", ""), ("DATABASE_URL", "")]), Ok(None));
+        assert_eq!((given(""), super::given(None)), (Ok(None), Ok(None)));
     }
 
     #[test]
-    fn another_database_is_passed_over_where_it_may_stand() {
-        assert_eq!(given_in(&[("DATABASE_URL", "sqlite://a.db")]), Ok(None));
-        assert!(given_in(&[("IDEM_TEST_POSTGRES", "sqlite://a.db")]).is_err());
+    fn another_database_is_refused() {
+        assert_eq!(given("postgresql://a"), Ok(Some("postgresql://a".to_owned())));
+        assert!(given("sqlite://a.db").is_err());
     }
 }

@@ -2,6 +2,7 @@
 
 use std::process::{Command, ExitCode};
 
+use crate::database::COMMON_VARIABLE;
 use crate::parts::{PARTS, Servers};
 use crate::{Failure, child};
 
@@ -67,7 +68,7 @@ fn run_tests(skip: &[&str], args: &[&str]) -> Result<ExitCode, Failure> {
     let steps = if args.is_empty() { TEST } else { &TEST[..1] };
     let code = run_until_failure(steps, |step| {
         let mut command = cargo(step, test_words(step.cargo, args, &excluded, &skipped).into_iter());
-        command.envs(servers.environment());
+        command.env_remove(COMMON_VARIABLE).envs(servers.environment());
         command
     })?;
     match servers.report() {

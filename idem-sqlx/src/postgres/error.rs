@@ -42,6 +42,11 @@ pub(super) fn is_serialization_failure(error: &sqlx::Error) -> bool {
     sqlstate(error).as_deref() == Some("40001")
 }
 
+/// Not something that this Postgres does, or does on several nodes at once.
+pub(super) fn is_not_supported(error: &sqlx::Error) -> bool {
+    sqlstate(error).as_deref() == Some("0A000")
+}
+
 fn sqlstate(error: &sqlx::Error) -> Option<String> {
     error.as_database_error()?.code().map(|code| code.into_owned())
 }

@@ -87,7 +87,8 @@ impl Holder for PgLease {
                 _ => Claimed::Taken,
             };
             if let Claimed::Taken = claimed {
-                let (record, now) = inner.records.find(session.connection(), &request.identity).await?;
+                let records = inner.records(session.connection()).await?;
+                let (record, now) = records.find(session.connection(), &request.identity).await?;
                 claimed = match decide_leased(record.as_ref(), request, lease, now) {
                     Decision::Replay(reply) => return Ok(Held::Replay(reply)),
                     Decision::Refuse(kind) => return Ok(Held::Refuse(kind)),
@@ -108,7 +109,8 @@ impl Holder for PgLease {
     async fn renew(&self) -> Result<(), Error> {
         let inner = self.store.inner();
         let mut session = Session::begin(&inner.pool, BEGIN).await?;
-        let renewed = inner.records.renew(session.connection(), &self.request, self.claim, &self.lease);
+        let records = inner.records(session.connection()).await?;
+        let renewed = records.renew(session.connection(), &self.request, self.claim, &self.lease);
         if !renewed.await.map_err(classify)? {
             return Err(Error::new(Kind::LeaseLost));
         }
@@ -120,7 +122,8 @@ impl Holder for PgLease {
         // Before its BEGIN: by our clock a lease never lasts longer than by the database's.
         let at = Instant::now();
         let mut tx = PgTx::open(&self.store).await?;
-        let held = self.store.inner().records.held_since(&mut tx, &self.request.identity, self.claim);
+        let records = tx.records().await?;
+        let held = records.held_since(&mut tx, &self.request.identity, self.claim);
         match held.await.map_err(classify)? {
             Some(began) => {
                 tx.began = Some((began, at));
@@ -134,7 +137,8 @@ impl Holder for PgLease {
         let inner = self.store.inner();
         let mut tx = self.or_alone(tx).await?;
         let began = tx.began;
-        let keep = inner.records.keep(&mut tx, &self.request, self.claim, &self.lease, began, step);
+        let records = tx.records().await?;
+        let keep = records.keep(&mut tx, &self.request, self.claim, &self.lease, began, step);
         if !keep.await.map_err(classify)? {
             return Err(self.not_held(tx).await);
         }
@@ -149,7 +153,8 @@ impl Holder for PgLease {
         let inner = self.store.inner();
         let mut tx = self.or_alone(tx).await?;
         let began = tx.began;
-        let finish = inner.records.finish(&mut tx, &self.request, self.claim, began, outcome);
+        let records = tx.records().await?;
+        let finish = records.finish(&mut tx, &self.request, self.claim, began, outcome);
         if !finish.await.map_err(classify)? {
             return Err(self.not_held(tx).await);
         }
@@ -165,12 +170,12 @@ impl Holder for PgLease {
     }
 
     async fn undo(&self, mut tx: PgTx) -> Result<(), Error> {
-        let records = self.store.inner().records;
         let Some((began, _)) = tx.began else {
             // It was lent to nobody.
             tx.take_session().rollback().await;
             return Ok(());
         };
+        let records = tx.records().await?;
         // One that failed has not ended, and one that cannot be asked is lost.
         let now = records.transaction_start(&mut tx).await.unwrap_or(began);
         tx.take_session().rollback().await;
@@ -181,7 +186,8 @@ impl Holder for PgLease {
         let inner = self.store.inner();
         let mut session = Session::begin(&inner.pool, BEGIN).await?;
         let nobodys = Claim::random()?;
-        let released = inner.records.let_go(session.connection(), &self.request.identity, self.claim, nobodys);
+        let records = inner.records(session.connection()).await?;
+        let released = records.let_go(session.connection(), &self.request.identity, self.claim, nobodys);
         if !released.await.map_err(classify)? {
             return Err(Error::new(Kind::LeaseLost));
         }
@@ -199,7 +205,8 @@ impl Unused for PgLease {
         let inner = self.store.inner();
         let mut session = Session::begin(&inner.pool, BEGIN).await?;
         let nobodys = Claim::random()?;
-        let back = inner.records.hand_back(session.connection(), &self.request.identity, self.claim, nobodys);
+        let records = inner.records(session.connection()).await?;
+        let back = records.hand_back(session.connection(), &self.request.identity, self.claim, nobodys);
         if !back.await.map_err(classify)? {
             return Err(Error::new(Kind::LeaseLost));
         }
@@ -211,7 +218,7 @@ impl Unused for PgLease {
 impl PgLease {
     async fn carry_out(&self, session: &mut Session, order: &Decision) -> Result<Claimed, Error> {
         let Self { store, request, claim, lease } = self;
-        let records = store.inner().records;
+        let records = store.inner().records(session.connection()).await?;
         let connection = session.connection();
         let (is_claimed, attempt) = match order {
             Decision::Claim => (records.lease(connection, request, *claim, lease).await, 1),
@@ -254,7 +261,8 @@ impl PgLease {
     async fn bar(&self) -> Result<(), Error> {
         let inner = self.store.inner();
         let mut session = Session::begin(&inner.pool, BEGIN).await?;
-        let barred = inner.records.bar_leased(session.connection(), &self.request.identity, self.claim);
+        let records = inner.records(session.connection()).await?;
+        let barred = records.bar_leased(session.connection(), &self.request.identity, self.claim);
         barred.await.map_err(classify)?;
         session.commit(inner.commit_deadline).await.map_err(Error::from)
     }
@@ -272,7 +280,8 @@ impl PgStore {
     pub async fn release_exhausted(&self, identity: &idem_core::Identity) -> Result<bool, Error> {
         let inner = self.inner();
         let mut session = Session::begin(&inner.pool, BEGIN).await?;
-        let released = inner.records.forgive(session.connection(), identity).await.map_err(classify)?;
+        let records = inner.records(session.connection()).await?;
+        let released = records.forgive(session.connection(), identity).await.map_err(classify)?;
         session.commit(inner.commit_deadline).await?;
         Ok(released)
     }
@@ -338,7 +347,8 @@ impl Recover for PgStore {
     async fn abandoned(&self, operation: &str, after: Option<Place>) -> Result<Vec<Abandoned>, Error> {
         let inner = self.inner();
         let mut session = Session::begin(&inner.pool, BEGIN).await?;
-        let abandoned = inner.records.abandoned(session.connection(), operation, after.as_ref()).await;
+        let records = inner.records(session.connection()).await?;
+        let abandoned = records.abandoned(session.connection(), operation, after.as_ref()).await;
         let abandoned = abandoned.map_err(classify)?;
         session.commit(inner.commit_deadline).await?;
         Ok(abandoned)

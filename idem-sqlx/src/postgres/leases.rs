@@ -22,7 +22,7 @@ impl Records {
         claim: Claim,
         lease: &Lease,
     ) -> sqlx::Result<bool> {
-        let query = bind_lease(self.query(LEASE), request, claim, lease);
+        let query = bind_lease(self.query(&self.sql.lease), request, claim, lease);
         let leased = query.execute(&mut *connection).await?.rows_affected() == 1;
         if leased {
             self.record_input(connection, request, claim).await?;
@@ -39,7 +39,8 @@ impl Records {
         lease: &Lease,
         expired: Claim,
     ) -> sqlx::Result<bool> {
-        let query = bind_lease(self.query(LEASE_AGAIN), request, claim, lease).bind(expired.as_bytes().as_slice());
+        let query =
+            bind_lease(self.query(&self.sql.lease_again), request, claim, lease).bind(expired.as_bytes().as_slice());
         let leased = query.execute(&mut *connection).await?.rows_affected() == 1;
         if leased {
             self.forget_steps(&mut *connection, &request.identity).await?;
@@ -57,7 +58,7 @@ impl Records {
         lease: &Lease,
         earlier: Claim,
     ) -> sqlx::Result<bool> {
-        let query = bind_identity(self.query(TAKE_OVER), &request.identity)
+        let query = bind_identity(self.query(&self.sql.take_over), &request.identity)
             .bind(earlier.as_bytes().as_slice())
             .bind(row::LEASED)
             .bind(claim.as_bytes().as_slice())
@@ -68,7 +69,7 @@ impl Records {
 
     /// The finished steps, in their order.
     pub(super) async fn steps(self, connection: &mut PgConnection, identity: &Identity) -> sqlx::Result<Vec<Step>> {
-        let rows = bind_identity(self.query(STEPS), identity).fetch_all(connection).await?;
+        let rows = bind_identity(self.query(&self.sql.steps), identity).fetch_all(connection).await?;
         rows.iter().map(step).collect()
     }
 
@@ -80,7 +81,7 @@ impl Records {
         claim: Claim,
         lease: &Lease,
     ) -> sqlx::Result<bool> {
-        let query = bind_held(self.query(RENEW), &request.identity, claim)
+        let query = bind_held(self.query(&self.sql.renew), &request.identity, claim)
             .bind(lease.duration.as_secs_f64())
             .bind((lease.duration + request.ttl).as_secs_f64());
         Ok(query.execute(connection).await?.rows_affected() == 1)
@@ -98,7 +99,7 @@ impl Records {
         identity: &Identity,
         claim: Claim,
     ) -> sqlx::Result<Option<i64>> {
-        let query = bind_held(self.query(HELD), identity, claim);
+        let query = bind_held(self.query(&self.sql.lease_held), identity, claim);
         query.fetch_optional(connection).await?.map(|row| row.try_get(0)).transpose()
     }
 
@@ -114,7 +115,7 @@ impl Records {
     ) -> sqlx::Result<bool> {
         let (began, elapsed) = since(began);
         let rejected = (step.form == StepForm::REJECTION).then_some(row::UNDOING);
-        let query = bind_held(self.query(KEEP), &request.identity, claim)
+        let query = bind_held(self.query(&self.sql.keep), &request.identity, claim)
             .bind((lease.duration + elapsed).as_secs_f64())
             .bind((lease.duration + request.ttl + elapsed).as_secs_f64())
             .bind(began)
@@ -141,7 +142,7 @@ impl Records {
     ) -> sqlx::Result<bool> {
         let (began, elapsed) = since(began);
         let (state, format, status, headers, body) = row::written(outcome);
-        let query = bind_held(self.query(FINISH), &request.identity, claim)
+        let query = bind_held(self.query(&self.sql.finish), &request.identity, claim)
             .bind(elapsed.as_secs_f64())
             .bind((request.ttl + elapsed).as_secs_f64())
             .bind(began)
@@ -161,7 +162,7 @@ impl Records {
         claim: Claim,
         nobodys: Claim,
     ) -> sqlx::Result<bool> {
-        let query = bind_held(self.query(LET_GO), identity, claim).bind(nobodys.as_bytes().as_slice());
+        let query = bind_held(self.query(&self.sql.let_go), identity, claim).bind(nobodys.as_bytes().as_slice());
         Ok(query.execute(connection).await?.rows_affected() == 1)
     }
 
@@ -173,7 +174,7 @@ impl Records {
         claim: Claim,
         nobodys: Claim,
     ) -> sqlx::Result<bool> {
-        let query = bind_held(self.query(HAND_BACK), identity, claim).bind(nobodys.as_bytes().as_slice());
+        let query = bind_held(self.query(&self.sql.hand_back), identity, claim).bind(nobodys.as_bytes().as_slice());
         Ok(query.execute(connection).await?.rows_affected() == 1)
     }
 
@@ -184,20 +185,20 @@ impl Records {
         identity: &Identity,
         claim: Claim,
     ) -> sqlx::Result<bool> {
-        let query = bind_held(self.query(BAR), identity, claim).bind(row::RUNNING);
+        let query = bind_held(self.query(&self.sql.bar), identity, claim).bind(row::RUNNING);
         Ok(query.execute(connection).await?.rows_affected() == 1)
     }
 
     /// Lets a record begin again that was begun as often as it may be.
     pub(super) async fn forgive(self, connection: &mut PgConnection, identity: &Identity) -> sqlx::Result<bool> {
-        let query = bind_identity(self.query(FORGIVE), identity).bind(row::LEASED);
+        let query = bind_identity(self.query(&self.sql.forgive), identity).bind(row::LEASED);
         Ok(query.execute(connection).await?.rows_affected() == 1)
     }
 
     /// Records what the run was begun with, if that is to be recorded.
     async fn record_input(self, connection: &mut PgConnection, request: &Request, claim: Claim) -> sqlx::Result<()> {
         let Some(input) = &request.input else { return Ok(()) };
-        let query = bind_identity(self.query(RECORD), &request.identity)
+        let query = bind_identity(self.query(&self.sql.record), &request.identity)
             .bind(claim.as_bytes().as_slice())
             .bind(row::INPUT_POSITION)
             .bind(StepForm::INPUT.0)
@@ -214,7 +215,7 @@ impl Records {
         after: Option<&Place>,
     ) -> sqlx::Result<Vec<Abandoned>> {
         let query = self
-            .query(ABANDONED)
+            .query(&self.sql.abandoned)
             .bind(operation)
             .bind(row::INPUT_POSITION)
             .bind(row::LEASED)
@@ -224,7 +225,7 @@ impl Records {
     }
 
     async fn forget_steps(self, connection: &mut PgConnection, identity: &Identity) -> sqlx::Result<()> {
-        bind_identity(self.query(FORGET), identity).execute(connection).await.map(|_| ())
+        bind_identity(self.query(&self.sql.forget), identity).execute(connection).await.map(|_| ())
     }
 }
 
@@ -278,14 +279,14 @@ fn step(row: &PgRow) -> sqlx::Result<Step> {
     })
 }
 
-const LEASE: &str = "
-INSERT INTO idem_records
+pub(super) const LEASE: &str = "
+INSERT INTO {schema}.idem_records
     (scope, operation, key_hash, claim, state, fingerprint, attempt, lease_until, format, created_at, expires_at)
 VALUES ($1, $2, $3, $4, $5, $6, 1, now() + $7 * interval '1 second', 0, now(), now() + $8 * interval '1 second')
 ON CONFLICT (scope, operation, key_hash) DO NOTHING";
 
-const LEASE_AGAIN: &str = "
-UPDATE idem_records
+pub(super) const LEASE_AGAIN: &str = "
+UPDATE {schema}.idem_records
 SET claim = $4,
     state = $5,
     fingerprint = $6,
@@ -305,21 +306,21 @@ WHERE scope = $1
     AND expires_at <= now()";
 
 /// A statement of its own, so that it sees what was committed until the record was got.
-const FORGET: &str = "
-DELETE FROM idem_steps
+pub(super) const FORGET: &str = "
+DELETE FROM {schema}.idem_steps
 WHERE scope = $1
     AND operation = $2
     AND key_hash = $3";
 
-const RECORD: &str = "
-INSERT INTO idem_steps
+pub(super) const RECORD: &str = "
+INSERT INTO {schema}.idem_steps
     (scope, operation, key_hash, claim, position, name, form, format, tag, body, attempt, created_at)
 VALUES ($1, $2, $3, $4, $5, '', $6, $7, '', $8, 1, now())";
 
 /// In the order of their places, so that a run that is given back is not met again. Only what is not over has steps.
-const ABANDONED: &str = "
+pub(super) const ABANDONED: &str = "
 SELECT scope, key_hash, input.body
-FROM idem_steps AS input JOIN idem_records AS record USING (scope, operation, key_hash)
+FROM {schema}.idem_steps AS input JOIN {schema}.idem_records AS record USING (scope, operation, key_hash)
 WHERE operation = $1
     AND position = $2
     AND record.state >= $3
@@ -329,8 +330,8 @@ WHERE operation = $1
 ORDER BY scope, key_hash
 LIMIT 100";
 
-const TAKE_OVER: &str = "
-UPDATE idem_records
+pub(super) const TAKE_OVER: &str = "
+UPDATE {schema}.idem_records
 SET claim = $6,
     attempt = attempt + 1,
     lease_until = now() + $7 * interval '1 second',
@@ -343,9 +344,9 @@ WHERE scope = $1
     AND lease_until <= now()
     AND expires_at > now()";
 
-const STEPS: &str = "
+pub(super) const STEPS: &str = "
 SELECT position, name, form, format, tag, body
-FROM idem_steps
+FROM {schema}.idem_steps
 WHERE scope = $1
     AND operation = $2
     AND key_hash = $3
@@ -353,8 +354,8 @@ WHERE scope = $1
 ORDER BY position";
 
 /// The record is kept for its whole `ttl` behind the last sign of life.
-const RENEW: &str = "
-UPDATE idem_records
+pub(super) const RENEW: &str = "
+UPDATE {schema}.idem_records
 SET lease_until = greatest(lease_until, now() + $6 * interval '1 second'),
     expires_at = greatest(expires_at, now() + $7 * interval '1 second')
 WHERE scope = $1
@@ -365,9 +366,9 @@ WHERE scope = $1
 
 const START: &str = "SELECT (extract(epoch FROM now()) * 1000000)::bigint";
 
-const HELD: &str = "
+pub(super) const HELD: &str = "
 SELECT (extract(epoch FROM now()) * 1000000)::bigint
-FROM idem_records
+FROM {schema}.idem_records
 WHERE scope = $1
     AND operation = $2
     AND key_hash = $3
@@ -377,9 +378,9 @@ WHERE scope = $1
 /// `now()` is when the transaction began: it is another one after a COMMIT or ROLLBACK of the step's own, and a renewal
 /// may have come later than it. What is to be undone is not forgotten: a hundred years are as good as never. In its place
 /// there may be the call that was made, or the step itself, if its commit did not answer.
-const KEEP: &str = "
+pub(super) const KEEP: &str = "
 WITH held AS (
-    UPDATE idem_records
+    UPDATE {schema}.idem_records
     SET lease_until = greatest(lease_until, now() + $6 * interval '1 second'),
         state = coalesce($15, state),
         expires_at = greatest(
@@ -394,7 +395,7 @@ WITH held AS (
         AND ($8 IS NULL OR (extract(epoch FROM now()) * 1000000)::bigint = $8)
     RETURNING attempt
 )
-INSERT INTO idem_steps
+INSERT INTO {schema}.idem_steps AS step
     (scope, operation, key_hash, claim, position, name, form, format, tag, body, attempt, created_at)
 SELECT $1, $2, $3, $4, $9, $10, $11, $12, $13, $14, attempt, now()
 FROM held
@@ -407,12 +408,12 @@ SET name = excluded.name,
     claim = excluded.claim,
     attempt = excluded.attempt,
     created_at = excluded.created_at
-WHERE idem_steps.form = $16 AND (idem_steps.name = excluded.name OR excluded.form = $17)
-    OR idem_steps.claim = excluded.claim AND idem_steps.name = excluded.name AND idem_steps.form = excluded.form";
+WHERE step.form = $16 AND (step.name = excluded.name OR excluded.form = $17)
+    OR step.claim = excluded.claim AND step.name = excluded.name AND step.form = excluded.form";
 
-const FINISH: &str = "
+pub(super) const FINISH: &str = "
 WITH finished AS (
-    UPDATE idem_records
+    UPDATE {schema}.idem_records
     SET state = $9,
         format = $10,
         status = $11,
@@ -429,7 +430,7 @@ WITH finished AS (
         AND ($8 IS NULL OR (extract(epoch FROM now()) * 1000000)::bigint = $8)
     RETURNING 1
 ), forgotten AS (
-    DELETE FROM idem_steps
+    DELETE FROM {schema}.idem_steps
     WHERE scope = $1
         AND operation = $2
         AND key_hash = $3
@@ -437,8 +438,8 @@ WITH finished AS (
 )
 SELECT 1 FROM finished";
 
-const LET_GO: &str = "
-UPDATE idem_records
+pub(super) const LET_GO: &str = "
+UPDATE {schema}.idem_records
 SET lease_until = now(),
     claim = $6
 WHERE scope = $1
@@ -447,8 +448,8 @@ WHERE scope = $1
     AND claim = $4
     AND state >= $5";
 
-const HAND_BACK: &str = "
-UPDATE idem_records
+pub(super) const HAND_BACK: &str = "
+UPDATE {schema}.idem_records
 SET lease_until = now(),
     claim = $6,
     attempt = attempt - 1
@@ -458,8 +459,8 @@ WHERE scope = $1
     AND claim = $4
     AND state >= $5";
 
-const BAR: &str = "
-UPDATE idem_records
+pub(super) const BAR: &str = "
+UPDATE {schema}.idem_records
 SET state = $6,
     lease_until = NULL
 WHERE scope = $1
@@ -468,8 +469,8 @@ WHERE scope = $1
     AND claim = $4
     AND state >= $5";
 
-const FORGIVE: &str = "
-UPDATE idem_records
+pub(super) const FORGIVE: &str = "
+UPDATE {schema}.idem_records
 SET attempt = 0
 WHERE scope = $1
     AND operation = $2

@@ -1,16 +1,18 @@
 //! The tables.
 
 use idem_core::Error;
-use sqlx::AssertSqlSafe;
+use sqlx::{AssertSqlSafe, PgConnection};
 
+use super::records::Records;
 use super::session::Session;
 use super::store::{Isolation, PgStore};
 use crate::error::classify;
+use crate::migrations::{Migration, migrations, pending};
 
 /// In order; never edited after a release.
-const MIGRATIONS: [(&str, &str); 2] = [
-    ("20261122_create_records", include_str!("../../migrations/postgres/20261122_create_records.sql")),
-    ("20261122_create_steps", include_str!("../../migrations/postgres/20261122_create_steps.sql")),
+const MIGRATIONS: &[Migration] = &migrations!["postgres":
+    "20261122000001_create_idem_records",
+    "20261122000002_create_idem_steps",
 ];
 
 /// One number for all who migrate: the word `idem` in ASCII.
@@ -19,9 +21,20 @@ const LOCK: i64 = 0x6964_656d;
 impl PgStore {
     /// Creates and alters the store's tables, as far as that has not been done.
     ///
-    /// Any number of processes may call it at once, at every start. It keeps its own list in `idem_migrations` and
-    /// never touches the application's `_sqlx_migrations`. To have the tables among the application's migrations
-    /// instead, copy the files of `migrations/postgres` and do not call this.
+    /// ```no_run
+    /// # async fn example(pool: sqlx::PgPool) -> Result<(), idem_core::Error> {
+    /// idem_sqlx::PgStore::new(pool).migrate().await
+    /// # }
+    /// ```
+    ///
+    /// # Rules
+    /// - Any number of processes may call it at once, at every start.
+    /// - Where nothing is to be done it only reads `idem_migrations`, so a role without any right to create will do.
+    /// - It creates the [schema](crate::PgStoreBuilder::schema) that was named, if that is missing.
+    /// - It never touches the application's `_sqlx_migrations`. To have the tables among the application's migrations,
+    ///   copy the files of `migrations/postgres` there, with their names, and those that a later release adds. Do that
+    ///   instead of calling this, beside it, before or after it: each file changes nothing where it has been run already,
+    ///   and records its name in `idem_migrations`. Copied files create in whatever schema sqlx migrates.
     ///
     /// # Errors
     /// The database cannot be reached, or refused a statement. Then nothing has changed.
@@ -29,34 +42,124 @@ impl PgStore {
     /// # Cancel safety
     /// Safe: it is one transaction.
     pub async fn migrate(&self) -> Result<(), Error> {
+        self.run_migrations(MIGRATIONS).await
+    }
+
+    async fn run_migrations(&self, migrations: &[Migration]) -> Result<(), Error> {
         let mut session = Session::begin(self.pool(), Isolation::ReadCommitted.begin()).await?;
+        let records = self.inner().records(session.connection()).await?;
+        // To create what exists needs the right to create it, so we look first.
+        if pending(migrations, &records.migrated(session.connection()).await.map_err(classify)?).is_empty() {
+            session.rollback().await;
+            return Ok(());
+        }
         let transaction = session.connection();
-        sqlx::query("SELECT pg_advisory_xact_lock($1)")
-            .persistent(false)
-            .bind(LOCK)
-            .execute(&mut *transaction)
-            .await
-            .map_err(classify)?;
-        // Postgres would notice at every start that the table exists.
-        sqlx::raw_sql("SET LOCAL client_min_messages = warning").execute(&mut *transaction).await.map_err(classify)?;
-        sqlx::raw_sql("CREATE TABLE IF NOT EXISTS idem_migrations (name text PRIMARY KEY)")
-            .execute(&mut *transaction)
-            .await
-            .map_err(classify)?;
-        for (name, sql) in MIGRATIONS {
-            let new = sqlx::query("INSERT INTO idem_migrations (name) VALUES ($1) ON CONFLICT DO NOTHING")
-                .persistent(false)
-                .bind(name)
-                .execute(&mut *transaction)
-                .await
-                .map_err(classify)?
-                .rows_affected()
-                == 1;
-            if new {
-                sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *transaction).await.map_err(classify)?;
-            }
+        let lock = sqlx::query("SELECT pg_advisory_xact_lock($1)").persistent(false).bind(LOCK);
+        lock.execute(&mut *transaction).await.map_err(classify)?;
+        // Another process may have done it meanwhile.
+        let migrated = records.migrated(&mut *transaction).await.map_err(classify)?;
+        records.prepare(&mut *transaction).await.map_err(classify)?;
+        for migration in pending(migrations, &migrated) {
+            sqlx::raw_sql(migration.sql).execute(&mut *transaction).await.map_err(classify)?;
         }
         session.commit(self.inner().commit_deadline).await?;
         Ok(())
+    }
+}
+
+impl Records {
+    /// The names of the files that have been run, whoever ran them.
+    async fn migrated(self, connection: &mut PgConnection) -> sqlx::Result<Vec<String>> {
+        let is_there = sqlx::query_scalar(LIST_IS_THERE).persistent(false).bind(self.sql.schema.name());
+        if !is_there.fetch_one(&mut *connection).await? {
+            return Ok(Vec::new());
+        }
+        let names = self.sql.schema.qualify("SELECT name FROM {schema}.idem_migrations");
+        sqlx::query_scalar(AssertSqlSafe(names)).persistent(false).fetch_all(connection).await
+    }
+
+    /// The files name no schema, so that they can be copied. A temporary table does not come in between.
+    async fn prepare(self, connection: &mut PgConnection) -> sqlx::Result<()> {
+        let schema = &self.sql.schema;
+        let is_there = sqlx::query_scalar(SCHEMA_IS_THERE).persistent(false).bind(schema.name());
+        // `IF NOT EXISTS` needs the right to create where the schema exists, too.
+        if !is_there.fetch_one(&mut *connection).await? {
+            let create = schema.qualify("CREATE SCHEMA {schema}");
+            sqlx::raw_sql(AssertSqlSafe(create)).execute(&mut *connection).await?;
+        }
+        // Postgres would notice what exists already.
+        let set = schema.qualify("SET LOCAL search_path TO {schema}, pg_temp; SET LOCAL client_min_messages = warning");
+        sqlx::raw_sql(AssertSqlSafe(set)).execute(connection).await.map(|_| ())
+    }
+}
+
+const SCHEMA_IS_THERE: &str = "SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = $1)";
+
+const LIST_IS_THERE: &str = "
+SELECT EXISTS (
+    SELECT 1
+    FROM pg_catalog.pg_class JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
+    WHERE nspname = $1
+        AND relname = 'idem_migrations'
+)";
+
+#[cfg(test)]
+mod tests {
+    use sqlx::postgres::{PgConnectOptions, PgPool};
+    use sqlx::{Connection, Executor};
+
+    use super::*;
+    use crate::migrations::tests::{assert_are_in, assert_can_be_run_again, copied};
+
+    #[test]
+    fn r33_each_file_can_be_run_again() {
+        assert_are_in(concat!(env!("CARGO_MANIFEST_DIR"), "/migrations/postgres"), MIGRATIONS);
+    }
+
+    /// A column of a later release.
+    const LATER: Migration = Migration {
+        name: "20270101000001_add_idem_notes",
+        sql: "
+            create table if not exists idem_migrations (name text primary key);
+            insert into idem_migrations (name) values ('20270101000001_add_idem_notes') on conflict (name) do nothing;
+
+            alter table idem_records add column if not exists note text",
+    };
+
+    #[tokio::test]
+    async fn r33_the_file_of_a_later_release_can_come_either_way() {
+        assert_can_be_run_again(&LATER);
+        let later = [MIGRATIONS, &[LATER]].concat();
+        let server = std::env::var("IDEM_TEST_POSTGRES").expect("a server for tests: `cargo xtask test` starts one");
+        let server: PgConnectOptions = server.parse().unwrap();
+        for store_first in [true, false] {
+            let database = format!("idem_later_{store_first}_{}", std::process::id());
+            let mut admin = PgConnection::connect_with(&server).await.unwrap();
+            admin.execute(AssertSqlSafe(format!("CREATE DATABASE {database}"))).await.unwrap();
+            let pool = PgPool::connect_with(server.clone().database(&database)).await.unwrap();
+            let store = PgStore::new(pool.clone());
+            store.migrate().await.unwrap();
+            let record = "INSERT INTO idem_records VALUES
+                ('s', 'o', '', '', 2, '', 1, NULL, 1, 201, '', '', now(), now(), now() + interval '1 hour')";
+            sqlx::raw_sql(record).execute(&pool).await.unwrap();
+            let (_copies, migrator) = copied(&later).await;
+            let note = "UPDATE idem_records SET note = 'kept' WHERE note IS NULL";
+            let mut written = 0;
+            for store_next in [store_first, !store_first, store_first] {
+                if store_next {
+                    store.run_migrations(&later).await.unwrap();
+                } else {
+                    migrator.run(&pool).await.unwrap();
+                }
+                written += sqlx::raw_sql(note).execute(&pool).await.unwrap().rows_affected();
+                assert_eq!(written, 1, "what the first has let in, the others leave there");
+            }
+            let counts = "SELECT (SELECT count(*) FROM idem_records WHERE note = 'kept'),
+                (SELECT count(*) FROM idem_migrations), (SELECT count(*) FROM _sqlx_migrations)";
+            let counts: (i64, i64, i64) = sqlx::query_as(counts).fetch_one(&pool).await.unwrap();
+            assert_eq!(counts, (1, 3, 3));
+            pool.close().await;
+            admin.execute(AssertSqlSafe(format!("DROP DATABASE {database} WITH (FORCE)"))).await.unwrap();
+        }
     }
 }

@@ -6,6 +6,7 @@ mod leases;
 mod migrate;
 mod records;
 mod session;
+mod statements;
 mod store;
 mod sweep;
 mod tx;

@@ -9,6 +9,7 @@ use sqlx::postgres::{PgArguments, PgConnection, PgRow};
 use sqlx::query::Query;
 use sqlx::{FromRow, Postgres, Row};
 
+use super::statements::Statements;
 use crate::recent::word;
 use crate::row::{self, Columns};
 
@@ -47,9 +48,10 @@ pub(super) enum Holder {
     Claimant,
 }
 
-/// The statements, in the one of two ways to send them that the application chose.
+/// The statements on the tables of one schema, in the one of two ways to send them that the application chose.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Records {
+    pub(super) sql: &'static Statements,
     /// Without names: a transaction-mode pooler gives every transaction another server connection, and a statement
     /// prepared by name on one is missing, or somebody else's, on the next.
     pub(super) unnamed: bool,
@@ -68,7 +70,7 @@ impl Records {
         claim: Claim,
     ) -> sqlx::Result<bool> {
         let locks = Locks::of(request);
-        let query = self.query(INSERT).bind(locks.asked).bind(locks.identity).bind(locks.running);
+        let query = self.query(&self.sql.insert).bind(locks.asked).bind(locks.identity).bind(locks.running);
         let query = bind_identity(query, &request.identity)
             .bind(request.fingerprint.as_bytes().as_slice())
             .bind(row::RUNNING)
@@ -86,7 +88,7 @@ impl Records {
         expired: Claim,
     ) -> sqlx::Result<bool> {
         let locks = Locks::of(request);
-        let query = self.query(REPLACE).bind(locks.asked).bind(locks.identity).bind(locks.running);
+        let query = self.query(&self.sql.replace).bind(locks.asked).bind(locks.identity).bind(locks.running);
         let query = bind_identity(query, &request.identity)
             .bind(request.fingerprint.as_bytes().as_slice())
             .bind(row::RUNNING)
@@ -102,7 +104,7 @@ impl Records {
         connection: &mut PgConnection,
         identity: &Identity,
     ) -> Result<(Option<Record>, Timestamp), Error> {
-        let query = bind_identity(self.query(FIND), identity);
+        let query = bind_identity(self.query(&self.sql.find), identity);
         read(&query.fetch_one(connection).await.map_err(classify)?)
     }
 
@@ -113,7 +115,7 @@ impl Records {
         request: &Request,
     ) -> Result<(Option<Record>, Timestamp, Holder), Error> {
         let locks = Locks::of(request);
-        let query = bind_identity(self.query(FIND_OR_HOLDER), &request.identity)
+        let query = bind_identity(self.query(&self.sql.find_or_holder), &request.identity)
             .bind(locks.asked)
             .bind(locks.identity)
             .bind(locks.running);
@@ -139,7 +141,7 @@ impl Records {
         late: Duration,
     ) -> sqlx::Result<bool> {
         let (state, format, status, headers, body) = row::written(outcome);
-        let query = bind_identity(self.query(COMPLETE), identity)
+        let query = bind_identity(self.query(&self.sql.complete), identity)
             .bind(claim.as_bytes().as_slice())
             .bind(state)
             .bind(format)
@@ -158,7 +160,7 @@ impl Records {
         identity: &Identity,
         claim: Claim,
     ) -> sqlx::Result<bool> {
-        let query = bind_identity(self.query(HELD), identity).bind(claim.as_bytes().as_slice());
+        let query = bind_identity(self.query(&self.sql.held), identity).bind(claim.as_bytes().as_slice());
         Ok(query.fetch_optional(connection).await?.is_some())
     }
 
@@ -171,14 +173,14 @@ impl Records {
     ) -> Result<Option<Record>, Error> {
         // A record that is not there cannot be locked, but its place in the primary key can: the insert waits for
         // a transaction that has inserted it and not ended.
-        let query = bind_identity(self.query(PROBE), &request.identity)
+        let query = bind_identity(self.query(&self.sql.probe), &request.identity)
             .bind(request.fingerprint.as_bytes().as_slice())
             .bind(row::RUNNING)
             .bind(claim.as_bytes().as_slice());
         if query.execute(&mut *connection).await.map_err(classify)?.rows_affected() == 1 {
             return Ok(None);
         }
-        let query = bind_identity(self.query(LOCKED), &request.identity);
+        let query = bind_identity(self.query(&self.sql.locked), &request.identity);
         let row = query.fetch_optional(connection).await.map_err(classify)?;
         row.map(|row| read(&row)).transpose().map(|read| read.and_then(|(record, _)| record))
     }
@@ -197,8 +199,8 @@ fn read(row: &PgRow) -> Result<(Option<Record>, Timestamp), Error> {
 
 /// `CASE` keeps the order of the locks, and `IS NOT NULL` keeps the last one, which is taken for others to see,
 /// from deciding anything.
-const INSERT: &str = "
-INSERT INTO idem_records
+pub(super) const INSERT: &str = "
+INSERT INTO {schema}.idem_records
     (scope, operation, key_hash, fingerprint, state, claim, attempt, format, created_at, expires_at)
 SELECT $4, $5, $6, $7, $8, $9, 1, 0, now(), now() + $10 * interval '1 second'
 WHERE CASE
@@ -208,8 +210,8 @@ WHERE CASE
 END
 ON CONFLICT (scope, operation, key_hash) DO NOTHING";
 
-const REPLACE: &str = "
-UPDATE idem_records
+pub(super) const REPLACE: &str = "
+UPDATE {schema}.idem_records
 SET fingerprint = $7,
     state = $8,
     claim = $9,
@@ -234,14 +236,14 @@ WHERE scope = $4
     END";
 
 /// One row always: a record that is not there has no `expires_at`.
-const FIND: &str = "
+pub(super) const FIND: &str = "
 SELECT record.fingerprint, record.state, record.claim, record.format, record.status, record.headers, record.body,
     (extract(epoch FROM record.expires_at) * 1000000)::bigint AS expires_at,
     (extract(epoch FROM record.lease_until) * 1000000)::bigint AS lease_until,
     record.attempt,
     (extract(epoch FROM now()) * 1000000)::bigint AS now
 FROM (VALUES (1)) AS one (row)
-LEFT JOIN idem_records AS record
+LEFT JOIN {schema}.idem_records AS record
     ON record.scope = $1
     AND record.operation = $2
     AND record.key_hash = $3";
@@ -249,7 +251,7 @@ LEFT JOIN idem_records AS record
 /// The locks are tried only where no record counts. They are shared, so that two who look do not see each other; but
 /// whoever may take an expired record's place has to have them alone, or all who look at it would be in each other's
 /// way.
-const FIND_OR_HOLDER: &str = "
+pub(super) const FIND_OR_HOLDER: &str = "
 SELECT record.fingerprint, record.state, record.claim, record.format, record.status, record.headers, record.body,
     (extract(epoch FROM record.expires_at) * 1000000)::bigint AS expires_at,
     (extract(epoch FROM record.lease_until) * 1000000)::bigint AS lease_until,
@@ -265,15 +267,15 @@ SELECT record.fingerprint, record.state, record.claim, record.format, record.sta
             CASE WHEN pg_try_advisory_xact_lock_shared($6) THEN 2 ELSE 3 END
     END AS holder
 FROM (VALUES (1)) AS one (row)
-LEFT JOIN idem_records AS record
+LEFT JOIN {schema}.idem_records AS record
     ON record.scope = $1
     AND record.operation = $2
     AND record.key_hash = $3";
 
 /// `created_at = now()` is true only in the transaction that claimed: `now()` is a transaction's start. Adding
 /// nothing to `expires_at` keeps its value and so its index entry.
-const COMPLETE: &str = "
-UPDATE idem_records
+pub(super) const COMPLETE: &str = "
+UPDATE {schema}.idem_records
 SET state = $5,
     format = $6,
     status = $7,
@@ -289,9 +291,9 @@ WHERE scope = $1
     AND created_at = now()";
 
 /// Completed or not: a run may be dropped between its completion and its commit.
-const HELD: &str = "
+pub(super) const HELD: &str = "
 SELECT 1
-FROM idem_records
+FROM {schema}.idem_records
 WHERE scope = $1
     AND operation = $2
     AND key_hash = $3
@@ -299,19 +301,19 @@ WHERE scope = $1
     AND created_at = now()";
 
 /// Never committed: it only waits.
-const PROBE: &str = "
-INSERT INTO idem_records
+pub(super) const PROBE: &str = "
+INSERT INTO {schema}.idem_records
     (scope, operation, key_hash, fingerprint, state, claim, attempt, format, created_at, expires_at)
 VALUES ($1, $2, $3, $4, $5, $6, 1, 0, now(), now())
 ON CONFLICT (scope, operation, key_hash) DO NOTHING";
 
-const LOCKED: &str = "
+pub(super) const LOCKED: &str = "
 SELECT fingerprint, state, claim, format, status, headers, body,
     (extract(epoch FROM expires_at) * 1000000)::bigint AS expires_at,
     (extract(epoch FROM lease_until) * 1000000)::bigint AS lease_until,
     attempt,
     (extract(epoch FROM now()) * 1000000)::bigint AS now
-FROM idem_records
+FROM {schema}.idem_records
 WHERE scope = $1
     AND operation = $2
     AND key_hash = $3

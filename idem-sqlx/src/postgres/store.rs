@@ -1,14 +1,17 @@
 //! The store and its builder.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use idem_core::{Error, Request, Runs, Start, Store};
-use sqlx::PgPool;
+use idem_core::{Error, Kind, Request, Runs, Start, Store};
+use sqlx::{PgConnection, PgPool};
 
 use super::records::Records;
+use super::statements::{Schema, Statements};
 use super::tx::PgTx;
+use crate::error::classify;
 use crate::recent::Recent;
 
 /// Keeps records in Postgres, beside the application's own tables.
@@ -28,6 +31,9 @@ use crate::recent::Recent;
 /// # Rules
 /// - The pool leads to the primary. A replica answers from the past, and a decision taken there runs twice.
 /// - One request uses one connection; a duplicate that waits uses none. A pool of one works.
+/// - Its tables are in one schema: the one that the [builder](PgStoreBuilder::schema) names, or else the
+///   `current_schema()` of the first connection that it uses. Each statement names it, so a later `SET search_path`, or
+///   a temporary table, changes nothing.
 /// - Postgres 14 and newer are tested.
 ///
 /// # Limitations
@@ -38,11 +44,15 @@ pub struct PgStore(Arc<Inner>);
 
 pub(super) struct Inner {
     pub(super) pool: PgPool,
-    pub(super) records: Records,
+    pub(super) unnamed_statements: bool,
+    /// As soon as it is known which schema has the tables.
+    statements: OnceLock<&'static Statements>,
     /// The statement that begins a handler's transaction.
     pub(super) begin: &'static str,
     pub(super) commit_deadline: Duration,
     pub(super) recent: Recent,
+    /// Whether the server has refused to sweep many scopes in one statement.
+    pub(super) sweeps_by_scope: AtomicBool,
     reply_limit: usize,
     runs: Runs,
 }
@@ -84,6 +94,7 @@ impl PgStore {
             isolation: None,
             commit_deadline: Duration::from_secs(10),
             unnamed_statements: false,
+            schema: None,
         }
     }
 
@@ -146,6 +157,33 @@ impl PgStore {
     }
 }
 
+impl Inner {
+    /// The statements. Where the application has named no schema, it is the one that the first connection says: whoever
+    /// comes meanwhile asks its own connection, and waits for nobody else's.
+    pub(super) async fn records(&self, connection: &mut PgConnection) -> Result<Records, Error> {
+        let sql = match self.statements.get() {
+            Some(sql) => sql,
+            None => {
+                let schema = Box::pin(current_schema(connection)).await?;
+                *self.statements.get_or_init(|| Statements::of(&schema))
+            }
+        };
+        Ok(Records { sql, unnamed: self.unnamed_statements })
+    }
+}
+
+async fn current_schema(connection: &mut PgConnection) -> Result<Schema, Error> {
+    let query = sqlx::query_scalar("SELECT current_schema()::text").persistent(false);
+    let name: Option<String> = query.fetch_one(connection).await.map_err(classify)?;
+    // The names of the server's own begin so, and those of schemas for temporary tables.
+    let name = name.filter(|name| !name.starts_with("pg_"));
+    name.and_then(Schema::new).ok_or_else(|| {
+        Error::new(Kind::StoreFailed).because(
+            "the store has no schema for its tables: name one by `PgStoreBuilder::schema`, or set `search_path`",
+        )
+    })
+}
+
 impl Store for PgStore {
     fn reply_limit(&self) -> usize {
         self.0.reply_limit
@@ -170,6 +208,7 @@ pub struct PgStoreBuilder {
     isolation: Option<Isolation>,
     commit_deadline: Duration,
     unnamed_statements: bool,
+    schema: Option<Schema>,
 }
 
 impl PgStoreBuilder {
@@ -207,15 +246,42 @@ impl PgStoreBuilder {
         self
     }
 
+    /// The schema that has the store's tables. Default: what `current_schema()` says on the first connection that the
+    /// store uses, be it to migrate or to run something.
+    ///
+    /// ```
+    /// # fn example(pool: sqlx::PgPool) {
+    /// use idem_sqlx::PgStore;
+    ///
+    /// let store = PgStore::builder(pool).schema("payments").build();
+    /// # }
+    /// ```
+    ///
+    /// Name it where some of the program's connections have another `search_path` than others: the default is right if
+    /// it is set for all of them alike, by the role, the connection's options or the pool's `after_connect`.
+    /// [`migrate`](PgStore::migrate) creates it where it is missing. The name is taken as it is, capitals included.
+    ///
+    /// # Panics
+    /// The name is no identifier of Postgres: it has 1 to 63 bytes, and none of them is NUL.
+    #[must_use]
+    #[track_caller]
+    pub fn schema(mut self, name: impl Into<String>) -> Self {
+        let schema = Schema::new(name.into());
+        self.schema = Some(schema.expect("the name of a schema has 1 to 63 bytes, and none of them is NUL"));
+        self
+    }
+
     /// The store.
     #[must_use]
     pub fn build(self) -> PgStore {
         PgStore(Arc::new(Inner {
             pool: self.pool,
-            records: Records { unnamed: self.unnamed_statements },
+            unnamed_statements: self.unnamed_statements,
+            statements: self.schema.map_or_else(OnceLock::new, |schema| Statements::of(&schema).into()),
             begin: self.isolation.map_or("BEGIN", Isolation::begin),
             commit_deadline: self.commit_deadline,
             recent: Recent::new(),
+            sweeps_by_scope: AtomicBool::new(false),
             reply_limit: self.reply_limit,
             runs: Runs::default(),
         }))

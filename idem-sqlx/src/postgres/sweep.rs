@@ -1,20 +1,44 @@
 //! The sweep.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use idem_core::Error;
-use sqlx::{AssertSqlSafe, PgConnection};
+use sqlx::AssertSqlSafe;
+use tokio::time::sleep;
 
+use super::error::is_not_supported;
 use super::session::Session;
-use super::store::{Isolation, PgStore};
+use super::statements::Schema;
+use super::store::PgStore;
 use crate::error::classify;
-use crate::sweeper::{Batch, Sweep, Sweeper, quoted};
+use crate::sweeper::{Batch, Pass, Sweep, Sweeper, parts};
+
+/// The sweep knows its plan: the index on `expires_at`, then the rows one by one. Statistics from before a great many records
+/// expired would make Postgres read all of them for each batch, or the whole table.
+const BEGIN: &str = "
+BEGIN ISOLATION LEVEL READ COMMITTED;
+SET LOCAL enable_seqscan = off;
+SET LOCAL enable_bitmapscan = off;
+SET LOCAL enable_hashjoin = off;
+SET LOCAL enable_mergejoin = off;
+SET LOCAL jit = off";
 
 impl PgStore {
     /// Removes expired records, batch by batch, and says how many. Expired records count for nothing whether they
     /// are swept or not: this is only for the space.
     ///
-    /// It takes rows that nobody holds, so it runs beside requests and other sweepers.
+    /// ```no_run
+    /// # async fn example(store: idem_sqlx::PgStore) -> Result<(), idem_core::Error> {
+    /// let removed = store.sweep(&idem_sqlx::Sweep::default()).await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Rules
+    /// - It takes rows that nobody holds, so it runs beside requests and other sweepers.
+    /// - One statement removes a batch, whatever the number of scopes. A distributed Postgres that cannot lock rows of many
+    ///   scopes at once (SQLSTATE 0A000) gets a statement for each scope.
     ///
     /// # Errors
     /// The database cannot be reached, or has no such archive. Batches that were done stay done.
@@ -22,85 +46,159 @@ impl PgStore {
     /// # Cancel safety
     /// Safe: each batch is one transaction.
     pub async fn sweep(&self, sweep: &Sweep) -> Result<u64, Error> {
-        let mut removed = 0;
+        let (mut pass, mut removed) = (Pass::default(), 0);
         loop {
-            let batch = self.sweep_batch(sweep).await?;
+            let begin = Instant::now();
+            let batch = self.sweep_batch(sweep, pass.from).await?;
             removed += batch.removed;
-            if !batch.more {
-                return Ok(removed);
+            match pass.pause(&batch, begin.elapsed()) {
+                Some(pause) => sleep(pause).await,
+                None => return Ok(removed),
             }
         }
-    }
-
-    async fn sweep_batch(&self, sweep: &Sweep) -> Result<Batch, Error> {
-        let delete = delete(sweep);
-        let mut session = Session::begin(self.pool(), Isolation::ReadCommitted.begin()).await?;
-        let expired = expired(session.connection(), sweep.batch).await.map_err(classify)?;
-        let found: usize = expired.values().map(|keys| keys.0.len()).sum();
-        let mut removed = 0;
-        for (scope, (operations, key_hashes)) in expired {
-            let query = sqlx::query(AssertSqlSafe(delete.clone()))
-                .persistent(false)
-                .bind(scope)
-                .bind(operations)
-                .bind(key_hashes);
-            removed += query.execute(session.connection()).await.map_err(classify)?.rows_affected();
-        }
-        session.commit(self.inner().commit_deadline).await?;
-        // A full batch of which nothing could be taken would be found again, and again.
-        Ok(Batch { removed, more: found >= sweep.batch as usize && removed > 0 })
     }
 
     /// Sweeps in a background task until the answer is dropped.
     #[must_use = "the sweep stops when this handle is dropped"]
     pub fn sweeper(&self, sweep: Sweep) -> Sweeper {
         let store = self.clone();
-        Sweeper::spawn(sweep.every, move || {
+        Sweeper::spawn(sweep.every, move |from| {
             let (store, sweep) = (store.clone(), sweep.clone());
-            async move { store.sweep_batch(&sweep).await }
+            async move { store.sweep_batch(&sweep, from).await }
         })
     }
+
+    async fn sweep_batch(&self, sweep: &Sweep, from: Option<i64>) -> Result<Batch, Error> {
+        let by_scope = &self.inner().sweeps_by_scope;
+        if !by_scope.load(Ordering::Relaxed) {
+            match self.sweep_at_once(sweep, from).await? {
+                Some(batch) => return Ok(batch),
+                None => {
+                    tracing::debug!(target: "idem", "many scopes at once are refused; the sweep goes scope by scope")
+                }
+            }
+        }
+        let batch = self.sweep_by_scope(sweep, from).await?;
+        by_scope.store(true, Ordering::Relaxed);
+        Ok(batch)
+    }
+
+    /// Nothing where this Postgres does not do it in one statement.
+    async fn sweep_at_once(&self, sweep: &Sweep, from: Option<i64>) -> Result<Option<Batch>, Error> {
+        let mut session = Session::begin(self.pool(), BEGIN).await?;
+        let sql = self.inner().records(session.connection()).await?.sql;
+        let rest = match archive(sweep, &sql.schema) {
+            None => "RETURNING expires_at\n)".to_owned(),
+            Some(archive) => {
+                format!("RETURNING record.*\n), archived AS (\n    INSERT INTO {archive} SELECT * FROM swept\n)")
+            }
+        };
+        let statement = format!("{}\n    {rest}{COUNTED}", sql.sweep);
+        let query = sqlx::query_as(AssertSqlSafe(statement)).persistent(false).bind(i64::from(sweep.batch)).bind(from);
+        let (removed, reached): (i64, Option<i64>) = match query.fetch_one(session.connection()).await {
+            Ok(counted) => counted,
+            Err(error) if is_not_supported(&error) => {
+                session.rollback().await;
+                return Ok(None);
+            }
+            Err(error) => return Err(classify(error)),
+        };
+        session.commit(self.inner().commit_deadline).await?;
+        Ok(Some(Batch { removed: removed.cast_unsigned(), more: removed >= i64::from(sweep.batch), reached }))
+    }
+
+    async fn sweep_by_scope(&self, sweep: &Sweep, from: Option<i64>) -> Result<Batch, Error> {
+        let mut session = Session::begin(self.pool(), BEGIN).await?;
+        let sql = self.inner().records(session.connection()).await?.sql;
+        let query = sqlx::query_as(sql.expired.as_str()).persistent(false).bind(i64::from(sweep.batch)).bind(from);
+        let rows: Vec<Expired> = query.fetch_all(session.connection()).await.map_err(classify)?;
+        let found = rows.len();
+        let reached = rows.iter().filter_map(|(.., expires_at)| *expires_at).max();
+        let statement = match archive(sweep, &sql.schema) {
+            None => sql.sweep_scope.clone(),
+            Some(archive) => format!(
+                "WITH swept AS ({} RETURNING record.*)\nINSERT INTO {archive} SELECT * FROM swept",
+                sql.sweep_scope
+            ),
+        };
+        let mut removed = 0;
+        for (scope, (operations, key_hashes)) in by_scope(rows) {
+            let query = sqlx::query(AssertSqlSafe(statement.clone())).persistent(false);
+            let query = query.bind(scope).bind(operations).bind(key_hashes);
+            removed += query.execute(session.connection()).await.map_err(classify)?.rows_affected();
+        }
+        session.commit(self.inner().commit_deadline).await?;
+        // A full batch of which nothing could be taken would be found again, and again.
+        Ok(Batch { removed, more: found >= sweep.batch as usize && removed > 0, reached })
+    }
 }
+
+/// The archive as a statement names it: in the store's schema, unless another one stands in front of it.
+fn archive(sweep: &Sweep, schema: &Schema) -> Option<String> {
+    let table = sweep.archive.as_ref()?;
+    let parts = parts(table);
+    Some(if parts.len() == 1 { format!("{schema}.{}", parts[0]) } else { parts.join(".") })
+}
+
+/// Scope, operation, key hash, and when it expired.
+type Expired = (String, String, Vec<u8>, Option<i64>);
 
 /// The operations and key hashes of one scope, side by side.
 type Keys = (Vec<String>, Vec<Vec<u8>>);
 
-/// The keys of the oldest expired records, by scope: a distributed Postgres locks rows of one scope only.
-async fn expired(connection: &mut PgConnection, batch: u32) -> sqlx::Result<BTreeMap<String, Keys>> {
-    let rows: Vec<(String, String, Vec<u8>)> =
-        sqlx::query_as(EXPIRED).persistent(false).bind(i64::from(batch)).fetch_all(connection).await?;
-    let mut expired = BTreeMap::<_, Keys>::new();
-    for (scope, operation, key_hash) in rows {
-        let keys = expired.entry(scope).or_default();
+fn by_scope(rows: Vec<Expired>) -> BTreeMap<String, Keys> {
+    let mut scopes = BTreeMap::<_, Keys>::new();
+    for (scope, operation, key_hash, _) in rows {
+        let keys = scopes.entry(scope).or_default();
         keys.0.push(operation);
         keys.1.push(key_hash);
     }
-    Ok(expired)
+    scopes
 }
 
-fn delete(sweep: &Sweep) -> String {
-    match &sweep.archive {
-        None => DELETE.to_owned(),
-        Some(table) => {
-            format!("WITH swept AS ({DELETE} RETURNING record.*)\nINSERT INTO {} SELECT * FROM swept", quoted(table))
-        }
-    }
-}
+/// `SKIP LOCKED` passes over rows that a request is just replacing, and looks again at `expires_at` of one that has been
+/// replaced meanwhile. What it has locked stays where it is until the transaction ends, so its place finds it again: by the
+/// primary key a batch takes half as long again. `tableoid` is for a table with partitions, which count their places each
+/// for itself.
+///
+/// $2 is where the batch before it ended: what is deleted stays in the index until a vacuum, and would be read again by
+/// every batch.
+pub(super) const SWEEP: &str = "
+WITH expired AS MATERIALIZED (
+    SELECT tableoid AS part, ctid AS place
+    FROM {schema}.idem_records
+    WHERE expires_at <= now()
+        AND expires_at >= coalesce('epoch'::timestamptz + $2::bigint * interval '1 microsecond', '-infinity')
+    ORDER BY expires_at
+    LIMIT $1
+    FOR UPDATE SKIP LOCKED
+), swept AS (
+    DELETE FROM {schema}.idem_records AS record
+    USING expired
+    WHERE record.tableoid = expired.part
+        AND record.ctid = expired.place";
 
-const EXPIRED: &str = "
-SELECT scope, operation, key_hash
-FROM idem_records
+/// An operator may have let a record expire at `-infinity`, which is no number.
+const COUNTED: &str = "
+SELECT count(*), max((extract(epoch FROM expires_at) * 1000000)::bigint) FILTER (WHERE isfinite(expires_at))
+FROM swept";
+
+/// For a distributed Postgres, as is the next one. It locks nothing, since it finds rows of many scopes.
+pub(super) const EXPIRED: &str = "
+SELECT scope, operation, key_hash,
+    CASE WHEN isfinite(expires_at) THEN (extract(epoch FROM expires_at) * 1000000)::bigint END
+FROM {schema}.idem_records
 WHERE expires_at <= now()
+    AND expires_at >= coalesce('epoch'::timestamptz + $2::bigint * interval '1 microsecond', '-infinity')
 ORDER BY expires_at
 LIMIT $1";
 
-/// `SKIP LOCKED` passes over rows that a request is just replacing, and the second look at `expires_at` over those
-/// that have been replaced meanwhile.
-const DELETE: &str = "
-DELETE FROM idem_records AS record
+/// Rows of one scope, and a second look at `expires_at`: it is another statement than the one that found them.
+pub(super) const SWEEP_SCOPE: &str = "
+DELETE FROM {schema}.idem_records AS record
 USING (
     SELECT operation, key_hash
-    FROM idem_records
+    FROM {schema}.idem_records
     WHERE scope = $1
         AND (operation, key_hash) IN (SELECT * FROM unnest($2::text[], $3::bytea[]))
         AND expires_at <= now()

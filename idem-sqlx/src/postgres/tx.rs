@@ -37,7 +37,7 @@ use crate::retry;
 /// - What is written through it is kept with the reply, or not at all.
 /// - Do not end it: a raw `COMMIT` or `ROLLBACK` is found out when the handler returns, the caller gets
 ///   `transaction_ended`, and the key does not run again until its record expires, since nobody can know what was kept.
-/// - Leave `search_path` and the role as they are: the completion is written in the same transaction.
+/// - Leave the role as it is: the completion is written in the same transaction. `search_path` is free.
 /// - A statement that failed has failed the transaction, as always with Postgres. A handler that goes on as if it had
 ///   not gets `transaction_aborted`. Put a savepoint around what may fail.
 ///
@@ -166,12 +166,14 @@ impl PgTx {
             return Ok(None);
         }
         // A pooler in transaction mode needs the transaction around it; elsewhere one statement is one.
-        let (record, now) = if inner.records.unnamed {
+        let (record, now) = if inner.unnamed_statements {
             let mut session = Session::begin(&inner.pool, inner.begin).await?;
-            inner.records.find(session.connection(), &request.identity).await?
+            let records = inner.records(session.connection()).await?;
+            records.find(session.connection(), &request.identity).await?
         } else {
             let mut connection = inner.pool.acquire().await.map_err(classify)?;
-            inner.records.find(&mut connection, &request.identity).await?
+            let records = inner.records(&mut connection).await?;
+            records.find(&mut connection, &request.identity).await?
         };
         Ok(match decide(record.as_ref(), request, now) {
             Decision::Replay(reply) => Some(Begun::Replay(reply)),
@@ -183,7 +185,7 @@ impl PgTx {
 
     /// Claims the request in this transaction, or says why not.
     async fn claim(&mut self, request: &Request, claim: Claim) -> Result<Claimed, Error> {
-        let records = self.store.inner().records;
+        let records = self.records().await?;
         match records.insert(self, request, claim).await {
             Ok(true) => Ok(Claimed::Run),
             // In a box, like every other way that a run seldom takes: its future makes no room for them.
@@ -198,7 +200,7 @@ impl PgTx {
 
     /// Says why the request could not be claimed, or claims it in place of an expired record.
     async fn contest(&mut self, request: &Request, claim: Claim) -> Result<Claimed, Error> {
-        let records = self.store.inner().records;
+        let records = self.records().await?;
         // Under a stricter isolation level this may be older than what is in the way: then nobody is seen to hold the
         // key, and the claim is tried again.
         let (record, now, holder) = match records.find_or_holder(self, request).await {
@@ -230,7 +232,7 @@ impl PgTx {
     /// Another request holds the key: it runs, or it is about to lose to a record that this snapshot is too old to
     /// show. In the second case the record decides.
     async fn refuse_reuse(&mut self, request: &Request) -> Result<Claimed, Error> {
-        let records = self.store.inner().records;
+        let records = self.records().await?;
         // Under a stricter isolation level only another transaction has another snapshot.
         self.session().restart().await.map_err(classify)?;
         let (record, now) = records.find(self, &request.identity).await?;
@@ -244,7 +246,7 @@ impl PgTx {
 
     /// Writes the completion: the last statement before COMMIT, so what had failed before fails here (rule 16).
     async fn write_outcome(&mut self, outcome: &Outcome) -> Result<(), Error> {
-        let records = self.store.inner().records;
+        let records = self.records().await?;
         let Self { session: Some(session), run: Some(run), .. } = self else { unreachable!("a recorded run") };
         let elapsed = run.began.elapsed();
         // The record expires `ttl` after its claim unless the run took a noticeable part of that.
@@ -282,7 +284,7 @@ impl PgTx {
 
     /// Undoes the handler's writes and the claim, and stays in a transaction.
     async fn undo(&mut self) -> Result<Run, Error> {
-        if !self.holds().await.map_err(classify)? {
+        if !self.holds().await? {
             return Err(self.ended().await);
         }
         let run = self.take_run();
@@ -290,12 +292,16 @@ impl PgTx {
         Ok(run)
     }
 
-    async fn holds(&mut self) -> sqlx::Result<bool> {
-        let records = self.store.inner().records;
+    async fn holds(&mut self) -> Result<bool, Error> {
         match (&mut self.session, &self.run) {
-            (Some(session), Some(run)) => still_holds(records, session, run).await,
+            (Some(session), Some(run)) => still_holds(&self.store, session, run).await,
             _ => Ok(true),
         }
+    }
+
+    pub(super) async fn records(&mut self) -> Result<Records, Error> {
+        let session = self.session.as_mut().expect("a session until the run is settled");
+        self.store.inner().records(session.connection()).await
     }
 
     /// In a task of its own: a caller that goes away now must not leave the key free.
@@ -336,7 +342,7 @@ impl Drop for PgTx {
 
 /// Rolls a run back, unless its handler ended the transaction.
 async fn abandon(store: PgStore, mut session: Session, run: Run) -> Result<(), Error> {
-    if let Ok(false) = still_holds(store.inner().records, &mut session, &run).await {
+    if let Ok(false) = still_holds(&store, &mut session, &run).await {
         return Err(ended(&store, session, run).await);
     }
     session.rollback().await;
@@ -345,10 +351,11 @@ async fn abandon(store: PgStore, mut session: Session, run: Run) -> Result<(), E
 
 /// Whether the transaction is still the one that claimed. One that has failed is; one that cannot be asked is lost,
 /// and can commit no more than that.
-async fn still_holds(records: Records, session: &mut Session, run: &Run) -> sqlx::Result<bool> {
+async fn still_holds(store: &PgStore, session: &mut Session, run: &Run) -> Result<bool, Error> {
+    let records = store.inner().records(session.connection()).await?;
     match records.is_held(session.connection(), &run.request.identity, run.claim).await {
         Err(error) if is_aborted(&error) => Ok(true),
-        held => held,
+        held => held.map_err(classify),
     }
 }
 
@@ -368,14 +375,14 @@ async fn bar(store: &PgStore, run: &Run) -> Result<(), Error> {
     let inner = store.inner();
     for pause in retry::pauses() {
         let mut session = Session::begin(&inner.pool, Isolation::ReadCommitted.begin()).await?;
-        let mut barred = inner.records.insert(session.connection(), &run.request, run.claim).await.map_err(classify)?;
+        let records = inner.records(session.connection()).await?;
+        let mut barred = records.insert(session.connection(), &run.request, run.claim).await.map_err(classify)?;
         if !barred {
-            let (record, now) = inner.records.find(session.connection(), &run.request.identity).await?;
+            let (record, now) = records.find(session.connection(), &run.request.identity).await?;
             match record {
                 Some(record) if record.expires_at > now => return Ok(()),
                 Some(expired) => {
-                    let replaced =
-                        inner.records.replace(session.connection(), &run.request, run.claim, expired.claim).await;
+                    let replaced = records.replace(session.connection(), &run.request, run.claim, expired.claim).await;
                     barred = replaced.map_err(classify)?;
                 }
                 None => {}
@@ -399,7 +406,8 @@ pub(super) async fn find_out(store: &PgStore, request: &Request, claim: Claim) -
                 let mut session = Session::begin(&inner.pool, Isolation::ReadCommitted.begin()).await?;
                 // What waits for a COMMIT that hangs must not hold this connection beyond the deadline.
                 session.connection().execute("SET LOCAL lock_timeout = '500ms'").await.map_err(classify)?;
-                inner.records.find_settled(session.connection(), request, claim).await
+                let records = inner.records(session.connection()).await?;
+                records.find_settled(session.connection(), request, claim).await
             };
             match found.await {
                 Ok(record) => return verdict(record.as_ref(), claim),

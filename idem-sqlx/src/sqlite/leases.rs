@@ -260,20 +260,20 @@ fn step(row: &SqliteRow) -> sqlx::Result<Step> {
 }
 
 const LEASE: &str = "
-INSERT INTO idem_records
+INSERT INTO main.idem_records
     (scope, operation, key_hash, claim, state, fingerprint, attempt, lease_until, format, created_at, expires_at)
 SELECT $1, $2, $3, $4, $5, $6, 1, now + $7, 0, now, now + $8
 FROM (SELECT CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER) AS now)
 WHERE true
 ON CONFLICT (scope, operation, key_hash) DO NOTHING
 RETURNING 1;
-DELETE FROM idem_steps
+DELETE FROM main.idem_steps
 WHERE scope = $1
     AND operation = $2
     AND key_hash = $3";
 
 const LEASE_AGAIN: &str = "
-UPDATE idem_records
+UPDATE main.idem_records
 SET claim = $4,
     state = $5,
     fingerprint = $6,
@@ -293,13 +293,13 @@ WHERE scope = $1
     AND claim = $9
     AND expires_at <= time.now
 RETURNING 1;
-DELETE FROM idem_steps
+DELETE FROM main.idem_steps
 WHERE scope = $1
     AND operation = $2
     AND key_hash = $3";
 
 const RECORD: &str = "
-INSERT INTO idem_steps
+INSERT INTO main.idem_steps
     (scope, operation, key_hash, claim, position, name, form, format, tag, body, attempt, created_at)
 SELECT $1, $2, $3, $4, $5, '', $6, $7, x'', $8, 1, CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER)";
 
@@ -308,7 +308,7 @@ SELECT $1, $2, $3, $4, $5, '', $6, $7, x'', $8, 1, CAST((julianday('now') - 2440
 const ABANDONED: &str = "
 SELECT CAST(scope AS TEXT) AS scope, CAST(key_hash AS BLOB) AS key_hash, CAST(input.body AS BLOB) AS body
 FROM (SELECT CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER) AS now) AS time,
-    idem_steps AS input JOIN idem_records AS record USING (scope, operation, key_hash)
+    main.idem_steps AS input JOIN main.idem_records AS record USING (scope, operation, key_hash)
 WHERE operation = $1
     AND position = $2
     AND record.state >= $3
@@ -319,7 +319,7 @@ ORDER BY record.scope, record.key_hash
 LIMIT 100";
 
 const TAKE_OVER: &str = "
-UPDATE idem_records
+UPDATE main.idem_records
 SET claim = $6,
     attempt = attempt + 1,
     lease_until = time.now + $7,
@@ -335,7 +335,7 @@ WHERE scope = $1
 
 const STEPS: &str = "
 SELECT position, name, form, format, tag, body
-FROM idem_steps
+FROM main.idem_steps
 WHERE scope = $1
     AND operation = $2
     AND key_hash = $3
@@ -344,7 +344,7 @@ ORDER BY position";
 
 /// The record is kept for its whole `ttl` behind the last sign of life.
 const RENEW: &str = "
-UPDATE idem_records
+UPDATE main.idem_records
 SET lease_until = time.now + $6,
     expires_at = max(expires_at, time.now + $7)
 FROM (SELECT CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER) AS now) AS time
@@ -356,7 +356,7 @@ WHERE scope = $1
 
 const HELD: &str = "
 SELECT 1
-FROM idem_records
+FROM main.idem_records
 WHERE scope = $1
     AND operation = $2
     AND key_hash = $3
@@ -367,7 +367,7 @@ WHERE scope = $1
 /// was made, or the step itself, if its commit did not answer.
 const KEEP: &str = "
 RELEASE idem_run;
-UPDATE idem_records
+UPDATE main.idem_records
 SET lease_until = time.now + $6,
     state = coalesce($8, state),
     expires_at = max(expires_at, time.now + iif($8 IS NULL, $7, 3155760000000000))
@@ -377,10 +377,10 @@ WHERE scope = $1
     AND key_hash = $3
     AND claim = $4
     AND state >= $5;
-INSERT INTO idem_steps
+INSERT INTO main.idem_steps AS step
     (scope, operation, key_hash, claim, position, name, form, format, tag, body, attempt, created_at)
 SELECT $1, $2, $3, $4, $9, $10, $11, $12, $13, $14, attempt, time.now
-FROM idem_records, (SELECT CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER) AS now) AS time
+FROM main.idem_records, (SELECT CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER) AS now) AS time
 WHERE scope = $1
     AND operation = $2
     AND key_hash = $3
@@ -395,13 +395,13 @@ SET name = excluded.name,
     claim = excluded.claim,
     attempt = excluded.attempt,
     created_at = excluded.created_at
-WHERE idem_steps.form = $15 AND (idem_steps.name = excluded.name OR excluded.form = $16)
-    OR idem_steps.claim = excluded.claim AND idem_steps.name = excluded.name AND idem_steps.form = excluded.form
+WHERE step.form = $15 AND (step.name = excluded.name OR excluded.form = $16)
+    OR step.claim = excluded.claim AND step.name = excluded.name AND step.form = excluded.form
 RETURNING 1";
 
 const FINISH: &str = "
 RELEASE idem_run;
-UPDATE idem_records
+UPDATE main.idem_records
 SET state = $7,
     format = $8,
     status = $9,
@@ -417,13 +417,13 @@ WHERE scope = $1
     AND claim = $4
     AND state >= $5
 RETURNING 1;
-DELETE FROM idem_steps
+DELETE FROM main.idem_steps
 WHERE scope = $1
     AND operation = $2
     AND key_hash = $3";
 
 const LET_GO: &str = "
-UPDATE idem_records
+UPDATE main.idem_records
 SET lease_until = time.now,
     claim = $6
 FROM (SELECT CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER) AS now) AS time
@@ -434,7 +434,7 @@ WHERE scope = $1
     AND state >= $5";
 
 const HAND_BACK: &str = "
-UPDATE idem_records
+UPDATE main.idem_records
 SET lease_until = time.now,
     claim = $6,
     attempt = attempt - 1
@@ -446,7 +446,7 @@ WHERE scope = $1
     AND state >= $5";
 
 const BAR: &str = "
-UPDATE idem_records
+UPDATE main.idem_records
 SET state = $6,
     lease_until = NULL
 WHERE scope = $1
@@ -456,7 +456,7 @@ WHERE scope = $1
     AND state >= $5";
 
 const FORGIVE: &str = "
-UPDATE idem_records
+UPDATE main.idem_records
 SET attempt = 0
 FROM (SELECT CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER) AS now) AS time
 WHERE scope = $1

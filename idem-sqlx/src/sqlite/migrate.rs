@@ -1,24 +1,35 @@
 //! The tables.
 
 use idem_core::Error;
-use sqlx::AssertSqlSafe;
+use sqlx::SqliteConnection;
 
 use super::session::Session;
 use super::store::SqliteStore;
 use crate::error::classify;
+use crate::migrations::{Migration, migrations, pending};
 
 /// In order; never edited after a release.
-const MIGRATIONS: [(&str, &str); 2] = [
-    ("20261122_create_records", include_str!("../../migrations/sqlite/20261122_create_records.sql")),
-    ("20261122_create_steps", include_str!("../../migrations/sqlite/20261122_create_steps.sql")),
+const MIGRATIONS: &[Migration] = &migrations!["sqlite":
+    "20261122000001_create_idem_records",
+    "20261122000002_create_idem_steps",
 ];
 
 impl SqliteStore {
     /// Creates and alters the store's tables, as far as that has not been done.
     ///
-    /// Any number of processes may call it at once, at every start. It keeps its own list in `idem_migrations` and
-    /// never touches the application's `_sqlx_migrations`. To have the tables among the application's migrations
-    /// instead, copy the files of `migrations/sqlite` and do not call this.
+    /// ```no_run
+    /// # async fn example(pool: sqlx::SqlitePool) -> Result<(), idem_core::Error> {
+    /// idem_sqlx::SqliteStore::new(pool).migrate().await
+    /// # }
+    /// ```
+    ///
+    /// # Rules
+    /// - Any number of processes may call it at once, at every start.
+    /// - Where nothing is to be done it only reads `idem_migrations`, and waits for no writer.
+    /// - It never touches the application's `_sqlx_migrations`. To have the tables among the application's migrations,
+    ///   copy the files of `migrations/sqlite` there, with their names, and those that a later release adds. Do that
+    ///   instead of calling this, beside it, before or after it: each file changes nothing where it has been run already,
+    ///   and records its name in `idem_migrations`.
     ///
     /// # Errors
     /// The database cannot be reached, or refused a statement. Then nothing has changed.
@@ -26,26 +37,101 @@ impl SqliteStore {
     /// # Cancel safety
     /// Safe: it is one transaction.
     pub async fn migrate(&self) -> Result<(), Error> {
-        let mut session = Session::begin(self.pool()).await?;
+        self.run_migrations(MIGRATIONS).await
+    }
+
+    async fn run_migrations(&self, migrations: &[Migration]) -> Result<(), Error> {
+        let mut connection = self.pool().acquire().await.map_err(classify)?;
+        if pending(migrations, &migrated(&mut connection).await.map_err(classify)?).is_empty() {
+            return Ok(());
+        }
+        let mut session = Session::begin_on(connection).await?;
         let transaction = session.connection();
-        sqlx::raw_sql("CREATE TABLE IF NOT EXISTS idem_migrations (name text PRIMARY KEY)")
-            .execute(&mut *transaction)
-            .await
-            .map_err(classify)?;
-        for (name, sql) in MIGRATIONS {
-            let new = sqlx::query("INSERT INTO idem_migrations (name) VALUES (?) ON CONFLICT DO NOTHING")
-                .persistent(false)
-                .bind(name)
-                .execute(&mut *transaction)
-                .await
-                .map_err(classify)?
-                .rows_affected()
-                == 1;
-            if new {
-                sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *transaction).await.map_err(classify)?;
-            }
+        // Another process may have done it meanwhile.
+        let migrated = migrated(&mut *transaction).await.map_err(classify)?;
+        for migration in pending(migrations, &migrated) {
+            sqlx::raw_sql(migration.sql).execute(&mut *transaction).await.map_err(classify)?;
         }
         session.commit().await?;
         Ok(())
+    }
+}
+
+/// The names of the files that have been run, whoever ran them.
+async fn migrated(connection: &mut SqliteConnection) -> sqlx::Result<Vec<String>> {
+    let is_there = sqlx::query_scalar(LIST_IS_THERE).persistent(false);
+    if !is_there.fetch_one(&mut *connection).await? {
+        return Ok(Vec::new());
+    }
+    let names = sqlx::query_scalar("SELECT name FROM main.idem_migrations").persistent(false);
+    names.fetch_all(connection).await
+}
+
+const LIST_IS_THERE: &str =
+    "SELECT EXISTS (SELECT 1 FROM main.sqlite_schema WHERE type = 'table' AND name = 'idem_migrations')";
+
+#[cfg(test)]
+mod tests {
+    use sqlx::sqlite::{SqliteConnectOptions, SqlitePool};
+
+    use super::*;
+    use crate::migrations::tests::{assert_are_in, assert_can_be_run_again, copied};
+
+    #[test]
+    fn r33_each_file_can_be_run_again() {
+        assert_are_in(concat!(env!("CARGO_MANIFEST_DIR"), "/migrations/sqlite"), MIGRATIONS);
+        assert!(MIGRATIONS.iter().all(|migration| !migration.sql.contains("alter table")));
+    }
+
+    /// A column of a later release, as SQLite gets it.
+    const LATER: Migration = Migration {
+        name: "20270101000001_add_idem_notes",
+        sql: "
+            create table if not exists main.idem_migrations (name text primary key);
+            insert into main.idem_migrations (name) values ('20270101000001_add_idem_notes') on conflict (name) do nothing;
+
+            create table if not exists main.idem_notes (
+                scope text not null,
+                operation text not null,
+                key_hash blob not null,
+                note text not null,
+                primary key (scope, operation, key_hash),
+                foreign key (scope, operation, key_hash) references idem_records (scope, operation, key_hash)
+                    on delete cascade
+            )
+            without rowid",
+    };
+
+    #[tokio::test]
+    async fn r33_the_file_of_a_later_release_can_come_either_way() {
+        assert_can_be_run_again(&LATER);
+        let later = [MIGRATIONS, &[LATER]].concat();
+        for store_first in [true, false] {
+            let folder = tempfile::tempdir().unwrap();
+            let options = SqliteConnectOptions::new().filename(folder.path().join("later.db")).create_if_missing(true);
+            let pool = SqlitePool::connect_with(options).await.unwrap();
+            let store = SqliteStore::new(pool.clone());
+            store.migrate().await.unwrap();
+            let record =
+                "INSERT INTO idem_records VALUES ('s', 'o', x'01', x'', 2, x'', 1, NULL, 1, 201, x'', x'', 1, 1, 2)";
+            sqlx::raw_sql(record).execute(&pool).await.unwrap();
+            let (_copies, migrator) = copied(&later).await;
+            let note = "INSERT OR IGNORE INTO idem_notes VALUES ('s', 'o', x'01', 'kept')";
+            let mut written = 0;
+            for store_next in [store_first, !store_first, store_first] {
+                if store_next {
+                    store.run_migrations(&later).await.unwrap();
+                } else {
+                    migrator.run(&pool).await.unwrap();
+                }
+                written += sqlx::raw_sql(note).execute(&pool).await.unwrap().rows_affected();
+                assert_eq!(written, 1, "what the first has let in, the others leave there");
+            }
+            let counts = "SELECT (SELECT count(*) FROM idem_records), (SELECT count(*) FROM idem_notes),
+                (SELECT count(*) FROM idem_migrations), (SELECT count(*) FROM _sqlx_migrations)";
+            let counts: (i64, i64, i64, i64) = sqlx::query_as(counts).fetch_one(&pool).await.unwrap();
+            assert_eq!(counts, (1, 1, 3, 3));
+            pool.close().await;
+        }
     }
 }

@@ -96,7 +96,7 @@ pub(super) fn microseconds(duration: Duration) -> i64 {
 }
 
 const INSERT: &str = "
-INSERT INTO idem_records
+INSERT INTO main.idem_records
     (scope, operation, key_hash, fingerprint, state, claim, attempt, format, created_at, expires_at)
 SELECT $1, $2, $3, $4, $5, $6, 1, 0, now, now + $7
 FROM (SELECT CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER) AS now)
@@ -104,7 +104,7 @@ WHERE true
 ON CONFLICT (scope, operation, key_hash) DO NOTHING";
 
 const REPLACE: &str = "
-UPDATE idem_records
+UPDATE main.idem_records
 SET fingerprint = $4,
     state = $5,
     claim = $6,
@@ -132,7 +132,7 @@ SELECT record.fingerprint, record.state, record.claim, record.format, record.sta
     record.attempt,
     time.now
 FROM (SELECT CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER) AS now) AS time
-LEFT JOIN idem_records AS record
+LEFT JOIN main.idem_records AS record
     ON record.scope = $1
     AND record.operation = $2
     AND record.key_hash = $3";
@@ -140,7 +140,7 @@ LEFT JOIN idem_records AS record
 /// The savepoint is there only in the transaction that claimed.
 const COMPLETE: &str = "
 RELEASE idem_run;
-UPDATE idem_records
+UPDATE main.idem_records
 SET state = $5,
     format = $6,
     status = $7,

@@ -1,12 +1,15 @@
 //! The sweep.
 
+use std::time::Instant;
+
 use idem_core::Error;
 use sqlx::{AssertSqlSafe, SqliteConnection};
+use tokio::time::sleep;
 
 use super::session::Session;
 use super::store::SqliteStore;
 use crate::error::classify;
-use crate::sweeper::{Batch, Sweep, Sweeper, quoted};
+use crate::sweeper::{Batch, Pass, Sweep, Sweeper, parts};
 
 impl SqliteStore {
     /// Removes expired records, batch by batch, and says how many. Expired records count for nothing whether they
@@ -20,38 +23,48 @@ impl SqliteStore {
     /// # Cancel safety
     /// Safe: each batch is one transaction.
     pub async fn sweep(&self, sweep: &Sweep) -> Result<u64, Error> {
-        let mut removed = 0;
+        let (mut pass, mut removed) = (Pass::default(), 0);
         loop {
+            let begin = Instant::now();
             let batch = self.sweep_batch(sweep).await?;
             removed += batch.removed;
-            if !batch.more {
-                return Ok(removed);
+            match pass.pause(&batch, begin.elapsed()) {
+                Some(pause) => sleep(pause).await,
+                None => return Ok(removed),
             }
         }
-    }
-
-    async fn sweep_batch(&self, sweep: &Sweep) -> Result<Batch, Error> {
-        let mut session = Session::begin(self.pool()).await?;
-        let now = now(session.connection()).await.map_err(classify)?;
-        if let Some(archive) = &sweep.archive {
-            let copy = format!("INSERT INTO {} SELECT * FROM idem_records WHERE {EXPIRED}", quoted(archive));
-            run(session.connection(), copy, now, sweep.batch).await.map_err(classify)?;
-        }
-        let delete = format!("DELETE FROM idem_records WHERE {EXPIRED}");
-        let removed = run(session.connection(), delete, now, sweep.batch).await.map_err(classify)?;
-        session.commit().await?;
-        Ok(Batch { removed, more: removed >= u64::from(sweep.batch) })
     }
 
     /// Sweeps in a background task until the answer is dropped.
     #[must_use = "the sweep stops when this handle is dropped"]
     pub fn sweeper(&self, sweep: Sweep) -> Sweeper {
         let store = self.clone();
-        Sweeper::spawn(sweep.every, move || {
+        Sweeper::spawn(sweep.every, move |_| {
             let (store, sweep) = (store.clone(), sweep.clone());
             async move { store.sweep_batch(&sweep).await }
         })
     }
+
+    async fn sweep_batch(&self, sweep: &Sweep) -> Result<Batch, Error> {
+        let mut session = Session::begin(self.pool()).await?;
+        let now = now(session.connection()).await.map_err(classify)?;
+        if let Some(archive) = archive(sweep) {
+            let copy = format!("INSERT INTO {archive} SELECT * FROM main.idem_records WHERE {EXPIRED}");
+            run(session.connection(), copy, now, sweep.batch).await.map_err(classify)?;
+        }
+        let delete = format!("DELETE FROM main.idem_records WHERE {EXPIRED}");
+        let removed = run(session.connection(), delete, now, sweep.batch).await.map_err(classify)?;
+        session.commit().await?;
+        // What is deleted is not in the index any more, so each batch can begin at its start.
+        Ok(Batch { removed, more: removed >= u64::from(sweep.batch), reached: None })
+    }
+}
+
+/// The archive as a statement names it: in the store's file, unless an attached one stands in front of it.
+fn archive(sweep: &Sweep) -> Option<String> {
+    let table = sweep.archive.as_ref()?;
+    let parts = parts(table);
+    Some(if parts.len() == 1 { format!("main.{}", parts[0]) } else { parts.join(".") })
 }
 
 async fn now(connection: &mut SqliteConnection) -> sqlx::Result<i64> {
@@ -69,7 +82,7 @@ async fn run(connection: &mut SqliteConnection, statement: String, now: i64, bat
 const EXPIRED: &str = "
 (scope, operation, key_hash) IN (
     SELECT scope, operation, key_hash
-    FROM idem_records
+    FROM main.idem_records
     WHERE expires_at <= ?
     ORDER BY expires_at, scope, operation, key_hash
     LIMIT ?

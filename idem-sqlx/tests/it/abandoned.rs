@@ -17,7 +17,7 @@ pub struct Mail {
     pub to: String,
 }
 
-fn mail(id: impl ToString, to: &str) -> Mail {
+pub fn mail(id: impl ToString, to: &str) -> Mail {
     Mail { id: id.to_string(), to: to.to_owned() }
 }
 

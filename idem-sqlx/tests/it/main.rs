@@ -26,6 +26,7 @@ mod plain;
 mod races;
 mod reply;
 mod request;
+mod schema;
 mod steps;
 mod sweep;
 mod unavailable;

@@ -1,15 +1,40 @@
 //! Rule 33: migrations.
 
+use std::fs;
+use std::path::Path;
+
 use futures_util::future::join_all;
+use idem_core::Kind;
+use idem_sqlx::{PgStore, SqliteStore, Sweep};
+use sqlx::migrate::Migrator;
+use tempfile::TempDir;
 
 use crate::client::Call;
-use crate::support::Database;
+use crate::pay::paid;
+use crate::script::Script;
+use crate::support::{Database, Postgres, Sqlite};
+
+/// The migrations of an application, with the store's files copied among them.
+fn migrations_with_ours(folder: &str) -> TempDir {
+    let migrations = tempfile::tempdir().expect("a folder");
+    let own = "CREATE TABLE orders (id integer PRIMARY KEY)";
+    fs::write(migrations.path().join("20200101000000_create_orders.sql"), own).expect("a migration");
+    fs::write(migrations.path().join("20990101000000_add_orders.sql"), "INSERT INTO orders VALUES (1)")
+        .expect("another");
+    for file in fs::read_dir(folder).expect("the files to be copied") {
+        let file = file.expect("a file");
+        fs::copy(file.path(), migrations.path().join(file.file_name())).expect("a copy");
+    }
+    migrations
+}
+
+async fn migrator(folder: &Path) -> Migrator {
+    Migrator::new(folder).await.expect("migrations with versions of their own")
+}
 
 both! {
     async fn r33_several_processes_migrate_at_once_beside_the_applications_own(db) {
-        db.execute("DROP TABLE idem_steps").await;
-        db.execute("DROP TABLE idem_records").await;
-        db.execute("DROP TABLE idem_migrations").await;
+        db.drop_tables().await;
         db.execute("CREATE TABLE _sqlx_migrations (version bigint)").await;
         db.execute("INSERT INTO _sqlx_migrations VALUES (1)").await;
         let mut stores = Vec::new();
@@ -34,4 +59,91 @@ both! {
         Call::act("insert").send(&app).await.expect(500, "store_failed");
         assert_eq!(gauge.entered(), 0);
     }
+
+    async fn r33_the_files_can_be_copied_among_the_applications_own(db) {
+        db.drop_tables().await;
+        let migrations = migrations_with_ours(D::MIGRATIONS);
+        for _ in 0..2 {
+            migrator(migrations.path()).await.run(&db.pool).await.expect("all of them");
+        }
+        assert_eq!(db.number("SELECT count(*) FROM _sqlx_migrations").await, 4);
+
+        let store = db.store(4).await;
+        let (app, _) = db.app_over(store.clone());
+        let first = Call::act("insert").send(&app).await;
+        Call::act("insert").send(&app).await.expect_replay_of(&first);
+        let paid_now = steps::pay(&store, "u1", "k1", "order", &Script::default()).await;
+        assert_eq!(paid_now.expect("paid"), paid());
+
+        // The other way finds it all done, and so does the first one after it.
+        let before = db.stored().await;
+        store.migrate().await.expect("nothing to do");
+        migrator(migrations.path()).await.run(&db.pool).await.expect("nothing to do");
+        assert_eq!(db.stored().await, before);
+        assert_eq!(db.number("SELECT count(*) FROM _sqlx_migrations").await, 4);
+        Call::act("insert").send(&app).await.expect_replay_of(&first);
+        db.expire().await;
+        assert_eq!(store.sweep(&Sweep::default()).await.expect("a sweep"), 2);
+    }
+
+    async fn r33_an_application_that_migrated_by_the_store_can_copy_the_files_later(db) {
+        let store = db.store(4).await;
+        let (app, _) = db.app_over(store.clone());
+        let first = Call::act("insert").send(&app).await;
+        let before = db.stored().await;
+        let migrations = migrations_with_ours(D::MIGRATIONS);
+        migrator(migrations.path()).await.run(&db.pool).await.expect("those of the application");
+        assert_eq!(db.stored().await, before);
+        assert_eq!(db.number("SELECT count(*) FROM orders").await, 1);
+        store.migrate().await.expect("nothing to do");
+        Call::act("insert").send(&app).await.expect_replay_of(&first);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r33_a_role_that_may_create_nothing_can_migrate_where_nothing_is_to_be_done_on_postgres() {
+    let db = Postgres::create().await;
+    let role = format!("idem_clerk_{}", std::process::id());
+    db.execute(&format!(
+        "REVOKE CREATE ON SCHEMA public FROM public;
+        CREATE ROLE {role};
+        GRANT USAGE ON SCHEMA public TO {role};
+        GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {role}"
+    ))
+    .await;
+    let as_clerk = format!("SET ROLE {role}");
+    let pool = sqlx::postgres::PgPoolOptions::new().max_connections(2).after_connect(move |connection, _| {
+        let as_clerk = sqlx::raw_sql(sqlx::AssertSqlSafe(as_clerk.clone()));
+        Box::pin(async move { as_clerk.execute(connection).await.map(|_| ()) })
+    });
+    let pool = pool.connect_with(db.options()).await.expect("a pool");
+    // By its default and by its name.
+    let named = PgStore::builder(pool.clone()).schema("public").build();
+    let store = PgStore::new(pool.clone());
+    for store in [&store, &named] {
+        store.migrate().await.expect("nothing to do");
+        let (app, _) = db.app_over(store.clone());
+        assert_eq!(Call::act("insert").send(&app).await.status, 201);
+    }
+    // Where something is, it is refused, and nothing has changed.
+    db.execute("DELETE FROM idem_migrations WHERE name LIKE '%steps'").await;
+    assert_eq!(store.migrate().await.expect_err("no right to create").kind(), Kind::StoreFailed);
+    assert_eq!(db.number("SELECT count(*) FROM idem_migrations").await, 1);
+    pool.close().await;
+    db.execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r33_who_can_only_read_can_migrate_where_nothing_is_to_be_done_on_sqlite() {
+    let db = Sqlite::create().await;
+    let pool = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1);
+    let pool = pool.connect_with(db.options().read_only(true).create_if_missing(false)).await.expect("a pool");
+    SqliteStore::new(pool).migrate().await.expect("nothing to do");
+    // Nor does it wait for whoever writes.
+    let mut writer = db.pool.acquire().await.expect("a connection");
+    sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut *writer).await.expect("the write lock");
+    let pool = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1);
+    let options = db.options().busy_timeout(std::time::Duration::ZERO);
+    SqliteStore::new(pool.connect_with(options).await.expect("a pool")).migrate().await.expect("nothing to do");
+    sqlx::raw_sql("ROLLBACK").execute(&mut *writer).await.expect("the end");
 }

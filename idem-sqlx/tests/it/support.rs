@@ -7,7 +7,7 @@ use idem_core::{Context, Holder};
 use idem_sqlx::{PgStore, PgStoreBuilder, SqliteStore, SqliteStoreBuilder};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions};
-use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
 
@@ -73,6 +73,9 @@ pub trait Database: Sized {
     /// How many transactions can write at once.
     const WRITERS: usize;
 
+    /// The store's files to be copied.
+    const MIGRATIONS: &str;
+
     /// How long a record lives from its claim, in whole hours.
     const HOURS: &str;
 
@@ -83,6 +86,17 @@ pub trait Database: Sized {
 
     /// The store over a pool of this many connections.
     async fn store(&self, connections: u32) -> <Self::Tx as Context>::Store;
+
+    /// The same, each of its connections having tables in front of the store's that have their names and nothing else.
+    async fn shadowed_store(&self, connections: u32) -> <Self::Tx as Context>::Store;
+
+    /// Whether a connection of the pool has those.
+    async fn is_shadowed(store: &<Self::Tx as Context>::Store) -> bool;
+
+    /// The database as it is before any migration.
+    async fn drop_tables(&self) {
+        self.execute("DROP TABLE idem_steps; DROP TABLE idem_records; DROP TABLE idem_migrations").await;
+    }
 
     /// The application over such a store.
     fn app_over(&self, store: <Self::Tx as Context>::Store) -> (Router, Gauge);
@@ -144,6 +158,12 @@ pub struct Sqlite {
     pub pool: SqlitePool,
 }
 
+/// Tables in the way.
+fn shadows(create: &str) -> String {
+    let tables = ["idem_records", "idem_steps", "idem_migrations", "old_records"];
+    tables.map(|table| format!("CREATE {create}{table} (shadow integer);")).concat()
+}
+
 const EFFECTS: &str = "CREATE TABLE effects (who text NOT NULL, what text NOT NULL)";
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -200,6 +220,8 @@ impl Database for Postgres {
 
     const BYTES: &str = "bytea";
 
+    const MIGRATIONS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/migrations/postgres");
+
     const HOURS: &str = "round(extract(epoch FROM expires_at - created_at) / 3600)::bigint";
 
     async fn create() -> Self {
@@ -220,6 +242,22 @@ impl Database for Postgres {
 
     async fn store(&self, connections: u32) -> PgStore {
         self.builder(connections).await.build()
+    }
+
+    async fn shadowed_store(&self, connections: u32) -> PgStore {
+        self.execute(&format!("CREATE SCHEMA shadow; {}", shadows("TABLE shadow."))).await;
+        let pool = PgPoolOptions::new().max_connections(connections).after_connect(|connection, _| {
+            Box::pin(async move {
+                connection.execute("SET search_path TO shadow, public").await?;
+                connection.execute(sqlx::raw_sql(AssertSqlSafe(shadows("TEMP TABLE ")))).await.map(|_| ())
+            })
+        });
+        let pool = pool.connect_with(self.options()).await.expect("a pool");
+        PgStore::builder(pool).schema("public").reply_limit(app::REPLY_LIMIT).build()
+    }
+
+    async fn is_shadowed(store: &PgStore) -> bool {
+        sqlx::raw_sql("SELECT shadow FROM idem_records").execute(store.pool()).await.is_ok()
     }
 
     fn app_over(&self, store: PgStore) -> (Router, Gauge) {
@@ -338,6 +376,8 @@ impl Database for Sqlite {
 
     const BYTES: &str = "blob";
 
+    const MIGRATIONS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/migrations/sqlite");
+
     const HOURS: &str = "(expires_at - created_at) / 3600000000";
 
     async fn create() -> Self {
@@ -353,6 +393,20 @@ impl Database for Sqlite {
 
     async fn store(&self, connections: u32) -> SqliteStore {
         self.builder(connections).await.build()
+    }
+
+    async fn shadowed_store(&self, connections: u32) -> SqliteStore {
+        let pool = SqlitePoolOptions::new().max_connections(connections).after_connect(|connection, _| {
+            Box::pin(async move {
+                connection.execute(sqlx::raw_sql(AssertSqlSafe(shadows("TEMP TABLE ")))).await.map(|_| ())
+            })
+        });
+        let pool = pool.connect_with(self.options()).await.expect("a pool");
+        SqliteStore::builder(pool).reply_limit(app::REPLY_LIMIT).build()
+    }
+
+    async fn is_shadowed(store: &SqliteStore) -> bool {
+        sqlx::raw_sql("SELECT shadow FROM idem_records").execute(store.pool()).await.is_ok()
     }
 
     fn app_over(&self, store: SqliteStore) -> (Router, Gauge) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use idem_sqlx::Sweep;
 
 use crate::client::{Call, eventually};
-use crate::support::Database;
+use crate::support::{Database, Postgres};
 
 both! {
     async fn r32_an_expired_record_is_absent_whether_swept_or_not(db) {
@@ -116,4 +116,87 @@ both! {
         eventually("it is swept again", async || db.records().await == 0).await;
         sweeper.stop().await;
     }
+}
+
+/// Records of many scopes, and how many statements have deleted them: a sequence counts what is rolled back, too.
+async fn with_scopes(scopes: usize, refuses: &str) -> Postgres {
+    let db = Postgres::create().await;
+    let (app, _) = db.app().await;
+    for scope in 0..scopes {
+        Call::act("insert").user(&format!("u{scope}")).send(&app).await.expect_fresh(201);
+    }
+    db.expire().await;
+    db.execute(&format!(
+        "CREATE SEQUENCE deletes MINVALUE 0 START 0;
+        SELECT nextval('deletes');
+        CREATE FUNCTION count_deletes() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            PERFORM nextval('deletes');
+            IF {refuses} THEN RAISE EXCEPTION 'not on several nodes' USING ERRCODE = '0A000'; END IF;
+            RETURN NULL;
+        END $$;
+        CREATE TRIGGER count_deletes BEFORE DELETE ON idem_records FOR EACH STATEMENT EXECUTE FUNCTION count_deletes();
+        CREATE TABLE old (LIKE idem_records)"
+    ))
+    .await;
+    db
+}
+
+const DELETES: &str = "SELECT last_value FROM deletes";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r32_a_batch_is_one_statement_whatever_the_number_of_scopes_on_postgres() {
+    for archive in [false, true] {
+        let db = with_scopes(60, "false").await;
+        let sweep = Sweep::default().batch(20);
+        let sweep = if archive { sweep.archive("old") } else { sweep };
+        assert_eq!(db.store(2).await.sweep(&sweep).await.expect("a sweep"), 60);
+        // Three, and one that finds nothing.
+        assert_eq!((db.number(DELETES).await, db.records().await), (4, 0));
+        assert_eq!(db.number("SELECT count(*) FROM old").await, if archive { 60 } else { 0 });
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r32_a_postgres_that_cannot_mix_scopes_is_swept_scope_by_scope() {
+    for archive in [false, true] {
+        // As a distributed one: only a statement that names its scope will do.
+        let db = with_scopes(12, "current_query() NOT LIKE '%scope = $1%'").await;
+        let sweep = Sweep::default().batch(5);
+        let sweep = if archive { sweep.archive("old") } else { sweep };
+        let store = db.store(2).await;
+        assert_eq!(store.sweep(&sweep).await.expect("a sweep"), 12);
+        // One that was refused, and one for each scope: it is not tried again.
+        assert_eq!((db.number(DELETES).await, db.records().await), (13, 0));
+        assert_eq!(db.number("SELECT count(*) FROM old").await, if archive { 12 } else { 0 });
+        assert_eq!(store.sweep(&sweep).await.expect("a sweep"), 0);
+        assert_eq!(db.number(DELETES).await, 13);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r32_what_somebody_holds_is_left_for_the_next_pass_on_postgres() {
+    let db = with_scopes(12, "false").await;
+    // The one that expired first is held, as by a request that replaces it.
+    db.execute("UPDATE idem_records SET expires_at = now() - interval '1 hour' WHERE scope = 'u7'").await;
+    let mut holder = db.pool.begin().await.expect("a transaction");
+    sqlx::raw_sql("SELECT 1 FROM idem_records WHERE scope = 'u7' FOR UPDATE")
+        .execute(&mut *holder)
+        .await
+        .expect("held");
+    let store = db.store(2).await;
+    let sweep = Sweep::default().batch(3);
+    let swept = tokio::time::timeout(Duration::from_secs(30), store.sweep(&sweep)).await.expect("no wait for it");
+    assert_eq!((swept.expect("a sweep"), db.records().await), (11, 1));
+    // Nor does the background task forget it, which remembers how far a pass has come.
+    let (app, _) = db.app_over(store.clone());
+    for scope in 0..12 {
+        Call::act("insert").user(&format!("v{scope}")).send(&app).await.expect_fresh(201);
+    }
+    db.execute("UPDATE idem_records SET expires_at = now() WHERE scope LIKE 'v%'").await;
+    let sweeper = store.sweeper(sweep.every(Duration::from_millis(1)));
+    eventually("the others are swept", async || db.records().await == 1).await;
+    holder.rollback().await.expect("the end");
+    eventually("it is swept, too", async || db.records().await == 0).await;
+    sweeper.stop().await;
 }

@@ -52,7 +52,7 @@ pub fn receipt() -> Receipt {
 #[derive(Debug, Serialize, Deserialize)]
 pub struct OneWay {
     #[serde(skip_serializing)]
-    pub secret: String,
+    pub _secret: String,
 }
 
 /// An error that is stored.
@@ -199,13 +199,13 @@ macro_rules! values {
             /// Its call's answer cannot be stored.
             #[idempotent(key = id, scope = "values", operation = "values.one_way", fingerprint = id)]
             pub async fn one_way(steps: &mut $Steps, id: &str, log: &Log) -> Result<(), Error> {
-                steps.call("call", async |_| log.call(OneWay { secret: String::new() })).await.map(|_| ())
+                steps.call("call", async |_| log.call(OneWay { _secret: String::new() })).await.map(|_| ())
             }
 
             /// Its result cannot.
             #[idempotent(key = id, scope = "values", operation = "values.one_way_result", fingerprint = id)]
             pub async fn one_way_result(steps: &mut $Steps, id: &str, log: &Log) -> Result<OneWay, Error> {
-                steps.call("call", async |_| log.call(OneWay { secret: String::new() })).await
+                steps.call("call", async |_| log.call(OneWay { _secret: String::new() })).await
             }
 
             /// What it is called with is recorded, and compared as it is.

@@ -123,6 +123,33 @@ fn a_given_server_is_used_as_it_is() {
     assert_eq!(text(&output.stdout).trim_end(), url);
 }
 
+/// Whoever uses sqlx has exported it for a database of their own, and tests create and drop databases.
+#[test]
+fn the_users_own_database_is_left_alone() {
+    let machine = Machine::new("users-own");
+    let own = "postgres://me@production/payments";
+    // A command gets the server that was started, in its place.
+    let mut xtask = machine.xtask(&["postgres", "--", "sh", "-c", "echo $IDEM_TEST_POSTGRES $DATABASE_URL"]);
+    let output = xtask.env("DATABASE_URL", own).output().unwrap();
+    let stdout = text(&output.stdout);
+    let urls: Vec<_> = stdout.split_whitespace().collect();
+    assert!(urls[0].starts_with("postgres://postgres@127.0.0.1:") && urls[0] == urls[1], "{stdout}");
+    // As does one on the server that our own variable names.
+    let given = "postgres://someone@elsewhere/database";
+    let mut xtask = machine.xtask(&["postgres", "--", "sh", "-c", "echo $IDEM_TEST_POSTGRES $DATABASE_URL"]);
+    let output = xtask.env("DATABASE_URL", own).env("IDEM_TEST_POSTGRES", given).output().unwrap();
+    assert_eq!(text(&output.stdout).trim_end(), format!("{given} {given}"));
+    // Tests get none, with a server and without.
+    machine.stand_in("cargo", "echo \"$IDEM_TEST_POSTGRES:$DATABASE_URL.\"");
+    for skip in [&[][..], &["--skip", "postgres", "-p", "idem-core"]] {
+        let output = machine.test_command(skip).env("DATABASE_URL", own).output().unwrap();
+        let stdout = text(&output.stdout);
+        assert!(stdout.starts_with("postgres://postgres@127.0.0.1:") != skip.contains(&"postgres"), "{stdout}");
+        assert!(stdout.ends_with(":.\n") && !stdout.contains("production"), "{stdout}");
+    }
+    machine.assert_empty();
+}
+
 #[test]
 fn a_wrong_command_line_is_answered_by_the_usage() {
     let machine = Machine::new("usage");

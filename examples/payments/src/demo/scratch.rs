@@ -84,10 +84,9 @@ mod postgres {
 
     impl Place {
         pub(super) async fn create(name: String) -> Result<(Self, String), Failure> {
-            let named = |variable| env::var(variable).ok().filter(|url| url.starts_with("postgres"));
-            let url = named("IDEM_TEST_POSTGRES")
-                .or_else(|| named("DATABASE_URL"))
-                .ok_or("set DATABASE_URL to a postgres:// server on which a database may be created")?;
+            // `DATABASE_URL` may well be somebody's own database.
+            let url = env::var("IDEM_TEST_POSTGRES").ok().filter(|url| url.starts_with("postgres"));
+            let url = url.ok_or("set IDEM_TEST_POSTGRES to a postgres:// server on which a database may be created")?;
             let server: PgConnectOptions = url.parse()?;
             execute(&server, format!("CREATE DATABASE {name}")).await?;
             let url = server.clone().database(&name).to_url_lossy();

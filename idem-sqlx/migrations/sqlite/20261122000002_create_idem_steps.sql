@@ -1,5 +1,10 @@
+-- Either way of running this file may come first, `migrate` or the application's own migrations: it changes nothing where
+-- it has been run, and says so to both.
+create table if not exists main.idem_migrations (name text primary key);
+insert into main.idem_migrations (name) values ('20261122000002_create_idem_steps') on conflict (name) do nothing;
+
 -- One row for each step that a leased run, while it is not over, has finished, or has made a call of.
-create table idem_steps (
+create table if not exists main.idem_steps (
     scope text not null,
     operation text not null,
     key_hash blob not null,

@@ -1,5 +1,10 @@
+-- Either way of running this file may come first, `migrate` or the application's own migrations: it changes nothing where
+-- it has been run, and says so to both.
+create table if not exists idem_migrations (name text primary key);
+insert into idem_migrations (name) values ('20261122000001_create_idem_records') on conflict (name) do nothing;
+
 -- One row for each request that ran, or is running inside a transaction that ended without its completion.
-create table idem_records (
+create table if not exists idem_records (
     scope text collate "C" not null,
     operation text collate "C" not null,
     key_hash bytea not null,
@@ -21,4 +26,4 @@ create table idem_records (
 with (fillfactor = 60);
 
 -- For the sweep.
-create index idem_records_expires_at on idem_records (expires_at);
+create index if not exists idem_records_expires_at on idem_records (expires_at);

@@ -1,6 +1,11 @@
+-- Either way of running this file may come first, `migrate` or the application's own migrations: it changes nothing where
+-- it has been run, and says so to both.
+create table if not exists main.idem_migrations (name text primary key);
+insert into main.idem_migrations (name) values ('20261122000001_create_idem_records') on conflict (name) do nothing;
+
 -- One row for each request that ran, or is running inside a transaction that ended without its completion.
 -- Times are microseconds since 1970.
-create table idem_records (
+create table if not exists main.idem_records (
     scope text not null,
     operation text not null,
     key_hash blob not null,
@@ -22,4 +27,4 @@ create table idem_records (
 without rowid;
 
 -- For the sweep.
-create index idem_records_expires_at on idem_records (expires_at);
+create index if not exists main.idem_records_expires_at on idem_records (expires_at);

@@ -1,0 +1,232 @@
+//! How fast the sweep removes expired records, and what the requests beside it notice.
+//!
+//! `cargo bench -p idem-sqlx --bench sweep --features postgres,sqlite`, with `IDEM_TEST_POSTGRES` naming a server on
+//! which a database may be created. A word after `--` takes only the scenarios whose names have it. By environment:
+//!
+//! | variable | | default |
+//! |---|---|---|
+//! | `IDEM_BENCH_EXPIRED` | expired records at the start | 500000 |
+//! | `IDEM_BENCH_LIVE` | other records beside them | 500000 |
+//! | `IDEM_BENCH_CLIENTS` | clients that send new requests, one after the other | 8 |
+//! | `IDEM_BENCH_ROUNDS` | rounds, each with one window without a sweep and one with | 9 |
+//! | `IDEM_BENCH_SECONDS` | length of a window | 1 |
+//! | `IDEM_BENCH_BATCH` | records in a batch | the default of `Sweep` |
+#![allow(clippy::print_stdout, reason = "a bench is there to print its table")]
+
+mod database;
+mod swept;
+
+use std::env;
+use std::str::FromStr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use database::{Database, Postgres, Requester, Sqlite};
+use idem_sqlx::Sweep;
+
+/// What is swept.
+#[derive(Clone, Copy)]
+struct Scenario {
+    name: &'static str,
+    database: Kind,
+    scopes: Scopes,
+    archive: bool,
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Postgres,
+    Sqlite,
+}
+
+/// Whose the records are.
+#[derive(Clone, Copy)]
+enum Scopes {
+    /// Each record has a scope of its own, as where users are scopes.
+    OneEach,
+    /// All records share ten scopes.
+    Ten,
+}
+
+const SCENARIOS: [Scenario; 5] = [
+    Scenario { name: "Postgres, a scope each", database: Kind::Postgres, scopes: Scopes::OneEach, archive: false },
+    Scenario { name: "Postgres, ten scopes", database: Kind::Postgres, scopes: Scopes::Ten, archive: false },
+    Scenario { name: "Postgres, to an archive", database: Kind::Postgres, scopes: Scopes::OneEach, archive: true },
+    Scenario { name: "SQLite, a scope each", database: Kind::Sqlite, scopes: Scopes::OneEach, archive: false },
+    Scenario { name: "SQLite, to an archive", database: Kind::Sqlite, scopes: Scopes::OneEach, archive: true },
+];
+
+/// How much of everything.
+#[derive(Clone, Copy)]
+struct Effort {
+    expired: u64,
+    live: u64,
+    clients: u64,
+    rounds: usize,
+    window: Duration,
+    batch: Option<u32>,
+}
+
+/// One scenario: what was removed, and what the requests beside it took.
+struct Measured {
+    /// Records a second of a sweep with nothing beside it.
+    alone: f64,
+    /// Round by round: records a second of the sweep with the requests beside it.
+    beside: Vec<f64>,
+    /// Round by round, each without a sweep and with one: requests a second, and the time that 99 of 100 stay below.
+    rounds: Vec<(Traffic, Traffic)>,
+}
+
+#[derive(Clone, Copy)]
+struct Traffic {
+    rate: f64,
+    p99: f64,
+}
+
+#[tokio::main]
+async fn main() {
+    let arguments: Vec<_> = env::args().skip(1).collect();
+    // `cargo test --all-targets` starts it, too, to see that it starts.
+    if !arguments.iter().any(|argument| argument == "--bench") {
+        return;
+    }
+    let wanted = arguments.into_iter().find(|argument| !argument.starts_with('-'));
+    let wanted = wanted.unwrap_or_default().to_lowercase();
+    let effort = Effort {
+        expired: variable("IDEM_BENCH_EXPIRED").unwrap_or(500_000),
+        live: variable("IDEM_BENCH_LIVE").unwrap_or(500_000),
+        clients: variable("IDEM_BENCH_CLIENTS").unwrap_or(8),
+        rounds: variable("IDEM_BENCH_ROUNDS").unwrap_or(9),
+        window: Duration::from_secs_f64(variable("IDEM_BENCH_SECONDS").unwrap_or(1.0)),
+        batch: variable("IDEM_BENCH_BATCH"),
+    };
+    swept::count();
+
+    let url = env::var("IDEM_TEST_POSTGRES").ok().filter(|url| !url.is_empty());
+    println!("| sweep | removed a second, alone | beside requests | p99 of those, ratio | their rate, ratio |");
+    println!("|---|---|---|---|---|");
+    for scenario in SCENARIOS.iter().filter(|scenario| scenario.name.to_lowercase().contains(&wanted)) {
+        let measured = match (scenario.database, &url) {
+            (Kind::Sqlite, _) => {
+                let database = Sqlite::create(scenario.scopes, effort.expired, effort.live).await;
+                measure(&database, scenario, effort).await
+            }
+            (Kind::Postgres, Some(url)) => {
+                let database = Postgres::create(url, scenario.scopes, effort.expired, effort.live).await;
+                let measured = measure(&database, scenario, effort).await;
+                database.drop().await;
+                measured
+            }
+            (Kind::Postgres, None) => {
+                println!("| {} | IDEM_TEST_POSTGRES names no server | | | |", scenario.name);
+                continue;
+            }
+        };
+        println!("{}", row(scenario.name, &measured));
+    }
+    let Effort { expired, live, clients, rounds, window, .. } = effort;
+    println!("\n{expired} expired records among {}, {clients} clients.", expired + live);
+    println!("{rounds} rounds of two windows of {} s: medians, and the middle half of them.", window.as_secs_f64());
+}
+
+async fn measure(database: &impl Database, scenario: &Scenario, effort: Effort) -> Measured {
+    let mut sweep = Sweep::default();
+    if let Some(batch) = effort.batch {
+        sweep = sweep.batch(batch);
+    }
+    if scenario.archive {
+        sweep = sweep.archive("old_records");
+    }
+    // Statements are prepared, and pages are touched, before the clock starts.
+    requests(database, effort.clients, effort.window / 5).await;
+    let (mut beside, mut rounds) = (Vec::new(), Vec::new());
+    for round in 0..effort.rounds {
+        let mut without = None;
+        let mut with = None;
+        for turn in 0..2 {
+            // Each goes first in every other round.
+            if (round + turn) % 2 == 0 {
+                without = Some(requests(database, effort.clients, effort.window).await);
+                continue;
+            }
+            let (before, begin) = (swept::records(), Instant::now());
+            let sweeper = database.sweeper(sweep.clone());
+            with = Some(requests(database, effort.clients, effort.window).await);
+            sweeper.stop().await;
+            beside.push((swept::records() - before) as f64 / begin.elapsed().as_secs_f64());
+        }
+        rounds.extend(without.zip(with));
+    }
+    // What is left is removed as fast as it goes.
+    let (before, begin) = (swept::records(), Instant::now());
+    let sweeper = database.sweeper(sweep);
+    while begin.elapsed() < effort.window * 5 && database.has_expired().await {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    sweeper.stop().await;
+    let alone = (swept::records() - before) as f64 / begin.elapsed().as_secs_f64();
+    Measured { alone, beside, rounds }
+}
+
+/// Lets all clients send one new request after the other for so long.
+async fn requests(database: &impl Database, clients: u64, window: Duration) -> Traffic {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let begin = Instant::now();
+    let clients: Vec<_> = (0..clients)
+        .map(|_| {
+            let requester = database.requester();
+            tokio::spawn(async move {
+                let mut times = Vec::new();
+                while begin.elapsed() < window {
+                    let at = Instant::now();
+                    requester.request(NEXT.fetch_add(1, Ordering::Relaxed)).await;
+                    times.push(at.elapsed().as_secs_f64());
+                }
+                times
+            })
+        })
+        .collect();
+    let mut times = Vec::new();
+    for client in clients {
+        times.extend(client.await.expect("a client that gets what it expects"));
+    }
+    let elapsed = begin.elapsed().as_secs_f64();
+    times.sort_by(f64::total_cmp);
+    Traffic { rate: times.len() as f64 / elapsed, p99: times[(times.len() - 1) * 99 / 100] }
+}
+
+fn row(name: &str, measured: &Measured) -> String {
+    let Measured { alone, beside, rounds } = measured;
+    let ratios =
+        |of: fn(&Traffic) -> f64| spread(rounds.iter().map(|(without, with)| of(with) / of(without)).collect());
+    let (beside, p99, rate) = (spread(beside.clone()), ratios(|traffic| traffic.p99), ratios(|traffic| traffic.rate));
+    let without = |of: fn(&Traffic) -> f64| spread(rounds.iter().map(|(without, _)| of(without)).collect())[1];
+    format!(
+        "| {name} | {alone:.0} | {:.0} ({:.0}–{:.0}) | {:.2} ({:.2}–{:.2}) of {:.1} ms | {:.2} ({:.2}–{:.2}) of {:.0}/s |",
+        beside[1],
+        beside[0],
+        beside[2],
+        p99[1],
+        p99[0],
+        p99[2],
+        without(|traffic| traffic.p99) * 1000.0,
+        rate[1],
+        rate[0],
+        rate[2],
+        without(|traffic| traffic.rate),
+    )
+}
+
+/// The quartiles, the median in the middle.
+fn spread(mut numbers: Vec<f64>) -> [f64; 3] {
+    numbers.sort_by(f64::total_cmp);
+    [0.25, 0.5, 0.75].map(|share| numbers[((numbers.len() - 1) as f64 * share).round() as usize])
+}
+
+fn variable<T: FromStr>(name: &str) -> Option<T> {
+    let value = env::var(name).ok()?;
+    match value.parse() {
+        Ok(value) => Some(value),
+        Err(_) => panic!("{name} is no number: {value}"),
+    }
+}

@@ -1,0 +1,139 @@
+//! The statements with the schema written into them.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{LazyLock, Mutex, PoisonError};
+
+use super::{leases, records, sweep};
+
+/// The name of the schema that has the store's tables.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub(super) struct Schema(String);
+
+impl Schema {
+    /// `None` for what is no identifier of Postgres: empty, longer than 63 bytes, or with a NUL in it.
+    pub(super) fn new(name: String) -> Option<Self> {
+        let is_identifier = (1..=63).contains(&name.len()) && !name.contains('\0');
+        is_identifier.then_some(Self(name))
+    }
+
+    /// As Postgres stores it.
+    pub(super) fn name(&self) -> &str {
+        &self.0
+    }
+
+    /// The text of a statement, with this schema where it says `{schema}`.
+    pub(super) fn qualify(&self, text: &str) -> String {
+        text.replace("{schema}", &self.to_string())
+    }
+}
+
+/// As a statement says it: in quotes.
+impl fmt::Display for Schema {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{}\"", self.0.replace('"', "\"\""))
+    }
+}
+
+impl fmt::Debug for Schema {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+macro_rules! statements {
+    ($($name:ident: $text:expr,)*) => {
+        /// Each statement, its tables in one schema.
+        pub(super) struct Statements {
+            pub(super) schema: Schema,
+            $(pub(super) $name: String,)*
+        }
+
+        impl Statements {
+            fn new(schema: Schema) -> Self {
+                Self { $($name: schema.qualify($text),)* schema }
+            }
+
+            #[cfg(test)]
+            fn all(&self) -> Vec<&str> {
+                vec![$(&self.$name,)*]
+            }
+        }
+    };
+}
+
+statements! {
+    insert: records::INSERT,
+    replace: records::REPLACE,
+    find: records::FIND,
+    find_or_holder: records::FIND_OR_HOLDER,
+    complete: records::COMPLETE,
+    held: records::HELD,
+    probe: records::PROBE,
+    locked: records::LOCKED,
+
+    lease: leases::LEASE,
+    lease_again: leases::LEASE_AGAIN,
+    forget: leases::FORGET,
+    record: leases::RECORD,
+    abandoned: leases::ABANDONED,
+    take_over: leases::TAKE_OVER,
+    steps: leases::STEPS,
+    renew: leases::RENEW,
+    lease_held: leases::HELD,
+    keep: leases::KEEP,
+    finish: leases::FINISH,
+    let_go: leases::LET_GO,
+    hand_back: leases::HAND_BACK,
+    bar: leases::BAR,
+    forgive: leases::FORGIVE,
+
+    sweep: sweep::SWEEP,
+    expired: sweep::EXPIRED,
+    sweep_scope: sweep::SWEEP_SCOPE,
+}
+
+impl Statements {
+    /// The statements for a schema. They are made once for each and kept until the process ends, so that a statement is
+    /// a word that is copied, and the same text for every connection's cache.
+    pub(super) fn of(schema: &Schema) -> &'static Self {
+        static MADE: LazyLock<Mutex<HashMap<Schema, &'static Statements>>> = LazyLock::new(Mutex::default);
+        // An entry is whole or not there, so a panic beside it has broken nothing.
+        let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+        made.entry(schema.clone()).or_insert_with(|| Box::leak(Box::new(Self::new(schema.clone()))))
+    }
+}
+
+impl fmt::Debug for Statements {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Statements").field("schema", &self.schema).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn r13a_every_statement_names_its_tables_with_their_schema() {
+        let schema = Schema::new("My \"schema\"".to_owned()).unwrap();
+        let statements = Statements::of(&schema);
+        for text in statements.all() {
+            let tables = text.matches("idem_").count();
+            let named = text.matches("\"My \"\"schema\"\"\".idem_").count();
+            assert!(tables > 0 && tables == named, "{text}");
+            assert!(!text.contains(['{', '}']), "{text}");
+        }
+        assert!(std::ptr::eq(statements, Statements::of(&schema)), "made once");
+    }
+
+    #[test]
+    fn r13a_a_schema_is_an_identifier() {
+        let schema = |name: &str| Schema::new(name.to_owned());
+        assert_eq!(schema("a\"b").unwrap().to_string(), "\"a\"\"b\"");
+        assert!(schema(&"ä".repeat(31)).is_some());
+        for name in ["", "a\0", &"ä".repeat(32)] {
+            assert!(schema(name).is_none(), "{name:?}");
+        }
+    }
+}
