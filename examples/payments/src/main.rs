@@ -116,7 +116,7 @@ There is one payment:
     );
     axum::serve(listener, router).with_graceful_shutdown(stop_signal()).await?;
 
-    // A run goes on when its client hangs up: the last connection may end before the last run.
+    // A claimed run goes on when its client hangs up: the last connection may end before the last run.
     store.drain().await;
     sweeper.stop().await;
     pool.close().await;

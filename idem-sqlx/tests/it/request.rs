@@ -14,13 +14,15 @@ both! {
         for same in [
             r#"{"note":{"b":[null],"a":1},"act":"insert"}"#,
             "{ \"act\" : \"ins\\u0065rt\" ,\n \"note\" : { \"a\" : 1 , \"b\" : [ null ] } }",
+            r#"{"act":"insert","note":{"a":1.0,"b":[null]}}"#,
+            r#"{"act":"insert","note":{"a":10e-1,"b":[null]}}"#,
         ] {
             call(same).send(&app).await.expect_replay_of(&first);
         }
         let reordered = call(r#"{"note":{"b":[null],"a":1},"act":"insert"}"#);
         reordered.header("content-type", b"Application/JSON; charset=utf-8").send(&app).await.expect_replay_of(&first);
         for other in [
-            r#"{"act":"insert","note":{"a":1.0,"b":[null]}}"#,
+            r#"{"act":"insert","note":{"a":1.0000000000000000000001,"b":[null]}}"#,
             r#"{"act":"insert","note":{"a":1,"b":[]}}"#,
             r#"{"act":"insert","note":{"a":1,"b":[null],"c":null}}"#,
             r#"{"act":"insert","note":{"a":"1","b":[null]}}"#,

@@ -133,12 +133,12 @@ macro_rules! orders {
             pub async fn hasty(
                 steps: &mut $Steps,
                 id: &str,
-                charged: f64,
+                length: usize,
                 script: &Arc<Script>,
             ) -> Result<u32, Refused> {
                 let charge = async |key: StepKey| {
                     script.enter("charge", key.as_str()).await.map_err(|_| Refused::Failed)?;
-                    Ok::<f64, Refused>(charged)
+                    Ok::<String, Refused>("x".repeat(length))
                 };
                 let charge = tokio::time::timeout(std::time::Duration::from_millis(200), steps.call("charge", charge));
                 charge.await.map_err(|_| Refused::Declined)?.map_err(|_| Refused::Declined)?;
@@ -439,17 +439,17 @@ both! {
 
     async fn r14_a_call_that_may_have_happened_is_not_rejected_over(db) {
         let (store, script) = (db.store(4).await, Arc::new(Script::default()));
-        // Its answer cannot be stored; and then, it does not come in time.
-        assert_eq!(orders::hasty(&store, "k", f64::NAN, &script).await, refused(Kind::OutcomeUnknown));
+        // Its answer is too long to be stored; and then, it does not come in time.
+        assert_eq!(orders::hasty(&store, "k", 2 * crate::app::REPLY_LIMIT, &script).await, refused(Kind::OutcomeUnknown));
         script.act("charge", Act::Hang);
-        assert_eq!(orders::hasty(&store, "k", 1.0, &script).await, refused(Kind::OutcomeUnknown));
-        assert_eq!(orders::hasty(&store, "k", 1.0, &script).await, Ok(1));
+        assert_eq!(orders::hasty(&store, "k", 1, &script).await, refused(Kind::OutcomeUnknown));
+        assert_eq!(orders::hasty(&store, "k", 1, &script).await, Ok(1));
         let keys = script.keys();
         assert_eq!((keys.len(), &keys[0], &keys[0]), (3, &keys[1], &keys[2]));
         // What says no itself is rejected.
         script.act("charge", Act::Fail);
-        assert_eq!(orders::hasty(&store, "k2", 1.0, &script).await, Err(Refused::Declined));
-        assert_eq!(orders::hasty(&store, "k2", 1.0, &script).await, Err(Refused::Declined));
+        assert_eq!(orders::hasty(&store, "k2", 1, &script).await, Err(Refused::Declined));
+        assert_eq!(orders::hasty(&store, "k2", 1, &script).await, Err(Refused::Declined));
         assert_eq!(script.times("charge"), 4);
     }
 
