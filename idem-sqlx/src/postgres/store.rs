@@ -8,6 +8,7 @@ use idem_core::{Error, Request, Runs, Start, Store};
 use sqlx::PgPool;
 
 use super::records::Records;
+use super::session::begin;
 use super::tx::PgTx;
 use crate::recent::Recent;
 
@@ -61,9 +62,9 @@ pub enum Isolation {
 impl Isolation {
     pub(super) const fn begin(self) -> &'static str {
         match self {
-            Self::ReadCommitted => "BEGIN ISOLATION LEVEL READ COMMITTED",
-            Self::RepeatableRead => "BEGIN ISOLATION LEVEL REPEATABLE READ",
-            Self::Serializable => "BEGIN ISOLATION LEVEL SERIALIZABLE",
+            Self::ReadCommitted => begin!(" ISOLATION LEVEL READ COMMITTED"),
+            Self::RepeatableRead => begin!(" ISOLATION LEVEL REPEATABLE READ"),
+            Self::Serializable => begin!(" ISOLATION LEVEL SERIALIZABLE"),
         }
     }
 }
@@ -214,7 +215,7 @@ impl PgStoreBuilder {
         PgStore(Arc::new(Inner {
             pool: self.pool,
             records: Records { unnamed: self.unnamed_statements },
-            begin: self.isolation.map_or("BEGIN", Isolation::begin),
+            begin: self.isolation.map_or(begin!(""), Isolation::begin),
             commit_deadline: self.commit_deadline,
             recent: Recent::new(),
             reply_limit: self.reply_limit,

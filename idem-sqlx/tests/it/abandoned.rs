@@ -16,7 +16,7 @@ pub struct Mail {
     pub to: String,
 }
 
-fn mail(id: impl ToString, to: &str) -> Mail {
+pub fn mail(id: impl ToString, to: &str) -> Mail {
     Mail { id: id.to_string(), to: to.to_owned() }
 }
 
@@ -52,7 +52,7 @@ impl Office {
         if fails.is_ok() { Err(Error::new(Kind::StoreFailed).because("told to")) } else { Ok(()) }
     }
 
-    fn failing(times: usize) -> Self {
+    pub fn failing(times: usize) -> Self {
         Self { failures: AtomicUsize::new(times), ..Self::default() }
     }
 

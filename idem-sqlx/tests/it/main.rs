@@ -18,6 +18,7 @@ mod commit;
 mod disposition;
 mod expansion;
 mod in_flight;
+mod inherited;
 mod key;
 mod leases;
 mod migrate;
