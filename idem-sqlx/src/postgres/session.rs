@@ -23,7 +23,9 @@ type Manager = <Postgres as Database>::TransactionManager;
 /// to find a transaction, ours or the other one; without it, ROLLBACK would put a warning into the server's log for each
 /// request. All of it is one message and one round trip. The time is the message's.
 ///
-/// The price is that `pg_stat_database.xact_rollback` counts one rollback for each transaction of the store.
+/// The price is that `pg_stat_database.xact_rollback` counts one rollback for each transaction of the store. Nothing else
+/// is as exact: `SET TRANSACTION` fails where a query has run, but not behind a bare BEGIN or a SET; `now()` compared with
+/// `statement_timestamp()` tells, but is a query to plan.
 macro_rules! begin {
     ($options:literal) => {
         concat!("BEGIN; ROLLBACK; BEGIN", $options)

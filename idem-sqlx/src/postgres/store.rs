@@ -29,11 +29,15 @@ use crate::recent::Recent;
 /// # Rules
 /// - The pool leads to the primary. A replica answers from the past, and a decision taken there runs twice.
 /// - One request uses one connection; a duplicate that waits uses none. A pool of one works.
+/// - A transaction that somebody else has left open on a pooled connection is rolled back, and nothing of it is inherited.
 /// - Postgres 14 and newer are tested.
 ///
 /// # Limitations
 /// Advisory locks spare duplicates the wait on each other. Where they are missing or belong to one node (some
 /// distributed Postgres), duplicates wait for the running one instead, and the outcome is the same.
+///
+/// `pg_stat_database` counts a rollback for each of the store's transactions, whatever becomes of it: an empty one in
+/// front, which ends what may have been left open.
 #[derive(Clone)]
 pub struct PgStore(Arc<Inner>);
 
