@@ -135,8 +135,8 @@ impl<C: Context> Guard<C> {
 
     /// Undoes the writes and makes the error permanent: every retry gets it. Gives the error as every retry reads it.
     ///
-    /// A store may let go of the key for a moment between the two. Where another run took it and has finished, that
-    /// one counts: its result is the answer.
+    /// The key stays claimed between the two, so nobody else runs. Where an earlier attempt of a leased run was rejected,
+    /// that one counts: its error is the answer.
     ///
     /// # Errors
     /// As for [`complete`](Self::complete).

@@ -80,8 +80,8 @@ pub trait Context: Sized + Send + 'static {
     /// Undoes the handler's writes and makes the outcome permanent. Where [`is_rejected`](Self::is_rejected), the outcome
     /// of the earlier attempt counts instead.
     ///
-    /// A store may let go of the identity for a moment between the two. If another run takes it then, that run
-    /// counts: the answer says what became of it, and the outcome is forgotten.
+    /// The identity stays claimed between the two: no other request is run for it. A statement of the handler that
+    /// failed, even where that ends what the handler can write, does not free it either.
     ///
     /// # Errors
     /// As for [`complete`](Self::complete).
@@ -133,8 +133,8 @@ pub enum Begun<C> {
 pub enum Rejected {
     /// It is stored.
     Stored,
-    /// Another run took the identity and has finished: answer with its reply.
+    /// The outcome of an earlier attempt counts, and is stored: answer with its reply.
     Replay(Reply),
-    /// Another run took the identity: answer with this.
+    /// The outcome of an earlier attempt counts, and has no reply: answer with this.
     Refuse(Kind),
 }

@@ -17,7 +17,11 @@ use idem_core::{Error, Kind};
 /// that mean something to your callers before you ask.
 #[must_use]
 pub fn classify(error: sqlx::Error) -> Error {
-    let kind = match &error {
+    Error::new(kind(&error)).caused_by(error)
+}
+
+fn kind(error: &sqlx::Error) -> Kind {
+    match error {
         sqlx::Error::Database(answer) => of_answer(answer.as_ref()),
         sqlx::Error::Io(_)
         | sqlx::Error::Tls(_)
@@ -27,7 +31,16 @@ pub fn classify(error: sqlx::Error) -> Error {
         | sqlx::Error::WorkerCrashed
         | sqlx::Error::BeginFailed => Kind::StoreUnavailable,
         _ => Kind::StoreFailed,
-    };
+    }
+}
+
+/// What it means that no connection could be had, or that no transaction could be begun on it.
+///
+/// Nothing was run yet, whatever the code is, and nothing in the request is to blame: a database that was dropped, a
+/// password that was changed and a configuration that is wrong are mended by an operator, and then the same request
+/// runs. So they are no failures of a statement (rule 30). A busy database stays one.
+pub(crate) fn not_begun(error: sqlx::Error) -> Error {
+    let kind = if kind(&error) == Kind::RetryLater { Kind::RetryLater } else { Kind::StoreUnavailable };
     Error::new(kind).caused_by(error)
 }
 

@@ -37,6 +37,16 @@ pub(super) fn is_aborted(error: &sqlx::Error) -> bool {
     sqlstate(error).as_deref() == Some("25P02")
 }
 
+/// BEGIN met a transaction that had failed, or that sqlx still counts: whoever had the connection before left it.
+pub(super) fn is_left_behind(error: &sqlx::Error) -> bool {
+    is_aborted(error) || matches!(error, sqlx::Error::InvalidSavePointStatement)
+}
+
+/// There is no transaction, or not the one with our savepoint.
+pub(super) fn has_no_savepoint(error: &sqlx::Error) -> bool {
+    matches!(sqlstate(error).as_deref(), Some("25P01" | "3B001"))
+}
+
 /// A snapshot from before the conflicting row: only under the stricter isolation levels.
 pub(super) fn is_serialization_failure(error: &sqlx::Error) -> bool {
     sqlstate(error).as_deref() == Some("40001")

@@ -108,6 +108,26 @@ impl Records {
         read(&query.fetch_one(connection).await.map_err(classify)?)
     }
 
+    /// The same by one statement without a BEGIN, on a connection that comes from the pool. `None` where it may have met
+    /// a transaction that somebody else has left open: then the answer is as old as that, or there is none, and only a
+    /// transaction of one's own tells.
+    pub(super) async fn find_alone(
+        self,
+        connection: &mut PgConnection,
+        identity: &Identity,
+    ) -> Result<Option<(Option<Record>, Timestamp)>, Error> {
+        let row = match bind_identity(self.query(FIND), identity).fetch_one(connection).await {
+            Ok(row) => row,
+            // The transaction has failed, or its settings are in the way. What is no fault of it, comes again.
+            Err(sqlx::Error::Database(_)) => return Ok(None),
+            Err(error) => return Err(classify(error)),
+        };
+        if !row.try_get("is_alone").map_err(classify)? {
+            return Ok(None);
+        }
+        read(&row).map(Some)
+    }
+
     /// The record of a request, the database's time, and who holds the request's locks where no record counts.
     pub(super) async fn find_or_holder(
         self,
@@ -151,17 +171,6 @@ impl Records {
             .bind(elapsed.as_secs_f64())
             .bind(late.as_secs_f64());
         Ok(query.execute(connection).await?.rows_affected() == 1)
-    }
-
-    /// Whether this transaction still holds the claim.
-    pub(super) async fn is_held(
-        self,
-        connection: &mut PgConnection,
-        identity: &Identity,
-        claim: Claim,
-    ) -> sqlx::Result<bool> {
-        let query = bind_identity(self.query(&self.sql.held), identity).bind(claim.as_bytes().as_slice());
-        Ok(query.fetch_optional(connection).await?.is_some())
     }
 
     /// Waits for whatever transaction holds the record's row, and gives the row as that transaction left it.
@@ -236,12 +245,19 @@ WHERE scope = $4
     END";
 
 /// One row always: a record that is not there has no `expires_at`.
+///
+/// `is_alone`: a statement that is a transaction by itself begins it (`now()`) when it is bound and runs
+/// (`statement_timestamp()`) when it is planned, some microseconds later. Where the two are further apart, the
+/// transaction is probably somebody else's, and to think so in vain costs no more than time. A transaction that was left
+/// open less than ten milliseconds ago passes, and so does what could be read in it then: a reply that is stored is not
+/// changed before it expires.
 pub(super) const FIND: &str = "
 SELECT record.fingerprint, record.state, record.claim, record.format, record.status, record.headers, record.body,
     (extract(epoch FROM record.expires_at) * 1000000)::bigint AS expires_at,
     (extract(epoch FROM record.lease_until) * 1000000)::bigint AS lease_until,
     record.attempt,
-    (extract(epoch FROM now()) * 1000000)::bigint AS now
+    (extract(epoch FROM now()) * 1000000)::bigint AS now,
+    statement_timestamp() - now() < interval '10 milliseconds' AS is_alone
 FROM (VALUES (1)) AS one (row)
 LEFT JOIN {schema}.idem_records AS record
     ON record.scope = $1
@@ -288,16 +304,6 @@ WHERE scope = $1
     AND key_hash = $3
     AND claim = $4
     AND completed_at IS NULL
-    AND created_at = now()";
-
-/// Completed or not: a run may be dropped between its completion and its commit.
-pub(super) const HELD: &str = "
-SELECT 1
-FROM {schema}.idem_records
-WHERE scope = $1
-    AND operation = $2
-    AND key_hash = $3
-    AND claim = $4
     AND created_at = now()";
 
 /// Never committed: it only waits.

@@ -10,10 +10,28 @@ use sqlx_core::transaction::TransactionManager;
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
-use super::error::commit_was_refused;
-use crate::error::classify;
+use super::error::{commit_was_refused, is_left_behind};
+use crate::error::{classify, not_begun};
 
 type Manager = <Postgres as Database>::TransactionManager;
+
+/// What begins a transaction, with the options and statements that follow its last BEGIN.
+///
+/// A pool may hand out a connection inside a transaction that somebody else has left: sqlx 0.9.0 leaves one where its
+/// `begin` is cancelled, and a raw BEGIN is not seen by the pool. There BEGIN is a mere warning, and the time, the
+/// snapshot, the settings and the writes would be that transaction's. So the first BEGIN is only there for the ROLLBACK
+/// to find a transaction, ours or the other one; without it, ROLLBACK would put a warning into the server's log for each
+/// request. All of it is one message and one round trip. The time is the message's.
+///
+/// The price is that `pg_stat_database.xact_rollback` counts one rollback for each transaction of the store. Nothing else
+/// is as exact: `SET TRANSACTION` fails where a query has run, but not behind a bare BEGIN or a SET; `now()` compared with
+/// `statement_timestamp()` tells, but is a query to plan.
+macro_rules! begin {
+    ($options:literal) => {
+        concat!("BEGIN; ROLLBACK; BEGIN", $options)
+    };
+}
+pub(super) use begin;
 
 /// A connection whose transaction has begun, or is about to.
 ///
@@ -46,10 +64,20 @@ impl From<CommitFailed> for Error {
 }
 
 impl Session {
+    /// Begins a transaction by a statement that [`begin!`] has made.
     pub(super) async fn begin(pool: &PgPool, statement: &'static str) -> Result<Self, Error> {
+        Self::begin_on(pool.acquire().await.map_err(not_begun)?, statement).await
+    }
+
+    pub(super) async fn begin_on(connection: PoolConnection<Postgres>, statement: &'static str) -> Result<Self, Error> {
         // The session owns the connection before BEGIN is sent, so that its drop repairs a cancelled one.
-        let mut session = Self(Some(pool.acquire().await.map_err(classify)?));
-        Manager::begin(session.connection(), Some(statement.into_sql_str())).await.map_err(classify)?;
+        let mut session = Self(Some(connection));
+        let mut begun = Manager::begin(session.connection(), Some(statement.into_sql_str())).await;
+        if begun.as_ref().is_err_and(is_left_behind) {
+            roll_back(session.connection()).await.map_err(not_begun)?;
+            begun = Manager::begin(session.connection(), Some(statement.into_sql_str())).await;
+        }
+        begun.map_err(not_begun)?;
         Ok(session)
     }
 
@@ -64,6 +92,20 @@ impl Session {
     /// Rolls back and begins again, without letting go of the server's connection: locks and snapshot are new.
     pub(super) async fn restart(&mut self) -> sqlx::Result<()> {
         self.connection().execute("ROLLBACK AND CHAIN").await.map(|_| ())
+    }
+
+    /// Marks the place where the handler begins. A statement of the handler that fails undoes no more than what is
+    /// behind it: the claim, and the locks that tell duplicates of it, stay until the transaction ends.
+    ///
+    /// In SQL, and not as a savepoint of sqlx's, which would count it as one that the handler has left open.
+    pub(super) async fn mark(&mut self) -> sqlx::Result<()> {
+        self.connection().execute("SAVEPOINT idem_claimed").await.map(|_| ())
+    }
+
+    /// Undoes what the handler has written, and keeps the claim. Fails where the transaction is not the one that was
+    /// marked.
+    pub(super) async fn undo(&mut self) -> sqlx::Result<()> {
+        self.connection().execute("ROLLBACK TO SAVEPOINT idem_claimed").await.map(|_| ())
     }
 
     /// Fails where the transaction has failed or is over.

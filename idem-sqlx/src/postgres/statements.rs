@@ -68,7 +68,6 @@ statements! {
     find: records::FIND,
     find_or_holder: records::FIND_OR_HOLDER,
     complete: records::COMPLETE,
-    held: records::HELD,
     probe: records::PROBE,
     locked: records::LOCKED,
 

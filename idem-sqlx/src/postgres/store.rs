@@ -9,6 +9,7 @@ use idem_core::{Error, Kind, Request, Runs, Start, Store};
 use sqlx::{PgConnection, PgPool};
 
 use super::records::Records;
+use super::session::begin;
 use super::statements::{Schema, Statements};
 use super::tx::PgTx;
 use crate::error::classify;
@@ -34,11 +35,15 @@ use crate::recent::Recent;
 /// - Its tables are in one schema: the one that the [builder](PgStoreBuilder::schema) names, or else the
 ///   `current_schema()` of the first connection that it uses. Each statement names it, so a later `SET search_path`, or
 ///   a temporary table, changes nothing.
+/// - A transaction that somebody else has left open on a pooled connection is rolled back, and nothing of it is inherited.
 /// - Postgres 14 and newer are tested.
 ///
 /// # Limitations
 /// Advisory locks spare duplicates the wait on each other. Where they are missing or belong to one node (some
 /// distributed Postgres), duplicates wait for the running one instead, and the outcome is the same.
+///
+/// `pg_stat_database` counts a rollback for each of the store's transactions, whatever becomes of it: an empty one in
+/// front, which ends what may have been left open.
 #[derive(Clone)]
 pub struct PgStore(Arc<Inner>);
 
@@ -71,9 +76,9 @@ pub enum Isolation {
 impl Isolation {
     pub(super) const fn begin(self) -> &'static str {
         match self {
-            Self::ReadCommitted => "BEGIN ISOLATION LEVEL READ COMMITTED",
-            Self::RepeatableRead => "BEGIN ISOLATION LEVEL REPEATABLE READ",
-            Self::Serializable => "BEGIN ISOLATION LEVEL SERIALIZABLE",
+            Self::ReadCommitted => begin!(" ISOLATION LEVEL READ COMMITTED"),
+            Self::RepeatableRead => begin!(" ISOLATION LEVEL REPEATABLE READ"),
+            Self::Serializable => begin!(" ISOLATION LEVEL SERIALIZABLE"),
         }
     }
 }
@@ -278,7 +283,7 @@ impl PgStoreBuilder {
             pool: self.pool,
             unnamed_statements: self.unnamed_statements,
             statements: self.schema.map_or_else(OnceLock::new, |schema| Statements::of(&schema).into()),
-            begin: self.isolation.map_or("BEGIN", Isolation::begin),
+            begin: self.isolation.map_or(begin!(""), Isolation::begin),
             commit_deadline: self.commit_deadline,
             recent: Recent::new(),
             sweeps_by_scope: AtomicBool::new(false),

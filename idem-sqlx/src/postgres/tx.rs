@@ -8,16 +8,17 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use idem_core::machine::{Decision, Verdict, decide, verdict};
 use idem_core::{Begun, Claim, Context, Disposition, Error, Kind, Lease, Outcome, Rejected, Reply, Request};
+use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnection, PgQueryResult, PgRow, PgStatement, PgTypeInfo};
 use sqlx::{Either, Execute, Executor, Postgres, SqlStr};
 use tokio::runtime::Handle;
 use tokio::time::{sleep, timeout};
 
-use super::error::{is_aborted, is_serialization_failure};
+use super::error::{has_no_savepoint, is_serialization_failure};
 use super::records::{Holder, Records};
 use super::session::{CommitFailed, Session};
 use super::store::{Isolation, PgStore};
-use crate::error::classify;
+use crate::error::{classify, not_begun};
 use crate::retry;
 
 /// The idempotency transaction on Postgres: what a handler gets as `tx: &mut PgTx`.
@@ -37,6 +38,7 @@ use crate::retry;
 /// - What is written through it is kept with the reply, or not at all.
 /// - Do not end it: a raw `COMMIT` or `ROLLBACK` is found out when the handler returns, the caller gets
 ///   `transaction_ended`, and the key does not run again until its record expires, since nobody can know what was kept.
+/// - The savepoint `idem_claimed` is the store's: the handler's writes are behind it, the claim is not.
 /// - Leave the role as it is: the completion is written in the same transaction. `search_path` is free.
 /// - A statement that failed has failed the transaction, as always with Postgres. A handler that goes on as if it had
 ///   not gets `transaction_aborted`. Put a savepoint around what may fail.
@@ -68,18 +70,31 @@ enum Claimed {
     Again,
 }
 
+/// What came of a look-up before the claim.
+enum Looked {
+    Found(Begun<PgTx>),
+    /// Nothing that counts. The claim decides, on the connection where there is one already.
+    Nothing(Option<PoolConnection<Postgres>>),
+}
+
 impl Context for PgTx {
     type Store = PgStore;
 
     async fn begin(store: &PgStore, request: &Request, _: &Lease) -> Result<Begun<Self>, Error> {
-        if let Some(begun) = Self::look_up(store, request).await? {
-            return Ok(begun);
-        }
+        let mut looked = match Box::pin(Self::look_up(store, request)).await? {
+            Looked::Found(begun) => return Ok(begun),
+            Looked::Nothing(connection) => connection,
+        };
         for pause in retry::pauses() {
-            let mut tx = Self::open(store).await?;
+            let session = match looked.take() {
+                Some(connection) => Session::begin_on(connection, store.inner().begin).await?,
+                None => Session::begin(store.pool(), store.inner().begin).await?,
+            };
+            let mut tx = Self { store: store.clone(), session: Some(session), run: None, began: None };
             let claim = Claim::random()?;
             match tx.claim(request, claim).await? {
                 Claimed::Run => {
+                    tx.session().mark().await.map_err(classify)?;
                     tx.run = Some(Run { request: request.clone(), claim, began: Instant::now() });
                     return Ok(Begun::Run(tx));
                 }
@@ -100,24 +115,12 @@ impl Context for PgTx {
     }
 
     async fn reject(mut self, outcome: &Outcome) -> Result<Rejected, Error> {
-        let run = self.undo().await?;
-        for pause in retry::pauses() {
-            match self.claim(&run.request, run.claim).await? {
-                Claimed::Run => {
-                    self.run = Some(run);
-                    self.write_outcome(outcome).await?;
-                    return self.commit().await.map(|()| Rejected::Stored);
-                }
-                Claimed::Replay(reply) => return Ok(Rejected::Replay(reply)),
-                Claimed::Refuse(kind) => return Ok(Rejected::Refuse(kind)),
-                Claimed::Again => {}
-            }
-            self.take_session().rollback().await;
-            sleep(pause).await;
-            let store = self.store.clone();
-            self.session = Some(Session::begin(store.pool(), store.inner().begin).await?);
+        // The claim and its locks stay where they are, so nobody else can enter before the outcome is stored.
+        if !self.holds().await.map_err(classify)? {
+            return Err(self.ended().await);
         }
-        Ok(Rejected::Refuse(Kind::KeyInFlight))
+        self.write_outcome(outcome).await?;
+        self.commit().await.map(|()| Rejected::Stored)
     }
 
     async fn release(mut self) -> Result<(), Error> {
@@ -160,26 +163,28 @@ impl PgTx {
     }
 
     /// Answers a request whose first run ended in this process a short while ago, in one round trip.
-    async fn look_up(store: &PgStore, request: &Request) -> Result<Option<Begun<Self>>, Error> {
+    async fn look_up(store: &PgStore, request: &Request) -> Result<Looked, Error> {
         let inner = store.inner();
         if !inner.recent.contains(&request.identity.digest()) {
-            return Ok(None);
+            return Ok(Looked::Nothing(None));
         }
         // A pooler in transaction mode needs the transaction around it; elsewhere one statement is one.
-        let (record, now) = if inner.unnamed_statements {
+        let (found, connection) = if inner.unnamed_statements {
             let mut session = Session::begin(&inner.pool, inner.begin).await?;
             let records = inner.records(session.connection()).await?;
-            records.find(session.connection(), &request.identity).await?
+            (Some(records.find(session.connection(), &request.identity).await?), None)
         } else {
-            let mut connection = inner.pool.acquire().await.map_err(classify)?;
+            let mut connection = inner.pool.acquire().await.map_err(not_begun)?;
             let records = inner.records(&mut connection).await?;
-            records.find(&mut connection, &request.identity).await?
+            (records.find_alone(&mut connection, &request.identity).await?, Some(connection))
         };
+        // What was found inside of somebody else's transaction decides nothing. To begin on the connection ends that.
+        let Some((record, now)) = found else { return Ok(Looked::Nothing(connection)) };
         Ok(match decide(record.as_ref(), request, now) {
-            Decision::Replay(reply) => Some(Begun::Replay(reply)),
-            Decision::Refuse(kind) => Some(Begun::Refuse(kind)),
-            Decision::Resume { .. } => Some(Begun::Refuse(Kind::StepMismatch)),
-            Decision::Claim | Decision::Replace(_) => None,
+            Decision::Replay(reply) => Looked::Found(Begun::Replay(reply)),
+            Decision::Refuse(kind) => Looked::Found(Begun::Refuse(kind)),
+            Decision::Resume { .. } => Looked::Found(Begun::Refuse(Kind::StepMismatch)),
+            Decision::Claim | Decision::Replace(_) => Looked::Nothing(connection),
         })
     }
 
@@ -256,6 +261,10 @@ impl PgTx {
             Ok(true) => Ok(()),
             Ok(false) => Err(self.ended().await),
             Err(error) => {
+                // A transaction that has failed may be another one, which the handler has begun behind ours.
+                if let Ok(false) = self.holds().await {
+                    return Err(self.ended().await);
+                }
                 self.run = None;
                 self.take_session().rollback().await;
                 Err(classify(error))
@@ -282,21 +291,8 @@ impl PgTx {
         Ok(())
     }
 
-    /// Undoes the handler's writes and the claim, and stays in a transaction.
-    async fn undo(&mut self) -> Result<Run, Error> {
-        if !self.holds().await? {
-            return Err(self.ended().await);
-        }
-        let run = self.take_run();
-        self.session().restart().await.map_err(classify)?;
-        Ok(run)
-    }
-
-    async fn holds(&mut self) -> Result<bool, Error> {
-        match (&mut self.session, &self.run) {
-            (Some(session), Some(run)) => still_holds(&self.store, session, run).await,
-            _ => Ok(true),
-        }
+    async fn holds(&mut self) -> sqlx::Result<bool> {
+        still_holds(self.session()).await
     }
 
     pub(super) async fn records(&mut self) -> Result<Records, Error> {
@@ -342,20 +338,20 @@ impl Drop for PgTx {
 
 /// Rolls a run back, unless its handler ended the transaction.
 async fn abandon(store: PgStore, mut session: Session, run: Run) -> Result<(), Error> {
-    if let Ok(false) = still_holds(&store, &mut session, &run).await {
+    if let Ok(false) = still_holds(&mut session).await {
         return Err(ended(&store, session, run).await);
     }
     session.rollback().await;
     Ok(())
 }
 
-/// Whether the transaction is still the one that claimed. One that has failed is; one that cannot be asked is lost,
-/// and can commit no more than that.
-async fn still_holds(store: &PgStore, session: &mut Session, run: &Run) -> Result<bool, Error> {
-    let records = store.inner().records(session.connection()).await?;
-    match records.is_held(session.connection(), &run.request.identity, run.claim).await {
-        Err(error) if is_aborted(&error) => Ok(true),
-        held => held.map_err(classify),
+/// Whether the transaction is still the one that claimed, failed or not; if it is, everything that the handler has
+/// written in it is undone. One that cannot be asked is lost, and can commit no more than that.
+async fn still_holds(session: &mut Session) -> sqlx::Result<bool> {
+    match session.undo().await {
+        Ok(()) => Ok(true),
+        Err(error) if has_no_savepoint(&error) => Ok(false),
+        Err(error) => Err(error),
     }
 }
 

@@ -12,11 +12,13 @@ const IOERR: i32 = 10;
 const FULL: i32 = 13;
 const CANTOPEN: i32 = 14;
 const CONSTRAINT: i32 = 19;
+const NOTADB: i32 = 26;
 
 pub(crate) fn kind(code: i32) -> Kind {
     match code {
         BUSY | LOCKED => Kind::RetryLater,
-        READONLY | IOERR | FULL | CANTOPEN => Kind::StoreUnavailable,
+        // A file is opened by the first statement that reads it, so that is where it may turn out to be no database.
+        READONLY | IOERR | FULL | CANTOPEN | NOTADB => Kind::StoreUnavailable,
         _ => Kind::StoreFailed,
     }
 }
@@ -40,6 +42,13 @@ pub(super) fn commit_was_refused(error: &sqlx::Error) -> bool {
 /// SQLite has no code of its own for that, only the one for an SQL error, which a completion in order does not make.
 pub(super) fn has_no_savepoint(error: &sqlx::Error) -> bool {
     answer(error) == Some(ERROR)
+}
+
+/// BEGIN met a transaction, in the database or in what sqlx counts: whoever had the connection before left it.
+///
+/// SQLite has no code of its own for that either. Any other SQL error comes again when the transaction is ended.
+pub(super) fn is_left_behind(error: &sqlx::Error) -> bool {
+    answer(error) == Some(ERROR) || matches!(error, sqlx::Error::InvalidSavePointStatement)
 }
 
 /// The database answered, and the answer was an error.

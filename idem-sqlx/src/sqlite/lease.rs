@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::sleep;
 
 use super::error::{has_no_savepoint, is_answer};
-use super::session::{CommitFailed, Session};
+use super::session::{CommitFailed, Reader, Session};
 use super::store::SqliteStore;
 use super::tx::{SqliteTx, find_out};
 use crate::armed::{self, Unused};
@@ -69,15 +69,15 @@ impl Holder for SqliteLease {
         let holder = Self { store: store.clone(), request: request.clone(), claim: Claim::random()?, lease: *lease };
         for pause in retry::pauses() {
             // A step may hold the write lock for long, and nobody has to wait for it to read what is finished.
-            let mut connection = inner.pool.acquire().await.map_err(classify)?;
-            let (record, now) = inner.records.find(&mut connection, &request.identity).await?;
+            let mut reader = Reader::acquire(&inner.pool).await?;
+            let (record, now) = inner.records.find_alone(&mut reader, &request.identity).await?;
             let order = match decide_leased(record.as_ref(), request, lease, now) {
                 Decision::Replay(reply) => return Ok(Held::Replay(reply)),
                 Decision::Refuse(kind) => return Ok(Held::Refuse(kind)),
                 order => order,
             };
             // What may have changed since the look, each statement asks for itself.
-            let mut session = Session::begin_on(connection).await?;
+            let mut session = reader.begin().await?;
             let claimed = holder.carry_out(&mut session, &order).await?;
             if let Claimed::Run { attempt, fingerprint, steps } = claimed {
                 let holder = armed::commit(holder, session.commit()).await?;
@@ -322,7 +322,7 @@ impl SqliteStore {
 impl Recover for SqliteStore {
     async fn abandoned(&self, operation: &str, after: Option<Place>) -> Result<Vec<Abandoned>, Error> {
         let inner = self.inner();
-        let mut connection = inner.pool.acquire().await.map_err(classify)?;
-        inner.records.abandoned(&mut connection, operation, after.as_ref()).await.map_err(classify)
+        let mut reader = Reader::acquire(&inner.pool).await?;
+        inner.records.abandoned(&mut reader, operation, after.as_ref()).await.map_err(classify)
     }
 }

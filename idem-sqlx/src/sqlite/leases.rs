@@ -3,6 +3,8 @@
 //! Each that changes something asks in the same statement whether the record is still held by the claim. Where it is not,
 //! its transaction is rolled back, with what stands behind it in one go.
 
+use std::sync::LazyLock;
+
 use bytes::Bytes;
 use idem_core::{Abandoned, Claim, Format, Identity, Input, Lease, Outcome, Place, Reply, Request, Step, StepForm};
 use sqlx::query::Query;
@@ -10,6 +12,7 @@ use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteRow};
 use sqlx::{Row, Sqlite};
 
 use super::records::{Records, bind_identity, microseconds};
+use super::session::{Reader, alone};
 use crate::row;
 
 impl Records {
@@ -201,17 +204,20 @@ impl Records {
     /// A page of the abandoned runs of an operation.
     pub(super) async fn abandoned(
         self,
-        connection: &mut SqliteConnection,
+        reader: &mut Reader,
         operation: &str,
         after: Option<&Place>,
     ) -> sqlx::Result<Vec<Abandoned>> {
-        let query = sqlx::query(ABANDONED)
-            .bind(operation)
-            .bind(row::INPUT_POSITION)
-            .bind(row::LEASED)
-            .bind(after.map(|place| place.scope.as_str()))
-            .bind(after.map(|place| place.key_hash.as_slice()));
-        query.fetch_all(connection).await?.iter().map(abandoned).collect()
+        static ABANDONED_ALONE: LazyLock<String> = LazyLock::new(|| alone(ABANDONED));
+        let query = || {
+            sqlx::query(ABANDONED_ALONE.as_str())
+                .bind(operation)
+                .bind(row::INPUT_POSITION)
+                .bind(row::LEASED)
+                .bind(after.map(|place| place.scope.as_str()))
+                .bind(after.map(|place| place.key_hash.as_slice()))
+        };
+        reader.fetch_all(query).await?.iter().map(abandoned).collect()
     }
 }
 

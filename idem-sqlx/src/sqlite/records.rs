@@ -1,5 +1,6 @@
 //! The statements on records, and nothing else.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use crate::error::classify;
@@ -8,6 +9,7 @@ use sqlx::query::Query;
 use sqlx::sqlite::{SqliteArguments, SqliteConnection};
 use sqlx::{FromRow, Sqlite};
 
+use super::session::{Reader, alone};
 use crate::row::{self, Columns};
 
 /// The statements.
@@ -54,6 +56,18 @@ impl Records {
         identity: &Identity,
     ) -> Result<(Option<Record>, Timestamp), Error> {
         let row = bind_identity(sqlx::query(FIND), identity).fetch_one(connection).await.map_err(classify)?;
+        row::read(Columns::from_row(&row).map_err(classify)?)
+    }
+
+    /// The same, on a connection that comes from the pool.
+    pub(super) async fn find_alone(
+        self,
+        reader: &mut Reader,
+        identity: &Identity,
+    ) -> Result<(Option<Record>, Timestamp), Error> {
+        static FIND_ALONE: LazyLock<String> = LazyLock::new(|| alone(FIND));
+        let rows = reader.fetch_all(|| bind_identity(sqlx::query(FIND_ALONE.as_str()), identity)).await;
+        let row = rows.and_then(|rows| rows.into_iter().next().ok_or(sqlx::Error::RowNotFound)).map_err(classify)?;
         row::read(Columns::from_row(&row).map_err(classify)?)
     }
 

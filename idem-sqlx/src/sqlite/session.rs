@@ -2,13 +2,14 @@
 
 use idem_core::{Error, Kind};
 use sqlx::pool::PoolConnection;
-use sqlx::sqlite::{SqliteConnection, SqlitePool};
+use sqlx::query::Query;
+use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqlitePool, SqliteRow};
 use sqlx::{Database, Executor, SqlSafeStr, Sqlite};
 use sqlx_core::transaction::TransactionManager;
 use tokio::runtime::Handle;
 
-use super::error::commit_was_refused;
-use crate::error::classify;
+use super::error::{commit_was_refused, is_answer, is_left_behind};
+use crate::error::{classify, not_begun};
 
 type Manager = <Sqlite as Database>::TransactionManager;
 
@@ -50,12 +51,19 @@ impl From<CommitFailed> for Error {
 
 impl Session {
     pub(super) async fn begin(pool: &SqlitePool) -> Result<Self, Error> {
-        Self::begin_on(pool.acquire().await.map_err(classify)?).await
+        Self::begin_on(pool.acquire().await.map_err(not_begun)?).await
     }
 
+    /// A pool may hand out a connection inside a transaction that somebody else has left, by a raw BEGIN or SAVEPOINT.
+    /// SQLite refuses to begin another one in it, so it is ended first.
     pub(super) async fn begin_on(connection: PoolConnection<Sqlite>) -> Result<Self, Error> {
         let mut session = Self(Some(connection));
-        Manager::begin(session.connection(), Some(BEGIN.into_sql_str())).await.map_err(classify)?;
+        let mut begun = Manager::begin(session.connection(), Some(BEGIN.into_sql_str())).await;
+        if begun.as_ref().is_err_and(is_left_behind) {
+            roll_back(session.connection()).await.map_err(not_begun)?;
+            begun = Manager::begin(session.connection(), Some(BEGIN.into_sql_str())).await;
+        }
+        begun.map_err(not_begun)?;
         Ok(session)
     }
 
@@ -114,6 +122,63 @@ impl Drop for Session {
     }
 }
 
+/// A connection to read from before there is a session, and so without the write lock.
+///
+/// Dropped while it reads, it rolls back; the connection goes to the pool only after that.
+pub(super) struct Reader {
+    connection: Option<PoolConnection<Sqlite>>,
+    is_idle: bool,
+}
+
+impl Reader {
+    pub(super) async fn acquire(pool: &SqlitePool) -> Result<Self, Error> {
+        Ok(Self { connection: Some(pool.acquire().await.map_err(not_begun)?), is_idle: true })
+    }
+
+    /// Reads by a query that begins a transaction and rolls it back, as [`alone`] makes it of a `SELECT`: all of it is
+    /// one message to sqlx's thread.
+    ///
+    /// Without a BEGIN it would read in whatever transaction somebody else has left on the connection, and that may be
+    /// older than what has been written since.
+    pub(super) async fn fetch_all<'q>(
+        &mut self,
+        query: impl Fn() -> Query<'q, Sqlite, SqliteArguments>,
+    ) -> sqlx::Result<Vec<SqliteRow>> {
+        let connection = self.connection.as_mut().expect("a reader has its connection until it is a session's");
+        self.is_idle = false;
+        let mut rows = query().fetch_all(&mut **connection).await;
+        if rows.as_ref().is_err_and(is_left_behind) {
+            roll_back(connection).await?;
+            rows = query().fetch_all(&mut **connection).await;
+        }
+        self.is_idle = rows.is_ok();
+        rows
+    }
+
+    /// To write, where what was read says so.
+    pub(super) async fn begin(mut self) -> Result<Session, Error> {
+        Session::begin_on(self.connection.take().expect("a reader has its connection until it is a session's")).await
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        let Some(connection) = self.connection.take() else { return };
+        if self.is_idle {
+            return;
+        }
+        let leaving = Leaving(Some(connection));
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(leaving.roll_back());
+        }
+    }
+}
+
+/// The `SELECT` in a transaction of its own.
+pub(super) fn alone(select: &str) -> String {
+    format!("BEGIN; {select}; ROLLBACK")
+}
+
 /// A connection on its way out of a transaction. Dropped half way, by a runtime that shuts down, it is closed: no
 /// pool gets it back as it is.
 struct Leaving(Option<PoolConnection<Sqlite>>);
@@ -137,6 +202,13 @@ impl Drop for Leaving {
 }
 
 async fn roll_back(connection: &mut SqliteConnection) -> sqlx::Result<()> {
+    if Manager::get_transaction_depth(connection) == 0
+        && let Err(error) = connection.execute("ROLLBACK").await
+        // sqlx counts none, but there may be one. Where there is none, SQLite says so.
+        && !is_answer(&error)
+    {
+        return Err(error);
+    }
     while Manager::get_transaction_depth(connection) > 0 {
         if Manager::rollback(connection).await.is_err() {
             // The handler ended the transaction, and sqlx still counts it: give it one to roll back. To close the

@@ -28,6 +28,7 @@ use super::tx::SqliteTx;
 /// - SQLite has one writer at a time, and a recorded handler is a writer from its start: requests with different keys
 ///   run one after another. `PRAGMA journal_mode = WAL` lets replays and other readers go on beside it.
 /// - One request uses one connection; a duplicate that waits uses none. A pool of one works.
+/// - A transaction that somebody else has left open on a pooled connection is rolled back, and nothing of it is inherited.
 ///
 /// # Limitations
 /// Duplicates of a running request are answered at once where one process has one store. In another process they

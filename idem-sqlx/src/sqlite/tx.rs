@@ -15,7 +15,7 @@ use tokio::time::sleep;
 
 use super::error::{has_no_savepoint, is_answer};
 use super::running::Entry;
-use super::session::{CommitFailed, Session};
+use super::session::{CommitFailed, Reader, Session};
 use super::store::SqliteStore;
 use crate::error::classify;
 use crate::retry;
@@ -74,15 +74,15 @@ impl Context for SqliteTx {
             return Ok(Begun::Refuse(kind));
         }
         // A handler may hold the write lock for long, and nobody has to wait for it to read what is finished.
-        let mut connection = store.inner().pool.acquire().await.map_err(classify)?;
-        if let Some(begun) = Self::look_up(store, &mut connection, request).await? {
+        let mut reader = Reader::acquire(&store.inner().pool).await?;
+        if let Some(begun) = Self::look_up(store, &mut reader, request).await? {
             return Ok(begun);
         }
         let entry = match store.inner().running.enter(request) {
             Ok(entry) => entry,
             Err(kind) => return Ok(Begun::Refuse(kind)),
         };
-        let session = Session::begin_on(connection).await?;
+        let session = reader.begin().await?;
         let mut tx = Self { store: store.clone(), session: Some(session), run: None };
         let claim = Claim::random()?;
         match tx.claim(request, claim).await? {
@@ -152,10 +152,10 @@ impl SqliteTx {
     /// Answers a request whose run has ended without the write lock.
     async fn look_up(
         store: &SqliteStore,
-        connection: &mut SqliteConnection,
+        reader: &mut Reader,
         request: &Request,
     ) -> Result<Option<Begun<Self>>, Error> {
-        let (record, now) = store.inner().records.find(connection, &request.identity).await?;
+        let (record, now) = store.inner().records.find_alone(reader, &request.identity).await?;
         Ok(match decide(record.as_ref(), request, now) {
             Decision::Replay(reply) => Some(Begun::Replay(reply)),
             Decision::Refuse(kind) => Some(Begun::Refuse(kind)),

@@ -53,7 +53,7 @@ impl Office {
         if fails.is_ok() { Err(Error::new(Kind::StoreFailed).because("told to")) } else { Ok(()) }
     }
 
-    fn failing(times: usize) -> Self {
+    pub fn failing(times: usize) -> Self {
         Self { failures: AtomicUsize::new(times), ..Self::default() }
     }
 

@@ -293,6 +293,16 @@ macro_rules! application {
                         assert!(!raw(tx, "INSERT INTO effects VALUES (NULL, NULL)").await);
                         (StatusCode::PAYMENT_REQUIRED, Disposition::Reject).into_response()
                     }
+                    "break_wait_and_reject" => {
+                        assert!(!raw(tx, "INSERT INTO effects VALUES (NULL, NULL)").await);
+                        app.gauge.pass().await;
+                        (StatusCode::PAYMENT_REQUIRED, Disposition::Reject, format!("run {run}")).into_response()
+                    }
+                    "break_wait_and_fail" => {
+                        assert!(!raw(tx, "INSERT INTO effects VALUES (NULL, NULL)").await);
+                        app.gauge.pass().await;
+                        StatusCode::BAD_GATEWAY.into_response()
+                    }
                     "wait_and_reject" => {
                         app.gauge.pass().await;
                         (StatusCode::PAYMENT_REQUIRED, Disposition::Reject).into_response()
@@ -335,6 +345,16 @@ macro_rules! application {
                         assert!(raw(tx, "ROLLBACK").await);
                         insert(tx, user, "behind the rollback").await;
                         StatusCode::BAD_GATEWAY.into_response()
+                    }
+                    "raw_rollback_and_break" | "raw_rollback_break_and_fail" => {
+                        assert!(raw(tx, "ROLLBACK").await);
+                        insert(tx, user, "behind the rollback").await;
+                        assert!(raw(tx, "BEGIN").await && !raw(tx, "INSERT INTO effects VALUES (NULL, NULL)").await);
+                        if command == "raw_rollback_and_break" {
+                            done.into_response()
+                        } else {
+                            StatusCode::BAD_GATEWAY.into_response()
+                        }
                     }
                     "raw_rollback_and_reject" => {
                         assert!(raw(tx, "ROLLBACK").await);

@@ -27,6 +27,8 @@ both! {
             ("raw_rollback", 0),
             ("raw_rollback_and_write", 1),
             ("raw_rollback_and_fail", 1),
+            ("raw_rollback_and_break", 1),
+            ("raw_rollback_break_and_fail", 1),
             ("raw_rollback_and_reject", 0),
         ] {
             let (entered, effects) = (gauge.entered(), db.effects().await);

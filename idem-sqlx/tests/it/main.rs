@@ -19,6 +19,7 @@ mod disposition;
 mod expansion;
 mod hang_up;
 mod in_flight;
+mod inherited;
 mod key;
 mod leases;
 mod migrate;

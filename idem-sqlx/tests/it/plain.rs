@@ -89,6 +89,12 @@ macro_rules! functions {
                 note(tx, &event.act).await;
                 match event.act.as_str() {
                     "wait" => gauge.pass().await,
+                    "broken" => {
+                        let broken = tx.execute("INSERT INTO effects VALUES (NULL, NULL)").await;
+                        assert!(broken.is_err());
+                        gauge.pass().await;
+                        return Err(Failed::Final { entered });
+                    }
                     "final" => return Err(Failed::Final { entered }),
                     "later" => return Err(Failed::Later),
                     "panic" => panic!("told to"),

@@ -1,11 +1,13 @@
 //! Rules 10, 11 and 32 with many tasks and many rounds.
 
 use futures_util::future::join_all;
+use idem_core::Kind;
 use idem_sqlx::{Isolation, PgStore};
 use sqlx::postgres::PgPoolOptions;
 
-use crate::app;
+use crate::app::{self, Gauge};
 use crate::client::{Answer, Call, eventually};
+use crate::plain::{Event, Failed};
 use crate::support::{Database, Postgres};
 
 /// Sends the call this often at once.
@@ -61,6 +63,84 @@ both! {
             Call::act("insert").key(&key).send(&app).await.expect_fresh(201);
         }
         assert_eq!(db.effects().await, 20);
+    }
+
+    async fn r10_of_64_duplicates_one_is_rejected_in_each_of_60_rounds(db) {
+        let (app, gauge) = db.app().await;
+        for round in 1..=60 {
+            // With a failed statement in front, and without.
+            let act = if round % 2 == 0 { "reject" } else { "swallow_and_reject" };
+            let call = Call::act(act).key(&format!("k{round}"));
+            let answers = at_once(&call, &app, 64).await;
+            assert_eq!((gauge.entered(), db.effects().await), (round, 0), "{act}");
+            let fresh: Vec<_> = answers.iter().filter(|answer| answer.status == 402 && !answer.replayed()).collect();
+            assert_eq!(fresh.len(), 1, "round {round}");
+            for answer in &answers {
+                match answer.status.as_u16() {
+                    402 if answer.replayed() => answer.expect_replay_of(fresh[0]),
+                    402 => {}
+                    _ => answer.expect(409, "key_in_flight"),
+                }
+            }
+            call.send(&app).await.expect_replay_of(fresh[0]);
+            assert_eq!(gauge.entered(), round);
+        }
+        assert_eq!(db.records().await, 60);
+    }
+
+    async fn r10_of_64_duplicates_one_is_rejected_by_a_plain_function(db) {
+        let (store, gauge) = (db.store(8).await, Gauge::new());
+        for round in 1..=40 {
+            let event = Event::of(&round.to_string(), "final");
+            let results = join_all((0..64).map(|_| functions::reject(&gauge, &store, &event))).await;
+            assert_eq!((gauge.entered(), db.effects().await), (round, 0));
+            for result in results.into_iter().chain([functions::reject(&gauge, &store, &event).await]) {
+                assert!(
+                    matches!(result, Err(Failed::Final { entered }) if entered == round)
+                        || matches!(result, Err(Failed::Idem(Kind::KeyInFlight))),
+                    "round {round}: {result:?}"
+                );
+            }
+        }
+        assert_eq!(gauge.entered(), 40);
+    }
+
+    async fn r10_a_failed_statement_lets_nobody_else_in(db) {
+        let (app, gauge) = db.app().await;
+        for (round, act) in ["break_wait_and_reject", "break_wait_and_fail"].into_iter().cycle().take(6).enumerate() {
+            let call = Call::act(act).key(&format!("k{round}"));
+            let first = tokio::spawn({ let (call, app) = (call.clone(), app.clone()); async move { call.send(&app).await } });
+            eventually("the statement has failed", async || gauge.waited() == round + 1).await;
+            for answer in at_once(&call, &app, 16).await {
+                answer.expect(409, "key_in_flight");
+            }
+            Call::act("empty").key(&format!("k{round}")).send(&app).await.expect(422, "key_reused");
+            gauge.open(1);
+            let first = first.await.expect("no panic");
+            assert_eq!((gauge.entered(), db.effects().await), (round + 1, 0), "{act}");
+            if first.status == 402 {
+                call.send(&app).await.expect_replay_of(&first);
+            }
+        }
+        assert_eq!((gauge.entered(), db.records().await), (6, 3));
+    }
+
+    async fn r10_a_failed_statement_of_a_plain_function_lets_nobody_else_in(db) {
+        let (store, gauge) = (db.store(8).await, Gauge::new());
+        for round in 1..=5 {
+            let event = Event::of(&round.to_string(), "broken");
+            let of_run = (store.clone(), gauge.clone(), event.clone());
+            let first = tokio::spawn(async move { functions::reject(&of_run.1, &of_run.0, &of_run.2).await });
+            eventually("the statement has failed", async || gauge.waited() == round).await;
+            for result in join_all((0..16).map(|_| functions::reject(&gauge, &store, &event))).await {
+                assert!(matches!(result, Err(Failed::Idem(Kind::KeyInFlight))), "{result:?}");
+            }
+            gauge.open(1);
+            for result in [first.await.expect("no panic"), functions::reject(&gauge, &store, &event).await] {
+                assert!(matches!(result, Err(Failed::Final { entered }) if entered == round), "{result:?}");
+            }
+        }
+        assert_eq!((gauge.entered(), db.effects().await, db.records().await), (5, 0, 5));
     }
 
     async fn r11_a_pool_of_one_serves_a_request_and_its_replay(db) {

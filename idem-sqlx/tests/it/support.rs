@@ -174,7 +174,8 @@ fn server() -> PgConnectOptions {
     url.parse().expect("IDEM_TEST_POSTGRES is a postgres:// URL")
 }
 
-async fn on_server(sql: String) {
+/// Has the server do what no connection to a test's database can.
+pub async fn on_server(sql: String) {
     let mut connection = PgConnection::connect_with(&server()).await.expect("the server of IDEM_TEST_POSTGRES");
     sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await.expect("an administrative statement");
     connection.close().await.expect("a clean close");
@@ -199,6 +200,10 @@ async fn template() -> &'static str {
 }
 
 impl Postgres {
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     pub fn options(&self) -> PgConnectOptions {
         server().database(&self.name)
     }
@@ -352,6 +357,10 @@ impl Drop for Postgres {
 }
 
 impl Sqlite {
+    pub fn folder(&self) -> &std::path::Path {
+        self.folder.path()
+    }
+
     pub fn options(&self) -> SqliteConnectOptions {
         SqliteConnectOptions::new()
             .filename(self.folder.path().join("test.db"))
