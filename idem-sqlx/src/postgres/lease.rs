@@ -11,7 +11,7 @@ use idem_core::{
 use serde::de::DeserializeOwned;
 use tokio::time::sleep;
 
-use super::session::{CommitFailed, Session, begin};
+use super::session::{Begin, CommitFailed, Session, begin};
 use super::store::PgStore;
 use super::tx::{PgTx, find_out};
 use crate::armed::{self, Unused};
@@ -53,7 +53,7 @@ pub struct PgLease {
 }
 
 /// Nobody waits long for a row that somebody else has, with a connection in hand.
-const BEGIN: &str = begin!(" ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '500ms'");
+const BEGIN: Begin = begin!(" ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '500ms'");
 
 /// What came of one try to claim.
 enum Claimed {

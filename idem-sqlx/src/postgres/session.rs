@@ -26,9 +26,25 @@ type Manager = <Postgres as Database>::TransactionManager;
 /// The price is that `pg_stat_database.xact_rollback` counts one rollback for each transaction of the store. Nothing else
 /// is as exact: `SET TRANSACTION` fails where a query has run, but not behind a bare BEGIN or a SET; `now()` compared with
 /// `statement_timestamp()` tells, but is a query to plan.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Begin(&'static str);
+
+impl Begin {
+    /// A statement that [`begin!`] has made. No other is one, which is found when it is compiled.
+    pub(super) const fn checked(statement: &'static str) -> Self {
+        let (begin, statement_bytes) = (b"BEGIN; ROLLBACK; BEGIN", statement.as_bytes());
+        let mut at = 0;
+        while at < begin.len() {
+            assert!(statement_bytes[at] == begin[at], "a transaction begins by `begin!`");
+            at += 1;
+        }
+        Self(statement)
+    }
+}
+
 macro_rules! begin {
     ($options:literal) => {
-        concat!("BEGIN; ROLLBACK; BEGIN", $options)
+        const { $crate::postgres::session::Begin::checked(concat!("BEGIN; ROLLBACK; BEGIN", $options)) }
     };
 }
 pub(super) use begin;
@@ -64,18 +80,17 @@ impl From<CommitFailed> for Error {
 }
 
 impl Session {
-    /// Begins a transaction by a statement that [`begin!`] has made.
-    pub(super) async fn begin(pool: &PgPool, statement: &'static str) -> Result<Self, Error> {
-        Self::begin_on(pool.acquire().await.map_err(not_begun)?, statement).await
+    pub(super) async fn begin(pool: &PgPool, begin: Begin) -> Result<Self, Error> {
+        Self::begin_on(pool.acquire().await.map_err(not_begun)?, begin).await
     }
 
-    pub(super) async fn begin_on(connection: PoolConnection<Postgres>, statement: &'static str) -> Result<Self, Error> {
+    pub(super) async fn begin_on(connection: PoolConnection<Postgres>, begin: Begin) -> Result<Self, Error> {
         // The session owns the connection before BEGIN is sent, so that its drop repairs a cancelled one.
         let mut session = Self(Some(connection));
-        let mut begun = Manager::begin(session.connection(), Some(statement.into_sql_str())).await;
+        let mut begun = Manager::begin(session.connection(), Some(begin.0.into_sql_str())).await;
         if begun.as_ref().is_err_and(is_left_behind) {
             roll_back(session.connection()).await.map_err(not_begun)?;
-            begun = Manager::begin(session.connection(), Some(statement.into_sql_str())).await;
+            begun = Manager::begin(session.connection(), Some(begin.0.into_sql_str())).await;
         }
         begun.map_err(not_begun)?;
         Ok(session)

@@ -9,7 +9,7 @@ use idem_core::{Error, Kind, Request, Runs, Start, Store};
 use sqlx::{PgConnection, PgPool};
 
 use super::records::Records;
-use super::session::begin;
+use super::session::{Begin, begin};
 use super::statements::{Schema, Statements};
 use super::tx::PgTx;
 use crate::error::classify;
@@ -53,7 +53,7 @@ pub(super) struct Inner {
     /// As soon as it is known which schema has the tables.
     statements: OnceLock<&'static Statements>,
     /// The statement that begins a handler's transaction.
-    pub(super) begin: &'static str,
+    pub(super) begin: Begin,
     pub(super) commit_deadline: Duration,
     pub(super) recent: Recent,
     /// Whether the server has refused to sweep many scopes in one statement.
@@ -74,7 +74,7 @@ pub enum Isolation {
 }
 
 impl Isolation {
-    pub(super) const fn begin(self) -> &'static str {
+    pub(super) const fn begin(self) -> Begin {
         match self {
             Self::ReadCommitted => begin!(" ISOLATION LEVEL READ COMMITTED"),
             Self::RepeatableRead => begin!(" ISOLATION LEVEL REPEATABLE READ"),

@@ -9,7 +9,7 @@ use sqlx::AssertSqlSafe;
 use tokio::time::sleep;
 
 use super::error::is_not_supported;
-use super::session::Session;
+use super::session::{Begin, Session, begin};
 use super::statements::Schema;
 use super::store::PgStore;
 use crate::error::classify;
@@ -17,13 +17,14 @@ use crate::sweeper::{Batch, Pass, Sweep, Sweeper, parts};
 
 /// The sweep knows its plan: the index on `expires_at`, then the rows one by one. Statistics from before a great many records
 /// expired would make Postgres read all of them for each batch, or the whole table.
-const BEGIN: &str = "
-BEGIN ISOLATION LEVEL READ COMMITTED;
+const BEGIN: Begin = begin!(
+    " ISOLATION LEVEL READ COMMITTED;
 SET LOCAL enable_seqscan = off;
 SET LOCAL enable_bitmapscan = off;
 SET LOCAL enable_hashjoin = off;
 SET LOCAL enable_mergejoin = off;
-SET LOCAL jit = off";
+SET LOCAL jit = off"
+);
 
 impl PgStore {
     /// Removes expired records, batch by batch, and says how many. Expired records count for nothing whether they

@@ -16,7 +16,7 @@ use tokio::time::{sleep, timeout};
 
 use super::error::{has_no_savepoint, is_serialization_failure};
 use super::records::{Holder, Records};
-use super::session::{CommitFailed, Session};
+use super::session::{Begin, CommitFailed, Session};
 use super::store::{Isolation, PgStore};
 use crate::error::{classify, not_begun};
 use crate::retry;
@@ -157,7 +157,7 @@ impl PgTx {
         Self::open_by(store, store.inner().begin).await
     }
 
-    pub(super) async fn open_by(store: &PgStore, begin: &'static str) -> Result<Self, Error> {
+    pub(super) async fn open_by(store: &PgStore, begin: Begin) -> Result<Self, Error> {
         let session = Session::begin(&store.inner().pool, begin).await?;
         Ok(Self { store: store.clone(), session: Some(session), run: None, began: None })
     }

@@ -41,11 +41,13 @@ impl SqliteStore {
     }
 
     async fn run_migrations(&self, migrations: &[Migration]) -> Result<(), Error> {
-        let mut connection = self.pool().acquire().await.map_err(classify)?;
-        if pending(migrations, &migrated(&mut connection).await.map_err(classify)?).is_empty() {
+        let mut reading = Session::begin_reading(self.pool()).await?;
+        let migrated_before = migrated(reading.connection()).await.map_err(classify)?;
+        reading.rollback().await;
+        if pending(migrations, &migrated_before).is_empty() {
             return Ok(());
         }
-        let mut session = Session::begin_on(connection).await?;
+        let mut session = Session::begin(self.pool()).await?;
         let transaction = session.connection();
         // Another process may have done it meanwhile.
         let migrated = migrated(&mut *transaction).await.map_err(classify)?;

@@ -54,14 +54,23 @@ impl Session {
         Self::begin_on(pool.acquire().await.map_err(not_begun)?).await
     }
 
+    /// A transaction that only reads, and waits for no writer.
+    pub(super) async fn begin_reading(pool: &SqlitePool) -> Result<Self, Error> {
+        Self::begin_by(pool.acquire().await.map_err(not_begun)?, "BEGIN").await
+    }
+
+    pub(super) async fn begin_on(connection: PoolConnection<Sqlite>) -> Result<Self, Error> {
+        Self::begin_by(connection, BEGIN).await
+    }
+
     /// A pool may hand out a connection inside a transaction that somebody else has left, by a raw BEGIN or SAVEPOINT.
     /// SQLite refuses to begin another one in it, so it is ended first.
-    pub(super) async fn begin_on(connection: PoolConnection<Sqlite>) -> Result<Self, Error> {
+    async fn begin_by(connection: PoolConnection<Sqlite>, statement: &'static str) -> Result<Self, Error> {
         let mut session = Self(Some(connection));
-        let mut begun = Manager::begin(session.connection(), Some(BEGIN.into_sql_str())).await;
+        let mut begun = Manager::begin(session.connection(), Some(statement.into_sql_str())).await;
         if begun.as_ref().is_err_and(is_left_behind) {
             roll_back(session.connection()).await.map_err(not_begun)?;
-            begun = Manager::begin(session.connection(), Some(BEGIN.into_sql_str())).await;
+            begun = Manager::begin(session.connection(), Some(statement.into_sql_str())).await;
         }
         begun.map_err(not_begun)?;
         Ok(session)
