@@ -1,7 +1,7 @@
 //! The transactional context.
 
 use std::fmt;
-use std::ops::{Deref, DerefMut};
+use std::ops::{ControlFlow, Deref, DerefMut};
 use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
@@ -70,20 +70,13 @@ enum Claimed {
     Again,
 }
 
-/// What came of a look-up before the claim.
-enum Looked {
-    Found(Begun<PgTx>),
-    /// Nothing that counts. The claim decides, on the connection where there is one already.
-    Nothing(Option<PoolConnection<Postgres>>),
-}
-
 impl Context for PgTx {
     type Store = PgStore;
 
     async fn begin(store: &PgStore, request: &Request, _: &Lease) -> Result<Begun<Self>, Error> {
         let mut looked = match Box::pin(Self::look_up(store, request)).await? {
-            Looked::Found(begun) => return Ok(begun),
-            Looked::Nothing(connection) => connection,
+            ControlFlow::Break(begun) => return Ok(begun),
+            ControlFlow::Continue(connection) => connection,
         };
         for pause in retry::pauses() {
             let session = match looked.take() {
@@ -162,11 +155,15 @@ impl PgTx {
         Ok(Self { store: store.clone(), session: Some(session), run: None, began: None })
     }
 
-    /// Answers a request whose first run ended in this process a short while ago, in one round trip.
-    async fn look_up(store: &PgStore, request: &Request) -> Result<Looked, Error> {
+    /// Answers a request whose first run ended in this process a short while ago, in one round trip. Otherwise the claim
+    /// decides, on the connection where there is one already.
+    async fn look_up(
+        store: &PgStore,
+        request: &Request,
+    ) -> Result<ControlFlow<Begun<Self>, Option<PoolConnection<Postgres>>>, Error> {
         let inner = store.inner();
         if !inner.recent.contains(&request.identity.digest()) {
-            return Ok(Looked::Nothing(None));
+            return Ok(ControlFlow::Continue(None));
         }
         // A pooler in transaction mode needs the transaction around it; elsewhere one statement is one.
         let (found, connection) = if inner.unnamed_statements {
@@ -179,12 +176,12 @@ impl PgTx {
             (records.find_alone(&mut connection, &request.identity).await?, Some(connection))
         };
         // What was found inside of somebody else's transaction decides nothing. To begin on the connection ends that.
-        let Some((record, now)) = found else { return Ok(Looked::Nothing(connection)) };
+        let Some((record, now)) = found else { return Ok(ControlFlow::Continue(connection)) };
         Ok(match decide(record.as_ref(), request, now) {
-            Decision::Replay(reply) => Looked::Found(Begun::Replay(reply)),
-            Decision::Refuse(kind) => Looked::Found(Begun::Refuse(kind)),
-            Decision::Resume { .. } => Looked::Found(Begun::Refuse(Kind::StepMismatch)),
-            Decision::Claim | Decision::Replace(_) => Looked::Nothing(connection),
+            Decision::Replay(reply) => ControlFlow::Break(Begun::Replay(reply)),
+            Decision::Refuse(kind) => ControlFlow::Break(Begun::Refuse(kind)),
+            Decision::Resume { .. } => ControlFlow::Break(Begun::Refuse(Kind::StepMismatch)),
+            Decision::Claim | Decision::Replace(_) => ControlFlow::Continue(connection),
         })
     }
 
