@@ -178,6 +178,6 @@ async fn r10_postgres_without_advisory_locks() {
     .await;
     let options = db.options().options([("search_path", "pretended,pg_catalog,public")]);
     let pool = PgPoolOptions::new().max_connections(8).connect_with(options).await.expect("a pool");
-    let store = PgStore::new(pool);
+    let store = PgStore::builder(pool).schema("public").build();
     one_runs_in_each_round(&db, store).await;
 }
