@@ -19,19 +19,20 @@ use tokio::time::timeout;
 #[derive(Debug, Clone)]
 pub struct Sweep {
     pub(crate) every: Duration,
-    pub(crate) batch: u32,
+    batch: Option<u32>,
     pub(crate) archive: Option<String>,
 }
 
 impl Default for Sweep {
-    /// A minute between two sweeps, a thousand records in one statement, no archive.
+    /// A minute between two sweeps, 2000 records in one statement on Postgres and 250 on SQLite, no archive.
     fn default() -> Self {
-        Self { every: Duration::from_secs(60), batch: 1000, archive: None }
+        Self { every: Duration::from_secs(60), batch: None, archive: None }
     }
 }
 
 impl Sweep {
-    /// How long the background task pauses between two sweeps.
+    /// How long the background task pauses when nothing is left. After a full batch it pauses for a part of the time that the
+    /// batch has taken.
     #[must_use]
     pub fn every(mut self, pause: Duration) -> Self {
         self.every = pause;
@@ -39,10 +40,16 @@ impl Sweep {
     }
 
     /// How many records one statement removes. At least 1.
+    ///
+    /// For so long a request whose own record has expired waits, and on SQLite whatever writes.
     #[must_use]
     pub fn batch(mut self, records: u32) -> Self {
-        self.batch = records.max(1);
+        self.batch = Some(records.max(1));
         self
+    }
+
+    pub(crate) fn batch_or(&self, default: u32) -> u32 {
+        self.batch.unwrap_or(default)
     }
 
     /// A table that expired records are moved to instead of being deleted: `schema.archive`, or `archive` in the schema
@@ -72,13 +79,18 @@ pub(crate) struct Batch {
 }
 
 /// Batch by batch through what has expired.
-#[derive(Default)]
 pub(crate) struct Pass {
     /// Where the last batch ended. What it had to leave, because somebody held it, is taken by the next pass.
     pub(crate) from: Option<i64>,
+    rest: f64,
 }
 
 impl Pass {
+    /// After each batch the others get this many times what it has taken.
+    pub(crate) fn new(rest: f64) -> Self {
+        Self { from: None, rest }
+    }
+
     /// What to wait after a batch that took so long, or nothing where the pass is over.
     pub(crate) fn pause(&mut self, batch: &Batch, took: Duration) -> Option<Duration> {
         if !batch.more {
@@ -86,8 +98,7 @@ impl Pass {
             return None;
         }
         self.from = batch.reached.or(self.from);
-        // Half of the time is everybody else's: a batch takes processor, disk, and on SQLite the only write lock.
-        Some(took)
+        Some(took.mul_f64(self.rest))
     }
 }
 
@@ -100,13 +111,16 @@ pub struct Sweeper {
 
 impl Sweeper {
     /// Repeats `sweep_batch` until told to stop. One that fails is reported and tried again at its time.
-    pub(crate) fn spawn<F>(every: Duration, mut sweep_batch: impl FnMut(Option<i64>) -> F + Send + 'static) -> Self
+    pub(crate) fn spawn<F>(
+        every: Duration,
+        mut pass: Pass,
+        mut sweep_batch: impl FnMut(Option<i64>) -> F + Send + 'static,
+    ) -> Self
     where
         F: Future<Output = Result<Batch, Error>> + Send,
     {
         let (stop, mut stopped) = watch::channel(false);
         let task = tokio::spawn(async move {
-            let mut pass = Pass::default();
             loop {
                 let begin = Instant::now();
                 let pause = match sweep_batch(pass.from).await {
@@ -116,7 +130,7 @@ impl Sweeper {
                     }
                     Err(error) => {
                         tracing::warn!(target: "idem", code = error.code(), "the sweep failed: {error}");
-                        pass = Pass::default();
+                        pass.from = None;
                         every
                     }
                 };

@@ -11,6 +11,12 @@ use super::store::SqliteStore;
 use crate::error::classify;
 use crate::sweeper::{Batch, Pass, Sweep, Sweeper, parts};
 
+/// All who write wait for a batch, and sleep up to a tenth of a second before they try again.
+const BATCH: u32 = 250;
+
+/// Whoever waits for the write lock tries now and then, and has to find it free: half of the time.
+const REST: f64 = 1.0;
+
 impl SqliteStore {
     /// Removes expired records, batch by batch, and says how many. Expired records count for nothing whether they
     /// are swept or not: this is only for the space.
@@ -23,7 +29,7 @@ impl SqliteStore {
     /// # Cancel safety
     /// Safe: each batch is one transaction.
     pub async fn sweep(&self, sweep: &Sweep) -> Result<u64, Error> {
-        let (mut pass, mut removed) = (Pass::default(), 0);
+        let (mut pass, mut removed) = (Pass::new(REST), 0);
         loop {
             let begin = Instant::now();
             let batch = self.sweep_batch(sweep).await?;
@@ -39,24 +45,25 @@ impl SqliteStore {
     #[must_use = "the sweep stops when this handle is dropped"]
     pub fn sweeper(&self, sweep: Sweep) -> Sweeper {
         let store = self.clone();
-        Sweeper::spawn(sweep.every, move |_| {
+        Sweeper::spawn(sweep.every, Pass::new(REST), move |_| {
             let (store, sweep) = (store.clone(), sweep.clone());
             async move { store.sweep_batch(&sweep).await }
         })
     }
 
     async fn sweep_batch(&self, sweep: &Sweep) -> Result<Batch, Error> {
+        let batch = sweep.batch_or(BATCH);
         let mut session = Session::begin(self.pool()).await?;
         let now = now(session.connection()).await.map_err(classify)?;
         if let Some(archive) = archive(sweep) {
             let copy = format!("INSERT INTO {archive} SELECT * FROM main.idem_records WHERE {EXPIRED}");
-            run(session.connection(), copy, now, sweep.batch).await.map_err(classify)?;
+            run(session.connection(), copy, now, batch).await.map_err(classify)?;
         }
         let delete = format!("DELETE FROM main.idem_records WHERE {EXPIRED}");
-        let removed = run(session.connection(), delete, now, sweep.batch).await.map_err(classify)?;
+        let removed = run(session.connection(), delete, now, batch).await.map_err(classify)?;
         session.commit().await?;
         // What is deleted is not in the index any more, so each batch can begin at its start.
-        Ok(Batch { removed, more: removed >= u64::from(sweep.batch), reached: None })
+        Ok(Batch { removed, more: removed >= u64::from(batch), reached: None })
     }
 }
 
