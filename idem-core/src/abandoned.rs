@@ -67,7 +67,7 @@ struct Resuming {
     place: Place,
     /// Whether it was asked for. From then on, what its body calls may begin.
     is_met: Cell<bool>,
-    /// Why a call was refused last.
+    /// Why it was refused, or what has ended it.
     refusal: Cell<Option<Kind>>,
 }
 
@@ -96,9 +96,19 @@ pub(crate) fn lease_for(identity: &Identity, lease: &Lease) -> Result<Lease, Err
     RESUMING.try_with(of).unwrap_or(Ok(*lease))
 }
 
-/// Notes why a call is refused, for the log of a process that resumes.
-pub(crate) fn note_refusal(kind: Kind) {
+/// Notes why the claim of the run that is resumed was refused, for the log. What its body calls is another run.
+pub(crate) fn note_refusal_of(identity: &Identity, kind: Kind) {
     // Most calls resume nothing.
+    let _not_resuming = RESUMING.try_with(|resuming| {
+        // What leads to another run than the recorded one is refused before it is met.
+        if resuming.is(identity) || !resuming.is_met.get() {
+            resuming.refusal.set(Some(kind));
+        }
+    });
+}
+
+/// Notes what has ended the steps or the result of a run.
+pub(crate) fn note_end(kind: Kind) {
     let _not_resuming = RESUMING.try_with(|resuming| resuming.refusal.set(Some(kind)));
 }
 
@@ -154,7 +164,6 @@ where
     T: DeserializeOwned,
     F: Future<Output = Result<R, E>>,
 {
-    let input = encoding::read::<T>(&run.input.0).map_err(NotResumed::Unreadable)?;
     let resuming = Resuming {
         operation: operation.to_owned(),
         place: run.place,
@@ -162,12 +171,19 @@ where
         refusal: Cell::new(None),
     };
     let handled = async {
-        // The handler itself may panic, not only its future.
-        let ended = catch(async { handler(input).await.is_ok() }).await;
+        // Not only its future may panic, but the handler itself, and what reads the input.
+        let ended = catch(async {
+            match encoding::read::<T>(&run.input.0) {
+                Ok(input) => Ok(handler(input).await.is_ok()),
+                Err(why) => Err(why),
+            }
+        });
+        let ended = ended.await;
         match (ended, RESUMING.with(|resuming| resuming.refusal.get())) {
-            (Ok(true), _) => Ok(()),
-            (Ok(false), Some(kind)) => Err(NotResumed::Refused(kind)),
-            (Ok(false), None) => Err(NotResumed::Failed),
+            (Ok(Ok(true)), _) => Ok(()),
+            (Ok(Ok(false)), Some(kind)) => Err(NotResumed::Refused(kind)),
+            (Ok(Ok(false)), None) => Err(NotResumed::Failed),
+            (Ok(Err(why)), _) => Err(NotResumed::Unreadable(why)),
             (Err(_), _) => Err(NotResumed::Refused(Kind::Panicked)),
         }
     };

@@ -66,7 +66,7 @@ pub(crate) fn read<T: DeserializeOwned>(text: &[u8]) -> Result<T, Unsuitable> {
     read::read(text)
 }
 
-/// Why a value could not be written or read. It quotes nothing of the value but what the value's own code says.
+/// Why a value could not be written or read. It quotes nothing that was read: a log may get it.
 #[derive(Debug)]
 pub(crate) struct Unsuitable(String);
 
@@ -95,8 +95,24 @@ impl ser::Error for Unsuitable {
 }
 
 impl de::Error for Unsuitable {
-    fn custom<T: fmt::Display>(words: T) -> Self {
-        Self(words.to_string())
+    fn custom<T: fmt::Display>(_: T) -> Self {
+        Self::new("the type's own code does not take the value")
+    }
+
+    fn invalid_length(length: usize, expected: &dyn de::Expected) -> Self {
+        Self(format!("{length} items stand where {expected} is expected"))
+    }
+
+    fn unknown_field(_: &str, expected: &'static [&'static str]) -> Self {
+        Self(format!("a field is none of {expected:?}"))
+    }
+
+    fn missing_field(field: &'static str) -> Self {
+        Self(format!("the field `{field}` is missing"))
+    }
+
+    fn duplicate_field(field: &'static str) -> Self {
+        Self(format!("the field `{field}` is there twice"))
     }
 
     fn invalid_type(unexpected: de::Unexpected<'_>, expected: &dyn de::Expected) -> Self {

@@ -343,6 +343,9 @@ mod tests {
         assert_eq!(asked, of(&[1, 2], &[None, Some(2), None, Some(1)]));
         assert_ne!(asked, of(&[1, 2], &[None, Some(2), Some(1)]));
         assert_ne!(asked, of(&[2, 1], &[Some(1), None, Some(2), None]));
+        let maybe = |tags: Option<[u8; 2]>| Fingerprint::of_value(&Unordered(tags)).expect("serialisable");
+        assert_eq!(maybe(Some([1, 2])), maybe(Some([2, 1])));
+        assert_ne!(maybe(Some([1, 2])), maybe(None));
         // A list of what is unordered is a list.
         let nested = |lists: [[u8; 2]; 2]| Fingerprint::of_value(&Unordered(lists)).expect("serialisable");
         assert_eq!(nested([[1, 2], [3, 4]]), nested([[3, 4], [1, 2]]));

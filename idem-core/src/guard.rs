@@ -68,6 +68,10 @@ impl Stored {
 /// another, [`Kind::ReplyTooLarge`] and [`Kind::RecordUnreadable`] where it ran and there is no result to give, and what
 /// the store says when it cannot be asked. In each case nothing is claimed.
 ///
+/// # Limitations
+/// - It does not know what type the result will have. That one cannot be stored is found when it is to be: an attribute on a
+///   function, and the steps of a leased run, ask before.
+///
 /// # Cancel safety
 /// Dropped, it has claimed nothing. What a leased run has claimed is released, or ends with its lease.
 pub async fn begin<C: Context>(store: &C::Store, request: &Request) -> Result<Start<C>, Error> {
@@ -81,12 +85,15 @@ pub(crate) async fn begin_within<C: Context>(
     lease: &Lease,
 ) -> Result<Start<C>, Error> {
     let counted = store.runs().enter();
-    let lease = abandoned::lease_for(&request.identity, lease)?;
-    match run::claim::<C>(store, request, in_flight, &lease).await? {
-        Begun::Run(context) => Ok(Start::Run(Guard { context, limit: store.reply_limit(), _counted: counted })),
-        Begun::Replay(reply) => Stored::of(reply).map(Start::Stored),
-        Begun::Refuse(kind) => Err(Error::new(kind)),
-    }
+    let claimed = async {
+        let lease = abandoned::lease_for(&request.identity, lease)?;
+        match run::claim::<C>(store, request, in_flight, &lease).await? {
+            Begun::Run(context) => Ok(Start::Run(Guard { context, limit: store.reply_limit(), _counted: counted })),
+            Begun::Replay(reply) => Stored::of(reply).map(Start::Stored),
+            Begun::Refuse(kind) => Err(Error::new(kind)),
+        }
+    };
+    claimed.await.inspect_err(|refused: &Error| abandoned::note_refusal_of(&request.identity, refused.kind()))
 }
 
 /// A claimed request: the context to work with, and the three ways to end.

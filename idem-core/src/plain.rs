@@ -164,7 +164,7 @@ pub async fn enter<C: Context, R>(
     match claim::<C, R>(store, policy, named, codec).await {
         Ok(Start::Run(run)) => Entered::Run(run),
         Ok(Start::Stored(stored)) => Entered::Over(codec.replay(&stored)),
-        Err(refusal) => Entered::Over(codec.refuse(refusal)),
+        Err(refusal) => Entered::Over((codec.refuse)(refusal)),
     }
 }
 
@@ -196,7 +196,7 @@ pub async fn settle<C: Context, R>(run: Guard<C>, answer: Option<R>, is_final: b
     // A lost right is nobody's final error, whatever `rejects` would say of it.
     let Some(answer) = answer else {
         let released = run.release().await;
-        return codec.refuse(released.err().unwrap_or_else(|| Error::new(Kind::LeaseLost)));
+        return (codec.refuse)(released.err().unwrap_or_else(|| Error::new(Kind::LeaseLost)));
     };
     let limit = run.limit();
     let settled = if run.is_rejected() {
@@ -221,7 +221,10 @@ pub async fn settle<C: Context, R>(run: Guard<C>, answer: Option<R>, is_final: b
         Ok(Settled::Answer(answer)) => answer,
         // Another run took the key while this one was undone, and counts.
         Ok(Settled::Stored(stored)) => codec.replay(&stored),
-        Err(error) => codec.refuse(error),
+        Err(error) => {
+            abandoned::note_end(error.kind());
+            (codec.refuse)(error)
+        }
     }
 }
 
@@ -229,11 +232,6 @@ impl<R> Codec<R> {
     fn replay(&self, stored: &Stored) -> R {
         let read = (self.read)(stored);
         origin::note(read.is_ok());
-        read.unwrap_or_else(|error| self.refuse(error))
-    }
-
-    fn refuse(&self, error: Error) -> R {
-        abandoned::note_refusal(error.kind());
-        (self.refuse)(error)
+        read.unwrap_or_else(self.refuse)
     }
 }

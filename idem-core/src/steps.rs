@@ -20,6 +20,7 @@ use tokio::time::Instant;
 pub use key::StepKey;
 pub use undo::UndoIn;
 
+use crate::abandoned;
 use crate::disposition::Disposition;
 use crate::error::{Error, Kind};
 use crate::holder::{Holder, Step, StepForm};
@@ -553,7 +554,9 @@ impl<H: Holder> Steps<H> {
                     | Kind::RecordUnreadable
             )
         };
-        self.broken = kind.filter(is_the_end).or(self.broken);
+        let end = kind.filter(is_the_end);
+        end.into_iter().for_each(abandoned::note_end);
+        self.broken = end.or(self.broken);
         result
     }
 

@@ -45,6 +45,10 @@ pub trait Context: Sized + Send + 'static {
     /// The store that this context belongs to.
     type Store: Store;
 
+    /// Whether dropping the context undoes all that was done through it. Where it does not, a run of which nothing is
+    /// recorded goes on when its client is gone: nobody would resume it.
+    const IS_ONE_TRANSACTION: bool = true;
+
     /// Claims the request's identity, or says what is known of it.
     ///
     /// # Errors

@@ -19,13 +19,17 @@ use crate::record::{Format, Outcome, Reply};
 /// - A value reads back as exactly what it was: options in options, `Some(())`, every float bit for bit, maps whatever their
 ///   keys are.
 /// - It is stored as JSON, which people read by `convert_from(body, 'UTF8')` in Postgres and `CAST(body AS text)` in SQLite.
-///   What JSON has no text for is an object whose name begins with `~`: `{"~some": null}` is `Some(None)`, `{"~unit": null}`
-///   is `()`, `{"~f64": "NaN"}` and `{"~f64": "inf"}` are floats, `{"~bytes": "00ff"}` is two bytes, and
-///   `{"~map": [[1, "a"]]}` is a map whose keys are no strings.
-/// - It grows as JSON does: a new field with `#[serde(default)]` reads old records, and a field that is gone is passed over.
+///   What JSON would lose is an object with one name, which begins with `~`: `{"~some": null}` is `Some(None)`,
+///   `{"~unit": null}` is `()`, `{"~f64": "NaN"}` and `{"~f64": "inf"}` are floats, `{"~bytes": "00ff"}` is two bytes, and
+///   `{"~map": [[1, "a"]]}` is a map with a key that is no string, begins with `~`, or occurs twice.
+/// - It grows as JSON does: a new field with `#[serde(default)]` reads old records, and a field that is gone is passed over,
+///   unless the type has `deny_unknown_fields`.
 ///
 /// # Limitations
 /// - A value nests up to 500 levels deep.
+/// - Where serde buffers what it reads (`untagged`, `tag = "…"`, `flatten`), it takes no integer beyond 64 bits.
+/// - That a type does not read back is found before anything is run for it where serde lets a value be made up: not for types
+///   that read whatever they find (`untagged`, `tag = "…"`, `flatten`). Of those it is found when a value is to be stored.
 /// - The name is [`type_name`]'s, for which no compiler promises to keep to what another one says. Where it changes,
 ///   results that were stored before are unreadable, and nothing runs twice.
 #[derive(Debug, Clone, PartialEq, Eq)]

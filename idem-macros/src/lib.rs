@@ -76,7 +76,7 @@ use crate::variants::{Variant, variants};
 /// | `key = header("Name")` | the header that holds the key | `header("Idempotency-Key")` |
 /// | `axum, key = EXPR` | the key is an expression over the parameters instead, such as a webhook's `event.id` | – |
 /// | `key = EXPR` without `axum` | a plain function, and its key | – |
-/// | `fingerprint = EXPR` / `none` | what must be equal on a retry, such as `(order.customer_id, order.amount)`; over HTTP, method, path and query count beside it, and with `none` the path still does | the whole request; all arguments of a plain function |
+/// | `fingerprint = EXPR` / `none` | what must be equal on a retry, such as `(order.customer_id, order.amount)`; over HTTP, method, path and query are compared as well, with `none` only the path | the whole request; all arguments of a plain function |
 /// | `in_flight = conflict` / `wait("5s")` / `accepted` | what a duplicate gets while the first still runs: 409, a wait of `"1ms"` to `"5m"`, or 202 | `conflict` |
 /// | `missing_key = reject` / `run` | what a request without a key gets: 400, or an ordinary run with nothing recorded | `reject` |
 /// | `operation = "payments.create"` | the handler's stable name, 1 to 255 bytes; set it before you rename or move a handler whose records are still to be replayed | module path and function name |
@@ -134,8 +134,8 @@ use crate::variants::{Variant, variants};
 ///
 /// A handler's claimed run goes on in a task of its own when the client hangs up or a timeout layer fires; a retry replays
 /// it. Its tracing span goes with it; task-locals are there until then, and gone after it: pass what they hold as an
-/// extractor. A request that is not claimed, or of which nothing is recorded, is dropped with its client, and has kept
-/// nothing. A plain function's future is the caller's: dropped at any await, it has kept all or nothing.
+/// extractor. A request that is not claimed is dropped with its client, and has kept nothing; so is a run in one transaction
+/// of which nothing is recorded. A plain function's future is the caller's: dropped at any await, it has kept all or nothing.
 ///
 /// # Limitations
 ///

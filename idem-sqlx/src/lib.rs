@@ -44,8 +44,8 @@
 //! in `migrations/` of this crate, to be copied among an application's own migrations by those who prefer that.
 //!
 //! # What a run costs
-//! On Postgres three round trips more than the bare transaction: the claim and a savepoint behind `BEGIN`, the completion
-//! before `COMMIT`.
+//! On Postgres a run takes three round trips more than the bare transaction: the claim and a savepoint after `BEGIN`, and the
+//! completion before `COMMIT`.
 //! A replay is one round trip where this process has finished the run a short while ago, and four elsewhere.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 

@@ -1,7 +1,7 @@
 //! The files in `migrations/`, and what has to hold for each.
 //!
 //! There are two ways to run them: `migrate` of the store, and sqlx's migrator, for an application that has copied them
-//! among its own. Neither sees the other's list, and an application may change its way at any release or go both at once.
+//! among its own. Neither sees the other's list, and an application may change its way at any release, or use both, one after the other.
 //! Therefore:
 //!
 //! - A file is never edited after a release. A later release adds files; their versions have 14 digits, and grow.

@@ -31,8 +31,8 @@ impl Default for Sweep {
 }
 
 impl Sweep {
-    /// How long the background task pauses when nothing is left. After a full batch it pauses for a part of the time that the
-    /// batch has taken.
+    /// How long the background task pauses when nothing is left. After a full batch it pauses for half of the batch's time on
+    /// Postgres, and as long again on SQLite.
     #[must_use]
     pub fn every(mut self, pause: Duration) -> Self {
         self.every = pause;
@@ -41,7 +41,7 @@ impl Sweep {
 
     /// How many records one statement removes. At least 1.
     ///
-    /// For so long a request whose own record has expired waits, and on SQLite whatever writes.
+    /// While a batch runs, a request whose own record has expired waits for it; on SQLite, every writer does.
     #[must_use]
     pub fn batch(mut self, records: u32) -> Self {
         self.batch = Some(records.max(1));

@@ -54,8 +54,9 @@ Where one cannot be had, its tests are left out and the exit code is 2. `--skip 
 
 The PostgreSQL is the one that IDEM_TEST_POSTGRES names; databases are created there.
 Without it, a server is started for the command and is gone when the command ends, however it ends.
-DATABASE_URL is never read, and no test gets it. Our own server's version is that of the first `initdb` on the PATH, or else the newest in /usr/lib/postgresql.
-COMMAND finds the URL in both variables; on a server started for it, `psql` needs no arguments.";
+Its version is that of the first `initdb` on the PATH, or else the newest in /usr/lib/postgresql.
+DATABASE_URL is never read: `test` removes it, and `postgres` sets it and IDEM_TEST_POSTGRES to the server's URL for COMMAND.
+On a server started for it, `psql` needs no arguments.";
 
 /// Why xtask itself gave up, in one line or with a log below it.
 /// A command that ran and failed is none: its exit code becomes ours.

@@ -4,8 +4,7 @@ use std::borrow::Cow;
 
 use serde::de::value::{BorrowedStrDeserializer, StrDeserializer};
 use serde::de::{
-    self, Deserialize, DeserializeOwned, DeserializeSeed, EnumAccess, Error as _, MapAccess, SeqAccess, VariantAccess,
-    Visitor,
+    self, Deserialize, DeserializeOwned, DeserializeSeed, EnumAccess, MapAccess, SeqAccess, VariantAccess, Visitor,
 };
 use serde::forward_to_deserialize_any;
 
@@ -308,7 +307,7 @@ impl<'t> de::Deserializer<'t> for &mut Source<'t> {
                 self.expect(b'}')?;
                 Ok(value)
             }
-            _ => Err(Unsuitable::custom("something else stands where a variant is expected")),
+            _ => Err(Unsuitable::new("something else stands where a variant is expected")),
         }
     }
 

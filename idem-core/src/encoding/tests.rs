@@ -64,6 +64,13 @@ enum Any {
     Flattened(Flattened),
 }
 
+/// Its variant is named like one that holds nothing.
+#[derive(Debug, Serialize)]
+enum Holding {
+    #[serde(rename = "~unit")]
+    Unit(Option<()>),
+}
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Empty;
 
@@ -443,6 +450,8 @@ fn r34_an_error_quotes_nothing_of_the_value() {
         read::<(bool, bool)>(secret.as_bytes()).expect_err("no boolean").to_string(),
         read::<(Line, Line)>(secret.as_bytes()).expect_err("no variant").to_string(),
         read::<(String, Line)>(secret.as_bytes()).expect_err("no variant").to_string(),
+        read::<(Iban, u16)>(secret.as_bytes()).expect_err("refused").to_string(),
+        read::<Strict>(text(&BTreeMap::from([("4242", 1)])).as_bytes()).expect_err("no such field").to_string(),
     ] {
         assert!(!words.contains("4242"), "{words}");
     }
@@ -453,9 +462,29 @@ enum Line {
     Lamp,
 }
 
+/// Its own code quotes what it refuses.
+#[derive(Debug, Deserialize)]
+#[serde(try_from = "String")]
+struct Iban;
+
+impl TryFrom<String> for Iban {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        Err(format!("{text} is no IBAN"))
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Strict {}
+
 #[test]
 fn r05a_options_units_and_floats_are_told_apart() {
-    let values: [&dyn Fn() -> Vec<u8>; 15] = [
+    let values: [&dyn Fn() -> Vec<u8>; 18] = [
+        &|| compared(&Tagged::Unit).expect("comparable"),
+        &|| compared(&Holding::Unit(None)).expect("comparable"),
+        &|| compared(&Holding::Unit(Some(()))).expect("comparable"),
         &|| compared(&5_u8).expect("comparable"),
         &|| compared(&Some(5_u8)).expect("comparable"),
         &|| compared(&None::<f64>).expect("comparable"),
@@ -531,6 +560,26 @@ enum Expression {
     Not(Box<Expression>),
 }
 
+/// Beside a field that takes few texts and one that has another name.
+#[derive(Debug, Serialize, Deserialize)]
+struct Charge {
+    id: std::net::Ipv4Addr,
+    #[serde(alias = "sum", alias = "total")]
+    amount: std::num::NonZeroU32,
+    #[serde(alias = "by")]
+    until: std::net::Ipv6Addr,
+    #[serde(skip_serializing)]
+    _raw: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+enum WithOldVariant {
+    New(u8),
+    /// Only read.
+    #[serde(skip_serializing)]
+    Old(#[allow(dead_code)] u8),
+}
+
 /// Reads nothing that was not written by people who know it.
 #[derive(Debug, Serialize)]
 struct Picky(u8);
@@ -553,6 +602,7 @@ fn r20a_a_type_that_cannot_be_stored_is_told_before_there_is_a_value() {
         check::<OneWay>(),
         check::<Option<Vec<(u8, OneWay)>>>(),
         check::<SometimesOneWay>(),
+        check::<Charge>(),
         check::<HashMap<String, Result<Skipped, ()>>>(),
     ] {
         assert!(refused.is_err());
@@ -565,6 +615,7 @@ fn r20a_a_type_that_cannot_be_stored_is_told_before_there_is_a_value() {
         check::<Tree>(),
         check::<Picky>(),
         check::<Endless>(),
+        check::<WithOldVariant>(),
         check::<std::num::NonZeroU8>(),
         check::<std::net::IpAddr>(),
         check::<serde_json::Value>(),

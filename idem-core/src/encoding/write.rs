@@ -226,7 +226,7 @@ impl<'t> ser::Serializer for Writer<'t> {
 
     fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Done {
         let (begin, is_comparing) = (self.text.len(), self.is_comparing());
-        value.serialize(Writer::new(self.text, self.purpose))?;
+        value.serialize(Writer { text: self.text, purpose: self.purpose, is_unordered: self.is_unordered })?;
         if is_comparing || hides_some(&self.text[begin..]) {
             self.text.insert_str(begin, &format!("{{\"{SOME}\":"));
             self.text.push('}');
@@ -247,9 +247,9 @@ impl<'t> ser::Serializer for Writer<'t> {
         if !self.is_comparing() {
             return self.string(variant);
         }
-        let close = self.variant(variant)?;
-        self.text.push_str("null");
-        self.text.push_str(close);
+        _ = write!(self.text, "{{\"{VARIANT}\":[");
+        self.string(variant)?;
+        self.text.push_str("]}");
         Ok(())
     }
 

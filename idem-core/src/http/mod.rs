@@ -16,14 +16,14 @@
 //! 7. It was used for this request, which is running: 409 `key_in_flight` with `Retry-After`, or what the handler
 //!    says with `in_flight`.
 //! 8. Otherwise the request is claimed, and the handler runs. When the client hangs up or a timeout fires, a claimed run
-//!    goes on, in a task of its own, and the retry gets its reply. Its tracing span goes with it; task-locals do not:
-//!    they are there until the client leaves, and gone after it, so a handler must not ask for them. A request that is
-//!    held without being polled stands still.
+//!    moves to a task of its own, and the retry gets its reply. Its tracing span moves with it; task-locals do not, so a
+//!    handler must not use them. Until then the request's own future polls the run: middleware that holds the future without
+//!    polling it stops the run.
 //!
 //!    A request that is not claimed is dropped with its client, as Axum does: nobody waits for a connection, or for
-//!    another run, on behalf of a client that has left. A run of which nothing is recorded (3, or `missing_key = run`)
-//!    is never claimed: it is dropped, too, and rolled back. While a request waits, it does not hold its body; what the
-//!    extractors have made of it, it does.
+//!    another run, on behalf of a client that has left. So is a run in one transaction of which nothing is recorded (3, or
+//!    `missing_key = run`): it is rolled back. Unrecorded steps move to a task, since finished ones would stay. While a
+//!    request waits, it does not hold its body; what the extractors have made of it, it does.
 //! 9. Its response says what becomes of the run: [`Disposition`](crate::Disposition). The caller gets it once its
 //!    record is committed.
 //!

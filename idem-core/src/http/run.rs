@@ -110,9 +110,14 @@ async fn serve<C: Context>(
     let request = match request {
         Ok(Some(request)) => request,
         Ok(None) => {
-            // It claims nothing, so that it, too, ends with its client.
-            let run = Box::pin(catch(run_unrecorded(&store, body)));
-            return respond(policy, run.await.unwrap_or_else(|panic| Err(bug(panic))));
+            let run = Box::pin(catch(async move {
+                let _counted = counted;
+                run_unrecorded(&store, body).await
+            }));
+            // It claims nothing: one transaction is undone where its client has gone. Finished steps would stay, half of
+            // what was asked for, and nobody would resume them.
+            let ended = if C::IS_ONE_TRANSACTION { run.await } else { Outlive::new(run.in_current_span()).await };
+            return respond(policy, ended.unwrap_or_else(|panic| Err(bug(panic))));
         }
         Err(error) => return respond(policy, Err(error)),
     };

@@ -28,6 +28,9 @@ const LONGEST_STEP: Duration = Duration::from_secs(60);
 impl<H: Holder> Context for Steps<H> {
     type Store = H::Store;
 
+    /// Each step is one, or a call.
+    const IS_ONE_TRANSACTION: bool = false;
+
     async fn begin(store: &H::Store, request: &Request, lease: &Lease) -> Result<Begun<Self>, Error> {
         let asked = Instant::now();
         let (holder, attempt, fingerprint, recorded) = match H::claim(store, request, lease).await? {

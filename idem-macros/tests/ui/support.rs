@@ -119,7 +119,7 @@ mod support {
             Ok(match PgTx::begin(store, request, lease).await? {
                 Begun::Run(_) => {
                     let holder = Self { store: store.clone(), request: request.clone() };
-                    Held::Run { holder, attempt: 1, steps: Vec::new() }
+                    Held::Run { holder, attempt: 1, fingerprint: request.fingerprint, steps: Vec::new() }
                 }
                 Begun::Replay(reply) => Held::Replay(reply),
                 Begun::Refuse(kind) => Held::Refuse(kind),

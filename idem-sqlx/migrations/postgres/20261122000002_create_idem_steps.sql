@@ -1,5 +1,5 @@
--- Either way of running this file may come first, `migrate` or the application's own migrations: it changes nothing where
--- it has been run, and says so to both.
+-- This file may be run by `migrate`, by your own migrations, or by both, in any order. It changes nothing the second time, and
+-- records its name in `idem_migrations`.
 create table if not exists idem_migrations (name text primary key);
 insert into idem_migrations (name) values ('20261122000002_create_idem_steps') on conflict (name) do nothing;
 

@@ -11,6 +11,7 @@ use sqlx::query::Query;
 use sqlx::{Postgres, Row};
 
 use super::records::{Records, bind_identity};
+use super::statements::Template;
 use crate::row;
 
 impl Records {
@@ -279,13 +280,16 @@ fn step(row: &PgRow) -> sqlx::Result<Step> {
     })
 }
 
-pub(super) const LEASE: &str = "
+pub(super) const LEASE: Template = Template(
+    "
 INSERT INTO {schema}.idem_records
     (scope, operation, key_hash, claim, state, fingerprint, attempt, lease_until, format, created_at, expires_at)
 VALUES ($1, $2, $3, $4, $5, $6, 1, now() + $7 * interval '1 second', 0, now(), now() + $8 * interval '1 second')
-ON CONFLICT (scope, operation, key_hash) DO NOTHING";
+ON CONFLICT (scope, operation, key_hash) DO NOTHING",
+);
 
-pub(super) const LEASE_AGAIN: &str = "
+pub(super) const LEASE_AGAIN: Template = Template(
+    "
 UPDATE {schema}.idem_records
 SET claim = $4,
     state = $5,
@@ -303,22 +307,28 @@ WHERE scope = $1
     AND operation = $2
     AND key_hash = $3
     AND claim = $9
-    AND expires_at <= now()";
+    AND expires_at <= now()",
+);
 
 /// A statement of its own, so that it sees what was committed until the record was got.
-pub(super) const FORGET: &str = "
+pub(super) const FORGET: Template = Template(
+    "
 DELETE FROM {schema}.idem_steps
 WHERE scope = $1
     AND operation = $2
-    AND key_hash = $3";
+    AND key_hash = $3",
+);
 
-pub(super) const RECORD: &str = "
+pub(super) const RECORD: Template = Template(
+    "
 INSERT INTO {schema}.idem_steps
     (scope, operation, key_hash, claim, position, name, form, format, tag, body, attempt, created_at)
-VALUES ($1, $2, $3, $4, $5, '', $6, $7, '', $8, 1, now())";
+VALUES ($1, $2, $3, $4, $5, '', $6, $7, '', $8, 1, now())",
+);
 
 /// In the order of their places, so that a run that is given back is not met again. Only what is not over has steps.
-pub(super) const ABANDONED: &str = "
+pub(super) const ABANDONED: Template = Template(
+    "
 SELECT scope, key_hash, input.body
 FROM {schema}.idem_steps AS input JOIN {schema}.idem_records AS record USING (scope, operation, key_hash)
 WHERE operation = $1
@@ -328,9 +338,11 @@ WHERE operation = $1
     AND record.expires_at > now()
     AND ($4::text IS NULL OR (scope, key_hash) > ($4 COLLATE \"C\", $5::bytea))
 ORDER BY scope, key_hash
-LIMIT 100";
+LIMIT 100",
+);
 
-pub(super) const TAKE_OVER: &str = "
+pub(super) const TAKE_OVER: Template = Template(
+    "
 UPDATE {schema}.idem_records
 SET claim = $6,
     attempt = attempt + 1,
@@ -342,19 +354,23 @@ WHERE scope = $1
     AND claim = $4
     AND state >= $5
     AND lease_until <= now()
-    AND expires_at > now()";
+    AND expires_at > now()",
+);
 
-pub(super) const STEPS: &str = "
+pub(super) const STEPS: Template = Template(
+    "
 SELECT position, name, form, format, tag, body
 FROM {schema}.idem_steps
 WHERE scope = $1
     AND operation = $2
     AND key_hash = $3
     AND position >= 0
-ORDER BY position";
+ORDER BY position",
+);
 
 /// The record is kept for its whole `ttl` behind the last sign of life.
-pub(super) const RENEW: &str = "
+pub(super) const RENEW: Template = Template(
+    "
 UPDATE {schema}.idem_records
 SET lease_until = greatest(lease_until, now() + $6 * interval '1 second'),
     expires_at = greatest(expires_at, now() + $7 * interval '1 second')
@@ -362,23 +378,27 @@ WHERE scope = $1
     AND operation = $2
     AND key_hash = $3
     AND claim = $4
-    AND state >= $5";
+    AND state >= $5",
+);
 
 const START: &str = "SELECT (extract(epoch FROM now()) * 1000000)::bigint";
 
-pub(super) const HELD: &str = "
+pub(super) const HELD: Template = Template(
+    "
 SELECT (extract(epoch FROM now()) * 1000000)::bigint
 FROM {schema}.idem_records
 WHERE scope = $1
     AND operation = $2
     AND key_hash = $3
     AND claim = $4
-    AND state >= $5";
+    AND state >= $5",
+);
 
 /// `now()` is when the transaction began: it is another one after a COMMIT or ROLLBACK of the step's own, and a renewal
 /// may have come later than it. What is to be undone is not forgotten: a hundred years are as good as never. In its place
 /// there may be the call that was made, or the step itself, if its commit did not answer.
-pub(super) const KEEP: &str = "
+pub(super) const KEEP: Template = Template(
+    "
 WITH held AS (
     UPDATE {schema}.idem_records
     SET lease_until = greatest(lease_until, now() + $6 * interval '1 second'),
@@ -409,9 +429,11 @@ SET name = excluded.name,
     attempt = excluded.attempt,
     created_at = excluded.created_at
 WHERE step.form = $16 AND (step.name = excluded.name OR excluded.form = $17)
-    OR step.claim = excluded.claim AND step.name = excluded.name AND step.form = excluded.form";
+    OR step.claim = excluded.claim AND step.name = excluded.name AND step.form = excluded.form",
+);
 
-pub(super) const FINISH: &str = "
+pub(super) const FINISH: Template = Template(
+    "
 WITH finished AS (
     UPDATE {schema}.idem_records
     SET state = $9,
@@ -436,9 +458,11 @@ WITH finished AS (
         AND key_hash = $3
         AND EXISTS (SELECT 1 FROM finished)
 )
-SELECT 1 FROM finished";
+SELECT 1 FROM finished",
+);
 
-pub(super) const LET_GO: &str = "
+pub(super) const LET_GO: Template = Template(
+    "
 UPDATE {schema}.idem_records
 SET lease_until = now(),
     claim = $6
@@ -446,9 +470,11 @@ WHERE scope = $1
     AND operation = $2
     AND key_hash = $3
     AND claim = $4
-    AND state >= $5";
+    AND state >= $5",
+);
 
-pub(super) const HAND_BACK: &str = "
+pub(super) const HAND_BACK: Template = Template(
+    "
 UPDATE {schema}.idem_records
 SET lease_until = now(),
     claim = $6,
@@ -457,9 +483,11 @@ WHERE scope = $1
     AND operation = $2
     AND key_hash = $3
     AND claim = $4
-    AND state >= $5";
+    AND state >= $5",
+);
 
-pub(super) const BAR: &str = "
+pub(super) const BAR: Template = Template(
+    "
 UPDATE {schema}.idem_records
 SET state = $6,
     lease_until = NULL
@@ -467,13 +495,16 @@ WHERE scope = $1
     AND operation = $2
     AND key_hash = $3
     AND claim = $4
-    AND state >= $5";
+    AND state >= $5",
+);
 
-pub(super) const FORGIVE: &str = "
+pub(super) const FORGIVE: Template = Template(
+    "
 UPDATE {schema}.idem_records
 SET attempt = 0
 WHERE scope = $1
     AND operation = $2
     AND key_hash = $3
     AND state >= $4
-    AND lease_until <= now()";
+    AND lease_until <= now()",
+);

@@ -31,10 +31,13 @@ impl PgStore {
     /// - Any number of processes may call it at once, at every start.
     /// - Where nothing is to be done it only reads `idem_migrations`, so a role without any right to create will do.
     /// - It creates the [schema](crate::PgStoreBuilder::schema) that was named, if that is missing.
-    /// - It never touches the application's `_sqlx_migrations`. To have the tables among the application's migrations,
-    ///   copy the files of `migrations/postgres` there, with their names, and those that a later release adds. Do that
-    ///   instead of calling this, beside it, before or after it: each file changes nothing where it has been run already,
-    ///   and records its name in `idem_migrations`. Copied files create in whatever schema sqlx migrates.
+    /// - It never touches the application's `_sqlx_migrations`. To run them with your own migrations, copy the files of
+    ///   `migrations/postgres` from this crate's source into your migrations folder, unedited and under their names: sqlx compares
+    ///   checksums. At each upgrade of `idem-sqlx`, copy the files that are new, and run them before the new release serves
+    ///   requests. You may also call `migrate`, before or after: each file changes nothing the second time, and records its
+    ///   name in `idem_migrations`.
+    /// - Copied files name no schema: they create their tables in the first schema of the `search_path` of the connection that
+    ///   runs them. With a [schema](crate::PgStoreBuilder::schema) of a name, set `search_path` to it there.
     ///
     /// # Errors
     /// The database cannot be reached, or refused a statement. Then nothing has changed.

@@ -9,7 +9,7 @@ use sqlx::postgres::{PgArguments, PgConnection, PgRow};
 use sqlx::query::Query;
 use sqlx::{FromRow, Postgres, Row};
 
-use super::statements::Statements;
+use super::statements::{Statements, Template};
 use crate::recent::word;
 use crate::row::{self, Columns};
 
@@ -116,7 +116,7 @@ impl Records {
         connection: &mut PgConnection,
         identity: &Identity,
     ) -> Result<Option<(Option<Record>, Timestamp)>, Error> {
-        let row = match bind_identity(self.query(FIND), identity).fetch_one(connection).await {
+        let row = match bind_identity(self.query(&self.sql.find), identity).fetch_one(connection).await {
             Ok(row) => row,
             // The transaction has failed, or its settings are in the way. What is no fault of it, comes again.
             Err(sqlx::Error::Database(_)) => return Ok(None),
@@ -208,7 +208,8 @@ fn read(row: &PgRow) -> Result<(Option<Record>, Timestamp), Error> {
 
 /// `CASE` keeps the order of the locks, and `IS NOT NULL` keeps the last one, which is taken for others to see,
 /// from deciding anything.
-pub(super) const INSERT: &str = "
+pub(super) const INSERT: Template = Template(
+    "
 INSERT INTO {schema}.idem_records
     (scope, operation, key_hash, fingerprint, state, claim, attempt, format, created_at, expires_at)
 SELECT $4, $5, $6, $7, $8, $9, 1, 0, now(), now() + $10 * interval '1 second'
@@ -217,9 +218,11 @@ WHERE CASE
     WHEN NOT pg_try_advisory_xact_lock($2) THEN false
     ELSE pg_try_advisory_xact_lock($3) IS NOT NULL
 END
-ON CONFLICT (scope, operation, key_hash) DO NOTHING";
+ON CONFLICT (scope, operation, key_hash) DO NOTHING",
+);
 
-pub(super) const REPLACE: &str = "
+pub(super) const REPLACE: Template = Template(
+    "
 UPDATE {schema}.idem_records
 SET fingerprint = $7,
     state = $8,
@@ -242,7 +245,8 @@ WHERE scope = $4
         WHEN NOT pg_try_advisory_xact_lock($1) THEN false
         WHEN NOT pg_try_advisory_xact_lock($2) THEN false
         ELSE pg_try_advisory_xact_lock($3) IS NOT NULL
-    END";
+    END",
+);
 
 /// One row always: a record that is not there has no `expires_at`.
 ///
@@ -251,7 +255,8 @@ WHERE scope = $4
 /// transaction is probably somebody else's, and to think so in vain costs no more than time. A transaction that was left
 /// open less than ten milliseconds ago passes, and so does what could be read in it then: a reply that is stored is not
 /// changed before it expires.
-pub(super) const FIND: &str = "
+pub(super) const FIND: Template = Template(
+    "
 SELECT record.fingerprint, record.state, record.claim, record.format, record.status, record.headers, record.body,
     (extract(epoch FROM record.expires_at) * 1000000)::bigint AS expires_at,
     (extract(epoch FROM record.lease_until) * 1000000)::bigint AS lease_until,
@@ -262,12 +267,14 @@ FROM (VALUES (1)) AS one (row)
 LEFT JOIN {schema}.idem_records AS record
     ON record.scope = $1
     AND record.operation = $2
-    AND record.key_hash = $3";
+    AND record.key_hash = $3",
+);
 
 /// The locks are tried only where no record counts. They are shared, so that two who look do not see each other; but
 /// whoever may take an expired record's place has to have them alone, or all who look at it would be in each other's
 /// way.
-pub(super) const FIND_OR_HOLDER: &str = "
+pub(super) const FIND_OR_HOLDER: Template = Template(
+    "
 SELECT record.fingerprint, record.state, record.claim, record.format, record.status, record.headers, record.body,
     (extract(epoch FROM record.expires_at) * 1000000)::bigint AS expires_at,
     (extract(epoch FROM record.lease_until) * 1000000)::bigint AS lease_until,
@@ -286,11 +293,13 @@ FROM (VALUES (1)) AS one (row)
 LEFT JOIN {schema}.idem_records AS record
     ON record.scope = $1
     AND record.operation = $2
-    AND record.key_hash = $3";
+    AND record.key_hash = $3",
+);
 
 /// `created_at = now()` is true only in the transaction that claimed: `now()` is a transaction's start. Adding
 /// nothing to `expires_at` keeps its value and so its index entry.
-pub(super) const COMPLETE: &str = "
+pub(super) const COMPLETE: Template = Template(
+    "
 UPDATE {schema}.idem_records
 SET state = $5,
     format = $6,
@@ -304,16 +313,20 @@ WHERE scope = $1
     AND key_hash = $3
     AND claim = $4
     AND completed_at IS NULL
-    AND created_at = now()";
+    AND created_at = now()",
+);
 
 /// Never committed: it only waits.
-pub(super) const PROBE: &str = "
+pub(super) const PROBE: Template = Template(
+    "
 INSERT INTO {schema}.idem_records
     (scope, operation, key_hash, fingerprint, state, claim, attempt, format, created_at, expires_at)
 VALUES ($1, $2, $3, $4, $5, $6, 1, 0, now(), now())
-ON CONFLICT (scope, operation, key_hash) DO NOTHING";
+ON CONFLICT (scope, operation, key_hash) DO NOTHING",
+);
 
-pub(super) const LOCKED: &str = "
+pub(super) const LOCKED: Template = Template(
+    "
 SELECT fingerprint, state, claim, format, status, headers, body,
     (extract(epoch FROM expires_at) * 1000000)::bigint AS expires_at,
     (extract(epoch FROM lease_until) * 1000000)::bigint AS lease_until,
@@ -323,4 +336,5 @@ FROM {schema}.idem_records
 WHERE scope = $1
     AND operation = $2
     AND key_hash = $3
-FOR UPDATE";
+FOR UPDATE",
+);

@@ -41,6 +41,9 @@ impl fmt::Debug for Schema {
     }
 }
 
+/// A statement without its schema. It is no text, so that it cannot be sent as it is.
+pub(super) struct Template(pub(super) &'static str);
+
 macro_rules! statements {
     ($($name:ident: $text:expr,)*) => {
         /// Each statement, its tables in one schema.
@@ -51,7 +54,7 @@ macro_rules! statements {
 
         impl Statements {
             fn new(schema: Schema) -> Self {
-                Self { $($name: schema.qualify($text),)* schema }
+                Self { $($name: schema.qualify($text.0),)* schema }
             }
 
             #[cfg(test)]

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use idem_core::{Error, Kind, Request, Runs, Start, Store};
-use sqlx::{PgConnection, PgPool};
+use sqlx::{Executor, PgConnection, PgPool};
 
 use super::records::Records;
 use super::session::{Begin, begin};
@@ -33,12 +33,15 @@ use crate::recent::Recent;
 /// - The pool leads to the primary. A replica answers from the past, and a decision taken there runs twice.
 /// - One request uses one connection; a duplicate that waits uses none. A pool of one works.
 /// - Its tables are in one schema: the one that the [builder](PgStoreBuilder::schema) names, or else the
-///   `current_schema()` of the first connection that it uses. Each statement names it, so a later `SET search_path`, or
-///   a temporary table, changes nothing.
+///   `current_schema()` when it is used first. Each statement names it, so a `SET search_path`, or a temporary table,
+///   changes nothing.
 /// - A transaction that somebody else has left open on a pooled connection is rolled back, and nothing of it is inherited.
 /// - Postgres 14 and newer are tested.
 ///
 /// # Limitations
+/// Each transaction of the store adds one to `xact_rollback` in `pg_stat_database`, also if it commits: it first rolls back
+/// whatever was left open on its connection.
+///
 /// Advisory locks spare duplicates the wait on each other. Where they are missing or belong to one node (some
 /// distributed Postgres), duplicates wait for the running one instead, and the outcome is the same.
 ///
@@ -177,9 +180,16 @@ impl Inner {
     }
 }
 
+/// The schema of the tables, where none was named.
+///
+/// A connection comes from the pool with whatever `search_path` somebody has SET on it, and two processes must not take two
+/// schemas that both have the tables. So the path that connections begin with is asked first: by the role, the database
+/// and the connection's options. The connection's own is for those that `after_connect` has set, and whose tables are there.
 async fn current_schema(connection: &mut PgConnection) -> Result<Schema, Error> {
-    let query = sqlx::query_scalar("SELECT current_schema()::text").persistent(false);
-    let name: Option<String> = query.fetch_one(connection).await.map_err(classify)?;
+    connection.execute("SAVEPOINT idem_schema; SET LOCAL search_path TO DEFAULT").await.map_err(classify)?;
+    let (first, has_tables) = schema_in_path(connection).await?;
+    connection.execute("ROLLBACK TO SAVEPOINT idem_schema; RELEASE idem_schema").await.map_err(classify)?;
+    let name = if has_tables { first } else { schema_in_path(connection).await?.0 };
     // The names of the server's own begin so, and those of schemas for temporary tables.
     let name = name.filter(|name| !name.starts_with("pg_"));
     name.and_then(Schema::new).ok_or_else(|| {
@@ -187,6 +197,18 @@ async fn current_schema(connection: &mut PgConnection) -> Result<Schema, Error> 
             "the store has no schema for its tables: name one by `PgStoreBuilder::schema`, or set `search_path`",
         )
     })
+}
+
+/// The first schema of the path, and whether it has the tables.
+async fn schema_in_path(connection: &mut PgConnection) -> Result<(Option<String>, bool), Error> {
+    let query = "
+        SELECT current_schema()::text, EXISTS (
+            SELECT 1
+            FROM pg_catalog.pg_class JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
+            WHERE nspname = current_schema()
+                AND relname = 'idem_records'
+        )";
+    sqlx::query_as(query).persistent(false).fetch_one(connection).await.map_err(classify)
 }
 
 impl Store for PgStore {
@@ -251,8 +273,9 @@ impl PgStoreBuilder {
         self
     }
 
-    /// The schema that has the store's tables. Default: what `current_schema()` says on the first connection that the
-    /// store uses, be it to migrate or to run something.
+    /// The schema that has the store's tables. Default: `current_schema()` when the store is used first, be it to migrate or
+    /// to run something. That is asked by the `search_path` with which connections begin, or, where that schema does not have
+    /// the tables, by the connection's own.
     ///
     /// ```
     /// # fn example(pool: sqlx::PgPool) {
@@ -262,9 +285,8 @@ impl PgStoreBuilder {
     /// # }
     /// ```
     ///
-    /// Name it where some of the program's connections have another `search_path` than others: the default is right if
-    /// it is set for all of them alike, by the role, the connection's options or the pool's `after_connect`.
-    /// [`migrate`](PgStore::migrate) creates it where it is missing. The name is taken as it is, capitals included.
+    /// Name it where two schemas of a `search_path` have such tables. [`migrate`](PgStore::migrate) creates it where it is
+    /// missing. The name is taken as it is, capitals included.
     ///
     /// # Panics
     /// The name is no identifier of Postgres: it has 1 to 63 bytes, and none of them is NUL.

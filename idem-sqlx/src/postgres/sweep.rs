@@ -10,7 +10,7 @@ use tokio::time::sleep;
 
 use super::error::is_not_supported;
 use super::session::{Begin, Session, begin};
-use super::statements::Schema;
+use super::statements::{Schema, Template};
 use super::store::PgStore;
 use crate::error::classify;
 use crate::sweeper::{Batch, Pass, Sweep, Sweeper, parts};
@@ -173,7 +173,8 @@ fn by_scope(rows: Vec<Expired>) -> BTreeMap<String, Keys> {
 ///
 /// $2 is where the batch before it ended: what is deleted stays in the index until a vacuum, and would be read again by
 /// every batch.
-pub(super) const SWEEP: &str = "
+pub(super) const SWEEP: Template = Template(
+    "
 WITH expired AS MATERIALIZED (
     SELECT tableoid AS part, ctid AS place
     FROM {schema}.idem_records
@@ -186,7 +187,8 @@ WITH expired AS MATERIALIZED (
     DELETE FROM {schema}.idem_records AS record
     USING expired
     WHERE record.tableoid = expired.part
-        AND record.ctid = expired.place";
+        AND record.ctid = expired.place",
+);
 
 /// An operator may have let a record expire at `-infinity`, which is no number.
 const COUNTED: &str = "
@@ -194,17 +196,20 @@ SELECT count(*), max((extract(epoch FROM expires_at) * 1000000)::bigint) FILTER 
 FROM swept";
 
 /// For a distributed Postgres, as is the next one. It locks nothing, since it finds rows of many scopes.
-pub(super) const EXPIRED: &str = "
+pub(super) const EXPIRED: Template = Template(
+    "
 SELECT scope, operation, key_hash,
     CASE WHEN isfinite(expires_at) THEN (extract(epoch FROM expires_at) * 1000000)::bigint END
 FROM {schema}.idem_records
 WHERE expires_at <= now()
     AND expires_at >= coalesce('epoch'::timestamptz + $2::bigint * interval '1 microsecond', '-infinity')
 ORDER BY expires_at
-LIMIT $1";
+LIMIT $1",
+);
 
 /// Rows of one scope, and a second look at `expires_at`: it is another statement than the one that found them.
-pub(super) const SWEEP_SCOPE: &str = "
+pub(super) const SWEEP_SCOPE: Template = Template(
+    "
 DELETE FROM {schema}.idem_records AS record
 USING (
     SELECT operation, key_hash
@@ -216,4 +221,5 @@ USING (
 ) AS expired
 WHERE record.scope = $1
     AND record.operation = expired.operation
-    AND record.key_hash = expired.key_hash";
+    AND record.key_hash = expired.key_hash",
+);

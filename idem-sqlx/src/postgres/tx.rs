@@ -38,7 +38,8 @@ use crate::retry;
 /// - What is written through it is kept with the reply, or not at all.
 /// - Do not end it: a raw `COMMIT` or `ROLLBACK` is found out when the handler returns, the caller gets
 ///   `transaction_ended`, and the key does not run again until its record expires, since nobody can know what was kept.
-/// - The savepoint `idem_claimed` is the store's: the handler's writes are behind it, the claim is not.
+/// - The savepoint `idem_claimed` is the store's: do not release it. It separates the claim, before it, from the handler's
+///   writes, after it.
 /// - Leave the role as it is: the completion is written in the same transaction. `search_path` is free.
 /// - A statement that failed has failed the transaction, as always with Postgres. A handler that goes on as if it had
 ///   not gets `transaction_aborted`. Put a savepoint around what may fail.

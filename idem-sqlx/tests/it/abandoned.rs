@@ -332,8 +332,8 @@ both! {
         assert_eq!(office.tried(), 2);
     }
     async fn r05a_one_that_cannot_be_resumed_says_why_and_keeps_no_other_from_it(db) {
-        let (store, office) = (db.store(4).await, Office::failing(9));
-        let ids = ["u-damaged", "u-other", "u-exhausted", "u-refused", "u-panics", "u-well"];
+        let (store, office) = (db.store(4).await, Office::failing(10));
+        let ids = ["u-damaged", "u-other", "u-exhausted", "u-refused", "u-panics", "u-explodes", "u-changed", "u-well"];
         for id in ids {
             assert!(mails::send(&store, &mail("k", id), &office).await.is_err());
         }
@@ -346,9 +346,11 @@ both! {
         };
         db.execute(&body("u-damaged", "{")).await;
         db.execute(&body("u-other", "[1, true]")).await;
+        // Another release of the program has other steps.
+        db.execute("UPDATE idem_steps SET name = 'renamed' WHERE position = 0 AND scope = 'u-changed'").await;
         let log = Log::default();
         let logging = tracing::subscriber::set_default(tracing_subscriber::registry().with(log.clone()));
-        let handle = async |mail: Mail| match mail.to.as_str() {
+        let handle = async |Explosive(mail): Explosive| match mail.to.as_str() {
             "u-panics" => panic!("told to"),
             // Another operation than the run's own.
             "u-refused" => mails::other(&store, &mail, &office).await.map(|()| String::new()),
@@ -356,13 +358,32 @@ both! {
         };
         let resumed = store.resume_abandoned("mails.send", handle).await.expect("an answer");
         drop(logging);
-        assert_eq!(counts(resumed), (1, 5));
+        assert_eq!(counts(resumed), (1, 7));
         let mut codes = log.codes();
         codes.sort_unstable();
-        let expected =
-            ["attempts_exhausted", "handler_panicked", "nothing_to_resume", "record_unreadable", "record_unreadable"];
+        let expected = [
+            "attempts_exhausted",
+            "handler_panicked",
+            "handler_panicked",
+            "nothing_to_resume",
+            "record_unreadable",
+            "record_unreadable",
+            "step_mismatch",
+        ];
         assert_eq!(codes, expected);
         assert!(!ids.iter().any(|scope| log.text().contains(scope)), "a scope is in the log: {}", log.text());
+    }
+}
+
+/// Its own code takes one mail for impossible.
+#[derive(Debug, Deserialize)]
+#[serde(from = "Mail")]
+struct Explosive(Mail);
+
+impl From<Mail> for Explosive {
+    fn from(mail: Mail) -> Self {
+        assert_ne!(mail.to, "u-explodes");
+        Self(mail)
     }
 }
 

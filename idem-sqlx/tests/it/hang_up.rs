@@ -225,6 +225,19 @@ both! {
         assert_eq!((script.attempts(), script.times("charge")), (vec![1], 1));
     }
 
+    async fn r12_unrecorded_steps_go_on_when_their_client_hangs_up(db) {
+        let (store, script) = (db.store(4).await, Arc::new(Script::default()));
+        script.act("charge", Act::Wait);
+        let server = serve(steps::app(store.clone(), Arc::clone(&script))).await;
+        let client = Client::send(server, &Call::new(Method::GET, "/checkout").header("x-caller", b"u1")).await;
+        script.until_entered("charge").await;
+        drop(client);
+        // Its client is known to be gone when the server has closed the connection, and the run waits all the same.
+        script.open();
+        eventually("it is done", async || store.runs().count() == 0).await;
+        assert_eq!((script.steps(), db.effects().await), (vec!["reserve".into(), "charge".into(), "confirm".into()], 2));
+    }
+
     async fn r12_a_leased_claim_dropped_at_every_await_is_free_at_once(db) {
         let store = db.store(2).await;
         for given_up in [GivenUp::AtOnce, GivenUp::Woken] {

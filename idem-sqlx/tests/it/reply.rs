@@ -9,6 +9,24 @@ use crate::app::REPLY_LIMIT;
 use crate::client::Call;
 use crate::support::Database;
 
+/// Where this process has just finished the run, a retry is one look-up. It would not get past a claim here.
+#[tokio::test]
+async fn r19_postgres_a_retry_in_the_same_process_claims_nothing() {
+    let db = crate::support::Postgres::create().await;
+    let (app, gauge) = db.app().await;
+    let first = Call::act("insert").send(&app).await;
+    first.expect_fresh(201);
+    db.execute(
+        "CREATE FUNCTION no_claim() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no claim'; END $$;
+        CREATE TRIGGER no_claim BEFORE INSERT ON idem_records FOR EACH STATEMENT EXECUTE FUNCTION no_claim()",
+    )
+    .await;
+    Call::act("insert").send(&app).await.expect_replay_of(&first);
+    Call::act("empty").send(&app).await.expect(422, "key_reused");
+    Call::act("insert").key("k2").send(&app).await.expect(500, "store_failed");
+    assert_eq!(gauge.entered(), 1);
+}
+
 both! {
     async fn r19_a_replay_is_the_first_reply_byte_for_byte(db) {
         let (app, gauge) = db.app().await;

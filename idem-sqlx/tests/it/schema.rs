@@ -118,6 +118,32 @@ async fn r13a_two_search_paths_are_one_key_on_postgres() {
     assert_eq!(db.number("SELECT count(*) FROM tenant_a.idem_records").await, 0);
 }
 
+/// A store that migrates nothing, and is used first on a connection that was left with another `search_path`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r13a_the_first_connection_does_not_choose_the_schema_on_postgres() {
+    let db = Postgres::create().await;
+    db.execute("CREATE SCHEMA tenant_a; CREATE SCHEMA empty").await;
+    PgStore::builder(db.pool.clone()).schema("tenant_a").build().migrate().await.expect("the tenant's tables");
+    for path in ["tenant_a, public", "empty, public", "nowhere, public", "pg_temp, tenant_a, public"] {
+        let store = db.store(1).await;
+        let astray = format!("SET search_path TO {path}");
+        sqlx::raw_sql(sqlx::AssertSqlSafe(astray)).execute(store.pool()).await.expect("a setting");
+        let (app, _) = db.app_over(store.clone());
+        Call::act("insert").key(&path.replace(", ", "-")).send(&app).await.expect_fresh(201);
+        let kept: String = sqlx::query_scalar("SHOW search_path").fetch_one(store.pool()).await.expect("a setting");
+        assert_eq!(kept, path, "a connection's settings are its owner's");
+    }
+    assert_eq!((db.records().await, db.number("SELECT count(*) FROM tenant_a.idem_records").await), (4, 0));
+
+    // Where the application sets it on each connection, and only that schema has the tables.
+    db.execute("DROP TABLE public.idem_steps, public.idem_records").await;
+    let store = db.store(1).await;
+    store.pool().execute("SET search_path TO tenant_a, public").await.expect("a setting");
+    let (app, _) = db.app_over(store);
+    Call::act("insert").send(&app).await.expect_fresh(201);
+    assert_eq!(db.number("SELECT count(*) FROM tenant_a.idem_records").await, 1);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn r13a_a_named_schema_is_created_by_whoever_comes_first_on_postgres() {
     let db = Postgres::create().await;
