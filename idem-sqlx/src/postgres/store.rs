@@ -39,14 +39,11 @@ use crate::recent::Recent;
 /// - Postgres 14 and newer are tested.
 ///
 /// # Limitations
-/// Each transaction of the store adds one to `xact_rollback` in `pg_stat_database`, also if it commits: it first rolls back
-/// whatever was left open on its connection.
-///
 /// Advisory locks spare duplicates the wait on each other. Where they are missing or belong to one node (some
 /// distributed Postgres), duplicates wait for the running one instead, and the outcome is the same.
 ///
-/// `pg_stat_database` counts a rollback for each of the store's transactions, whatever becomes of it: an empty one in
-/// front, which ends what may have been left open.
+/// Each transaction of the store adds one to `xact_rollback` in `pg_stat_database`, also if it commits: it first rolls back
+/// whatever was left open on its connection.
 #[derive(Clone)]
 pub struct PgStore(Arc<Inner>);
 
