@@ -24,7 +24,7 @@ pub struct Sweep {
 }
 
 impl Default for Sweep {
-    /// A minute between two sweeps, 2000 records in one statement on Postgres and 250 on SQLite, no archive.
+    /// A minute between two sweeps, 500 records in one statement on Postgres and 250 on SQLite, no archive.
     fn default() -> Self {
         Self { every: Duration::from_secs(60), batch: None, archive: None }
     }

@@ -5,8 +5,8 @@
 //!
 //! | variable | | default |
 //! |---|---|---|
-//! | `IDEM_BENCH_EXPIRED` | expired records at the start | 500000 |
-//! | `IDEM_BENCH_LIVE` | other records beside them | 500000 |
+//! | `IDEM_BENCH_EXPIRED` | expired records at the start | 300000 |
+//! | `IDEM_BENCH_LIVE` | other records beside them | 300000 |
 //! | `IDEM_BENCH_CLIENTS` | clients that send new requests, one after the other | 8 |
 //! | `IDEM_BENCH_ROUNDS` | rounds, each with one window without a sweep and one with | 9 |
 //! | `IDEM_BENCH_SECONDS` | length of a window | 1 |
@@ -93,8 +93,8 @@ async fn main() {
     let wanted = arguments.into_iter().find(|argument| !argument.starts_with('-'));
     let wanted = wanted.unwrap_or_default().to_lowercase();
     let effort = Effort {
-        expired: variable("IDEM_BENCH_EXPIRED").unwrap_or(500_000),
-        live: variable("IDEM_BENCH_LIVE").unwrap_or(500_000),
+        expired: variable("IDEM_BENCH_EXPIRED").unwrap_or(300_000),
+        live: variable("IDEM_BENCH_LIVE").unwrap_or(300_000),
         clients: variable("IDEM_BENCH_CLIENTS").unwrap_or(8),
         rounds: variable("IDEM_BENCH_ROUNDS").unwrap_or(9),
         window: Duration::from_secs_f64(variable("IDEM_BENCH_SECONDS").unwrap_or(1.0)),
