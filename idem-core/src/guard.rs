@@ -38,14 +38,14 @@ pub enum Stored {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Settled<T> {
     /// This is stored, and every retry reads it like this.
-    Answer(T),
+    Kept(T),
     /// The result of another run is stored, or of an earlier attempt.
     Stored(Stored),
 }
 
 impl<T> Settled<T> {
     pub(crate) fn of(stored: Option<Stored>, answer: T) -> Self {
-        stored.map_or(Self::Answer(answer), Self::Stored)
+        stored.map_or(Self::Kept(answer), Self::Stored)
     }
 }
 

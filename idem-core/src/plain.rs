@@ -204,7 +204,7 @@ pub async fn settle<C: Context, R>(run: Guard<C>, answer: Option<R>, is_final: b
         run.reject_with(Outcome::Oversized).await.map(|stored| Settled::of(stored, answer))
     } else if let Some(written) = (codec.value)(&answer, limit) {
         match written {
-            Ok(Written { outcome, read_back }) => run.complete_with(outcome).await.map(|()| Settled::Answer(read_back)),
+            Ok(Written { outcome, read_back }) => run.complete_with(outcome).await.map(|()| Settled::Kept(read_back)),
             Err(error) => run.release_for(error).await,
         }
     } else if is_final && let Some(written) = (codec.error)(&answer, limit) {
@@ -215,10 +215,10 @@ pub async fn settle<C: Context, R>(run: Guard<C>, answer: Option<R>, is_final: b
             Err(error) => run.release_for(error).await,
         }
     } else {
-        run.release().await.map(|()| Settled::Answer(answer))
+        run.release().await.map(|()| Settled::Kept(answer))
     };
     match settled {
-        Ok(Settled::Answer(answer)) => answer,
+        Ok(Settled::Kept(answer)) => answer,
         // Another run took the key while this one was undone, and counts.
         Ok(Settled::Stored(stored)) => codec.replay(&stored),
         Err(error) => {

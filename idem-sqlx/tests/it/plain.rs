@@ -488,7 +488,7 @@ both! {
                 "release" => run.release().await.expect("released"),
                 _ => {
                     let rejected = run.reject(&"no".to_owned()).await.expect("rejected");
-                    assert_eq!(rejected, Settled::Answer("no".to_owned()));
+                    assert_eq!(rejected, Settled::Kept("no".to_owned()));
                 }
             }
         }

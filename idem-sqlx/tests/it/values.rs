@@ -317,7 +317,7 @@ where
     }
 
     match started::<D::Tx>(store, &key_of("error")).await.reject(&value).await.expect("rejected") {
-        Settled::Answer(error) => same(&error),
+        Settled::Kept(error) => same(&error),
         Settled::Stored(stored) => panic!("{stored:?}"),
     }
     match stored::<D::Tx>(store, &key_of("error")).await {
