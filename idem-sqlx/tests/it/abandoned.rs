@@ -427,7 +427,9 @@ async fn r05a_sqlite_a_row_of_another_type_keeps_no_other_from_being_resumed() {
     for id in ["a", "b"] {
         assert!(sqlite_mails::send(&store, &mail(id, "u1"), &office).await.is_err());
     }
-    db.execute("UPDATE idem_steps SET body = 42 WHERE position = -1 AND key_hash = (SELECT min(key_hash) FROM idem_records)")
-        .await;
+    db.execute(
+        "UPDATE idem_steps SET body = 42 WHERE position = -1 AND key_hash = (SELECT min(key_hash) FROM idem_records)",
+    )
+    .await;
     assert_eq!(counts(sqlite_mails::go_on(&store, &office).await), (1, 1));
 }
