@@ -101,7 +101,7 @@ impl<'t> Source<'t> {
         Ok((object, tag))
     }
 
-    /// Whether the text goes on with this tag, which is then entered.
+    /// Whether the text continues with this tag, which is then entered.
     fn enters(&mut self, tag: &str) -> Result<bool, Unsuitable> {
         if self.peek()? != b'{' {
             return Ok(false);

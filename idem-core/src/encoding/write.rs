@@ -375,11 +375,6 @@ impl Entries<'_> {
         Ok(())
     }
 
-    fn field<T: Serialize + ?Sized>(&mut self, name: &'static str, value: &T) -> Done {
-        self.key(name)?;
-        self.value(value)
-    }
-
     /// Whether each key is a string that stands for itself, and none is there twice.
     fn are_fields(&self) -> bool {
         let mut names = HashSet::with_capacity(self.entries.len());
@@ -409,57 +404,49 @@ impl Entries<'_> {
     }
 }
 
-impl SerializeSeq for Items<'_> {
-    type Ok = ();
-    type Error = Unsuitable;
+macro_rules! items {
+    ($($name:ident $method:ident),*) => {$(
+        impl $name for Items<'_> {
+            type Ok = ();
+            type Error = Unsuitable;
 
-    fn serialize_element<T: Serialize + ?Sized>(&mut self, value: &T) -> Done {
-        self.item(value)
-    }
+            fn $method<T: Serialize + ?Sized>(&mut self, value: &T) -> Done {
+                self.item(value)
+            }
 
-    fn end(self) -> Done {
-        self.close()
-    }
+            fn end(self) -> Done {
+                self.close()
+            }
+        }
+    )*};
 }
 
-impl SerializeTuple for Items<'_> {
-    type Ok = ();
-    type Error = Unsuitable;
-
-    fn serialize_element<T: Serialize + ?Sized>(&mut self, value: &T) -> Done {
-        self.item(value)
-    }
-
-    fn end(self) -> Done {
-        self.close()
-    }
+items! {
+    SerializeSeq serialize_element,
+    SerializeTuple serialize_element,
+    SerializeTupleStruct serialize_field,
+    SerializeTupleVariant serialize_field
 }
 
-impl SerializeTupleStruct for Items<'_> {
-    type Ok = ();
-    type Error = Unsuitable;
+macro_rules! fields {
+    ($($name:ident),*) => {$(
+        impl $name for Entries<'_> {
+            type Ok = ();
+            type Error = Unsuitable;
 
-    fn serialize_field<T: Serialize + ?Sized>(&mut self, value: &T) -> Done {
-        self.item(value)
-    }
+            fn serialize_field<T: Serialize + ?Sized>(&mut self, name: &'static str, value: &T) -> Done {
+                self.key(name)?;
+                self.value(value)
+            }
 
-    fn end(self) -> Done {
-        self.close()
-    }
+            fn end(self) -> Done {
+                self.close()
+            }
+        }
+    )*};
 }
 
-impl SerializeTupleVariant for Items<'_> {
-    type Ok = ();
-    type Error = Unsuitable;
-
-    fn serialize_field<T: Serialize + ?Sized>(&mut self, value: &T) -> Done {
-        self.item(value)
-    }
-
-    fn end(self) -> Done {
-        self.close()
-    }
-}
+fields! { SerializeStruct, SerializeStructVariant }
 
 impl SerializeMap for Entries<'_> {
     type Ok = ();
@@ -471,32 +458,6 @@ impl SerializeMap for Entries<'_> {
 
     fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Done {
         self.value(value)
-    }
-
-    fn end(self) -> Done {
-        self.close()
-    }
-}
-
-impl SerializeStruct for Entries<'_> {
-    type Ok = ();
-    type Error = Unsuitable;
-
-    fn serialize_field<T: Serialize + ?Sized>(&mut self, name: &'static str, value: &T) -> Done {
-        self.field(name, value)
-    }
-
-    fn end(self) -> Done {
-        self.close()
-    }
-}
-
-impl SerializeStructVariant for Entries<'_> {
-    type Ok = ();
-    type Error = Unsuitable;
-
-    fn serialize_field<T: Serialize + ?Sized>(&mut self, name: &'static str, value: &T) -> Done {
-        self.field(name, value)
     }
 
     fn end(self) -> Done {

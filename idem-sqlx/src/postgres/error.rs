@@ -37,7 +37,7 @@ pub(super) fn is_aborted(error: &sqlx::Error) -> bool {
     sqlstate(error).as_deref() == Some("25P02")
 }
 
-/// BEGIN met a transaction that had failed, or that sqlx still counts: whoever had the connection before left it.
+/// BEGIN met a transaction that had failed, or that sqlx still counts: the connection's last user left it.
 pub(super) fn is_left_behind(error: &sqlx::Error) -> bool {
     is_aborted(error) || matches!(error, sqlx::Error::InvalidSavePointStatement)
 }

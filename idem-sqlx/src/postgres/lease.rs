@@ -183,16 +183,7 @@ impl Holder for PgLease {
     }
 
     async fn release(&self) -> Result<(), Error> {
-        let inner = self.store.inner();
-        let mut session = Session::begin(&inner.pool, BEGIN).await?;
-        let nobodys = Claim::random()?;
-        let records = inner.records(session.connection()).await?;
-        let released = records.let_go(session.connection(), &self.request.identity, self.claim, nobodys);
-        if !released.await.map_err(classify)? {
-            return Err(Error::new(Kind::LeaseLost));
-        }
-        session.commit(inner.commit_deadline).await?;
-        Ok(())
+        self.give_back(true).await
     }
 }
 
@@ -202,20 +193,25 @@ impl Unused for PgLease {
     }
 
     async fn hand_back(&self) -> Result<(), Error> {
+        self.give_back(false).await
+    }
+}
+
+impl PgLease {
+    /// Ends the lease, of an attempt that counts where it has run.
+    async fn give_back(&self, has_run: bool) -> Result<(), Error> {
         let inner = self.store.inner();
         let mut session = Session::begin(&inner.pool, BEGIN).await?;
         let nobodys = Claim::random()?;
         let records = inner.records(session.connection()).await?;
-        let back = records.hand_back(session.connection(), &self.request.identity, self.claim, nobodys);
-        if !back.await.map_err(classify)? {
+        let released = records.let_go(session.connection(), &self.request.identity, self.claim, nobodys, has_run);
+        if !released.await.map_err(classify)? {
             return Err(Error::new(Kind::LeaseLost));
         }
         session.commit(inner.commit_deadline).await?;
         Ok(())
     }
-}
 
-impl PgLease {
     async fn carry_out(&self, session: &mut Session, order: &Decision) -> Result<Claimed, Error> {
         let Self { store, request, claim, lease } = self;
         let records = store.inner().records(session.connection()).await?;

@@ -155,27 +155,19 @@ impl Records {
         Ok(query.fetch_optional(connection).await?.is_some())
     }
 
-    /// Ends the lease and keeps the steps. The claim becomes nobody's, so that a renewal on its way cannot revive it.
+    /// Ends the lease and keeps the steps. The claim becomes nobody's, so that a renewal on its way cannot revive it. An
+    /// attempt that nobody has run does not count.
     pub(super) async fn let_go(
         self,
         connection: &mut PgConnection,
         identity: &Identity,
         claim: Claim,
         nobodys: Claim,
+        has_run: bool,
     ) -> sqlx::Result<bool> {
-        let query = bind_held(self.query(&self.sql.let_go), identity, claim).bind(nobodys.as_bytes().as_slice());
-        Ok(query.execute(connection).await?.rows_affected() == 1)
-    }
-
-    /// Ends the lease of an attempt that nobody has run, and that does not count.
-    pub(super) async fn hand_back(
-        self,
-        connection: &mut PgConnection,
-        identity: &Identity,
-        claim: Claim,
-        nobodys: Claim,
-    ) -> sqlx::Result<bool> {
-        let query = bind_held(self.query(&self.sql.hand_back), identity, claim).bind(nobodys.as_bytes().as_slice());
+        let query = bind_held(self.query(&self.sql.let_go), identity, claim)
+            .bind(nobodys.as_bytes().as_slice())
+            .bind(i32::from(!has_run));
         Ok(query.execute(connection).await?.rows_affected() == 1)
     }
 
@@ -465,20 +457,8 @@ pub(super) const LET_GO: Template = Template(
     "
 UPDATE {schema}.idem_records
 SET lease_until = now(),
-    claim = $6
-WHERE scope = $1
-    AND operation = $2
-    AND key_hash = $3
-    AND claim = $4
-    AND state >= $5",
-);
-
-pub(super) const HAND_BACK: Template = Template(
-    "
-UPDATE {schema}.idem_records
-SET lease_until = now(),
     claim = $6,
-    attempt = attempt - 1
+    attempt = attempt - $7
 WHERE scope = $1
     AND operation = $2
     AND key_hash = $3

@@ -71,7 +71,7 @@ impl PgStore {
 }
 
 impl Records {
-    /// The names of the files that have been run, whoever ran them.
+    /// The names of the files that have been run, in either way.
     async fn migrated(self, connection: &mut PgConnection) -> sqlx::Result<Vec<String>> {
         let is_there = sqlx::query_scalar(LIST_IS_THERE).persistent(false).bind(self.sql.schema.name());
         if !is_there.fetch_one(&mut *connection).await? {

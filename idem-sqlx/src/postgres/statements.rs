@@ -86,7 +86,6 @@ statements! {
     keep: leases::KEEP,
     finish: leases::FINISH,
     let_go: leases::LET_GO,
-    hand_back: leases::HAND_BACK,
     bar: leases::BAR,
     forgive: leases::FORGIVE,
 

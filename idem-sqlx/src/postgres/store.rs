@@ -163,8 +163,8 @@ impl PgStore {
 }
 
 impl Inner {
-    /// The statements. Where the application has named no schema, it is the one that the first connection says: whoever
-    /// comes meanwhile asks its own connection, and waits for nobody else's.
+    /// The statements. Where the application has named no schema, the first connections are asked for it, each by its own
+    /// user: nobody waits for another's, and the first answer counts.
     pub(super) async fn records(&self, connection: &mut PgConnection) -> Result<Records, Error> {
         let sql = match self.statements.get() {
             Some(sql) => sql,

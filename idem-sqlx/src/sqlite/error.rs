@@ -44,7 +44,7 @@ pub(super) fn has_no_savepoint(error: &sqlx::Error) -> bool {
     answer(error) == Some(ERROR)
 }
 
-/// BEGIN met a transaction, in the database or in what sqlx counts: whoever had the connection before left it.
+/// BEGIN met a transaction, in the database or in what sqlx counts: the connection's last user left it.
 ///
 /// SQLite has no code of its own for that either. Any other SQL error comes again when the transaction is ended.
 pub(super) fn is_left_behind(error: &sqlx::Error) -> bool {

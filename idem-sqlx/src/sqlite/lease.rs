@@ -143,15 +143,7 @@ impl Holder for SqliteLease {
     }
 
     async fn release(&self) -> Result<(), Error> {
-        let inner = self.store.inner();
-        let mut session = Session::begin(&inner.pool).await?;
-        let nobodys = Claim::random()?;
-        let released = inner.records.let_go(session.connection(), &self.request.identity, self.claim, nobodys);
-        if !released.await.map_err(classify)? {
-            return Err(Error::new(Kind::LeaseLost));
-        }
-        session.commit().await?;
-        Ok(())
+        self.give_back(true).await
     }
 }
 
@@ -161,19 +153,24 @@ impl Unused for SqliteLease {
     }
 
     async fn hand_back(&self) -> Result<(), Error> {
+        self.give_back(false).await
+    }
+}
+
+impl SqliteLease {
+    /// Ends the lease, of an attempt that counts where it has run.
+    async fn give_back(&self, has_run: bool) -> Result<(), Error> {
         let inner = self.store.inner();
         let mut session = Session::begin(&inner.pool).await?;
         let nobodys = Claim::random()?;
-        let back = inner.records.hand_back(session.connection(), &self.request.identity, self.claim, nobodys);
-        if !back.await.map_err(classify)? {
+        let released = inner.records.let_go(session.connection(), &self.request.identity, self.claim, nobodys, has_run);
+        if !released.await.map_err(classify)? {
             return Err(Error::new(Kind::LeaseLost));
         }
         session.commit().await?;
         Ok(())
     }
-}
 
-impl SqliteLease {
     async fn carry_out(&self, session: &mut Session, order: &Decision) -> Result<Claimed, Error> {
         let Self { store, request, claim, lease } = self;
         let records = store.inner().records;

@@ -143,27 +143,19 @@ impl Records {
         Ok(query.fetch_all(connection).await?.len() == 1)
     }
 
-    /// Ends the lease and keeps the steps. The claim becomes nobody's, so that a renewal on its way cannot revive it.
+    /// Ends the lease and keeps the steps. The claim becomes nobody's, so that a renewal on its way cannot revive it. An
+    /// attempt that nobody has run does not count.
     pub(super) async fn let_go(
         self,
         connection: &mut SqliteConnection,
         identity: &Identity,
         claim: Claim,
         nobodys: Claim,
+        has_run: bool,
     ) -> sqlx::Result<bool> {
-        let query = bind_held(sqlx::query(LET_GO), identity, claim).bind(nobodys.as_bytes().as_slice());
-        Ok(query.execute(connection).await?.rows_affected() == 1)
-    }
-
-    /// Ends the lease of an attempt that nobody has run, and that does not count.
-    pub(super) async fn hand_back(
-        self,
-        connection: &mut SqliteConnection,
-        identity: &Identity,
-        claim: Claim,
-        nobodys: Claim,
-    ) -> sqlx::Result<bool> {
-        let query = bind_held(sqlx::query(HAND_BACK), identity, claim).bind(nobodys.as_bytes().as_slice());
+        let query = bind_held(sqlx::query(LET_GO), identity, claim)
+            .bind(nobodys.as_bytes().as_slice())
+            .bind(i32::from(!has_run));
         Ok(query.execute(connection).await?.rows_affected() == 1)
     }
 
@@ -431,19 +423,8 @@ WHERE scope = $1
 const LET_GO: &str = "
 UPDATE main.idem_records
 SET lease_until = time.now,
-    claim = $6
-FROM (SELECT CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER) AS now) AS time
-WHERE scope = $1
-    AND operation = $2
-    AND key_hash = $3
-    AND claim = $4
-    AND state >= $5";
-
-const HAND_BACK: &str = "
-UPDATE main.idem_records
-SET lease_until = time.now,
     claim = $6,
-    attempt = attempt - 1
+    attempt = attempt - $7
 FROM (SELECT CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER) AS now) AS time
 WHERE scope = $1
     AND operation = $2

@@ -60,7 +60,7 @@ impl SqliteStore {
     }
 }
 
-/// The names of the files that have been run, whoever ran them.
+/// The names of the files that have been run, in either way.
 async fn migrated(connection: &mut SqliteConnection) -> sqlx::Result<Vec<String>> {
     let is_there = sqlx::query_scalar(LIST_IS_THERE).persistent(false);
     if !is_there.fetch_one(&mut *connection).await? {

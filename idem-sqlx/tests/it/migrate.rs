@@ -139,7 +139,7 @@ async fn r33_who_can_only_read_can_migrate_where_nothing_is_to_be_done_on_sqlite
     let pool = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1);
     let pool = pool.connect_with(db.options().read_only(true).create_if_missing(false)).await.expect("a pool");
     SqliteStore::new(pool).migrate().await.expect("nothing to do");
-    // Nor does it wait for whoever writes.
+    // Nor does it wait for a writer.
     let mut writer = db.pool.acquire().await.expect("a connection");
     sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut *writer).await.expect("the write lock");
     let pool = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1);
