@@ -7,8 +7,8 @@
 //! - A file is never edited after a release. A later release adds files; their versions have 14 digits, and grow.
 //! - A file begins by putting its own name into `idem_migrations`: whichever way runs it, `migrate` knows.
 //! - A file changes nothing where it has been run: `create … if not exists`, `add column if not exists`, and so on. SQLite
-//!   has no `add column if not exists`, and to build `idem_records` anew would take the steps with it (`on delete
-//!   cascade`), so on SQLite what would be a column is a table of its own, with the same primary key.
+//!   has no `add column if not exists`, and to build `idem_records` anew would take as long as it is large, so on SQLite
+//!   what would be a column is a table of its own, with the same primary key.
 //! - What was released before goes on working beside it: processes are replaced one by one.
 
 /// One file.

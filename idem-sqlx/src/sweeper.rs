@@ -24,15 +24,14 @@ pub struct Sweep {
 }
 
 impl Default for Sweep {
-    /// A minute between two sweeps, 500 records in one statement on Postgres and 250 on SQLite, no archive.
+    /// A minute between two sweeps, 200 records in one statement on Postgres and 250 on SQLite, no archive.
     fn default() -> Self {
         Self { every: Duration::from_secs(60), batch: None, archive: None }
     }
 }
 
 impl Sweep {
-    /// How long the background task pauses when nothing is left. After a full batch it pauses for half of the batch's time on
-    /// Postgres, and as long again on SQLite.
+    /// How long the background task pauses when nothing is left. After a full batch it pauses for as long as that took.
     #[must_use]
     pub fn every(mut self, pause: Duration) -> Self {
         self.every = pause;
@@ -79,26 +78,22 @@ pub(crate) struct Batch {
 }
 
 /// Batch by batch through what has expired.
+#[derive(Default)]
 pub(crate) struct Pass {
     /// Where the last batch ended. What it had to leave, because somebody held it, is taken by the next pass.
     pub(crate) from: Option<i64>,
-    rest: f64,
 }
 
 impl Pass {
-    /// After each batch the others get this many times what it has taken.
-    pub(crate) fn new(rest: f64) -> Self {
-        Self { from: None, rest }
-    }
-
-    /// What to wait after a batch that took so long, or nothing where the pass is over.
+    /// What to wait after a batch that took so long, or nothing where the pass is over. Half of the time is for the others: on
+    /// SQLite they try for the write lock now and then, and have to find it free.
     pub(crate) fn pause(&mut self, batch: &Batch, took: Duration) -> Option<Duration> {
         if !batch.more {
             self.from = None;
             return None;
         }
         self.from = batch.reached.or(self.from);
-        Some(took.mul_f64(self.rest))
+        Some(took)
     }
 }
 
@@ -111,16 +106,13 @@ pub struct Sweeper {
 
 impl Sweeper {
     /// Repeats `sweep_batch` until told to stop. One that fails is reported and tried again at its time.
-    pub(crate) fn spawn<F>(
-        every: Duration,
-        mut pass: Pass,
-        mut sweep_batch: impl FnMut(Option<i64>) -> F + Send + 'static,
-    ) -> Self
+    pub(crate) fn spawn<F>(every: Duration, mut sweep_batch: impl FnMut(Option<i64>) -> F + Send + 'static) -> Self
     where
         F: Future<Output = Result<Batch, Error>> + Send,
     {
         let (stop, mut stopped) = watch::channel(false);
         let task = tokio::spawn(async move {
+            let mut pass = Pass::default();
             loop {
                 let begin = Instant::now();
                 let pause = match sweep_batch(pass.from).await {

@@ -17,8 +17,8 @@ create table if not exists main.idem_steps (
     claim blob not null,
     attempt integer not null,
     created_at integer not null,
-    primary key (scope, operation, key_hash, position),
-    -- Steps go with their record: when it is completed, replaced or swept.
-    foreign key (scope, operation, key_hash) references idem_records (scope, operation, key_hash) on delete cascade
+    -- No foreign key: it counts only where a connection's `foreign_keys` says so. Steps are removed by what completes,
+    -- replaces or sweeps their record.
+    primary key (scope, operation, key_hash, position)
 )
 without rowid;

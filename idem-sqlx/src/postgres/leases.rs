@@ -15,7 +15,7 @@ use super::statements::Template;
 use crate::row;
 
 impl Records {
-    /// Inserts a leased record. Where there was none there are no steps: they go with their record.
+    /// Inserts a leased record, and sees to it that it begins without steps.
     pub(super) async fn lease(
         self,
         connection: &mut PgConnection,
@@ -24,7 +24,7 @@ impl Records {
         lease: &Lease,
     ) -> sqlx::Result<bool> {
         let query = bind_lease(self.query(&self.sql.lease), request, claim, lease);
-        let leased = query.execute(&mut *connection).await?.rows_affected() == 1;
+        let leased = query.fetch_optional(&mut *connection).await?.is_some();
         if leased {
             self.record_input(connection, request, claim).await?;
         }
@@ -272,12 +272,23 @@ fn step(row: &PgRow) -> sqlx::Result<Step> {
     })
 }
 
+/// A record that somebody has deleted by hand has left its steps.
 pub(super) const LEASE: Template = Template(
     "
-INSERT INTO {schema}.idem_records
-    (scope, operation, key_hash, claim, state, fingerprint, attempt, lease_until, format, created_at, expires_at)
-VALUES ($1, $2, $3, $4, $5, $6, 1, now() + $7 * interval '1 second', 0, now(), now() + $8 * interval '1 second')
-ON CONFLICT (scope, operation, key_hash) DO NOTHING",
+WITH leased AS (
+    INSERT INTO {schema}.idem_records
+        (scope, operation, key_hash, claim, state, fingerprint, attempt, lease_until, format, created_at, expires_at)
+    VALUES ($1, $2, $3, $4, $5, $6, 1, now() + $7 * interval '1 second', 0, now(), now() + $8 * interval '1 second')
+    ON CONFLICT (scope, operation, key_hash) DO NOTHING
+    RETURNING 1
+), forgotten AS (
+    DELETE FROM {schema}.idem_steps
+    WHERE scope = $1
+        AND operation = $2
+        AND key_hash = $3
+        AND EXISTS (SELECT 1 FROM leased)
+)
+SELECT 1 FROM leased",
 );
 
 pub(super) const LEASE_AGAIN: Template = Template(

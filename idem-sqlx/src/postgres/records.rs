@@ -95,7 +95,7 @@ impl Records {
             .bind(claim.as_bytes().as_slice())
             .bind(request.ttl.as_secs_f64())
             .bind(expired.as_bytes().as_slice());
-        Ok(query.execute(connection).await?.rows_affected() == 1)
+        Ok(query.fetch_optional(connection).await?.is_some())
     }
 
     /// The record of an identity and the database's time.
@@ -221,31 +221,42 @@ END
 ON CONFLICT (scope, operation, key_hash) DO NOTHING",
 );
 
+/// What it replaces may have been leased, if an earlier release of the handler was.
 pub(super) const REPLACE: Template = Template(
     "
-UPDATE {schema}.idem_records
-SET fingerprint = $7,
-    state = $8,
-    claim = $9,
-    attempt = 1,
-    lease_until = NULL,
-    format = 0,
-    status = NULL,
-    headers = NULL,
-    body = NULL,
-    created_at = now(),
-    completed_at = NULL,
-    expires_at = now() + $10 * interval '1 second'
-WHERE scope = $4
-    AND operation = $5
-    AND key_hash = $6
-    AND claim = $11
-    AND expires_at <= now()
-    AND CASE
-        WHEN NOT pg_try_advisory_xact_lock($1) THEN false
-        WHEN NOT pg_try_advisory_xact_lock($2) THEN false
-        ELSE pg_try_advisory_xact_lock($3) IS NOT NULL
-    END",
+WITH replaced AS (
+    UPDATE {schema}.idem_records
+    SET fingerprint = $7,
+        state = $8,
+        claim = $9,
+        attempt = 1,
+        lease_until = NULL,
+        format = 0,
+        status = NULL,
+        headers = NULL,
+        body = NULL,
+        created_at = now(),
+        completed_at = NULL,
+        expires_at = now() + $10 * interval '1 second'
+    WHERE scope = $4
+        AND operation = $5
+        AND key_hash = $6
+        AND claim = $11
+        AND expires_at <= now()
+        AND CASE
+            WHEN NOT pg_try_advisory_xact_lock($1) THEN false
+            WHEN NOT pg_try_advisory_xact_lock($2) THEN false
+            ELSE pg_try_advisory_xact_lock($3) IS NOT NULL
+        END
+    RETURNING 1
+), forgotten AS (
+    DELETE FROM {schema}.idem_steps
+    WHERE scope = $4
+        AND operation = $5
+        AND key_hash = $6
+        AND EXISTS (SELECT 1 FROM replaced)
+)
+SELECT 1 FROM replaced",
 );
 
 /// One row always: a record that is not there has no `expires_at`.

@@ -15,11 +15,8 @@ use super::store::PgStore;
 use crate::error::classify;
 use crate::sweeper::{Batch, Pass, Sweep, Sweeper, parts};
 
-/// Some ten milliseconds. Beside requests that keep two cores busy, longer batches are what their p99 notices.
-const BATCH: u32 = 500;
-
-/// A third of the time is the requests'.
-const REST: f64 = 0.5;
+/// Some milliseconds. Beside requests that keep two cores busy, longer batches are what their p99 notices.
+const BATCH: u32 = 200;
 
 /// The sweep knows its plan: the index on `expires_at`, then the rows one by one. Statistics from before a great many records
 /// expired would make Postgres read all of them for each batch, or the whole table.
@@ -58,7 +55,7 @@ impl PgStore {
     /// # Cancel safety
     /// Safe: each batch is one transaction.
     pub async fn sweep(&self, sweep: &Sweep) -> Result<u64, Error> {
-        let (mut pass, mut removed) = (Pass::new(REST), 0);
+        let (mut pass, mut removed) = (Pass::default(), 0);
         loop {
             let begin = Instant::now();
             let batch = self.sweep_batch(sweep, pass.from).await?;
@@ -74,7 +71,7 @@ impl PgStore {
     #[must_use = "the sweep stops when this handle is dropped"]
     pub fn sweeper(&self, sweep: Sweep) -> Sweeper {
         let store = self.clone();
-        Sweeper::spawn(sweep.every, Pass::new(REST), move |from| {
+        Sweeper::spawn(sweep.every, move |from| {
             let (store, sweep) = (store.clone(), sweep.clone());
             async move { store.sweep_batch(&sweep, from).await }
         })
@@ -97,16 +94,12 @@ impl PgStore {
     async fn sweep_at_once(&self, sweep: &Sweep, from: Option<i64>) -> Result<Option<Batch>, Error> {
         let mut session = Session::begin(self.pool(), BEGIN).await?;
         let sql = self.inner().records(session.connection()).await?.sql;
-        let rest = match archive(sweep, &sql.schema) {
-            None => "RETURNING expires_at\n)".to_owned(),
-            Some(archive) => {
-                format!("RETURNING record.*\n), archived AS (\n    INSERT INTO {archive} SELECT * FROM swept\n)")
-            }
-        };
-        let statement = format!("{}\n    {rest}{COUNTED}", sql.sweep);
-        let query = sqlx::query_as(AssertSqlSafe(statement))
+        let archived = archived(sweep, &sql.schema);
+        let batch = sweep.batch_or(BATCH);
+        // As a parameter Postgres would take it for a great many, and plan each batch anew.
+        let statement = sql.sweep.replace("$2", &batch.to_string());
+        let query = sqlx::query_as(AssertSqlSafe(format!("{statement}{archived}{COUNTED}")))
             .persistent(!self.inner().unnamed_statements)
-            .bind(i64::from(sweep.batch_or(BATCH)))
             .bind(from);
         let (removed, reached): (i64, Option<i64>) = match query.fetch_one(session.connection()).await {
             Ok(counted) => counted,
@@ -117,7 +110,7 @@ impl PgStore {
             Err(error) => return Err(classify(error)),
         };
         session.commit(self.inner().commit_deadline).await?;
-        Ok(Some(Batch { removed: removed.cast_unsigned(), more: removed >= i64::from(sweep.batch_or(BATCH)), reached }))
+        Ok(Some(Batch { removed: removed.cast_unsigned(), more: removed >= i64::from(batch), reached }))
     }
 
     async fn sweep_by_scope(&self, sweep: &Sweep, from: Option<i64>) -> Result<Batch, Error> {
@@ -128,18 +121,13 @@ impl PgStore {
         let rows: Vec<Expired> = query.fetch_all(session.connection()).await.map_err(classify)?;
         let found = rows.len();
         let reached = rows.iter().filter_map(|(.., expires_at)| *expires_at).max();
-        let statement = match archive(sweep, &sql.schema) {
-            None => sql.sweep_scope.clone(),
-            Some(archive) => format!(
-                "WITH swept AS ({} RETURNING record.*)\nINSERT INTO {archive} SELECT * FROM swept",
-                sql.sweep_scope
-            ),
-        };
+        let statement = format!("{}{}{COUNTED}", sql.sweep_scope, archived(sweep, &sql.schema));
         let mut removed = 0;
         for (scope, (operations, key_hashes)) in by_scope(rows) {
-            let query = sqlx::query(AssertSqlSafe(statement.clone())).persistent(false);
+            let query = sqlx::query_as(AssertSqlSafe(statement.clone())).persistent(false);
             let query = query.bind(scope).bind(operations).bind(key_hashes);
-            removed += query.execute(session.connection()).await.map_err(classify)?.rows_affected();
+            let (swept, _): (i64, Option<i64>) = query.fetch_one(session.connection()).await.map_err(classify)?;
+            removed += swept.cast_unsigned();
         }
         session.commit(self.inner().commit_deadline).await?;
         // A full batch of which nothing could be taken would be found again, and again.
@@ -147,11 +135,12 @@ impl PgStore {
     }
 }
 
-/// The archive as a statement names it: in the store's schema, unless another one stands in front of it.
-fn archive(sweep: &Sweep, schema: &Schema) -> Option<String> {
-    let table = sweep.archive.as_ref()?;
+/// What puts the records into the archive, if there is one: in the store's schema, unless another one stands in front of it.
+fn archived(sweep: &Sweep, schema: &Schema) -> String {
+    let Some(table) = &sweep.archive else { return String::new() };
     let parts = parts(table);
-    Some(if parts.len() == 1 { format!("{schema}.{}", parts[0]) } else { parts.join(".") })
+    let archive = if parts.len() == 1 { format!("{schema}.{}", parts[0]) } else { parts.join(".") };
+    format!(", archived AS (\n    INSERT INTO {archive} SELECT * FROM swept\n)")
 }
 
 /// Scope, operation, key hash, and when it expired.
@@ -175,7 +164,11 @@ fn by_scope(rows: Vec<Expired>) -> BTreeMap<String, Keys> {
 /// primary key a batch takes half as long again. `tableoid` is for a table with partitions, which count their places each
 /// for itself.
 ///
-/// $2 is where the batch before it ended: what is deleted stays in the index until a vacuum, and would be read again by
+/// Steps go with their record; one that was completed has none any more. `OFFSET 0` has Postgres look them up record by record,
+/// whatever its statistics say of the two tables. Whoever writes one lets the record expire later in the same commit, so none is written behind
+/// the statement's back.
+///
+/// $1 is where the batch before it ended: what is deleted stays in the index until a vacuum, and would be read again by
 /// every batch.
 pub(super) const SWEEP: Template = Template(
     "
@@ -183,15 +176,30 @@ WITH expired AS MATERIALIZED (
     SELECT tableoid AS part, ctid AS place
     FROM {schema}.idem_records
     WHERE expires_at <= now()
-        AND expires_at >= coalesce('epoch'::timestamptz + $2::bigint * interval '1 microsecond', '-infinity')
+        AND expires_at >= coalesce('epoch'::timestamptz + $1::bigint * interval '1 microsecond', '-infinity')
     ORDER BY expires_at
-    LIMIT $1
+    LIMIT $2
     FOR UPDATE SKIP LOCKED
 ), swept AS (
     DELETE FROM {schema}.idem_records AS record
     USING expired
     WHERE record.tableoid = expired.part
-        AND record.ctid = expired.place",
+        AND record.ctid = expired.place
+    RETURNING record.*
+), forgotten AS (
+    DELETE FROM {schema}.idem_steps AS step
+    USING swept, LATERAL (
+        SELECT tableoid AS part, ctid AS place
+        FROM {schema}.idem_steps
+        WHERE scope = swept.scope
+            AND operation = swept.operation
+            AND key_hash = swept.key_hash
+        OFFSET 0
+    ) AS left_behind
+    WHERE swept.completed_at IS NULL
+        AND step.tableoid = left_behind.part
+        AND step.ctid = left_behind.place
+)",
 );
 
 /// An operator may have let a record expire at `-infinity`, which is no number.
@@ -214,16 +222,26 @@ LIMIT $1",
 /// Rows of one scope, and a second look at `expires_at`: it is another statement than the one that found them.
 pub(super) const SWEEP_SCOPE: Template = Template(
     "
-DELETE FROM {schema}.idem_records AS record
-USING (
-    SELECT operation, key_hash
-    FROM {schema}.idem_records
-    WHERE scope = $1
-        AND (operation, key_hash) IN (SELECT * FROM unnest($2::text[], $3::bytea[]))
-        AND expires_at <= now()
-    FOR UPDATE SKIP LOCKED
-) AS expired
-WHERE record.scope = $1
-    AND record.operation = expired.operation
-    AND record.key_hash = expired.key_hash",
+WITH swept AS (
+    DELETE FROM {schema}.idem_records AS record
+    USING (
+        SELECT operation, key_hash
+        FROM {schema}.idem_records
+        WHERE scope = $1
+            AND (operation, key_hash) IN (SELECT * FROM unnest($2::text[], $3::bytea[]))
+            AND expires_at <= now()
+        FOR UPDATE SKIP LOCKED
+    ) AS expired
+    WHERE record.scope = $1
+        AND record.operation = expired.operation
+        AND record.key_hash = expired.key_hash
+    RETURNING record.*
+), forgotten AS (
+    DELETE FROM {schema}.idem_steps AS step
+    USING swept
+    WHERE swept.completed_at IS NULL
+        AND step.scope = $1
+        AND step.operation = swept.operation
+        AND step.key_hash = swept.key_hash
+)",
 );

@@ -98,9 +98,7 @@ mod tests {
                 operation text not null,
                 key_hash blob not null,
                 note text not null,
-                primary key (scope, operation, key_hash),
-                foreign key (scope, operation, key_hash) references idem_records (scope, operation, key_hash)
-                    on delete cascade
+                primary key (scope, operation, key_hash)
             )
             without rowid",
     };

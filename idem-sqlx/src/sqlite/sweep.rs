@@ -14,9 +14,6 @@ use crate::sweeper::{Batch, Pass, Sweep, Sweeper, parts};
 /// All who write wait for a batch, and sleep up to a tenth of a second before they try again.
 const BATCH: u32 = 250;
 
-/// Whoever waits for the write lock tries now and then, and has to find it free: half of the time.
-const REST: f64 = 1.0;
-
 impl SqliteStore {
     /// Removes expired records, batch by batch, and says how many. Expired records count for nothing whether they
     /// are swept or not: this is only for the space.
@@ -29,7 +26,7 @@ impl SqliteStore {
     /// # Cancel safety
     /// Safe: each batch is one transaction.
     pub async fn sweep(&self, sweep: &Sweep) -> Result<u64, Error> {
-        let (mut pass, mut removed) = (Pass::new(REST), 0);
+        let (mut pass, mut removed) = (Pass::default(), 0);
         loop {
             let begin = Instant::now();
             let batch = self.sweep_batch(sweep).await?;
@@ -45,7 +42,7 @@ impl SqliteStore {
     #[must_use = "the sweep stops when this handle is dropped"]
     pub fn sweeper(&self, sweep: Sweep) -> Sweeper {
         let store = self.clone();
-        Sweeper::spawn(sweep.every, Pass::new(REST), move |_| {
+        Sweeper::spawn(sweep.every, move |_| {
             let (store, sweep) = (store.clone(), sweep.clone());
             async move { store.sweep_batch(&sweep).await }
         })
@@ -59,6 +56,8 @@ impl SqliteStore {
             let copy = format!("INSERT INTO {archive} SELECT * FROM main.idem_records WHERE {EXPIRED}");
             run(session.connection(), copy, now, batch).await.map_err(classify)?;
         }
+        let forget = format!("DELETE FROM main.idem_steps WHERE {EXPIRED}");
+        run(session.connection(), forget, now, batch).await.map_err(classify)?;
         let delete = format!("DELETE FROM main.idem_records WHERE {EXPIRED}");
         let removed = run(session.connection(), delete, now, batch).await.map_err(classify)?;
         session.commit().await?;
@@ -85,7 +84,7 @@ async fn run(connection: &mut SqliteConnection, statement: String, now: i64, bat
     Ok(query.execute(connection).await?.rows_affected())
 }
 
-/// The same rows for the copy and for the deletion: the time is bound, and nobody else writes between the two.
+/// The same rows for the copy and for the deletions: the time is bound, and nobody else writes between the two.
 const EXPIRED: &str = "
 (scope, operation, key_hash) IN (
     SELECT scope, operation, key_hash

@@ -212,6 +212,31 @@ both! {
         assert_eq!((script.times("reserve"), script.attempts(), db.effects().await), (2, vec![1, 1], 3));
     }
 
+    async fn r32_steps_go_with_a_record_that_is_swept(db) {
+        let (store, script) = (db.store(4).await, Script::default());
+        for user in ["expired", "left"] {
+            script.act("charge", Act::Fail);
+            assert!(steps::pay(&store, user, "k", "order", &script).await.is_err());
+        }
+        let steps = "SELECT count(*) FROM idem_steps";
+        let before = db.number(steps).await;
+        db.execute("UPDATE idem_records SET expires_at = created_at WHERE scope = 'expired'").await;
+        assert_eq!(store.sweep(&idem_sqlx::Sweep::default()).await.expect("a sweep"), 1);
+        assert_eq!((before, db.number(steps).await), (4, 2));
+    }
+
+    async fn r32_a_run_begins_without_the_steps_of_a_record_that_was_deleted_by_hand(db) {
+        let (store, script) = (db.store(4).await, Script::default());
+        script.act("charge", Act::Fail);
+        assert!(steps::pay(&store, "u1", "k", "order", &script).await.is_err());
+        db.execute("DELETE FROM idem_records").await;
+        // What the first attempt reserved is not this run's: neither in its first attempt nor in its second.
+        script.act("charge", Act::Fail);
+        assert!(steps::pay(&store, "u1", "k", "order", &script).await.is_err());
+        assert_eq!(steps::pay(&store, "u1", "k", "order", &script).await.expect("paid"), paid());
+        assert_eq!(script.steps(), ["reserve", "charge", "reserve", "charge", "charge", "confirm"]);
+    }
+
     async fn r14_over_http_a_failure_releases_and_the_retry_goes_on(db) {
         use tower::ServiceExt;
         let (store, script) = (db.store(4).await, Arc::new(Script::default()));
