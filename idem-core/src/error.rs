@@ -46,6 +46,8 @@ pub enum Kind {
     KeyReused,
     /// The scope is empty, too long, or has a NUL character. A mistake of the application.
     ScopeInvalid,
+    /// The `ttl` is out of its range. A mistake of the application.
+    TtlInvalid,
     /// What the fingerprint is made of could not be serialised. A mistake of the application.
     FingerprintFailed,
     /// The request's body is over the limit.
@@ -104,6 +106,7 @@ impl Kind {
             Self::KeyInFlight => "key_in_flight",
             Self::KeyReused => "key_reused",
             Self::ScopeInvalid => "scope_invalid",
+            Self::TtlInvalid => "ttl_invalid",
             Self::FingerprintFailed => "fingerprint_failed",
             Self::BodyTooLarge => "body_too_large",
             Self::BodyUnreadable => "body_unreadable",
@@ -136,6 +139,7 @@ impl Kind {
                 "this idempotency key was used for a request with other content; use a new key for a new request"
             }
             Self::ScopeInvalid => "the scope is empty, longer than 255 bytes, or has a NUL character",
+            Self::TtlInvalid => "the time for which a record is replayed is not between 1 second and 3650 days",
             Self::FingerprintFailed => "what the fingerprint is made of could not be serialised",
             Self::BodyTooLarge => "the request's body is over the limit of this server",
             Self::BodyUnreadable => "the request's body could not be read",
@@ -185,6 +189,7 @@ impl Kind {
             | Self::KeyInvalid
             | Self::KeyReused
             | Self::ScopeInvalid
+            | Self::TtlInvalid
             | Self::FingerprintFailed
             | Self::BodyTooLarge
             | Self::BodyUnreadable

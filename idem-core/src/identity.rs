@@ -148,6 +148,12 @@ impl Key {
         Ok(Some(Self(Sha256::digest(text).into())))
     }
 
+    /// A key of which only the stored hash is known: for an operator who has a record and not its key.
+    #[must_use]
+    pub fn from_hash(hash: [u8; 32]) -> Self {
+        Self(hash)
+    }
+
     /// The key's SHA-256: what is stored.
     #[must_use]
     pub fn hash(&self) -> &[u8; 32] {

@@ -4,21 +4,22 @@
 //! use axum::extract::FromRef;
 //! use axum::http::StatusCode;
 //! use idem_core::idempotent;
-//! # use std::future::Future;
-//! # #[derive(Clone)] struct PgStore(idem_core::Runs);
-//! # impl idem_core::Store for PgStore {
+//! # use idem_core::store::{Claimed, Context, Outcome, Rejected, Runs, Store};
+//! # use idem_core::{Disposition, Error, Request};
+//! # #[derive(Clone)] struct PgStore(Runs);
+//! # impl Store for PgStore {
 //! #     fn reply_limit(&self) -> usize { 0 }
-//! #     fn runs(&self) -> &idem_core::Runs { &self.0 }
+//! #     fn runs(&self) -> &Runs { &self.0 }
 //! # }
 //! # struct PgTx;
-//! # impl idem_core::Context for PgTx {
+//! # impl Context for PgTx {
 //! #     type Store = PgStore;
-//! #     async fn begin(_: &PgStore, _: &idem_core::Request, _: &idem_core::Lease) -> Result<idem_core::Begun<Self>, idem_core::Error> { Ok(idem_core::Begun::Run(Self)) }
-//! #     async fn complete(self, _: &idem_core::Outcome) -> Result<(), idem_core::Error> { Ok(()) }
-//! #     async fn reject(self, _: &idem_core::Outcome) -> Result<idem_core::Rejected, idem_core::Error> { Ok(idem_core::Rejected::Stored) }
-//! #     async fn release(self) -> Result<(), idem_core::Error> { Ok(()) }
-//! #     async fn begin_unrecorded(_: &PgStore) -> Result<Self, idem_core::Error> { Ok(Self) }
-//! #     async fn finish_unrecorded(self, _: idem_core::Disposition) -> Result<(), idem_core::Error> { Ok(()) }
+//! #     async fn claim(_: &PgStore, _: &Request) -> Result<Claimed<Self>, Error> { Ok(Claimed::Run(Self)) }
+//! #     async fn complete(self, _: &Outcome) -> Result<(), Error> { Ok(()) }
+//! #     async fn reject(self, _: &Outcome) -> Result<Rejected, Error> { Ok(Rejected::Stored) }
+//! #     async fn release(self) -> Result<(), Error> { Ok(()) }
+//! #     async fn begin_unrecorded(_: &PgStore) -> Result<Self, Error> { Ok(Self) }
+//! #     async fn finish_unrecorded(self, _: Disposition) -> Result<(), Error> { Ok(()) }
 //! # }
 //! # struct CurrentUser(u64);
 //! # impl<S: Sync> axum::extract::FromRequestParts<S> for CurrentUser {
@@ -39,7 +40,7 @@
 //! # #[derive(Clone)]
 //! # struct App { store: PgStore }
 //! # impl FromRef<App> for PgStore { fn from_ref(app: &App) -> Self { app.store.clone() } }
-//! # let store = PgStore(idem_core::Runs::default());
+//! # let store = PgStore(Runs::default());
 //! let app = axum::Router::new()
 //!     .route("/payments", axum::routing::post(create_payment))
 //!     .with_state(App { store });
@@ -78,31 +79,33 @@ pub mod bounds;
 #[doc = include_str!("../docs/compiler.md")]
 pub mod compiler {}
 
-mod abandoned;
-mod catch;
-mod guard;
+mod asked;
+mod begin;
+mod function;
 #[cfg(feature = "axum")]
 #[cfg_attr(docsrs, doc(cfg(feature = "axum")))]
 pub mod http;
 pub mod message;
-mod origin;
-mod plain;
-mod renewal;
-mod run;
-mod runs;
+mod observe;
+mod resume;
+
 mod steps;
 
-mod holder;
 pub mod store;
 
+mod catch;
+mod claim;
+mod renewal;
+mod runs;
+
 mod encoding;
-pub mod machine;
-mod record;
 mod value;
 
-mod disposition;
+pub mod machine;
 mod policy;
+mod record;
 
+mod disposition;
 mod fingerprint;
 mod identity;
 mod json;
@@ -113,18 +116,14 @@ mod error;
 #[path = "private.rs"]
 pub mod __private;
 
-pub use abandoned::{Abandoned, Place, Recover, Resumed, resume_abandoned};
+pub use begin::{Guard, Settled, Start, Stored, begin};
 pub use disposition::Disposition;
 pub use error::{Error, Kind};
 pub use fingerprint::{Fingerprint, Unordered, unordered};
-pub use guard::{Guard, Settled, Start, Stored, begin};
-pub use holder::{Held, Holder, Step, StepForm};
 pub use idem_macros::idempotent;
 pub use identity::{Identity, Key, Operation, Scope, ToKey, ToScope};
-pub use origin::{Observed, observe};
-pub use policy::{InFlight, Lease, MissingKey, Policy};
-pub use record::{Claim, Format, Input, Outcome, Record, Reply, Request, State, Timestamp};
-pub use runs::{Run, Runs};
-pub use steps::{StepKey, Steps, UndoIn};
-pub use store::{Begun, Context, Rejected, Store};
+pub use observe::{Observed, observe};
+pub use record::Request;
+pub use resume::{Resumed, resume_abandoned};
+pub use steps::{StepKey, Steps};
 pub use value::Value;

@@ -139,6 +139,7 @@ impl Failure for Error {
             | Kind::KeyInvalid
             | Kind::KeyReused
             | Kind::ScopeInvalid
+            | Kind::TtlInvalid
             | Kind::FingerprintFailed
             | Kind::BodyTooLarge
             | Kind::ReplyFailed

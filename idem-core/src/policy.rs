@@ -16,29 +16,49 @@ pub struct Policy {
     /// What a request without a key gets.
     pub missing_key: MissingKey,
     /// How a leased handler holds its right to run. Transactional ones have no use for it.
-    pub lease: Lease,
+    pub lease: LeaseTerms,
 }
 
 /// How a leased run holds its right to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Lease {
+#[non_exhaustive]
+pub struct LeaseTerms {
     /// How long the right lives without a renewal. It is renewed every third of this time.
     pub duration: Duration,
     /// How often the run may be begun, the first time included. After that it is refused.
     pub attempts: u32,
-    /// Whether a run may begin. If not, only one that was begun and abandoned is gone on with.
-    pub may_begin: bool,
 }
 
-impl Lease {
+impl LeaseTerms {
     /// 30 seconds, and ten attempts.
-    pub const DEFAULT: Self = Self { duration: Duration::from_secs(30), attempts: 10, may_begin: true };
+    pub const DEFAULT: Self = Self { duration: Duration::from_secs(30), attempts: 10 };
+
+    /// The same terms with a lease of this length.
+    #[must_use]
+    pub const fn lasting(self, duration: Duration) -> Self {
+        Self { duration, ..self }
+    }
+
+    /// The same terms with so many attempts.
+    #[must_use]
+    pub const fn attempts(self, attempts: u32) -> Self {
+        Self { attempts, ..self }
+    }
 }
 
-impl Default for Lease {
+impl Default for LeaseTerms {
     fn default() -> Self {
         Self::DEFAULT
     }
+}
+
+/// What a run is claimed for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Intent {
+    /// To run, be it for the first time or behind an earlier attempt.
+    Run,
+    /// Only to resume what an earlier attempt has begun and abandoned.
+    Resume,
 }
 
 /// What a duplicate gets while the first still runs.

@@ -1,23 +1,24 @@
 //! What expansions of the attribute call. Not for people: it may change in any release.
 
-pub use crate::identity::{Operation, Scope};
-pub use crate::plain::{
-    Codec, Entered, Named, answer, codec, codec_of, codec_with_errors, codec_with_errors_of, enter, is_final, settle,
+pub use crate::asked::Asked;
+pub use crate::function::{
+    Codec, Entered, answer, codec, codec_of, codec_with_errors, codec_with_errors_of, enter, is_final, settle,
 };
-pub use crate::policy::{InFlight, Lease, MissingKey, Policy};
-pub use crate::store::{Context, Leased};
+pub use crate::identity::{Operation, Scope};
+pub use crate::policy::{InFlight, LeaseTerms, MissingKey, Policy};
+pub use crate::store::Context;
 
-use crate::abandoned;
-use crate::bounds::{Fingerprinted, Recordable};
+use crate::bounds::{Fingerprinted, Leased, Recordable};
 use crate::error::Error;
 use crate::fingerprint::Fingerprint;
 #[cfg(feature = "axum")]
 use crate::http::bounds::Replies;
 use crate::identity::{Key, ToKey, ToScope};
 use crate::record::Input;
+use crate::resume;
 
 #[cfg(feature = "axum")]
-pub use crate::http::run::{Asked, AskedFingerprint, AskedKey};
+pub use crate::http::asked::{AskedFingerprint, AskedKey};
 #[cfg(feature = "axum")]
 pub use crate::http::through_store::RecordedOf;
 #[cfg(feature = "axum")]
@@ -46,13 +47,13 @@ pub fn no_fingerprint() -> Fingerprint {
 
 /// The value of `lease = "…"` and `attempts = …`, for a context that has a use for it.
 #[must_use]
-pub const fn lease<C: Leased>(lease: Lease) -> Lease {
-    lease
+pub const fn lease<C: Leased>(terms: LeaseTerms) -> LeaseTerms {
+    terms
 }
 
 /// The value of `record_input = EXPR`, for a context that has a use for it.
 pub fn record_input<C: Leased, T: Recordable + ?Sized>(value: &T) -> Result<Input, Error> {
-    abandoned::written(value)
+    resume::written(value)
 }
 
 /// An argument of a plain function, as a part of its fingerprint.

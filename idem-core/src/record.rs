@@ -10,6 +10,7 @@ use crate::identity::Identity;
 
 /// A request to run something once: its identity, what was asked, and how long its record is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Request {
     /// Who asks, by which key.
     pub identity: Identity,
@@ -20,6 +21,41 @@ pub struct Request {
     /// What [`resume_abandoned`](crate::resume_abandoned) gives to a handler that goes on with the run. Recorded by leased
     /// runs only.
     pub input: Option<Input>,
+}
+
+impl Request {
+    /// The shortest `ttl`.
+    pub const MIN_TTL: Duration = Duration::from_secs(1);
+
+    /// The longest `ttl`: 3650 days. More is a slip of the unit, or means "for ever".
+    pub const MAX_TTL: Duration = Duration::from_secs(3650 * 24 * 60 * 60);
+
+    /// A request whose record is replayed for this long.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use idem_core::{Fingerprint, Identity, Request};
+    ///
+    /// let identity = Identity::new("inventory", "inventory.reserve", "order-17")?;
+    /// let request = Request::new(identity, Fingerprint::of_value(&17)?, Duration::from_secs(24 * 60 * 60))?;
+    /// # Ok::<(), idem_core::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Kind::TtlInvalid`] where the `ttl` is shorter than [`MIN_TTL`](Self::MIN_TTL) or longer than
+    /// [`MAX_TTL`](Self::MAX_TTL).
+    pub fn new(identity: Identity, fingerprint: Fingerprint, ttl: Duration) -> Result<Self, Error> {
+        if !(Self::MIN_TTL..=Self::MAX_TTL).contains(&ttl) {
+            return Err(Error::new(Kind::TtlInvalid));
+        }
+        Ok(Self { identity, fingerprint, ttl, input: None })
+    }
+
+    /// The same request, with what [`resume_abandoned`](crate::resume_abandoned) gives to its handler.
+    #[must_use]
+    pub fn with_input(self, input: Input) -> Self {
+        Self { input: Some(input), ..self }
+    }
 }
 
 /// What a function was called with, encoded like a result (see [`Value`](crate::Value)).
@@ -35,6 +71,7 @@ impl std::fmt::Debug for Input {
 
 /// The stored row of one identity.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Record {
     /// What was asked, or `None` where it was written by rules that this release does not know.
     pub fingerprint: Option<Fingerprint>,
@@ -42,8 +79,16 @@ pub struct Record {
     pub state: State,
     /// Who had the right to run.
     pub claim: Claim,
-    /// When it stops to count.
+    /// When it stops counting.
     pub expires_at: Timestamp,
+}
+
+impl Record {
+    /// A row as it was read.
+    #[must_use]
+    pub fn new(fingerprint: Option<Fingerprint>, state: State, claim: Claim, expires_at: Timestamp) -> Self {
+        Self { fingerprint, state, claim, expires_at }
+    }
 }
 
 /// How far the run of a record came.

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() {
-/// let runs = idem_core::Runs::default();
+/// let runs = idem_core::store::Runs::default();
 /// let run = runs.enter();
 /// assert_eq!(runs.count(), 1);
 /// drop(run);

@@ -121,20 +121,14 @@ fn policy(handler: &Handler) -> TokenStream {
 /// What is said of a lease, where the context has one.
 fn lease(handler: &Handler) -> TokenStream {
     let private = handler.private(Span::mixed_site());
-    let Some(name) = &handler.lease.name else { return quote!(#private::Lease::DEFAULT) };
-    let time = match handler.lease.duration {
-        Some(time) => duration(time),
-        None => quote!(#private::Lease::DEFAULT.duration),
-    };
-    let attempts = match handler.lease.attempts {
-        Some(attempts) => Literal::u32_unsuffixed(attempts).into_token_stream(),
-        None => quote!(#private::Lease::DEFAULT.attempts),
-    };
+    let Some(name) = &handler.lease.name else { return quote!(#private::LeaseTerms::DEFAULT) };
+    let time = handler.lease.duration.map(duration).map(|time| quote!(.lasting(#time)));
+    let attempts = handler.lease.attempts.map(Literal::u32_unsuffixed).map(|attempts| quote!(.attempts(#attempts)));
     // That a transaction holds no lease is said at the argument, which is what has to go.
     let context = said_at(&handler.context, name.span());
     let of_context = handler.private(at(name));
-    let lease = quote!(#private::Lease { duration: #time, attempts: #attempts, ..#private::Lease::DEFAULT });
-    quote_spanned!(at(name)=> #of_context::lease::<#context>(#lease))
+    let terms = quote!(#private::LeaseTerms::DEFAULT #time #attempts);
+    quote_spanned!(at(name)=> #of_context::lease::<#context>(#terms))
 }
 
 fn duration(duration: Duration) -> TokenStream {
@@ -176,6 +170,7 @@ fn asked(handler: &Handler) -> TokenStream {
             scope: #scope,
             key: #private::AskedKey::#key,
             fingerprint: #private::AskedFingerprint::#fingerprint,
+            input: ::core::option::Option::None,
         }
     };
     if bindings.is_empty() { asked } else { quote!({ #bindings #asked }) }

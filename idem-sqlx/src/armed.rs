@@ -6,14 +6,15 @@ use std::task::{Context, Poll, ready};
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use idem_core::{Error, Holder, Kind, Store};
+use idem_core::store::{Lease, Store};
+use idem_core::{Error, Kind};
 use tokio::runtime::Handle;
 
 /// A lease that can be given back before anything was done with it.
-pub(crate) trait Unused: Holder {
+pub(crate) trait Unused: Lease {
     fn store(&self) -> &Self::Store;
 
-    /// Ends the lease as [`release`](Holder::release) does. What nobody has run is no attempt.
+    /// Ends the lease as [`release`](Lease::release) does. What nobody has run is no attempt.
     fn hand_back(&self) -> impl Future<Output = Result<(), Error>> + Send;
 }
 
@@ -29,13 +30,13 @@ where
     H: Unused + Unpin,
     E: Into<Error>,
 {
-    Armed(Some((holder, commit.map(|committed| committed.map_err(Into::into)).boxed())))
+    ReleaseOnDrop(Some((holder, commit.map(|committed| committed.map_err(Into::into)).boxed())))
 }
 
 /// A claim on its way: there until its commit has answered.
-struct Armed<H: Unused + Unpin>(Option<(H, BoxFuture<'static, Result<(), Error>>)>);
+struct ReleaseOnDrop<H: Unused + Unpin>(Option<(H, BoxFuture<'static, Result<(), Error>>)>);
 
-impl<H: Unused + Unpin> Future for Armed<H> {
+impl<H: Unused + Unpin> Future for ReleaseOnDrop<H> {
     type Output = Result<H, Error>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
@@ -52,7 +53,7 @@ impl<H: Unused + Unpin> Future for Armed<H> {
     }
 }
 
-impl<H: Unused + Unpin> Drop for Armed<H> {
+impl<H: Unused + Unpin> Drop for ReleaseOnDrop<H> {
     fn drop(&mut self) {
         if let Some((holder, commit)) = self.0.take() {
             hand_back_after(holder, commit.map(drop));

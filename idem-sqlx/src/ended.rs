@@ -8,7 +8,7 @@ use tokio::time::sleep;
 use crate::retry;
 
 /// What it kept is not known, so its key must not run again: tries to bar it, and is the error to answer with.
-pub(crate) async fn barred<F>(bar: impl Fn() -> F) -> Error
+pub(crate) async fn poison_in_tries<F>(bar: impl Fn() -> F) -> Error
 where
     F: Future<Output = Result<(), Error>>,
 {

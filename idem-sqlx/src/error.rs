@@ -7,7 +7,7 @@ use idem_core::{Error, Kind};
 /// ```
 /// use idem_core::Kind;
 ///
-/// let error = idem_sqlx::classify(sqlx::Error::PoolTimedOut);
+/// let error = idem_sqlx::into_idem_error(sqlx::Error::PoolTimedOut);
 /// assert_eq!(error.kind(), Kind::StoreUnavailable);
 /// ```
 ///
@@ -16,7 +16,7 @@ use idem_core::{Error, Kind};
 /// [`Kind::TransactionAborted`]; everything else is [`Kind::StoreFailed`], which is 500. Look at constraint violations
 /// that mean something to your callers before you ask.
 #[must_use]
-pub fn classify(error: sqlx::Error) -> Error {
+pub fn into_idem_error(error: sqlx::Error) -> Error {
     Error::new(kind(&error)).caused_by(error)
 }
 

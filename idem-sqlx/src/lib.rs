@@ -16,7 +16,7 @@
 //! #[idempotent(scope = user, ttl = "24h")]
 //! async fn create_note(user: CurrentUser, tx: &mut PgTx, text: String) -> Result<StatusCode, Error> {
 //!     let insert = sqlx::query("INSERT INTO notes (author, text) VALUES ($1, $2)").bind(user.0 as i64).bind(text);
-//!     insert.execute(tx).await.map_err(idem_sqlx::classify)?;
+//!     insert.execute(tx).await.map_err(idem_sqlx::into_idem_error)?;
 //!     Ok(StatusCode::CREATED)
 //! }
 //!
@@ -66,7 +66,7 @@ mod row;
 mod sqlite;
 mod sweeper;
 
-pub use error::classify;
+pub use error::into_idem_error;
 #[cfg(feature = "postgres")]
 #[cfg_attr(docsrs, doc(cfg(feature = "postgres")))]
 pub use postgres::{Isolation, PgLease, PgSteps, PgStore, PgStoreBuilder, PgTx};

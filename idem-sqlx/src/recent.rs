@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// asked for anything else. A wrong guess costs one look-up.
 ///
 /// Each identity has one slot, and a later one takes it over.
-pub(crate) struct Recent(Box<[AtomicU64]>);
+pub(crate) struct RecentlyFinished(Box<[AtomicU64]>);
 
-impl Recent {
+impl RecentlyFinished {
     /// 32 KiB: some thousands of requests, which covers a client's first retries.
     const SLOTS: usize = 4096;
 
@@ -45,7 +45,7 @@ mod tests {
 
     #[test]
     fn a_finished_identity_is_remembered_until_another_takes_its_slot() {
-        let recent = Recent::new();
+        let recent = RecentlyFinished::new();
         let (one, mut other) = ([7; 32], [7; 32]);
         other[0] = 8;
         assert!(!recent.contains(&one));

@@ -1,7 +1,8 @@
 //! Between a row's columns and a record.
 
 use bytes::Bytes;
-use idem_core::{Claim, Error, Fingerprint, Format, Kind, Outcome, Record, Reply, State, Timestamp};
+use idem_core::store::{Claim, Format, Outcome, Record, Reply, State, Timestamp};
+use idem_core::{Error, Fingerprint, Kind};
 
 /// Numbers of the `state` column. They never change their meaning.
 pub(crate) const RUNNING: i16 = 1;
@@ -53,7 +54,7 @@ pub(crate) fn read(columns: Columns) -> Result<(Option<Record>, Timestamp), Erro
         _ => State::Unreadable,
     };
     let fingerprint = fingerprint.as_deref().and_then(Fingerprint::from_bytes);
-    let record = Record { fingerprint, state, claim, expires_at: Timestamp(expires_at) };
+    let record = Record::new(fingerprint, state, claim, Timestamp(expires_at));
     Ok((Some(record), now))
 }
 

@@ -5,12 +5,7 @@ async fn NAME(
     Json(order): Json<Order>,
 ) -> Result<(StatusCode, Json<Payment>), Failed> {
     let key = headers.get("idempotency-key").and_then(|key| key.to_str().ok());
-    let request = Request {
-        identity: Identity::new(&user, "NAME", &key)?,
-        fingerprint: Fingerprint::of_value(&order)?,
-        ttl: Duration::from_secs(86400),
-        input: None,
-    };
+    let request = Request::new(Identity::new(&user, "NAME", &key)?, Fingerprint::of_value(&order)?, Duration::from_secs(86400))?;
     let mut run = match store.begin(&request).await? {
         Start::Run(run) => run,
         Start::Stored(Stored::Completed(value) | Stored::Rejected(value)) => {

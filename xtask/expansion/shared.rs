@@ -9,7 +9,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Json, Router};
-use idem_core::{Error, Fingerprint, Identity, Request, Scope, Start, Stored, ToScope, idempotent};
+use idem_core::{Error, Fingerprint, idempotent, Identity, Request, Scope, Start, Stored, ToScope};
 use idem_sqlx::{PgStore, PgTx};
 use serde::{Deserialize, Serialize};
 

@@ -31,7 +31,7 @@ impl From<idem_core::Error> for ApiError {
 impl From<sqlx::Error> for ApiError {
     /// A deadlock becomes a 503 with `Retry-After`, and only what a retry cannot mend a 500.
     fn from(error: sqlx::Error) -> Self {
-        Self::Store(idem_sqlx::classify(error))
+        Self::Store(idem_sqlx::into_idem_error(error))
     }
 }
 

@@ -69,7 +69,7 @@ impl Failure for OrderError {
 
 impl From<sqlx::Error> for OrderError {
     fn from(error: sqlx::Error) -> Self {
-        Self::Store(idem_sqlx::classify(error))
+        Self::Store(idem_sqlx::into_idem_error(error))
     }
 }
 

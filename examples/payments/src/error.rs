@@ -19,7 +19,7 @@ pub(crate) enum ApiError {
 impl From<sqlx::Error> for ApiError {
     /// A deadlock becomes a 503 with `Retry-After`, and only what a retry cannot mend a 500.
     fn from(error: sqlx::Error) -> Self {
-        Self::Database(idem_sqlx::classify(error))
+        Self::Database(idem_sqlx::into_idem_error(error))
     }
 }
 

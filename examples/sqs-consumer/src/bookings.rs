@@ -54,7 +54,7 @@ impl BookingError {
 
 impl From<sqlx::Error> for BookingError {
     fn from(error: sqlx::Error) -> Self {
-        Self::Store(idem_sqlx::classify(error))
+        Self::Store(idem_sqlx::into_idem_error(error))
     }
 }
 

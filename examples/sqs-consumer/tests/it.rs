@@ -212,7 +212,7 @@ async fn book_slowly(
 ) -> Result<(), idem_core::Error> {
     runs.fetch_add(1, Ordering::SeqCst);
     let insert = "INSERT INTO bookings (booking, event, seats) VALUES ($1, 'concert', 1)";
-    sqlx::query(insert).bind(id).execute(tx).await.map_err(idem_sqlx::classify)?;
+    sqlx::query(insert).bind(id).execute(tx).await.map_err(idem_sqlx::into_idem_error)?;
     let _open = gate.acquire().await.expect("a gate");
     Ok(())
 }

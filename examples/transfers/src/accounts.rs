@@ -61,7 +61,7 @@ impl TransferError {
 
 impl From<sqlx::Error> for TransferError {
     fn from(error: sqlx::Error) -> Self {
-        Self::Store(idem_sqlx::classify(error))
+        Self::Store(idem_sqlx::into_idem_error(error))
     }
 }
 

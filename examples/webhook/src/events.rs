@@ -42,7 +42,7 @@ async fn take_effect(tx: &mut SqliteTx, event: &Event) -> Result<Json<Value>, Er
     match &event.what {
         What::InvoicePaid { invoice, amount } => {
             let insert = sqlx::query("INSERT INTO ledger (invoice, amount) VALUES ($1, $2)").bind(invoice).bind(amount);
-            insert.execute(tx).await.map_err(idem_sqlx::classify)?;
+            insert.execute(tx).await.map_err(idem_sqlx::into_idem_error)?;
             Ok(Json(json!({ "event": event.id, "entered": true })))
         }
         What::Other => Ok(Json(json!({ "event": event.id, "entered": false }))),

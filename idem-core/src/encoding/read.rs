@@ -8,10 +8,13 @@ use serde::de::{
 };
 use serde::forward_to_deserialize_any;
 
-use super::{BYTES, F32, F64, MAP, MAX_DEPTH, RAW_JSON, SOME, UNIT, Unsuitable};
+use super::depth::{MAX_DEPTH, depth};
+use super::tags::{BYTES, F32, F64, MAP, RAW_JSON, SOME, UNIT};
+use super::unsuitable::Unsuitable;
 use crate::json::Reader;
 
-pub(super) fn read<T: DeserializeOwned>(text: &[u8]) -> Result<T, Unsuitable> {
+/// The value in a stored text.
+pub(crate) fn read<T: DeserializeOwned>(text: &[u8]) -> Result<T, Unsuitable> {
     let text = std::str::from_utf8(text).map_err(|_| Unsuitable::damaged())?;
     if depth(text) > MAX_DEPTH {
         return Err(Unsuitable::damaged());
@@ -19,25 +22,6 @@ pub(super) fn read<T: DeserializeOwned>(text: &[u8]) -> Result<T, Unsuitable> {
     let mut source = Source(Reader::new(text));
     let value = T::deserialize(&mut source)?;
     if source.0.is_at_end() { Ok(value) } else { Err(Unsuitable::damaged()) }
-}
-
-/// How many brackets and braces are open at most.
-pub(super) fn depth(text: &str) -> usize {
-    let (mut open, mut most, mut is_string, mut is_escaped) = (0_usize, 0, false, false);
-    for byte in text.bytes() {
-        match byte {
-            _ if is_escaped => is_escaped = false,
-            b'\\' if is_string => is_escaped = true,
-            b'"' => is_string = !is_string,
-            b'[' | b'{' if !is_string => {
-                open += 1;
-                most = most.max(open);
-            }
-            b']' | b'}' if !is_string => open = open.saturating_sub(1),
-            _ => {}
-        }
-    }
-    most
 }
 
 /// What is left of the text. It begins with a value.

@@ -17,7 +17,9 @@ use serde::Serialize;
 use serde::de::value::StrDeserializer;
 use serde::de::{self, DeserializeOwned, DeserializeSeed, EnumAccess, MapAccess, SeqAccess, VariantAccess, Visitor};
 
-use super::{Unsuitable, read, stored};
+use super::read::read;
+use super::unsuitable::Unsuitable;
+use super::write::stored;
 
 /// The types that have passed, by their names.
 static STORABLE: LazyLock<Mutex<HashSet<&'static str>>> = LazyLock::new(Mutex::default);

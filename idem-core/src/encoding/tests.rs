@@ -1,12 +1,13 @@
 //! That every value reads back as itself, and what of it people see.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::fmt::Debug;
+use std::fmt::{self, Debug};
 
 use proptest::prelude::*;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::depth::MAX_DEPTH;
 use super::*;
 
 fn text<T: Serialize + ?Sized>(value: &T) -> String {

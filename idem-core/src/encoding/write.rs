@@ -10,7 +10,9 @@ use serde::ser::{
     SerializeTupleVariant,
 };
 
-use super::{BYTES, F32, F64, SOME, UNIT, Unsuitable};
+use super::depth::{MAX_DEPTH, depth};
+use super::tags::{BYTES, F32, F64, SOME, UNIT};
+use super::unsuitable::Unsuitable;
 
 /// A newtype struct of this name is a sequence whose order does not count where values are compared.
 pub(crate) const UNORDERED: &str = "$idem::Unordered";
@@ -24,12 +26,19 @@ const PAIRS: &str = "{\"~map\":[";
 
 type Done = Result<(), Unsuitable>;
 
-pub(super) fn stored<T: Serialize + ?Sized>(value: &T) -> Result<String, Unsuitable> {
-    text(value, Purpose::Storing)
+/// The value as it is stored.
+pub(crate) fn stored<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, Unsuitable> {
+    let text = text(value, Purpose::Storing)?;
+    if depth(&text) > MAX_DEPTH {
+        return Err(Unsuitable::new(format!("the value nests deeper than {MAX_DEPTH} levels")));
+    }
+    Ok(text.into_bytes())
 }
 
-pub(super) fn compared<T: Serialize + ?Sized>(value: &T) -> Result<String, Unsuitable> {
-    text(value, Purpose::Comparing)
+/// The value as it is compared: one text for equal values, however a map iterates, and another for each other value of
+/// serde's data model. It is not read back.
+pub(crate) fn compared<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, Unsuitable> {
+    text(value, Purpose::Comparing).map(String::into_bytes)
 }
 
 fn text<T: Serialize + ?Sized>(value: &T, purpose: Purpose) -> Result<String, Unsuitable> {

@@ -14,9 +14,9 @@ use http_body_util::LengthLimitError;
 
 use crate::error::{Error, Kind};
 use crate::fingerprint::Fingerprint;
+use crate::http::asked::AskedFingerprint;
 use crate::http::bounds::{FromRef, HoldsStore, Needs};
 use crate::http::problem;
-use crate::http::run::AskedFingerprint;
 use crate::store::Context;
 
 /// The user's last extractor `T`, run over a body that has been read whole, so that it can be digested.

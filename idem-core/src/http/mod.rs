@@ -52,7 +52,7 @@
 //! | `transaction_ended`, `outcome_unknown` | 500 | it may have taken effect: look before you send it again |
 //! | `step_mismatch` | 500 | the steps are not those of the earlier attempt, or are put together wrongly; what was done stays |
 //! | `attempts_exhausted` | 500 | it has failed as often as it may; an operator releases it |
-//! | `scope_invalid`, `fingerprint_failed` | 500 | the application's mistake; the handler was not run |
+//! | `scope_invalid`, `ttl_invalid`, `fingerprint_failed` | 500 | the application's mistake; the handler was not run |
 //!
 //! Of what was not completed nothing is kept, but for the finished steps of a leased run.
 //!
@@ -63,13 +63,14 @@
 //!   for a retry gets 422; give such a handler a `fingerprint` of its own.
 //! - An endless response (server-sent events) would hold its transaction open: it is no reply to be stored.
 
+pub(crate) mod asked;
 pub mod bounds;
+mod detach;
 pub(crate) mod extract;
 pub(crate) mod key;
-mod outlive;
 mod problem;
 mod reply;
-pub(crate) mod run;
+pub(crate) mod serve;
 pub(crate) mod through_store;
 
 pub use problem::Refusal;

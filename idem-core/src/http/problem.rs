@@ -130,6 +130,7 @@ fn status(kind: Kind) -> StatusCode {
         Kind::ReplyTooLarge => StatusCode::GONE,
         Kind::RetryLater | Kind::StoreUnavailable | Kind::UndoFailed => StatusCode::SERVICE_UNAVAILABLE,
         Kind::ScopeInvalid
+        | Kind::TtlInvalid
         | Kind::FingerprintFailed
         | Kind::ReplyFailed
         | Kind::RecordUnreadable

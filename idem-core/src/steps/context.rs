@@ -11,13 +11,14 @@ use tracing::Instrument;
 use super::key::digest;
 use super::rejection::Rejection;
 use super::{Run, Steps};
+use crate::bounds::Leased;
 use crate::disposition::Disposition;
 use crate::error::{Error, Kind};
-use crate::holder::{Held, Holder, StepForm};
-use crate::policy::Lease;
+use crate::policy::{Intent, LeaseTerms};
 use crate::record::{Outcome, Request};
 use crate::renewal::Renewal;
-use crate::store::{Begun, Context, Rejected, Store};
+use crate::store::{Attempt, Claimed, Context, Rejected};
+use crate::store::{Lease, StepForm, Store};
 
 /// How long an answer waits for the lease to be given back.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -25,30 +26,39 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// How long a lease is renewed for a step that the handler has given up and that has not ended.
 const LONGEST_STEP: Duration = Duration::from_secs(60);
 
-impl<H: Holder> Context for Steps<H> {
-    type Store = H::Store;
+impl<L: Lease> Context for Steps<L> {
+    type Store = L::Store;
 
     /// Each step is one, or a call.
     const IS_ONE_TRANSACTION: bool = false;
 
-    async fn begin(store: &H::Store, request: &Request, lease: &Lease) -> Result<Begun<Self>, Error> {
+    async fn claim(store: &L::Store, request: &Request) -> Result<Claimed<Self>, Error> {
+        Self::claim_leased(store, request, &LeaseTerms::DEFAULT, Intent::Run).await
+    }
+
+    async fn claim_leased(
+        store: &L::Store,
+        request: &Request,
+        terms: &LeaseTerms,
+        intent: Intent,
+    ) -> Result<Claimed<Self>, Error> {
         let asked = Instant::now();
-        let (holder, attempt, fingerprint, recorded) = match H::claim(store, request, lease).await? {
-            Held::Run { holder, attempt, fingerprint, steps } => (holder, attempt, fingerprint, steps),
-            Held::Replay(reply) => return Ok(Begun::Replay(reply)),
-            Held::Refuse(kind) => return Ok(Begun::Refuse(kind)),
+        let Attempt { lease, number, fingerprint, steps } = match L::claim(store, request, terms, intent).await? {
+            Claimed::Run(attempt) => attempt,
+            Claimed::Replay(reply) => return Ok(Claimed::Replay(reply)),
+            Claimed::Refuse(kind) => return Ok(Claimed::Refuse(kind)),
         };
-        let renewed = holder.clone();
+        let renewed = lease.clone();
         let try_renew = move || {
-            let holder = renewed.clone();
-            async move { holder.renew().await }
+            let lease = renewed.clone();
+            async move { lease.renew().await }
         };
         let mut run = Run {
-            renewal: Renewal::start(lease.duration, asked, try_renew),
-            holder,
+            renewal: Renewal::start(terms.duration, asked, try_renew),
+            lease,
             seed: digest([&request.identity.digest(), fingerprint.as_bytes()]),
-            attempt,
-            recorded,
+            attempt: number,
+            recorded: steps,
             rejection: None,
             busy: Arc::default(),
         };
@@ -63,7 +73,7 @@ impl<H: Holder> Context for Steps<H> {
         let mut steps = Self::of(store, Some(run));
         steps.is_owed = made.is_some();
         steps.in_the_air = made.map(|made| made.name);
-        Ok(Begun::Run(steps))
+        Ok(Claimed::Run(steps))
     }
 
     fn lost(&self) -> impl Future<Output = ()> + Send + 'static {
@@ -114,7 +124,7 @@ impl<H: Holder> Context for Steps<H> {
         Ok(())
     }
 
-    async fn begin_unrecorded(store: &H::Store) -> Result<Self, Error> {
+    async fn begin_unrecorded(store: &L::Store) -> Result<Self, Error> {
         Ok(Self::of(store, None))
     }
 
@@ -129,7 +139,9 @@ impl<H: Holder> Context for Steps<H> {
     }
 }
 
-impl<H: Holder> Drop for Steps<H> {
+impl<L: Lease> Leased for Steps<L> {}
+
+impl<L: Lease> Drop for Steps<L> {
     fn drop(&mut self) {
         // Undoes itself, and the release waits for that.
         self.last = None;
@@ -140,7 +152,7 @@ impl<H: Holder> Drop for Steps<H> {
     }
 }
 
-impl<H: Holder> Steps<H> {
+impl<L: Lease> Steps<L> {
     /// Commits the last writes with the outcome.
     async fn settle(&mut self, outcome: &Outcome) -> Result<(), Error> {
         let settled = match self.last.take() {
@@ -160,7 +172,7 @@ impl<H: Holder> Steps<H> {
         let outcome = outcome.clone();
         self.is_in_doubt(true);
         let finished =
-            open.end(Disposition::Commit, |holder, tx| async move { holder.finish(tx, &outcome).await }).await;
+            open.end(Disposition::Commit, |lease, tx| async move { lease.complete(tx, &outcome).await }).await;
         self.is_in_doubt(false);
         if finished.is_ok() {
             self.run = None;
@@ -172,7 +184,7 @@ impl<H: Holder> Steps<H> {
     }
 
     /// A run that is given back is going on until then, for a shutdown that waits.
-    fn release_run(&self, run: Run<H>) -> impl Future<Output = ()> + Send + use<H> {
+    fn release_run(&self, run: Run<L>) -> impl Future<Output = ()> + Send + use<L> {
         let (counted, released) = (self.store.runs().enter(), run.release(self.broken));
         async move {
             released.await;
@@ -195,9 +207,9 @@ impl<H: Holder> Steps<H> {
     }
 }
 
-impl<H: Holder> Run<H> {
+impl<L: Lease> Run<L> {
     async fn release(self, broken: Option<Kind>) {
-        let Self { holder, renewal, busy, .. } = self;
+        let Self { lease, renewal, busy, .. } = self;
         // Renewed until then: what a step has kept is known before anybody else may run, and whether it has barred the key.
         let Ok(has_ended) = timeout(LONGEST_STEP, busy.lock()).await else {
             tracing::error!(target: "idem", "a step that was given up does not end; its lease ends by itself");
@@ -207,7 +219,7 @@ impl<H: Holder> Run<H> {
         if *has_ended || matches!(broken, Some(Kind::LeaseLost | Kind::TransactionEnded)) {
             return;
         }
-        match holder.release().await {
+        match lease.release().await {
             Ok(()) => {}
             Err(error) if error.kind() == Kind::LeaseLost => {}
             Err(error) => tracing::warn!(target: "idem", %error, "the lease was not released; it ends by itself"),

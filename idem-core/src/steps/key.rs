@@ -40,7 +40,7 @@ impl fmt::Display for StepKey {
     }
 }
 
-/// Of parts with their lengths.
+/// Turn parts with their lengths.
 pub(super) fn digest<const N: usize>(parts: [&[u8]; N]) -> [u8; 32] {
     let mut digest = Sha256::new();
     for part in parts {

@@ -8,42 +8,42 @@ use tracing::Instrument;
 
 use crate::disposition::Disposition;
 use crate::error::{Error, Kind};
-use crate::holder::Holder;
 use crate::renewal::Excluded;
-use crate::store::Context;
+use crate::store::Lease;
+use crate::store::Transaction;
 
 /// A step on its way to its end, with the transaction that it has, if it has one.
 ///
 /// It ends in a task of its own, whoever goes away meanwhile: what a step has kept is to be known before the lease may be
 /// somebody else's.
-pub(super) struct Open<H: Holder> {
+pub(super) struct Open<L: Lease> {
     /// There until it is ended, where it has one.
-    tx: Option<H::Tx>,
+    tx: Option<L::Tx>,
     /// `None` in a request that is not recorded.
-    of: Option<Of<H>>,
+    of: Option<Turn<L>>,
 }
 
 /// What it is a step of.
-pub(super) struct Of<H> {
-    pub(super) holder: H,
+pub(super) struct Turn<L> {
+    pub(super) lease: L,
     /// The lease is not given back while this is there, nor behind it where a step has ended its transaction.
     pub(super) busy: OwnedMutexGuard<bool>,
     pub(super) _excluded: Option<Excluded>,
 }
 
-impl<H: Holder> Open<H> {
-    pub(super) fn new(tx: Option<H::Tx>, of: Option<Of<H>>) -> Self {
+impl<L: Lease> Open<L> {
+    pub(super) fn new(tx: Option<L::Tx>, of: Option<Turn<L>>) -> Self {
         Self { tx, of }
     }
 
-    pub(super) fn tx(&mut self) -> &mut H::Tx {
+    pub(super) fn tx(&mut self) -> &mut L::Tx {
         self.tx.as_mut().expect("a transaction until it is ended")
     }
 
     pub(super) async fn undo(self) -> Result<(), Error> {
-        let undo = |holder: H, tx| async move {
+        let undo = |lease: L, tx| async move {
             match tx {
-                Some(tx) => holder.undo(tx).await,
+                Some(tx) => lease.roll_back(tx).await,
                 None => Ok(()),
             }
         };
@@ -54,7 +54,7 @@ impl<H: Holder> Open<H> {
     pub(super) async fn end<F>(
         mut self,
         disposition: Disposition,
-        how: impl FnOnce(H, Option<H::Tx>) -> F,
+        how: impl FnOnce(L, Option<L::Tx>) -> F,
     ) -> Result<(), Error>
     where
         F: Future<Output = Result<(), Error>> + Send + 'static,
@@ -62,11 +62,11 @@ impl<H: Holder> Open<H> {
         let tx = self.tx.take();
         let Some(mut of) = self.of.take() else {
             return match tx {
-                Some(tx) => tx.finish_unrecorded(disposition).await,
+                Some(tx) => tx.end(disposition).await,
                 None => Ok(()),
             };
         };
-        let end = how(of.holder.clone(), tx);
+        let end = how(of.lease.clone(), tx);
         let task = async move {
             let ended = end.await;
             of.note(&ended);
@@ -77,18 +77,18 @@ impl<H: Holder> Open<H> {
     }
 }
 
-impl<H> Of<H> {
+impl<L> Turn<L> {
     fn note(&mut self, ended: &Result<(), Error>) {
         *self.busy |= ended.as_ref().is_err_and(|error| error.kind() == Kind::TransactionEnded);
     }
 }
 
-impl<H: Holder> Drop for Open<H> {
+impl<L: Lease> Drop for Open<L> {
     fn drop(&mut self) {
         // Without a runtime the transaction is rolled back with its connection.
         if let (Some(tx), Some(mut of), Ok(runtime)) = (self.tx.take(), self.of.take(), Handle::try_current()) {
             runtime.spawn(async move {
-                let undone = of.holder.undo(tx).await;
+                let undone = of.lease.roll_back(tx).await;
                 of.note(&undone);
                 if let Err(error) = undone {
                     tracing::error!(target: "idem", code = error.code(), "a dropped step: {error}");

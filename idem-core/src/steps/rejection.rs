@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use super::nothing;
 use crate::error::{Error, Kind};
-use crate::holder::{Step, StepForm};
 use crate::record::{Outcome, Reply};
+use crate::store::{Step, StepForm};
 
 /// What a run was rejected with, and what is to be undone for it.
 ///

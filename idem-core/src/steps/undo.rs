@@ -7,12 +7,13 @@ use futures_util::future::BoxFuture;
 
 use super::rejection::Rejection;
 use super::{StepKey, Steps, nothing};
+use crate::bounds::UndoIn;
 use crate::catch::catch;
+use crate::claim::unless;
 use crate::error::{Error, Kind};
-use crate::holder::{Holder, Step, StepForm};
 use crate::record::Outcome;
-use crate::run::unless;
 use crate::store::Context;
+use crate::store::{Lease, Step, StepForm};
 
 /// What an undo fails with. It is logged, and never shown to a client.
 pub(super) type Failure = Box<dyn StdError + Send + Sync>;
@@ -52,7 +53,7 @@ impl<T: 'static> Undo<T> {
     }
 }
 
-impl<H: Holder> Steps<H> {
+impl<L: Lease> Steps<L> {
     /// Undoes what the finished steps have done, as far as it is not undone. The answer is the outcome that counts: an
     /// earlier attempt may have recorded one.
     pub(super) async fn undo_steps(&mut self, outcome: &Outcome) -> Result<Outcome, Error> {
@@ -142,34 +143,4 @@ impl<H: Holder> Steps<H> {
 /// A panic in an undo leaves it to the retry, as an error does.
 async fn caught(undo: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
     catch(undo).await.unwrap_or_else(|panic| Err(panic.into()))
-}
-
-/// An async function of a transaction whose future may go to another thread: what [`Steps::undo`] takes.
-///
-/// Every such function and closure is one: there is nothing to implement.
-///
-/// [`Steps::undo`]: crate::Steps::undo
-#[diagnostic::on_unimplemented(
-    message = "this cannot undo a step",
-    label = "not an async function of `&mut` transaction whose future is `Send`",
-    note = "write `async move |tx| …`; what it holds across an await is `Send`, and its error is `Into<Box<dyn Error + Send + Sync>>`"
-)]
-pub trait UndoIn<'t, T: 't, E> {
-    /// Its future.
-    type Undone: Future<Output = Result<(), E>> + Send + 't;
-
-    /// Calls it.
-    fn undo(self, tx: &'t mut T) -> Self::Undone;
-}
-
-impl<'t, T: 't, E, F, R> UndoIn<'t, T, E> for F
-where
-    F: FnOnce(&'t mut T) -> R,
-    R: Future<Output = Result<(), E>> + Send + 't,
-{
-    type Undone = R;
-
-    fn undo(self, tx: &'t mut T) -> R {
-        self(tx)
-    }
 }

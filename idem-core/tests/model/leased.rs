@@ -1,9 +1,8 @@
 //! The clients of the model, and everything that may happen to them.
 
-use std::time::Duration;
-
 use idem_core::machine::{Decision, decide_leased};
-use idem_core::{Claim, Fingerprint, Identity, Kind, Lease, Request, Timestamp};
+use idem_core::store::{Claim, Intent, LeaseTerms, Timestamp};
+use idem_core::{Fingerprint, Identity, Kind, Request};
 use stateright::{Model, Property};
 
 use crate::past::Broken;
@@ -15,7 +14,7 @@ use crate::wrong::Wrong;
 const CLAIMS: u8 = 3;
 
 /// How often a run may be begun: what all claims can use up. How long a lease lives is up to the store.
-const LIMIT: Lease = Lease { attempts: 3, ..Lease::DEFAULT };
+const LIMIT: LeaseTerms = LeaseTerms::DEFAULT.attempts(3);
 
 /// When the clock stops: late enough for a record that was completed at once to expire, and for the lease of the one in
 /// its place to end.
@@ -84,7 +83,7 @@ pub(crate) enum Told {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Order {
     Lease,
-    LeaseAgain(Claim),
+    ReplaceLeased(Claim),
     TakeOver(Claim),
 }
 
@@ -134,8 +133,7 @@ impl Leased {
 
     fn new(wrong: Wrong, clients: usize, rejects: bool) -> Self {
         let identity = Identity::new("scope", "operation", "key").expect("valid");
-        let request =
-            |fingerprint| Request { identity: identity.clone(), fingerprint, ttl: Duration::ZERO, input: None };
+        let request = |fingerprint| Request::new(identity.clone(), fingerprint, Request::MIN_TTL).expect("valid");
         let other = if wrong == Wrong::NoFingerprint { "this" } else { "that" };
         let requests = ["this", other].map(|body| request(Fingerprint::of_value(body).expect("serialisable")));
         Self { wrong, clients, rejects, requests }
@@ -147,9 +145,9 @@ impl Leased {
             Clock::Store => store.now,
             Clock::Ahead => after(store.now, 1),
         };
-        let order = match decide_leased(record.as_ref(), &self.requests[body], &LIMIT, began) {
+        let order = match decide_leased(record.as_ref(), &self.requests[body], &LIMIT, Intent::Run, began) {
             Decision::Claim => Order::Lease,
-            Decision::Replace(expired) => Order::LeaseAgain(expired),
+            Decision::Replace(expired) => Order::ReplaceLeased(expired),
             Decision::Resume { claim, .. } => Order::TakeOver(claim),
             Decision::Replay(reply) => {
                 store.answer(&reply);
@@ -165,14 +163,14 @@ impl Leased {
         let fingerprint = self.requests[body].fingerprint;
         let claimed = match order {
             Order::Lease => store.lease(began, fingerprint),
-            Order::LeaseAgain(expired) => store.lease_again(began, fingerprint, expired),
+            Order::ReplaceLeased(expired) => store.replace_leased(began, fingerprint, expired),
             Order::TakeOver(earlier) => store.take_over(began, earlier),
         };
         match order {
             Order::TakeOver(_) if claimed.is_some() => {
                 store.past.note(Broken::OtherBodyServed, store.past.asked != body);
             }
-            Order::Lease | Order::LeaseAgain(_) if claimed.is_some() => store.past.asked = body,
+            Order::Lease | Order::ReplaceLeased(_) if claimed.is_some() => store.past.asked = body,
             _ => {}
         }
         match claimed {

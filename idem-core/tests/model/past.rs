@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use idem_core::{Claim, Reply};
+use idem_core::store::{Claim, Reply};
 
 use crate::store::{CALL, Ending, STEPS};
 

@@ -1,6 +1,7 @@
 //! A client that runs: how far it is, and what it may do.
 
-use idem_core::{Claim, Kind};
+use idem_core::Kind;
+use idem_core::store::Claim;
 
 use crate::leased::{Action, Client, Told};
 use crate::store::{CALL, Ending, Guard, STEPS, Store};

@@ -4,7 +4,8 @@
 //! rejection and an undo are kept there as steps are.
 
 use bytes::Bytes;
-use idem_core::{Claim, Fingerprint, Format, Record, Reply, State, Timestamp};
+use idem_core::Fingerprint;
+use idem_core::store::{Claim, Format, Record, Reply, State, Timestamp};
 
 use crate::past::{Broken, Past};
 
@@ -98,7 +99,12 @@ impl Store {
     }
 
     /// Takes the place of the expired record that was seen.
-    pub(crate) fn lease_again(&mut self, began: Timestamp, fingerprint: Fingerprint, expired: Claim) -> Option<Claim> {
+    pub(crate) fn replace_leased(
+        &mut self,
+        began: Timestamp,
+        fingerprint: Fingerprint,
+        expired: Claim,
+    ) -> Option<Claim> {
         let row = self.row.as_ref()?;
         (row.claim == expired && row.expires_at <= began).then(|| self.begin_anew(began, fingerprint))
     }
@@ -249,7 +255,7 @@ impl Row {
             Progress::Leased { until, attempt, is_rejected } => State::Leased { until, attempt, is_rejected },
             Progress::Completed(ending) => State::Completed(ending.reply()),
         };
-        Record { fingerprint: Some(self.fingerprint), state, claim: self.claim, expires_at: self.expires_at }
+        Record::new(Some(self.fingerprint), state, self.claim, self.expires_at)
     }
 
     pub(crate) fn is_leased(&self) -> bool {

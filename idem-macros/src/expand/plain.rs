@@ -25,8 +25,8 @@ use crate::parameters::{Parameter, Role, plain};
 /// async fn on_shipped(tx: &<PgTx as Context>::Store, event: &Shipped) -> Result<Stock, StockError> {
 ///     static __IDEM_POLICY: Policy = …;
 ///     let __idem_codec = codec_of::<Stock, StockError>();
-///     let __idem_named = Named { … };
-///     match #private::enter::<#context, _>(#store, &__IDEM_POLICY, __idem_named, &__idem_codec).await {
+///     let __idem_asked = Asked { … };
+///     match #private::enter::<#context, _>(#store, &__IDEM_POLICY, __idem_asked, &__idem_codec).await {
 ///         Entered::Over(__idem_answer) => __idem_answer,
 ///         Entered::Run(mut __idem_run) => {
 ///             let mut __idem_body = async move |tx: &mut PgTx| -> Result<Stock, StockError> { { … } };
@@ -81,8 +81,8 @@ pub(super) fn expand(handler: &Handler) -> TokenStream {
     let whole = quote_spanned! {Span::mixed_site()=>
         static __IDEM_POLICY: #private::Policy = #policy;
         let __idem_codec = #codec;
-        let __idem_named = #named;
-        match #private::enter::<#context, _>(#store, &__IDEM_POLICY, __idem_named, &__idem_codec).await {
+        let __idem_asked = #named;
+        match #private::enter::<#context, _>(#store, &__IDEM_POLICY, __idem_asked, &__idem_codec).await {
             #private::Entered::Over(__idem_answer) => __idem_answer,
             #private::Entered::Run(mut __idem_run) => {
                 // A body that changes an argument makes it a closure that is called by `&mut`.
@@ -209,7 +209,7 @@ fn named(handler: &Handler) -> TokenStream {
     let input = input(handler);
     let bindings = bindings(handler);
     let named = quote_spanned! {Span::mixed_site()=>
-        #private::Named { scope: #scope, key: #key, fingerprint: #fingerprint, input: #input }
+        #private::Asked { scope: #scope, key: #key, fingerprint: #fingerprint, input: #input }
     };
     if bindings.is_empty() { named } else { quote!({ #bindings #named }) }
 }

@@ -23,11 +23,11 @@ async fn checkout(
         missing_key: ::idem_core::__private::MissingKey::Reject,
         lease: ::idem_core::__private::lease::<
             PgSteps,
-        >(::idem_core::__private::Lease {
-            duration: ::core::time::Duration::from_secs(30),
-            attempts: 5,
-            ..::idem_core::__private::Lease::DEFAULT
-        }),
+        >(
+            ::idem_core::__private::LeaseTerms::DEFAULT
+                .lasting(::core::time::Duration::from_secs(30))
+                .attempts(5),
+        ),
     };
     let (__idem_call, __idem_1) = __idem_last.into_parts();
     let __idem_asked = {
@@ -37,6 +37,7 @@ async fn checkout(
             scope: ::idem_core::__private::scope(user),
             key: ::idem_core::__private::AskedKey::Header("idempotency-key"),
             fingerprint: ::idem_core::__private::AskedFingerprint::Request,
+            input: ::core::option::Option::None,
         }
     };
     __idem_call

@@ -10,16 +10,16 @@ pub async fn on_shipped(
         ttl: ::core::time::Duration::from_secs(604800),
         in_flight: ::idem_core::__private::InFlight::Conflict,
         missing_key: ::idem_core::__private::MissingKey::Reject,
-        lease: ::idem_core::__private::Lease::DEFAULT,
+        lease: ::idem_core::__private::LeaseTerms::DEFAULT,
     };
     let __idem_codec = ::idem_core::__private::codec_with_errors_of::<
         Stock,
         StockError,
     >();
-    let __idem_named = {
+    let __idem_asked = {
         #[allow(unused_variables)]
         let event = &event;
-        ::idem_core::__private::Named {
+        ::idem_core::__private::Asked {
             scope: ::idem_core::__private::scope("inventory"),
             key: ::idem_core::__private::key(&event.id),
             fingerprint: ::idem_core::__private::arguments([
@@ -31,7 +31,7 @@ pub async fn on_shipped(
     match ::idem_core::__private::enter::<
         PgTx,
         _,
-    >(tx, &__IDEM_POLICY, __idem_named, &__idem_codec)
+    >(tx, &__IDEM_POLICY, __idem_asked, &__idem_codec)
         .await
     {
         ::idem_core::__private::Entered::Over(__idem_answer) => __idem_answer,

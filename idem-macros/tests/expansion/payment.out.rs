@@ -18,7 +18,7 @@ pub async fn create_payment(
         ttl: ::core::time::Duration::from_secs(86400),
         in_flight: ::idem_core::__private::InFlight::Conflict,
         missing_key: ::idem_core::__private::MissingKey::Reject,
-        lease: ::idem_core::__private::Lease::DEFAULT,
+        lease: ::idem_core::__private::LeaseTerms::DEFAULT,
     };
     let (__idem_call, __idem_1) = __idem_last.into_parts();
     let __idem_asked = {
@@ -28,6 +28,7 @@ pub async fn create_payment(
             scope: ::idem_core::__private::scope(user),
             key: ::idem_core::__private::AskedKey::Header("idempotency-key"),
             fingerprint: ::idem_core::__private::AskedFingerprint::Request,
+            input: ::core::option::Option::None,
         }
     };
     __idem_call

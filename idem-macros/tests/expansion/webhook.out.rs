@@ -20,7 +20,7 @@ async fn shipped<C: Carrier>(
             ::core::time::Duration::from_millis(500),
         ),
         missing_key: app::idempotency::__private::MissingKey::Run,
-        lease: app::idempotency::__private::Lease::DEFAULT,
+        lease: app::idempotency::__private::LeaseTerms::DEFAULT,
     };
     let (__idem_call, __idem_2) = __idem_last.into_parts();
     let __idem_asked = {
@@ -36,6 +36,7 @@ async fn shipped<C: Carrier>(
             fingerprint: app::idempotency::__private::AskedFingerprint::Value(
                 app::idempotency::__private::fingerprint(&(&event.order, &event.at)),
             ),
+            input: ::core::option::Option::None,
         }
     };
     __idem_call

@@ -12,10 +12,8 @@ mod support {
     pub use axum::routing::post;
     pub use axum::{Json, Router};
     pub use idem_core::idempotent;
-    use idem_core::{
-        Begun, Context, Disposition, Error, Fingerprint, Held, Holder, Identity, Kind, Lease, Outcome, Rejected, Request,
-        Runs, Scope, Step, Steps, Store, ToScope,
-    };
+    use idem_core::{Disposition, Error, Fingerprint, Identity, Kind, Request, Scope, Steps, ToScope};
+    use idem_core::store::{Attempt, Claimed, Context, Intent, Lease, LeaseTerms, Outcome, Rejected, Runs, Step, Store, Transaction};
     use serde::{Deserialize, Serialize};
 
     /// Stands for the store of `idem_sqlx`: a record for each finished request, and how much was written.
@@ -57,12 +55,12 @@ mod support {
     impl Context for PgTx {
         type Store = PgStore;
 
-        async fn begin(store: &PgStore, request: &Request, _: &Lease) -> Result<Begun<Self>, Error> {
+        async fn claim(store: &PgStore, request: &Request) -> Result<Claimed<Self>, Error> {
             Ok(match store.kept.lock().unwrap().records.get(&request.identity) {
-                Some((fingerprint, _)) if *fingerprint != request.fingerprint => Begun::Refuse(Kind::KeyReused),
-                Some((_, Outcome::Reply(reply))) => Begun::Replay(reply.clone()),
-                Some((_, Outcome::Oversized)) => Begun::Refuse(Kind::ReplyTooLarge),
-                None => Begun::Run(Self { store: store.clone(), request: Some(request.clone()), writes: 0 }),
+                Some((fingerprint, _)) if *fingerprint != request.fingerprint => Claimed::Refuse(Kind::KeyReused),
+                Some((_, Outcome::Reply(reply))) => Claimed::Replay(reply.clone()),
+                Some((_, Outcome::Oversized)) => Claimed::Refuse(Kind::ReplyTooLarge),
+                None => Claimed::Run(Self { store: store.clone(), request: Some(request.clone()), writes: 0 }),
             })
         }
 
@@ -84,10 +82,22 @@ mod support {
         }
 
         async fn begin_unrecorded(store: &PgStore) -> Result<Self, Error> {
-            Ok(Self { store: store.clone(), request: None, writes: 0 })
+            <Self as Transaction>::begin(store).await
         }
 
         async fn finish_unrecorded(self, disposition: Disposition) -> Result<(), Error> {
+            self.end(disposition).await
+        }
+    }
+
+    impl Transaction for PgTx {
+        type Store = PgStore;
+
+        async fn begin(store: &PgStore) -> Result<Self, Error> {
+            Ok(Self { store: store.clone(), request: None, writes: 0 })
+        }
+
+        async fn end(self, disposition: Disposition) -> Result<(), Error> {
             let keep = disposition == Disposition::Commit;
             self.store.kept.lock().unwrap().writes += if keep { self.writes } else { 0 };
             Ok(())
@@ -109,20 +119,25 @@ mod support {
 
     pub type PgSteps = Steps<PgLease>;
 
-    impl Holder for PgLease {
+    impl Lease for PgLease {
         type Store = PgStore;
         type Tx = PgTx;
 
         const EXCLUSIVE: bool = false;
 
-        async fn claim(store: &PgStore, request: &Request, lease: &Lease) -> Result<Held<Self>, Error> {
-            Ok(match PgTx::begin(store, request, lease).await? {
-                Begun::Run(_) => {
-                    let holder = Self { store: store.clone(), request: request.clone() };
-                    Held::Run { holder, attempt: 1, fingerprint: request.fingerprint, steps: Vec::new() }
+        async fn claim(
+            store: &PgStore,
+            request: &Request,
+            _: &LeaseTerms,
+            _: Intent,
+        ) -> Result<Claimed<Attempt<Self>>, Error> {
+            Ok(match PgTx::claim(store, request).await? {
+                Claimed::Run(_) => {
+                    let lease = Self { store: store.clone(), request: request.clone() };
+                    Claimed::Run(Attempt { lease, number: 1, fingerprint: request.fingerprint, steps: Vec::new() })
                 }
-                Begun::Replay(reply) => Held::Replay(reply),
-                Begun::Refuse(kind) => Held::Refuse(kind),
+                Claimed::Replay(reply) => Claimed::Replay(reply),
+                Claimed::Refuse(kind) => Claimed::Refuse(kind),
             })
         }
 
@@ -134,21 +149,21 @@ mod support {
             Ok(PgTx { store: self.store.clone(), request: Some(self.request.clone()), writes: 0 })
         }
 
-        async fn keep(&self, tx: Option<PgTx>, _: &Step) -> Result<(), Error> {
+        async fn record(&self, tx: Option<PgTx>, _: &Step) -> Result<(), Error> {
             match tx {
-                Some(tx) => tx.finish_unrecorded(Disposition::Commit).await,
+                Some(tx) => tx.end(Disposition::Commit).await,
                 None => Ok(()),
             }
         }
 
-        async fn finish(&self, tx: Option<PgTx>, outcome: &Outcome) -> Result<(), Error> {
+        async fn complete(&self, tx: Option<PgTx>, outcome: &Outcome) -> Result<(), Error> {
             match tx {
                 Some(tx) => tx.complete(outcome).await,
                 None => self.begin().await?.complete(outcome).await,
             }
         }
 
-        async fn undo(&self, _: PgTx) -> Result<(), Error> {
+        async fn roll_back(&self, _: PgTx) -> Result<(), Error> {
             Ok(())
         }
 

@@ -167,10 +167,10 @@ impl Requester for SqliteStore {
 }
 
 fn request(key: u64) -> Request {
-    Request {
-        identity: Identity::new(format!("client-{key}"), "payments.create", &key.to_string()).expect("an identity"),
-        fingerprint: Fingerprint::of_value(&key).expect("a fingerprint"),
-        ttl: Duration::from_secs(24 * 60 * 60),
-        input: None,
-    }
+    Request::new(
+        Identity::new(format!("client-{key}"), "payments.create", &key.to_string()).expect("an identity"),
+        Fingerprint::of_value(&key).expect("a fingerprint"),
+        Duration::from_secs(24 * 60 * 60),
+    )
+    .expect("a request")
 }

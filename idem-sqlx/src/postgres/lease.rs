@@ -4,10 +4,8 @@ use std::future::Future;
 use std::time::Instant;
 
 use idem_core::machine::{Decision, decide_leased};
-use idem_core::{
-    Abandoned, Claim, Error, Fingerprint, Held, Holder, Kind, Lease, Outcome, Place, Recover, Request, Resumed, Step,
-    Steps,
-};
+use idem_core::store::{Abandoned, Attempt, Claim, Claimed, Intent, Lease, LeaseTerms, Outcome, Place, Recover, Step};
+use idem_core::{Error, Fingerprint, Kind, Request, Resumed, Steps};
 use serde::de::DeserializeOwned;
 use tokio::time::sleep;
 
@@ -15,8 +13,8 @@ use super::session::{Begin, CommitFailed, Session, begin};
 use super::store::PgStore;
 use super::tx::{PgTx, find_out};
 use crate::armed::{self, Unused};
-use crate::ended::barred;
-use crate::error::classify;
+use crate::ended::poison_in_tries;
+use crate::error::into_idem_error;
 use crate::retry;
 
 /// The steps of a leased run on Postgres: what a handler gets as `steps: &mut PgSteps`.
@@ -30,7 +28,7 @@ use crate::retry;
 ///     steps
 ///         .transaction("reserve", async |tx| {
 ///             let reserve = sqlx::query("UPDATE stock SET free = free - 1 WHERE id = $1").bind(order);
-///             reserve.execute(tx).await.map(|_| ()).map_err(idem_sqlx::classify)
+///             reserve.execute(tx).await.map(|_| ()).map_err(idem_sqlx::into_idem_error)
 ///         })
 ///         .await?;
 ///     steps.call("charge", async |key| post(key.as_str()).await).await
@@ -49,14 +47,14 @@ pub struct PgLease {
     store: PgStore,
     request: Request,
     claim: Claim,
-    lease: Lease,
+    terms: LeaseTerms,
 }
 
 /// Nobody waits long for a row that somebody else has, with a connection in hand.
 const BEGIN: Begin = begin!(" ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '500ms'");
 
 /// What came of one try to claim.
-enum Claimed {
+enum Tried {
     Run {
         attempt: u32,
         fingerprint: Fingerprint,
@@ -68,50 +66,55 @@ enum Claimed {
     Locked,
 }
 
-impl Holder for PgLease {
+impl Lease for PgLease {
     type Store = PgStore;
     type Tx = PgTx;
 
     /// A renewal changes another row than a step's transaction, as long as that does not end.
     const EXCLUSIVE: bool = false;
 
-    async fn claim(store: &PgStore, request: &Request, lease: &Lease) -> Result<Held<Self>, Error> {
+    async fn claim(
+        store: &PgStore,
+        request: &Request,
+        terms: &LeaseTerms,
+        intent: Intent,
+    ) -> Result<Claimed<Attempt<Self>>, Error> {
         let inner = store.inner();
-        let holder = Self { store: store.clone(), request: request.clone(), claim: Claim::random()?, lease: *lease };
+        let lease = Self { store: store.clone(), request: request.clone(), claim: Claim::random()?, terms: *terms };
         for (tries, pause) in retry::pauses().enumerate() {
             let mut session = Session::begin(&inner.pool, BEGIN).await?;
             // Most requests come for the first time, and only the others are looked up: the key is the arbiter. To
             // insert waits for whoever has the row; to look does not.
             let mut claimed = match tries {
-                0 => holder.carry_out(&mut session, &Decision::Claim.within(lease)).await?,
-                _ => Claimed::Taken,
+                0 => lease.carry_out(&mut session, &Decision::Claim.within(terms, intent)).await?,
+                _ => Tried::Taken,
             };
-            if let Claimed::Taken = claimed {
+            if let Tried::Taken = claimed {
                 let records = inner.records(session.connection()).await?;
                 let (record, now) = records.find(session.connection(), &request.identity).await?;
-                claimed = match decide_leased(record.as_ref(), request, lease, now) {
-                    Decision::Replay(reply) => return Ok(Held::Replay(reply)),
-                    Decision::Refuse(kind) => return Ok(Held::Refuse(kind)),
-                    order => holder.carry_out(&mut session, &order).await?,
+                claimed = match decide_leased(record.as_ref(), request, terms, intent, now) {
+                    Decision::Replay(reply) => return Ok(Claimed::Replay(reply)),
+                    Decision::Refuse(kind) => return Ok(Claimed::Refuse(kind)),
+                    order => lease.carry_out(&mut session, &order).await?,
                 };
             }
-            if let Claimed::Run { attempt, fingerprint, steps } = claimed {
-                let holder = armed::commit(holder, session.commit(inner.commit_deadline)).await?;
-                return Ok(Held::Run { holder, attempt, fingerprint, steps });
+            if let Tried::Run { attempt, fingerprint, steps } = claimed {
+                let lease = armed::commit(lease, session.commit(inner.commit_deadline)).await?;
+                return Ok(Claimed::Run(Attempt { lease, number: attempt, fingerprint, steps }));
             }
             // The connection goes back first: nobody waits with one in hand.
             drop(session);
             sleep(pause).await;
         }
-        Ok(Held::Refuse(Kind::KeyInFlight))
+        Ok(Claimed::Refuse(Kind::KeyInFlight))
     }
 
     async fn renew(&self) -> Result<(), Error> {
         let inner = self.store.inner();
         let mut session = Session::begin(&inner.pool, BEGIN).await?;
         let records = inner.records(session.connection()).await?;
-        let renewed = records.renew(session.connection(), &self.request, self.claim, &self.lease);
-        if !renewed.await.map_err(classify)? {
+        let renewed = records.renew(session.connection(), &self.request, self.claim, &self.terms);
+        if !renewed.await.map_err(into_idem_error)? {
             return Err(Error::new(Kind::LeaseLost));
         }
         session.commit(inner.commit_deadline).await?;
@@ -124,7 +127,7 @@ impl Holder for PgLease {
         let mut tx = PgTx::open(&self.store).await?;
         let records = tx.records().await?;
         let held = records.held_since(&mut tx, &self.request.identity, self.claim);
-        match held.await.map_err(classify)? {
+        match held.await.map_err(into_idem_error)? {
             Some(began) => {
                 tx.began = Some((began, at));
                 Ok(tx)
@@ -133,13 +136,13 @@ impl Holder for PgLease {
         }
     }
 
-    async fn keep(&self, tx: Option<PgTx>, step: &Step) -> Result<(), Error> {
+    async fn record(&self, tx: Option<PgTx>, step: &Step) -> Result<(), Error> {
         let inner = self.store.inner();
         let mut tx = self.or_alone(tx).await?;
         let began = tx.began;
         let records = tx.records().await?;
-        let keep = records.keep(&mut tx, &self.request, self.claim, &self.lease, began, step);
-        if !keep.await.map_err(classify)? {
+        let keep = records.keep(&mut tx, &self.request, self.claim, &self.terms, began, step);
+        if !keep.await.map_err(into_idem_error)? {
             return Err(self.not_held(tx).await);
         }
         match tx.take_session().commit(inner.commit_deadline).await {
@@ -149,13 +152,13 @@ impl Holder for PgLease {
         }
     }
 
-    async fn finish(&self, tx: Option<PgTx>, outcome: &Outcome) -> Result<(), Error> {
+    async fn complete(&self, tx: Option<PgTx>, outcome: &Outcome) -> Result<(), Error> {
         let inner = self.store.inner();
         let mut tx = self.or_alone(tx).await?;
         let began = tx.began;
         let records = tx.records().await?;
         let finish = records.finish(&mut tx, &self.request, self.claim, began, outcome);
-        if !finish.await.map_err(classify)? {
+        if !finish.await.map_err(into_idem_error)? {
             return Err(self.not_held(tx).await);
         }
         match tx.take_session().commit(inner.commit_deadline).await {
@@ -169,7 +172,7 @@ impl Holder for PgLease {
         }
     }
 
-    async fn undo(&self, mut tx: PgTx) -> Result<(), Error> {
+    async fn roll_back(&self, mut tx: PgTx) -> Result<(), Error> {
         let Some((began, _)) = tx.began else {
             // It was lent to nobody.
             tx.take_session().rollback().await;
@@ -179,7 +182,7 @@ impl Holder for PgLease {
         // One that failed has not ended, and one that cannot be asked is lost.
         let now = records.transaction_start(&mut tx).await.unwrap_or(began);
         tx.take_session().rollback().await;
-        if now == began { Ok(()) } else { Err(barred(|| self.bar()).await) }
+        if now == began { Ok(()) } else { Err(poison_in_tries(|| self.poison()).await) }
     }
 
     async fn release(&self) -> Result<(), Error> {
@@ -204,40 +207,42 @@ impl PgLease {
         let mut session = Session::begin(&inner.pool, BEGIN).await?;
         let nobodys = Claim::random()?;
         let records = inner.records(session.connection()).await?;
-        let released = records.let_go(session.connection(), &self.request.identity, self.claim, nobodys, has_run);
-        if !released.await.map_err(classify)? {
+        let released = records.release(session.connection(), &self.request.identity, self.claim, nobodys, has_run);
+        if !released.await.map_err(into_idem_error)? {
             return Err(Error::new(Kind::LeaseLost));
         }
         session.commit(inner.commit_deadline).await?;
         Ok(())
     }
 
-    async fn carry_out(&self, session: &mut Session, order: &Decision) -> Result<Claimed, Error> {
-        let Self { store, request, claim, lease } = self;
+    async fn carry_out(&self, session: &mut Session, order: &Decision) -> Result<Tried, Error> {
+        let Self { store, request, claim, terms } = self;
         let records = store.inner().records(session.connection()).await?;
         let connection = session.connection();
         let (is_claimed, attempt) = match order {
-            Decision::Claim => (records.lease(connection, request, *claim, lease).await, 1),
-            Decision::Replace(expired) => (records.lease_again(connection, request, *claim, lease, *expired).await, 1),
-            Decision::Resume { claim: earlier, attempt, .. } => {
-                (records.take_over(connection, request, *claim, lease, *earlier).await, *attempt + 1)
+            Decision::Claim => (records.lease(connection, request, *claim, terms).await, 1),
+            Decision::Replace(expired) => {
+                (records.replace_leased(connection, request, *claim, terms, *expired).await, 1)
             }
-            Decision::Replay(_) | Decision::Refuse(_) => return Ok(Claimed::Taken),
+            Decision::Resume { claim: earlier, attempt, .. } => {
+                (records.take_over(connection, request, *claim, terms, *earlier).await, *attempt + 1)
+            }
+            Decision::Replay(_) | Decision::Refuse(_) => return Ok(Tried::Taken),
         };
-        match is_claimed.map_err(classify) {
+        match is_claimed.map_err(into_idem_error) {
             Ok(true) => {}
-            Ok(false) => return Ok(Claimed::Taken),
-            Err(error) if error.kind() == Kind::RetryLater => return Ok(Claimed::Locked),
+            Ok(false) => return Ok(Tried::Taken),
+            Err(error) if error.kind() == Kind::RetryLater => return Ok(Tried::Locked),
             Err(error) => return Err(error),
         }
         // A new record has none. One that an operator let begin again has, and counts from 1 again.
         let (fingerprint, steps) = match order {
             Decision::Resume { fingerprint, .. } => {
-                (*fingerprint, records.steps(session.connection(), &request.identity).await.map_err(classify)?)
+                (*fingerprint, records.steps(session.connection(), &request.identity).await.map_err(into_idem_error)?)
             }
             _ => (request.fingerprint, Vec::new()),
         };
-        Ok(Claimed::Run { attempt, fingerprint, steps })
+        Ok(Tried::Run { attempt, fingerprint, steps })
     }
 
     /// The transaction of a step, or one of its own.
@@ -251,15 +256,15 @@ impl PgLease {
     /// The last statement found no row: somebody else holds the lease, or the step ended the transaction that it was
     /// lent.
     async fn not_held(&self, tx: PgTx) -> Error {
-        self.undo(tx).await.err().unwrap_or_else(|| Error::new(Kind::LeaseLost))
+        self.roll_back(tx).await.err().unwrap_or_else(|| Error::new(Kind::LeaseLost))
     }
 
-    async fn bar(&self) -> Result<(), Error> {
+    async fn poison(&self) -> Result<(), Error> {
         let inner = self.store.inner();
         let mut session = Session::begin(&inner.pool, BEGIN).await?;
         let records = inner.records(session.connection()).await?;
-        let barred = records.bar_leased(session.connection(), &self.request.identity, self.claim);
-        barred.await.map_err(classify)?;
+        let barred = records.poison_leased(session.connection(), &self.request.identity, self.claim);
+        barred.await.map_err(into_idem_error)?;
         session.commit(inner.commit_deadline).await.map_err(Error::from)
     }
 }
@@ -273,11 +278,11 @@ impl PgStore {
     ///
     /// # Cancel safety
     /// Safe: it is one transaction.
-    pub async fn release_exhausted(&self, identity: &idem_core::Identity) -> Result<bool, Error> {
+    pub async fn reset_attempts(&self, identity: &idem_core::Identity) -> Result<bool, Error> {
         let inner = self.inner();
         let mut session = Session::begin(&inner.pool, BEGIN).await?;
         let records = inner.records(session.connection()).await?;
-        let released = records.forgive(session.connection(), identity).await.map_err(classify)?;
+        let released = records.reset_attempts(session.connection(), identity).await.map_err(into_idem_error)?;
         session.commit(inner.commit_deadline).await?;
         Ok(released)
     }
@@ -345,7 +350,7 @@ impl Recover for PgStore {
         let mut session = Session::begin(&inner.pool, BEGIN).await?;
         let records = inner.records(session.connection()).await?;
         let abandoned = records.abandoned(session.connection(), operation, after.as_ref()).await;
-        let abandoned = abandoned.map_err(classify)?;
+        let abandoned = abandoned.map_err(into_idem_error)?;
         session.commit(inner.commit_deadline).await?;
         Ok(abandoned)
     }

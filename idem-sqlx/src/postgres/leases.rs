@@ -5,7 +5,8 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use idem_core::{Abandoned, Claim, Format, Identity, Input, Lease, Outcome, Place, Reply, Request, Step, StepForm};
+use idem_core::store::{Abandoned, Claim, Format, Input, LeaseTerms, Outcome, Place, Reply, Step, StepForm};
+use idem_core::{Identity, Request};
 use sqlx::postgres::{PgArguments, PgConnection, PgRow};
 use sqlx::query::Query;
 use sqlx::{Postgres, Row};
@@ -21,9 +22,9 @@ impl Records {
         connection: &mut PgConnection,
         request: &Request,
         claim: Claim,
-        lease: &Lease,
+        terms: &LeaseTerms,
     ) -> sqlx::Result<bool> {
-        let query = bind_lease(self.query(&self.sql.lease), request, claim, lease);
+        let query = bind_lease(self.query(&self.sql.lease), request, claim, terms);
         let leased = query.fetch_optional(&mut *connection).await?.is_some();
         if leased {
             self.record_input(connection, request, claim).await?;
@@ -32,16 +33,16 @@ impl Records {
     }
 
     /// Takes the place of an expired record, if it is still the one that was seen.
-    pub(super) async fn lease_again(
+    pub(super) async fn replace_leased(
         self,
         connection: &mut PgConnection,
         request: &Request,
         claim: Claim,
-        lease: &Lease,
+        terms: &LeaseTerms,
         expired: Claim,
     ) -> sqlx::Result<bool> {
         let query =
-            bind_lease(self.query(&self.sql.lease_again), request, claim, lease).bind(expired.as_bytes().as_slice());
+            bind_lease(self.query(&self.sql.replace_leased), request, claim, terms).bind(expired.as_bytes().as_slice());
         let leased = query.execute(&mut *connection).await?.rows_affected() == 1;
         if leased {
             self.forget_steps(&mut *connection, &request.identity).await?;
@@ -56,15 +57,15 @@ impl Records {
         connection: &mut PgConnection,
         request: &Request,
         claim: Claim,
-        lease: &Lease,
+        terms: &LeaseTerms,
         earlier: Claim,
     ) -> sqlx::Result<bool> {
         let query = bind_identity(self.query(&self.sql.take_over), &request.identity)
             .bind(earlier.as_bytes().as_slice())
             .bind(row::LEASED)
             .bind(claim.as_bytes().as_slice())
-            .bind(lease.duration.as_secs_f64())
-            .bind((lease.duration + request.ttl).as_secs_f64());
+            .bind(terms.duration.as_secs_f64())
+            .bind((terms.duration + request.ttl).as_secs_f64());
         Ok(query.execute(connection).await?.rows_affected() == 1)
     }
 
@@ -80,11 +81,11 @@ impl Records {
         connection: &mut PgConnection,
         request: &Request,
         claim: Claim,
-        lease: &Lease,
+        terms: &LeaseTerms,
     ) -> sqlx::Result<bool> {
         let query = bind_held(self.query(&self.sql.renew), &request.identity, claim)
-            .bind(lease.duration.as_secs_f64())
-            .bind((lease.duration + request.ttl).as_secs_f64());
+            .bind(terms.duration.as_secs_f64())
+            .bind((terms.duration + request.ttl).as_secs_f64());
         Ok(query.execute(connection).await?.rows_affected() == 1)
     }
 
@@ -110,15 +111,15 @@ impl Records {
         connection: &mut PgConnection,
         request: &Request,
         claim: Claim,
-        lease: &Lease,
+        terms: &LeaseTerms,
         began: Option<(i64, Instant)>,
         step: &Step,
     ) -> sqlx::Result<bool> {
         let (began, elapsed) = since(began);
         let rejected = (step.form == StepForm::REJECTION).then_some(row::UNDOING);
         let query = bind_held(self.query(&self.sql.keep), &request.identity, claim)
-            .bind((lease.duration + elapsed).as_secs_f64())
-            .bind((lease.duration + request.ttl + elapsed).as_secs_f64())
+            .bind((terms.duration + elapsed).as_secs_f64())
+            .bind((terms.duration + request.ttl + elapsed).as_secs_f64())
             .bind(began)
             .bind(i32::try_from(step.position).unwrap_or(i32::MAX))
             .bind(&step.name)
@@ -157,7 +158,7 @@ impl Records {
 
     /// Ends the lease and keeps the steps. The claim becomes nobody's, so that a renewal on its way cannot revive it. An
     /// attempt that nobody has run does not count.
-    pub(super) async fn let_go(
+    pub(super) async fn release(
         self,
         connection: &mut PgConnection,
         identity: &Identity,
@@ -165,26 +166,26 @@ impl Records {
         nobodys: Claim,
         has_run: bool,
     ) -> sqlx::Result<bool> {
-        let query = bind_held(self.query(&self.sql.let_go), identity, claim)
+        let query = bind_held(self.query(&self.sql.release), identity, claim)
             .bind(nobodys.as_bytes().as_slice())
             .bind(i32::from(!has_run));
         Ok(query.execute(connection).await?.rows_affected() == 1)
     }
 
     /// Bars the key: nobody knows what a step has kept that ended its transaction.
-    pub(super) async fn bar_leased(
+    pub(super) async fn poison_leased(
         self,
         connection: &mut PgConnection,
         identity: &Identity,
         claim: Claim,
     ) -> sqlx::Result<bool> {
-        let query = bind_held(self.query(&self.sql.bar), identity, claim).bind(row::RUNNING);
+        let query = bind_held(self.query(&self.sql.poison), identity, claim).bind(row::RUNNING);
         Ok(query.execute(connection).await?.rows_affected() == 1)
     }
 
     /// Lets a record begin again that was begun as often as it may be.
-    pub(super) async fn forgive(self, connection: &mut PgConnection, identity: &Identity) -> sqlx::Result<bool> {
-        let query = bind_identity(self.query(&self.sql.forgive), identity).bind(row::LEASED);
+    pub(super) async fn reset_attempts(self, connection: &mut PgConnection, identity: &Identity) -> sqlx::Result<bool> {
+        let query = bind_identity(self.query(&self.sql.reset_attempts), identity).bind(row::LEASED);
         Ok(query.execute(connection).await?.rows_affected() == 1)
     }
 
@@ -242,12 +243,12 @@ fn bind_lease<'q>(
     query: Query<'q, Postgres, PgArguments>,
     request: &Request,
     claim: Claim,
-    lease: &Lease,
+    terms: &LeaseTerms,
 ) -> Query<'q, Postgres, PgArguments> {
     bind_held(query, &request.identity, claim)
         .bind(request.fingerprint.as_bytes().as_slice())
-        .bind(lease.duration.as_secs_f64())
-        .bind((lease.duration + request.ttl).as_secs_f64())
+        .bind(terms.duration.as_secs_f64())
+        .bind((terms.duration + request.ttl).as_secs_f64())
 }
 
 fn abandoned(row: &PgRow) -> sqlx::Result<Abandoned> {
@@ -291,7 +292,7 @@ WITH leased AS (
 SELECT 1 FROM leased",
 );
 
-pub(super) const LEASE_AGAIN: Template = Template(
+pub(super) const REPLACE_LEASED: Template = Template(
     "
 UPDATE {schema}.idem_records
 SET claim = $4,
@@ -464,7 +465,7 @@ WITH finished AS (
 SELECT 1 FROM finished",
 );
 
-pub(super) const LET_GO: Template = Template(
+pub(super) const RELEASE: Template = Template(
     "
 UPDATE {schema}.idem_records
 SET lease_until = now(),
@@ -477,7 +478,7 @@ WHERE scope = $1
     AND state >= $5",
 );
 
-pub(super) const BAR: Template = Template(
+pub(super) const POISON: Template = Template(
     "
 UPDATE {schema}.idem_records
 SET state = $6,
@@ -489,7 +490,7 @@ WHERE scope = $1
     AND state >= $5",
 );
 
-pub(super) const FORGIVE: Template = Template(
+pub(super) const RESET_ATTEMPTS: Template = Template(
     "
 UPDATE {schema}.idem_records
 SET attempt = 0

@@ -6,7 +6,7 @@ use sqlx::{AssertSqlSafe, PgConnection};
 use super::records::Records;
 use super::session::Session;
 use super::store::{Isolation, PgStore};
-use crate::error::classify;
+use crate::error::into_idem_error;
 use crate::migrations::{Migration, migrations, pending};
 
 /// In order; never edited after a release.
@@ -52,18 +52,18 @@ impl PgStore {
         let mut session = Session::begin(self.pool(), Isolation::ReadCommitted.begin()).await?;
         let records = self.inner().records(session.connection()).await?;
         // To create what exists needs the right to create it, so we look first.
-        if pending(migrations, &records.migrated(session.connection()).await.map_err(classify)?).is_empty() {
+        if pending(migrations, &records.migrated(session.connection()).await.map_err(into_idem_error)?).is_empty() {
             session.rollback().await;
             return Ok(());
         }
         let transaction = session.connection();
         let lock = sqlx::query("SELECT pg_advisory_xact_lock($1)").persistent(false).bind(LOCK);
-        lock.execute(&mut *transaction).await.map_err(classify)?;
+        lock.execute(&mut *transaction).await.map_err(into_idem_error)?;
         // Another process may have done it meanwhile.
-        let migrated = records.migrated(&mut *transaction).await.map_err(classify)?;
-        records.prepare(&mut *transaction).await.map_err(classify)?;
+        let migrated = records.migrated(&mut *transaction).await.map_err(into_idem_error)?;
+        records.prepare(&mut *transaction).await.map_err(into_idem_error)?;
         for migration in pending(migrations, &migrated) {
-            sqlx::raw_sql(migration.sql).execute(&mut *transaction).await.map_err(classify)?;
+            sqlx::raw_sql(migration.sql).execute(&mut *transaction).await.map_err(into_idem_error)?;
         }
         session.commit(self.inner().commit_deadline).await?;
         Ok(())

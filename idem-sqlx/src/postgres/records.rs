@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use crate::error::classify;
-use idem_core::{Claim, Error, Identity, Outcome, Record, Request, Timestamp};
+use crate::error::into_idem_error;
+use idem_core::store::{Claim, Outcome, Record, Timestamp};
+use idem_core::{Error, Identity, Request};
 use sha2::{Digest, Sha256};
 use sqlx::postgres::{PgArguments, PgConnection, PgRow};
 use sqlx::query::Query;
@@ -105,7 +106,7 @@ impl Records {
         identity: &Identity,
     ) -> Result<(Option<Record>, Timestamp), Error> {
         let query = bind_identity(self.query(&self.sql.find), identity);
-        read(&query.fetch_one(connection).await.map_err(classify)?)
+        read(&query.fetch_one(connection).await.map_err(into_idem_error)?)
     }
 
     /// The same by one statement without a BEGIN, on a connection that comes from the pool. `None` where it may have met
@@ -120,9 +121,9 @@ impl Records {
             Ok(row) => row,
             // The transaction has failed, or its settings are in the way. What is no fault of it, comes again.
             Err(sqlx::Error::Database(_)) => return Ok(None),
-            Err(error) => return Err(classify(error)),
+            Err(error) => return Err(into_idem_error(error)),
         };
-        if !row.try_get("is_alone").map_err(classify)? {
+        if !row.try_get("is_alone").map_err(into_idem_error)? {
             return Ok(None);
         }
         read(&row).map(Some)
@@ -139,8 +140,8 @@ impl Records {
             .bind(locks.asked)
             .bind(locks.identity)
             .bind(locks.running);
-        let row = query.fetch_one(connection).await.map_err(classify)?;
-        let holder = match row.try_get::<Option<i32>, _>("holder").map_err(classify)? {
+        let row = query.fetch_one(connection).await.map_err(into_idem_error)?;
+        let holder = match row.try_get::<Option<i32>, _>("holder").map_err(into_idem_error)? {
             None | Some(0) => Holder::Nobody,
             Some(1) => Holder::Other,
             Some(2) => Holder::Claimant,
@@ -186,11 +187,11 @@ impl Records {
             .bind(request.fingerprint.as_bytes().as_slice())
             .bind(row::RUNNING)
             .bind(claim.as_bytes().as_slice());
-        if query.execute(&mut *connection).await.map_err(classify)?.rows_affected() == 1 {
+        if query.execute(&mut *connection).await.map_err(into_idem_error)?.rows_affected() == 1 {
             return Ok(None);
         }
         let query = bind_identity(self.query(&self.sql.locked), &request.identity);
-        let row = query.fetch_optional(connection).await.map_err(classify)?;
+        let row = query.fetch_optional(connection).await.map_err(into_idem_error)?;
         row.map(|row| read(&row)).transpose().map(|read| read.and_then(|(record, _)| record))
     }
 }
@@ -203,7 +204,7 @@ pub(super) fn bind_identity<'q>(
 }
 
 fn read(row: &PgRow) -> Result<(Option<Record>, Timestamp), Error> {
-    row::read(Columns::from_row(row).map_err(classify)?)
+    row::read(Columns::from_row(row).map_err(into_idem_error)?)
 }
 
 /// `CASE` keeps the order of the locks, and `IS NOT NULL` keeps the last one, which is taken for others to see,

@@ -11,7 +11,7 @@ use tokio::runtime::Handle;
 use tokio::time::timeout;
 
 use super::error::{commit_was_refused, is_left_behind};
-use crate::error::{classify, not_begun};
+use crate::error::{into_idem_error, not_begun};
 
 type Manager = <Postgres as Database>::TransactionManager;
 
@@ -72,7 +72,7 @@ impl From<CommitFailed> for Error {
     /// Where nothing was kept, or where it does not matter whether it was.
     fn from(failed: CommitFailed) -> Self {
         match failed {
-            CommitFailed::Refused(error) | CommitFailed::Unknown(error) => classify(error),
+            CommitFailed::Refused(error) | CommitFailed::Unknown(error) => into_idem_error(error),
             CommitFailed::SavepointOpen => Error::new(Kind::TransactionAborted)
                 .because("the handler left a savepoint open; nothing was kept, retry the request"),
         }
@@ -154,7 +154,7 @@ impl Session {
 
     pub(super) async fn rollback(mut self) {
         if let Some(connection) = self.0.take() {
-            Leaving(Some(connection)).roll_back().await;
+            RollingBack(Some(connection)).roll_back().await;
         }
     }
 
@@ -178,16 +178,16 @@ impl Drop for Session {
             // Queued now, sent when the pool takes the connection back.
             Manager::start_rollback(&mut connection);
         } else {
-            runtime.spawn(Leaving(Some(connection)).roll_back());
+            runtime.spawn(RollingBack(Some(connection)).roll_back());
         }
     }
 }
 
 /// A connection on its way out of a transaction. Dropped half way, by a runtime that shuts down, it is closed: no
 /// pool gets it back as it is.
-struct Leaving(Option<PoolConnection<Postgres>>);
+struct RollingBack(Option<PoolConnection<Postgres>>);
 
-impl Leaving {
+impl RollingBack {
     async fn roll_back(mut self) {
         if let Some(connection) = &mut self.0
             && roll_back(connection).await.is_ok()
@@ -197,7 +197,7 @@ impl Leaving {
     }
 }
 
-impl Drop for Leaving {
+impl Drop for RollingBack {
     fn drop(&mut self) {
         if let Some(connection) = self.0.take() {
             drop(connection.detach());

@@ -75,7 +75,7 @@ statements! {
     locked: records::LOCKED,
 
     lease: leases::LEASE,
-    lease_again: leases::LEASE_AGAIN,
+    replace_leased: leases::REPLACE_LEASED,
     forget: leases::FORGET,
     record: leases::RECORD,
     abandoned: leases::ABANDONED,
@@ -85,9 +85,9 @@ statements! {
     lease_held: leases::HELD,
     keep: leases::KEEP,
     finish: leases::FINISH,
-    let_go: leases::LET_GO,
-    bar: leases::BAR,
-    forgive: leases::FORGIVE,
+    release: leases::RELEASE,
+    poison: leases::POISON,
+    reset_attempts: leases::RESET_ATTEMPTS,
 
     sweep: sweep::SWEEP,
     expired: sweep::EXPIRED,

@@ -5,15 +5,16 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use idem_core::{Error, Kind, Request, Runs, Start, Store};
+use idem_core::store::{Runs, Store};
+use idem_core::{Error, Kind, Request, Start};
 use sqlx::{Executor, PgConnection, PgPool};
 
 use super::records::Records;
 use super::session::{Begin, begin};
 use super::statements::{Schema, Statements};
 use super::tx::PgTx;
-use crate::error::classify;
-use crate::recent::Recent;
+use crate::error::into_idem_error;
+use crate::recent::RecentlyFinished;
 
 /// Keeps records in Postgres, beside the application's own tables.
 ///
@@ -55,7 +56,7 @@ pub(super) struct Inner {
     /// The statement that begins a handler's transaction.
     pub(super) begin: Begin,
     pub(super) commit_deadline: Duration,
-    pub(super) recent: Recent,
+    pub(super) recent: RecentlyFinished,
     /// Whether the server has refused to sweep many scopes in one statement.
     pub(super) sweeps_by_scope: AtomicBool,
     reply_limit: usize,
@@ -124,15 +125,10 @@ impl PgStore {
     /// }
     ///
     /// async fn on_order(store: &PgStore, order: &str) -> Result<u32, Error> {
-    ///     let request = Request {
-    ///         identity: Identity::new("inventory", "inventory.reserve", order)?,
-    ///         fingerprint: Fingerprint::of_value(order)?,
-    ///         ttl: Duration::from_secs(7 * 24 * 60 * 60),
-    ///         input: None,
-    ///     };
+    ///     let request = Request::new(Identity::new("inventory", "inventory.reserve", order)?, Fingerprint::of_value(order)?, Duration::from_secs(7 * 24 * 60 * 60))?;
     ///     match store.begin(&request).await? {
     ///         Start::Run(mut run) => {
-    ///             let reserved = reserve(&mut run, order).await.map_err(idem_sqlx::classify)?;
+    ///             let reserved = reserve(&mut run, order).await.map_err(idem_sqlx::into_idem_error)?;
     ///             run.complete(&reserved).await
     ///         }
     ///         Start::Stored(Stored::Completed(value) | Stored::Rejected(value)) => value.read(),
@@ -183,9 +179,9 @@ impl Inner {
 /// schemas that both have the tables. So the path that connections begin with is asked first: by the role, the database
 /// and the connection's options. The connection's own is for those that `after_connect` has set, and whose tables are there.
 async fn current_schema(connection: &mut PgConnection) -> Result<Schema, Error> {
-    connection.execute("SAVEPOINT idem_schema; SET LOCAL search_path TO DEFAULT").await.map_err(classify)?;
+    connection.execute("SAVEPOINT idem_schema; SET LOCAL search_path TO DEFAULT").await.map_err(into_idem_error)?;
     let (first, has_tables) = schema_in_path(connection).await?;
-    connection.execute("ROLLBACK TO SAVEPOINT idem_schema; RELEASE idem_schema").await.map_err(classify)?;
+    connection.execute("ROLLBACK TO SAVEPOINT idem_schema; RELEASE idem_schema").await.map_err(into_idem_error)?;
     let name = if has_tables { first } else { schema_in_path(connection).await?.0 };
     // The names of the server's own begin so, and those of schemas for temporary tables.
     let name = name.filter(|name| !name.starts_with("pg_"));
@@ -205,7 +201,7 @@ async fn schema_in_path(connection: &mut PgConnection) -> Result<(Option<String>
             WHERE nspname = current_schema()
                 AND relname = 'idem_records'
         )";
-    sqlx::query_as(query).persistent(false).fetch_one(connection).await.map_err(classify)
+    sqlx::query_as(query).persistent(false).fetch_one(connection).await.map_err(into_idem_error)
 }
 
 impl Store for PgStore {
@@ -304,7 +300,7 @@ impl PgStoreBuilder {
             statements: self.schema.map_or_else(OnceLock::new, |schema| Statements::of(&schema).into()),
             begin: self.isolation.map_or(begin!(""), Isolation::begin),
             commit_deadline: self.commit_deadline,
-            recent: Recent::new(),
+            recent: RecentlyFinished::new(),
             sweeps_by_scope: AtomicBool::new(false),
             reply_limit: self.reply_limit,
             runs: Runs::default(),

@@ -12,7 +12,7 @@ use super::error::is_not_supported;
 use super::session::{Begin, Session, begin};
 use super::statements::{Schema, Template};
 use super::store::PgStore;
-use crate::error::classify;
+use crate::error::into_idem_error;
 use crate::sweeper::{Batch, Pass, Sweep, Sweeper, parts};
 
 /// Some milliseconds. Beside requests that keep two cores busy, longer batches are what their p99 notices.
@@ -107,7 +107,7 @@ impl PgStore {
                 session.rollback().await;
                 return Ok(None);
             }
-            Err(error) => return Err(classify(error)),
+            Err(error) => return Err(into_idem_error(error)),
         };
         session.commit(self.inner().commit_deadline).await?;
         Ok(Some(Batch { removed: removed.cast_unsigned(), more: removed >= i64::from(batch), reached }))
@@ -118,7 +118,7 @@ impl PgStore {
         let sql = self.inner().records(session.connection()).await?.sql;
         let query =
             sqlx::query_as(sql.expired.as_str()).persistent(false).bind(i64::from(sweep.batch_or(BATCH))).bind(from);
-        let rows: Vec<Expired> = query.fetch_all(session.connection()).await.map_err(classify)?;
+        let rows: Vec<Expired> = query.fetch_all(session.connection()).await.map_err(into_idem_error)?;
         let found = rows.len();
         let reached = rows.iter().filter_map(|(.., expires_at)| *expires_at).max();
         let statement = format!("{}{}{COUNTED}", sql.sweep_scope, archived(sweep, &sql.schema));
@@ -126,7 +126,8 @@ impl PgStore {
         for (scope, (operations, key_hashes)) in by_scope(rows) {
             let query = sqlx::query_as(AssertSqlSafe(statement.clone())).persistent(false);
             let query = query.bind(scope).bind(operations).bind(key_hashes);
-            let (swept, _): (i64, Option<i64>) = query.fetch_one(session.connection()).await.map_err(classify)?;
+            let (swept, _): (i64, Option<i64>) =
+                query.fetch_one(session.connection()).await.map_err(into_idem_error)?;
             removed += swept.cast_unsigned();
         }
         session.commit(self.inner().commit_deadline).await?;

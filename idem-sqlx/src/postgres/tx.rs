@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use idem_core::machine::{Decision, Verdict, decide, verdict};
-use idem_core::{Begun, Claim, Context, Disposition, Error, Kind, Lease, Outcome, Rejected, Reply, Request};
+use idem_core::store::{Claim, Claimed, Context, Outcome, Rejected, Reply, Transaction};
+use idem_core::{Disposition, Error, Kind, Request};
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnection, PgQueryResult, PgRow, PgStatement, PgTypeInfo};
 use sqlx::{Either, Execute, Executor, Postgres, SqlStr};
@@ -18,7 +19,7 @@ use super::error::{has_no_savepoint, is_serialization_failure};
 use super::records::{Holder, Records};
 use super::session::{Begin, CommitFailed, Session};
 use super::store::{Isolation, PgStore};
-use crate::error::{classify, not_begun};
+use crate::error::{into_idem_error, not_begun};
 use crate::retry;
 
 /// The idempotency transaction on Postgres: what a handler gets as `tx: &mut PgTx`.
@@ -63,7 +64,7 @@ struct Run {
 }
 
 /// What came of one try to claim.
-enum Claimed {
+enum Tried {
     Run,
     Replay(Reply),
     Refuse(Kind),
@@ -74,7 +75,7 @@ enum Claimed {
 impl Context for PgTx {
     type Store = PgStore;
 
-    async fn begin(store: &PgStore, request: &Request, _: &Lease) -> Result<Begun<Self>, Error> {
+    async fn claim(store: &PgStore, request: &Request) -> Result<Claimed<Self>, Error> {
         let mut looked = match Box::pin(Self::look_up(store, request)).await? {
             ControlFlow::Break(begun) => return Ok(begun),
             ControlFlow::Continue(connection) => connection,
@@ -86,21 +87,21 @@ impl Context for PgTx {
             };
             let mut tx = Self { store: store.clone(), session: Some(session), run: None, began: None };
             let claim = Claim::random()?;
-            match tx.claim(request, claim).await? {
-                Claimed::Run => {
-                    tx.session().mark().await.map_err(classify)?;
+            match tx.try_claim(request, claim).await? {
+                Tried::Run => {
+                    tx.session().mark().await.map_err(into_idem_error)?;
                     tx.run = Some(Run { request: request.clone(), claim, began: Instant::now() });
-                    return Ok(Begun::Run(tx));
+                    return Ok(Claimed::Run(tx));
                 }
-                Claimed::Replay(reply) => return Ok(Begun::Replay(reply)),
-                Claimed::Refuse(kind) => return Ok(Begun::Refuse(kind)),
-                Claimed::Again => {}
+                Tried::Replay(reply) => return Ok(Claimed::Replay(reply)),
+                Tried::Refuse(kind) => return Ok(Claimed::Refuse(kind)),
+                Tried::Again => {}
             }
             // The connection goes back first: nobody waits with one in hand.
             drop(tx);
             sleep(pause).await;
         }
-        Ok(Begun::Refuse(Kind::KeyInFlight))
+        Ok(Claimed::Refuse(Kind::KeyInFlight))
     }
 
     async fn complete(mut self, outcome: &Outcome) -> Result<(), Error> {
@@ -110,7 +111,7 @@ impl Context for PgTx {
 
     async fn reject(mut self, outcome: &Outcome) -> Result<Rejected, Error> {
         // The claim and its locks stay where they are, so nobody else can enter before the outcome is stored.
-        if !self.holds().await.map_err(classify)? {
+        if !self.holds().await.map_err(into_idem_error)? {
             return Err(self.ended().await);
         }
         self.write_outcome(outcome).await?;
@@ -127,17 +128,29 @@ impl Context for PgTx {
     }
 
     async fn begin_unrecorded(store: &PgStore) -> Result<Self, Error> {
+        <Self as Transaction>::begin(store).await
+    }
+
+    async fn finish_unrecorded(self, disposition: Disposition) -> Result<(), Error> {
+        self.end(disposition).await
+    }
+}
+
+impl Transaction for PgTx {
+    type Store = PgStore;
+
+    async fn begin(store: &PgStore) -> Result<Self, Error> {
         Self::open(store).await
     }
 
-    async fn finish_unrecorded(mut self, disposition: Disposition) -> Result<(), Error> {
+    async fn end(mut self, disposition: Disposition) -> Result<(), Error> {
         let deadline = self.store.inner().commit_deadline;
         if disposition != Disposition::Commit {
             self.take_session().rollback().await;
             return Ok(());
         }
         // COMMIT of a transaction that failed or ended reports success all the same: this statement does not.
-        self.session().check().await.map_err(classify)?;
+        self.session().check().await.map_err(into_idem_error)?;
         match self.take_session().commit(deadline).await {
             Ok(()) => Ok(()),
             Err(CommitFailed::Unknown(error)) => Err(Error::new(Kind::OutcomeUnknown).caused_by(error)),
@@ -161,7 +174,7 @@ impl PgTx {
     async fn look_up(
         store: &PgStore,
         request: &Request,
-    ) -> Result<ControlFlow<Begun<Self>, Option<PoolConnection<Postgres>>>, Error> {
+    ) -> Result<ControlFlow<Claimed<Self>, Option<PoolConnection<Postgres>>>, Error> {
         let inner = store.inner();
         if !inner.recent.contains(&request.identity.digest()) {
             return Ok(ControlFlow::Continue(None));
@@ -179,54 +192,54 @@ impl PgTx {
         // What was found inside of somebody else's transaction decides nothing. To begin on the connection ends that.
         let Some((record, now)) = found else { return Ok(ControlFlow::Continue(connection)) };
         Ok(match decide(record.as_ref(), request, now) {
-            Decision::Replay(reply) => ControlFlow::Break(Begun::Replay(reply)),
-            Decision::Refuse(kind) => ControlFlow::Break(Begun::Refuse(kind)),
-            Decision::Resume { .. } => ControlFlow::Break(Begun::Refuse(Kind::StepMismatch)),
+            Decision::Replay(reply) => ControlFlow::Break(Claimed::Replay(reply)),
+            Decision::Refuse(kind) => ControlFlow::Break(Claimed::Refuse(kind)),
+            Decision::Resume { .. } => ControlFlow::Break(Claimed::Refuse(Kind::StepMismatch)),
             Decision::Claim | Decision::Replace(_) => ControlFlow::Continue(connection),
         })
     }
 
     /// Claims the request in this transaction, or says why not.
-    async fn claim(&mut self, request: &Request, claim: Claim) -> Result<Claimed, Error> {
+    async fn try_claim(&mut self, request: &Request, claim: Claim) -> Result<Tried, Error> {
         let records = self.records().await?;
         match records.insert(self, request, claim).await {
-            Ok(true) => Ok(Claimed::Run),
+            Ok(true) => Ok(Tried::Run),
             // In a box, like every other way that a run seldom takes: its future makes no room for them.
             Ok(false) => Box::pin(self.contest(request, claim)).await,
             Err(error) if is_serialization_failure(&error) => {
-                self.session().restart().await.map_err(classify)?;
+                self.session().restart().await.map_err(into_idem_error)?;
                 Box::pin(self.contest(request, claim)).await
             }
-            Err(error) => Err(classify(error)),
+            Err(error) => Err(into_idem_error(error)),
         }
     }
 
     /// Says why the request could not be claimed, or claims it in place of an expired record.
-    async fn contest(&mut self, request: &Request, claim: Claim) -> Result<Claimed, Error> {
+    async fn contest(&mut self, request: &Request, claim: Claim) -> Result<Tried, Error> {
         let records = self.records().await?;
         // Under a stricter isolation level this may be older than what is in the way: then nobody is seen to hold the
         // key, and the claim is tried again.
         let (record, now, holder) = match records.find_or_holder(self, request).await {
             Ok(found) => found,
-            Err(error) if error.kind() == Kind::RetryLater => return Ok(Claimed::Again),
+            Err(error) if error.kind() == Kind::RetryLater => return Ok(Tried::Again),
             Err(error) => return Err(error),
         };
         match (decide(record.as_ref(), request, now), holder) {
-            (Decision::Replay(reply), _) => Ok(Claimed::Replay(reply)),
-            (Decision::Refuse(kind), _) => Ok(Claimed::Refuse(kind)),
+            (Decision::Replay(reply), _) => Ok(Tried::Replay(reply)),
+            (Decision::Refuse(kind), _) => Ok(Tried::Refuse(kind)),
             // A leased handler has begun it, and a transaction knows nothing of its steps.
-            (Decision::Resume { .. }, _) => Ok(Claimed::Refuse(Kind::StepMismatch)),
-            (Decision::Claim | Decision::Replace(_), Holder::Same) => Ok(Claimed::Refuse(Kind::KeyInFlight)),
+            (Decision::Resume { .. }, _) => Ok(Tried::Refuse(Kind::StepMismatch)),
+            (Decision::Claim | Decision::Replace(_), Holder::Same) => Ok(Tried::Refuse(Kind::KeyInFlight)),
             (Decision::Claim | Decision::Replace(_), Holder::Other) => self.refuse_reuse(request).await,
             (Decision::Claim | Decision::Replace(_), Holder::Claimant) | (Decision::Claim, Holder::Nobody) => {
-                Ok(Claimed::Again)
+                Ok(Tried::Again)
             }
             (Decision::Replace(expired), Holder::Nobody) => {
                 match records.replace(self, request, claim, expired).await {
-                    Ok(true) => Ok(Claimed::Run),
-                    Ok(false) => Ok(Claimed::Again),
-                    Err(error) if is_serialization_failure(&error) => Ok(Claimed::Again),
-                    Err(error) => Err(classify(error)),
+                    Ok(true) => Ok(Tried::Run),
+                    Ok(false) => Ok(Tried::Again),
+                    Err(error) if is_serialization_failure(&error) => Ok(Tried::Again),
+                    Err(error) => Err(into_idem_error(error)),
                 }
             }
         }
@@ -234,16 +247,16 @@ impl PgTx {
 
     /// Another request holds the key: it runs, or it is about to lose to a record that this snapshot is too old to
     /// show. In the second case the record decides.
-    async fn refuse_reuse(&mut self, request: &Request) -> Result<Claimed, Error> {
+    async fn refuse_reuse(&mut self, request: &Request) -> Result<Tried, Error> {
         let records = self.records().await?;
         // Under a stricter isolation level only another transaction has another snapshot.
-        self.session().restart().await.map_err(classify)?;
+        self.session().restart().await.map_err(into_idem_error)?;
         let (record, now) = records.find(self, &request.identity).await?;
         Ok(match decide(record.as_ref(), request, now) {
-            Decision::Replay(reply) => Claimed::Replay(reply),
-            Decision::Refuse(kind) => Claimed::Refuse(kind),
-            Decision::Resume { .. } => Claimed::Refuse(Kind::StepMismatch),
-            Decision::Claim | Decision::Replace(_) => Claimed::Refuse(Kind::KeyReused),
+            Decision::Replay(reply) => Tried::Replay(reply),
+            Decision::Refuse(kind) => Tried::Refuse(kind),
+            Decision::Resume { .. } => Tried::Refuse(Kind::StepMismatch),
+            Decision::Claim | Decision::Replace(_) => Tried::Refuse(Kind::KeyReused),
         })
     }
 
@@ -265,7 +278,7 @@ impl PgTx {
                 }
                 self.run = None;
                 self.take_session().rollback().await;
-                Err(classify(error))
+                Err(into_idem_error(error))
             }
         }
     }
@@ -357,7 +370,7 @@ async fn still_holds(session: &mut Session) -> sqlx::Result<bool> {
 async fn ended(store: &PgStore, session: Session, run: Run) -> Error {
     session.rollback().await;
     let error = Error::new(Kind::TransactionEnded);
-    match bar(store, &run).await {
+    match poison(store, &run).await {
         Ok(()) => error,
         Err(failed) => error.caused_by(failed),
     }
@@ -365,19 +378,20 @@ async fn ended(store: &PgStore, session: Session, run: Run) -> Error {
 
 /// Sees to it that a record bars the key: the run's own, where the handler committed it, somebody else's, where
 /// somebody ran meanwhile, or else the run's claim, put back and committed this time.
-async fn bar(store: &PgStore, run: &Run) -> Result<(), Error> {
+async fn poison(store: &PgStore, run: &Run) -> Result<(), Error> {
     let inner = store.inner();
     for pause in retry::pauses() {
         let mut session = Session::begin(&inner.pool, Isolation::ReadCommitted.begin()).await?;
         let records = inner.records(session.connection()).await?;
-        let mut barred = records.insert(session.connection(), &run.request, run.claim).await.map_err(classify)?;
+        let mut barred =
+            records.insert(session.connection(), &run.request, run.claim).await.map_err(into_idem_error)?;
         if !barred {
             let (record, now) = records.find(session.connection(), &run.request.identity).await?;
             match record {
                 Some(record) if record.expires_at > now => return Ok(()),
                 Some(expired) => {
                     let replaced = records.replace(session.connection(), &run.request, run.claim, expired.claim).await;
-                    barred = replaced.map_err(classify)?;
+                    barred = replaced.map_err(into_idem_error)?;
                 }
                 None => {}
             }
@@ -399,7 +413,7 @@ pub(super) async fn find_out(store: &PgStore, request: &Request, claim: Claim) -
             let found = async {
                 let mut session = Session::begin(&inner.pool, Isolation::ReadCommitted.begin()).await?;
                 // What waits for a COMMIT that hangs must not hold this connection beyond the deadline.
-                session.connection().execute("SET LOCAL lock_timeout = '500ms'").await.map_err(classify)?;
+                session.connection().execute("SET LOCAL lock_timeout = '500ms'").await.map_err(into_idem_error)?;
                 let records = inner.records(session.connection()).await?;
                 records.find_settled(session.connection(), request, claim).await
             };

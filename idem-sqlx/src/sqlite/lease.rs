@@ -3,10 +3,8 @@
 use std::future::Future;
 
 use idem_core::machine::{Decision, decide_leased};
-use idem_core::{
-    Abandoned, Claim, Error, Fingerprint, Held, Holder, Kind, Lease, Outcome, Place, Recover, Request, Resumed, Step,
-    Steps,
-};
+use idem_core::store::{Abandoned, Attempt, Claim, Claimed, Intent, Lease, LeaseTerms, Outcome, Place, Recover, Step};
+use idem_core::{Error, Fingerprint, Kind, Request, Resumed, Steps};
 use serde::de::DeserializeOwned;
 use tokio::time::sleep;
 
@@ -15,8 +13,8 @@ use super::session::{CommitFailed, Reader, Session};
 use super::store::SqliteStore;
 use super::tx::{SqliteTx, find_out};
 use crate::armed::{self, Unused};
-use crate::ended::barred;
-use crate::error::classify;
+use crate::ended::poison_in_tries;
+use crate::error::into_idem_error;
 use crate::retry;
 
 /// The steps of a leased run on SQLite: what a handler gets as `steps: &mut SqliteSteps`.
@@ -30,7 +28,7 @@ use crate::retry;
 ///     steps
 ///         .transaction("reserve", async |tx| {
 ///             let reserve = sqlx::query("UPDATE stock SET free = free - 1 WHERE id = $1").bind(order);
-///             reserve.execute(tx).await.map(|_| ()).map_err(idem_sqlx::classify)
+///             reserve.execute(tx).await.map(|_| ()).map_err(idem_sqlx::into_idem_error)
 ///         })
 ///         .await?;
 ///     steps.call("charge", async |key| post(key.as_str()).await).await
@@ -48,53 +46,58 @@ pub struct SqliteLease {
     store: SqliteStore,
     request: Request,
     claim: Claim,
-    lease: Lease,
+    terms: LeaseTerms,
 }
 
 /// What came of one try to claim.
-enum Claimed {
+enum Tried {
     Run { attempt: u32, fingerprint: Fingerprint, steps: Vec<Step> },
     Again,
 }
 
-impl Holder for SqliteLease {
+impl Lease for SqliteLease {
     type Store = SqliteStore;
     type Tx = SqliteTx;
 
     /// A transaction has the write lock from its first statement on.
     const EXCLUSIVE: bool = true;
 
-    async fn claim(store: &SqliteStore, request: &Request, lease: &Lease) -> Result<Held<Self>, Error> {
+    async fn claim(
+        store: &SqliteStore,
+        request: &Request,
+        terms: &LeaseTerms,
+        intent: Intent,
+    ) -> Result<Claimed<Attempt<Self>>, Error> {
         let inner = store.inner();
-        let holder = Self { store: store.clone(), request: request.clone(), claim: Claim::random()?, lease: *lease };
+        let lease = Self { store: store.clone(), request: request.clone(), claim: Claim::random()?, terms: *terms };
         for pause in retry::pauses() {
             // A step may hold the write lock for long, and nobody has to wait for it to read what is finished.
             let mut reader = Reader::acquire(&inner.pool).await?;
             let (record, now) = inner.records.find_alone(&mut reader, &request.identity).await?;
-            let order = match decide_leased(record.as_ref(), request, lease, now) {
-                Decision::Replay(reply) => return Ok(Held::Replay(reply)),
-                Decision::Refuse(kind) => return Ok(Held::Refuse(kind)),
+            let order = match decide_leased(record.as_ref(), request, terms, intent, now) {
+                Decision::Replay(reply) => return Ok(Claimed::Replay(reply)),
+                Decision::Refuse(kind) => return Ok(Claimed::Refuse(kind)),
                 order => order,
             };
             // What may have changed since the look, each statement asks for itself.
             let mut session = reader.begin().await?;
-            let claimed = holder.carry_out(&mut session, &order).await?;
-            if let Claimed::Run { attempt, fingerprint, steps } = claimed {
-                let holder = armed::commit(holder, session.commit()).await?;
-                return Ok(Held::Run { holder, attempt, fingerprint, steps });
+            let claimed = lease.carry_out(&mut session, &order).await?;
+            if let Tried::Run { attempt, fingerprint, steps } = claimed {
+                let lease = armed::commit(lease, session.commit()).await?;
+                return Ok(Claimed::Run(Attempt { lease, number: attempt, fingerprint, steps }));
             }
             // The connection goes back first: nobody waits with one in hand.
             drop(session);
             sleep(pause).await;
         }
-        Ok(Held::Refuse(Kind::KeyInFlight))
+        Ok(Claimed::Refuse(Kind::KeyInFlight))
     }
 
     async fn renew(&self) -> Result<(), Error> {
         let inner = self.store.inner();
         let mut session = Session::begin(&inner.pool).await?;
-        let renewed = inner.records.renew(session.connection(), &self.request, self.claim, &self.lease);
-        if !renewed.await.map_err(classify)? {
+        let renewed = inner.records.renew(session.connection(), &self.request, self.claim, &self.terms);
+        if !renewed.await.map_err(into_idem_error)? {
             return Err(Error::new(Kind::LeaseLost));
         }
         session.commit().await?;
@@ -104,12 +107,12 @@ impl Holder for SqliteLease {
     async fn begin(&self) -> Result<SqliteTx, Error> {
         let mut tx = SqliteTx::open(&self.store).await?;
         let held = self.store.inner().records.is_held(&mut tx, &self.request.identity, self.claim);
-        if held.await.map_err(classify)? { Ok(tx) } else { Err(Error::new(Kind::LeaseLost)) }
+        if held.await.map_err(into_idem_error)? { Ok(tx) } else { Err(Error::new(Kind::LeaseLost)) }
     }
 
-    async fn keep(&self, tx: Option<SqliteTx>, step: &Step) -> Result<(), Error> {
+    async fn record(&self, tx: Option<SqliteTx>, step: &Step) -> Result<(), Error> {
         let mut tx = self.or_alone(tx).await?;
-        let kept = self.store.inner().records.keep(&mut tx, &self.request, self.claim, &self.lease, step).await;
+        let kept = self.store.inner().records.keep(&mut tx, &self.request, self.claim, &self.terms, step).await;
         let mut tx = self.held(tx, kept).await?;
         match tx.take_session().commit().await {
             Ok(()) => Ok(()),
@@ -118,7 +121,7 @@ impl Holder for SqliteLease {
         }
     }
 
-    async fn finish(&self, tx: Option<SqliteTx>, outcome: &Outcome) -> Result<(), Error> {
+    async fn complete(&self, tx: Option<SqliteTx>, outcome: &Outcome) -> Result<(), Error> {
         let mut tx = self.or_alone(tx).await?;
         let finished = self.store.inner().records.finish(&mut tx, &self.request, self.claim, outcome).await;
         let mut tx = self.held(tx, finished).await?;
@@ -133,7 +136,7 @@ impl Holder for SqliteLease {
         }
     }
 
-    async fn undo(&self, mut tx: SqliteTx) -> Result<(), Error> {
+    async fn roll_back(&self, mut tx: SqliteTx) -> Result<(), Error> {
         // One that cannot be asked is lost.
         if let Ok(false) = is_whole(&mut tx).await {
             return Err(self.ended(tx).await);
@@ -163,37 +166,40 @@ impl SqliteLease {
         let inner = self.store.inner();
         let mut session = Session::begin(&inner.pool).await?;
         let nobodys = Claim::random()?;
-        let released = inner.records.let_go(session.connection(), &self.request.identity, self.claim, nobodys, has_run);
-        if !released.await.map_err(classify)? {
+        let released =
+            inner.records.release(session.connection(), &self.request.identity, self.claim, nobodys, has_run);
+        if !released.await.map_err(into_idem_error)? {
             return Err(Error::new(Kind::LeaseLost));
         }
         session.commit().await?;
         Ok(())
     }
 
-    async fn carry_out(&self, session: &mut Session, order: &Decision) -> Result<Claimed, Error> {
-        let Self { store, request, claim, lease } = self;
+    async fn carry_out(&self, session: &mut Session, order: &Decision) -> Result<Tried, Error> {
+        let Self { store, request, claim, terms } = self;
         let records = store.inner().records;
         let connection = session.connection();
         let (is_claimed, attempt) = match order {
-            Decision::Claim => (records.lease(connection, request, *claim, lease).await, 1),
-            Decision::Replace(expired) => (records.lease_again(connection, request, *claim, lease, *expired).await, 1),
-            Decision::Resume { claim: earlier, attempt, .. } => {
-                (records.take_over(connection, request, *claim, lease, *earlier).await, *attempt + 1)
+            Decision::Claim => (records.lease(connection, request, *claim, terms).await, 1),
+            Decision::Replace(expired) => {
+                (records.replace_leased(connection, request, *claim, terms, *expired).await, 1)
             }
-            Decision::Replay(_) | Decision::Refuse(_) => return Ok(Claimed::Again),
+            Decision::Resume { claim: earlier, attempt, .. } => {
+                (records.take_over(connection, request, *claim, terms, *earlier).await, *attempt + 1)
+            }
+            Decision::Replay(_) | Decision::Refuse(_) => return Ok(Tried::Again),
         };
-        if !is_claimed.map_err(classify)? {
-            return Ok(Claimed::Again);
+        if !is_claimed.map_err(into_idem_error)? {
+            return Ok(Tried::Again);
         }
         // A new record has none. One that an operator let begin again has, and counts from 1 again.
         let (fingerprint, steps) = match order {
             Decision::Resume { fingerprint, .. } => {
-                (*fingerprint, records.steps(session.connection(), &request.identity).await.map_err(classify)?)
+                (*fingerprint, records.steps(session.connection(), &request.identity).await.map_err(into_idem_error)?)
             }
             _ => (request.fingerprint, Vec::new()),
         };
-        Ok(Claimed::Run { attempt, fingerprint, steps })
+        Ok(Tried::Run { attempt, fingerprint, steps })
     }
 
     /// The transaction of a step, or one of its own.
@@ -212,23 +218,23 @@ impl SqliteLease {
             // By the code it may be another mistake in the SQL. By the second savepoint it is told.
             Err(error) if has_no_savepoint(&error) => match is_whole(&mut tx).await {
                 Ok(false) => Err(self.ended(tx).await),
-                _ => Err(classify(error)),
+                _ => Err(into_idem_error(error)),
             },
-            Err(error) => Err(classify(error)),
+            Err(error) => Err(into_idem_error(error)),
         }
     }
 
     /// The step ended the transaction that it was lent.
     async fn ended(&self, mut tx: SqliteTx) -> Error {
         tx.take_session().rollback().await;
-        barred(|| self.bar()).await
+        poison_in_tries(|| self.poison()).await
     }
 
-    async fn bar(&self) -> Result<(), Error> {
+    async fn poison(&self) -> Result<(), Error> {
         let inner = self.store.inner();
         let mut session = Session::begin(&inner.pool).await?;
-        let barred = inner.records.bar_leased(session.connection(), &self.request.identity, self.claim);
-        barred.await.map_err(classify)?;
+        let barred = inner.records.poison_leased(session.connection(), &self.request.identity, self.claim);
+        barred.await.map_err(into_idem_error)?;
         session.commit().await.map_err(Error::from)
     }
 }
@@ -238,7 +244,7 @@ async fn is_whole(tx: &mut SqliteTx) -> Result<bool, Error> {
     match tx.session().check().await {
         Ok(()) => Ok(true),
         Err(error) if is_answer(&error) => Ok(false),
-        Err(error) => Err(classify(error)),
+        Err(error) => Err(into_idem_error(error)),
     }
 }
 
@@ -251,10 +257,10 @@ impl SqliteStore {
     ///
     /// # Cancel safety
     /// Safe: it is one transaction.
-    pub async fn release_exhausted(&self, identity: &idem_core::Identity) -> Result<bool, Error> {
+    pub async fn reset_attempts(&self, identity: &idem_core::Identity) -> Result<bool, Error> {
         let inner = self.inner();
         let mut session = Session::begin(&inner.pool).await?;
-        let released = inner.records.forgive(session.connection(), identity).await.map_err(classify)?;
+        let released = inner.records.reset_attempts(session.connection(), identity).await.map_err(into_idem_error)?;
         session.commit().await?;
         Ok(released)
     }
@@ -320,6 +326,6 @@ impl Recover for SqliteStore {
     async fn abandoned(&self, operation: &str, after: Option<Place>) -> Result<Vec<Abandoned>, Error> {
         let inner = self.inner();
         let mut reader = Reader::acquire(&inner.pool).await?;
-        inner.records.abandoned(&mut reader, operation, after.as_ref()).await.map_err(classify)
+        inner.records.abandoned(&mut reader, operation, after.as_ref()).await.map_err(into_idem_error)
     }
 }

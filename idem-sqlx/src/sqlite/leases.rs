@@ -6,7 +6,8 @@
 use std::sync::LazyLock;
 
 use bytes::Bytes;
-use idem_core::{Abandoned, Claim, Format, Identity, Input, Lease, Outcome, Place, Reply, Request, Step, StepForm};
+use idem_core::store::{Abandoned, Claim, Format, Input, LeaseTerms, Outcome, Place, Reply, Step, StepForm};
+use idem_core::{Identity, Request};
 use sqlx::query::Query;
 use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteRow};
 use sqlx::{Row, Sqlite};
@@ -22,9 +23,9 @@ impl Records {
         connection: &mut SqliteConnection,
         request: &Request,
         claim: Claim,
-        lease: &Lease,
+        terms: &LeaseTerms,
     ) -> sqlx::Result<bool> {
-        let query = bind_lease(sqlx::query(LEASE), request, claim, lease);
+        let query = bind_lease(sqlx::query(LEASE), request, claim, terms);
         let leased = query.fetch_all(&mut *connection).await?.len() == 1;
         if leased {
             self.record_input(connection, request, claim).await?;
@@ -33,15 +34,15 @@ impl Records {
     }
 
     /// Takes the place of an expired record, if it is still the one that was seen.
-    pub(super) async fn lease_again(
+    pub(super) async fn replace_leased(
         self,
         connection: &mut SqliteConnection,
         request: &Request,
         claim: Claim,
-        lease: &Lease,
+        terms: &LeaseTerms,
         expired: Claim,
     ) -> sqlx::Result<bool> {
-        let query = bind_lease(sqlx::query(LEASE_AGAIN), request, claim, lease).bind(expired.as_bytes().as_slice());
+        let query = bind_lease(sqlx::query(REPLACE_LEASED), request, claim, terms).bind(expired.as_bytes().as_slice());
         let leased = query.fetch_all(&mut *connection).await?.len() == 1;
         if leased {
             self.record_input(connection, request, claim).await?;
@@ -55,15 +56,15 @@ impl Records {
         connection: &mut SqliteConnection,
         request: &Request,
         claim: Claim,
-        lease: &Lease,
+        terms: &LeaseTerms,
         earlier: Claim,
     ) -> sqlx::Result<bool> {
         let query = bind_identity(sqlx::query(TAKE_OVER), &request.identity)
             .bind(earlier.as_bytes().as_slice())
             .bind(row::LEASED)
             .bind(claim.as_bytes().as_slice())
-            .bind(microseconds(lease.duration))
-            .bind(microseconds(lease.duration + request.ttl));
+            .bind(microseconds(terms.duration))
+            .bind(microseconds(terms.duration + request.ttl));
         Ok(query.execute(connection).await?.rows_affected() == 1)
     }
 
@@ -79,11 +80,11 @@ impl Records {
         connection: &mut SqliteConnection,
         request: &Request,
         claim: Claim,
-        lease: &Lease,
+        terms: &LeaseTerms,
     ) -> sqlx::Result<bool> {
         let query = bind_held(sqlx::query(RENEW), &request.identity, claim)
-            .bind(microseconds(lease.duration))
-            .bind(microseconds(lease.duration + request.ttl));
+            .bind(microseconds(terms.duration))
+            .bind(microseconds(terms.duration + request.ttl));
         Ok(query.execute(connection).await?.rows_affected() == 1)
     }
 
@@ -105,13 +106,13 @@ impl Records {
         connection: &mut SqliteConnection,
         request: &Request,
         claim: Claim,
-        lease: &Lease,
+        terms: &LeaseTerms,
         step: &Step,
     ) -> sqlx::Result<bool> {
         let rejected = (step.form == StepForm::REJECTION).then_some(row::UNDOING);
         let query = bind_held(sqlx::query(KEEP), &request.identity, claim)
-            .bind(microseconds(lease.duration))
-            .bind(microseconds(lease.duration + request.ttl))
+            .bind(microseconds(terms.duration))
+            .bind(microseconds(terms.duration + request.ttl))
             .bind(rejected)
             .bind(i64::from(step.position))
             .bind(&step.name)
@@ -145,7 +146,7 @@ impl Records {
 
     /// Ends the lease and keeps the steps. The claim becomes nobody's, so that a renewal on its way cannot revive it. An
     /// attempt that nobody has run does not count.
-    pub(super) async fn let_go(
+    pub(super) async fn release(
         self,
         connection: &mut SqliteConnection,
         identity: &Identity,
@@ -153,26 +154,30 @@ impl Records {
         nobodys: Claim,
         has_run: bool,
     ) -> sqlx::Result<bool> {
-        let query = bind_held(sqlx::query(LET_GO), identity, claim)
+        let query = bind_held(sqlx::query(RELEASE), identity, claim)
             .bind(nobodys.as_bytes().as_slice())
             .bind(i32::from(!has_run));
         Ok(query.execute(connection).await?.rows_affected() == 1)
     }
 
     /// Bars the key: nobody knows what a step has kept that ended its transaction.
-    pub(super) async fn bar_leased(
+    pub(super) async fn poison_leased(
         self,
         connection: &mut SqliteConnection,
         identity: &Identity,
         claim: Claim,
     ) -> sqlx::Result<bool> {
-        let query = bind_held(sqlx::query(BAR), identity, claim).bind(row::RUNNING);
+        let query = bind_held(sqlx::query(POISON), identity, claim).bind(row::RUNNING);
         Ok(query.execute(connection).await?.rows_affected() == 1)
     }
 
     /// Lets a record begin again that was begun as often as it may be.
-    pub(super) async fn forgive(self, connection: &mut SqliteConnection, identity: &Identity) -> sqlx::Result<bool> {
-        let query = bind_identity(sqlx::query(FORGIVE), identity).bind(row::LEASED);
+    pub(super) async fn reset_attempts(
+        self,
+        connection: &mut SqliteConnection,
+        identity: &Identity,
+    ) -> sqlx::Result<bool> {
+        let query = bind_identity(sqlx::query(RESET_ATTEMPTS), identity).bind(row::LEASED);
         Ok(query.execute(connection).await?.rows_affected() == 1)
     }
 
@@ -227,12 +232,12 @@ fn bind_lease<'q>(
     query: Query<'q, Sqlite, SqliteArguments>,
     request: &Request,
     claim: Claim,
-    lease: &Lease,
+    terms: &LeaseTerms,
 ) -> Query<'q, Sqlite, SqliteArguments> {
     bind_held(query, &request.identity, claim)
         .bind(request.fingerprint.as_bytes().as_slice())
-        .bind(microseconds(lease.duration))
-        .bind(microseconds(lease.duration + request.ttl))
+        .bind(microseconds(terms.duration))
+        .bind(microseconds(terms.duration + request.ttl))
 }
 
 fn abandoned(row: &SqliteRow) -> sqlx::Result<Abandoned> {
@@ -270,7 +275,7 @@ WHERE scope = $1
     AND operation = $2
     AND key_hash = $3";
 
-const LEASE_AGAIN: &str = "
+const REPLACE_LEASED: &str = "
 UPDATE main.idem_records
 SET claim = $4,
     state = $5,
@@ -420,7 +425,7 @@ WHERE scope = $1
     AND operation = $2
     AND key_hash = $3";
 
-const LET_GO: &str = "
+const RELEASE: &str = "
 UPDATE main.idem_records
 SET lease_until = time.now,
     claim = $6,
@@ -432,7 +437,7 @@ WHERE scope = $1
     AND claim = $4
     AND state >= $5";
 
-const BAR: &str = "
+const POISON: &str = "
 UPDATE main.idem_records
 SET state = $6,
     lease_until = NULL
@@ -442,7 +447,7 @@ WHERE scope = $1
     AND claim = $4
     AND state >= $5";
 
-const FORGIVE: &str = "
+const RESET_ATTEMPTS: &str = "
 UPDATE main.idem_records
 SET attempt = 0
 FROM (SELECT CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER) AS now) AS time

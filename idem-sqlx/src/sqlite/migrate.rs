@@ -5,7 +5,7 @@ use sqlx::SqliteConnection;
 
 use super::session::Session;
 use super::store::SqliteStore;
-use crate::error::classify;
+use crate::error::into_idem_error;
 use crate::migrations::{Migration, migrations, pending};
 
 /// In order; never edited after a release.
@@ -43,7 +43,7 @@ impl SqliteStore {
 
     async fn run_migrations(&self, migrations: &[Migration]) -> Result<(), Error> {
         let mut reading = Session::begin_reading(self.pool()).await?;
-        let migrated_before = migrated(reading.connection()).await.map_err(classify)?;
+        let migrated_before = migrated(reading.connection()).await.map_err(into_idem_error)?;
         reading.rollback().await;
         if pending(migrations, &migrated_before).is_empty() {
             return Ok(());
@@ -51,9 +51,9 @@ impl SqliteStore {
         let mut session = Session::begin(self.pool()).await?;
         let transaction = session.connection();
         // Another process may have done it meanwhile.
-        let migrated = migrated(&mut *transaction).await.map_err(classify)?;
+        let migrated = migrated(&mut *transaction).await.map_err(into_idem_error)?;
         for migration in pending(migrations, &migrated) {
-            sqlx::raw_sql(migration.sql).execute(&mut *transaction).await.map_err(classify)?;
+            sqlx::raw_sql(migration.sql).execute(&mut *transaction).await.map_err(into_idem_error)?;
         }
         session.commit().await?;
         Ok(())

@@ -3,8 +3,9 @@
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use crate::error::classify;
-use idem_core::{Claim, Error, Identity, Outcome, Record, Request, Timestamp};
+use crate::error::into_idem_error;
+use idem_core::store::{Claim, Outcome, Record, Timestamp};
+use idem_core::{Error, Identity, Request};
 use sqlx::query::Query;
 use sqlx::sqlite::{SqliteArguments, SqliteConnection};
 use sqlx::{FromRow, Sqlite};
@@ -55,8 +56,8 @@ impl Records {
         connection: &mut SqliteConnection,
         identity: &Identity,
     ) -> Result<(Option<Record>, Timestamp), Error> {
-        let row = bind_identity(sqlx::query(FIND), identity).fetch_one(connection).await.map_err(classify)?;
-        row::read(Columns::from_row(&row).map_err(classify)?)
+        let row = bind_identity(sqlx::query(FIND), identity).fetch_one(connection).await.map_err(into_idem_error)?;
+        row::read(Columns::from_row(&row).map_err(into_idem_error)?)
     }
 
     /// The same, on a connection that comes from the pool.
@@ -67,8 +68,9 @@ impl Records {
     ) -> Result<(Option<Record>, Timestamp), Error> {
         static FIND_ALONE: LazyLock<String> = LazyLock::new(|| alone(FIND));
         let rows = reader.fetch_all(|| bind_identity(sqlx::query(FIND_ALONE.as_str()), identity)).await;
-        let row = rows.and_then(|rows| rows.into_iter().next().ok_or(sqlx::Error::RowNotFound)).map_err(classify)?;
-        row::read(Columns::from_row(&row).map_err(classify)?)
+        let row =
+            rows.and_then(|rows| rows.into_iter().next().ok_or(sqlx::Error::RowNotFound)).map_err(into_idem_error)?;
+        row::read(Columns::from_row(&row).map_err(into_idem_error)?)
     }
 
     /// Completes the record that this transaction claimed. No row, or an error about the savepoint

@@ -9,7 +9,7 @@ use sqlx_core::transaction::TransactionManager;
 use tokio::runtime::Handle;
 
 use super::error::{commit_was_refused, is_answer, is_left_behind};
-use crate::error::{classify, not_begun};
+use crate::error::{into_idem_error, not_begun};
 
 type Manager = <Sqlite as Database>::TransactionManager;
 
@@ -42,7 +42,7 @@ impl From<CommitFailed> for Error {
     /// Where nothing was kept, or where it does not matter whether it was.
     fn from(failed: CommitFailed) -> Self {
         match failed {
-            CommitFailed::Refused(error) | CommitFailed::Unknown(error) => classify(error),
+            CommitFailed::Refused(error) | CommitFailed::Unknown(error) => into_idem_error(error),
             CommitFailed::SavepointOpen => Error::new(Kind::TransactionAborted)
                 .because("the handler left a savepoint open; nothing was kept, retry the request"),
         }
@@ -112,7 +112,7 @@ impl Session {
 
     pub(super) async fn rollback(mut self) {
         if let Some(connection) = self.0.take() {
-            Leaving(Some(connection)).roll_back().await;
+            RollingBack(Some(connection)).roll_back().await;
         }
     }
 }
@@ -124,7 +124,7 @@ impl Drop for Session {
         Manager::start_rollback(&mut connection);
         // A queued rollback that fails goes unnoticed, so the connection is looked after.
         if let Ok(runtime) = Handle::try_current() {
-            runtime.spawn(Leaving(Some(connection)).roll_back());
+            runtime.spawn(RollingBack(Some(connection)).roll_back());
         } else {
             drop(connection.detach());
         }
@@ -176,7 +176,7 @@ impl Drop for Reader {
         if self.is_idle {
             return;
         }
-        let leaving = Leaving(Some(connection));
+        let leaving = RollingBack(Some(connection));
         if let Ok(runtime) = Handle::try_current() {
             runtime.spawn(leaving.roll_back());
         }
@@ -190,9 +190,9 @@ pub(super) fn alone(select: &str) -> String {
 
 /// A connection on its way out of a transaction. Dropped half way, by a runtime that shuts down, it is closed: no
 /// pool gets it back as it is.
-struct Leaving(Option<PoolConnection<Sqlite>>);
+struct RollingBack(Option<PoolConnection<Sqlite>>);
 
-impl Leaving {
+impl RollingBack {
     async fn roll_back(mut self) {
         if let Some(connection) = &mut self.0
             && roll_back(connection).await.is_ok()
@@ -202,7 +202,7 @@ impl Leaving {
     }
 }
 
-impl Drop for Leaving {
+impl Drop for RollingBack {
     fn drop(&mut self) {
         if let Some(connection) = self.0.take() {
             drop(connection.detach());

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
-use idem_core::{Error, Request, Runs, Start, Store};
+use idem_core::store::{Runs, Store};
+use idem_core::{Error, Request, Start};
 use sqlx::SqlitePool;
 
 use super::records::Records;
@@ -78,15 +79,10 @@ impl SqliteStore {
     /// }
     ///
     /// async fn on_order(store: &SqliteStore, order: &str) -> Result<u32, Error> {
-    ///     let request = Request {
-    ///         identity: Identity::new("inventory", "inventory.reserve", order)?,
-    ///         fingerprint: Fingerprint::of_value(order)?,
-    ///         ttl: Duration::from_secs(7 * 24 * 60 * 60),
-    ///         input: None,
-    ///     };
+    ///     let request = Request::new(Identity::new("inventory", "inventory.reserve", order)?, Fingerprint::of_value(order)?, Duration::from_secs(7 * 24 * 60 * 60))?;
     ///     match store.begin(&request).await? {
     ///         Start::Run(mut run) => {
-    ///             let reserved = reserve(&mut run, order).await.map_err(idem_sqlx::classify)?;
+    ///             let reserved = reserve(&mut run, order).await.map_err(idem_sqlx::into_idem_error)?;
     ///             run.complete(&reserved).await
     ///         }
     ///         Start::Stored(Stored::Completed(value) | Stored::Rejected(value)) => value.read(),

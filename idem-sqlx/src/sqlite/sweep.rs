@@ -8,7 +8,7 @@ use tokio::time::sleep;
 
 use super::session::Session;
 use super::store::SqliteStore;
-use crate::error::classify;
+use crate::error::into_idem_error;
 use crate::sweeper::{Batch, Pass, Sweep, Sweeper, parts};
 
 /// All who write wait for a batch, and sleep up to a tenth of a second before they try again.
@@ -51,15 +51,15 @@ impl SqliteStore {
     async fn sweep_batch(&self, sweep: &Sweep) -> Result<Batch, Error> {
         let batch = sweep.batch_or(BATCH);
         let mut session = Session::begin(self.pool()).await?;
-        let now = now(session.connection()).await.map_err(classify)?;
+        let now = now(session.connection()).await.map_err(into_idem_error)?;
         if let Some(archive) = archive(sweep) {
             let copy = format!("INSERT INTO {archive} SELECT * FROM main.idem_records WHERE {EXPIRED}");
-            run(session.connection(), copy, now, batch).await.map_err(classify)?;
+            run(session.connection(), copy, now, batch).await.map_err(into_idem_error)?;
         }
         let forget = format!("DELETE FROM main.idem_steps WHERE {EXPIRED}");
-        run(session.connection(), forget, now, batch).await.map_err(classify)?;
+        run(session.connection(), forget, now, batch).await.map_err(into_idem_error)?;
         let delete = format!("DELETE FROM main.idem_records WHERE {EXPIRED}");
-        let removed = run(session.connection(), delete, now, batch).await.map_err(classify)?;
+        let removed = run(session.connection(), delete, now, batch).await.map_err(into_idem_error)?;
         session.commit().await?;
         // What is deleted is not in the index any more, so each batch can begin at its start.
         Ok(Batch { removed, more: removed >= u64::from(batch), reached: None })

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use idem_core::machine::{Decision, Verdict, decide, verdict};
-use idem_core::{Begun, Claim, Context, Disposition, Error, Kind, Lease, Outcome, Rejected, Reply, Request};
+use idem_core::store::{Claim, Claimed, Context, Outcome, Rejected, Reply, Transaction};
+use idem_core::{Disposition, Error, Kind, Request};
 use sqlx::sqlite::{SqliteConnection, SqliteQueryResult, SqliteRow, SqliteStatement, SqliteTypeInfo};
 use sqlx::{Either, Execute, Executor, SqlStr, Sqlite};
 use tokio::runtime::Handle;
@@ -17,7 +18,7 @@ use super::error::{has_no_savepoint, is_answer};
 use super::running::Entry;
 use super::session::{CommitFailed, Reader, Session};
 use super::store::SqliteStore;
-use crate::error::classify;
+use crate::error::into_idem_error;
 use crate::retry;
 
 /// The idempotency transaction on SQLite: what a handler gets as `tx: &mut SqliteTx`.
@@ -60,7 +61,7 @@ struct Run {
 }
 
 /// What came of one try to claim.
-enum Claimed {
+enum Tried {
     Run,
     Replay(Reply),
     Refuse(Kind),
@@ -69,9 +70,9 @@ enum Claimed {
 impl Context for SqliteTx {
     type Store = SqliteStore;
 
-    async fn begin(store: &SqliteStore, request: &Request, _: &Lease) -> Result<Begun<Self>, Error> {
+    async fn claim(store: &SqliteStore, request: &Request) -> Result<Claimed<Self>, Error> {
         if let Some(kind) = store.inner().running.find(request) {
-            return Ok(Begun::Refuse(kind));
+            return Ok(Claimed::Refuse(kind));
         }
         // A handler may hold the write lock for long, and nobody has to wait for it to read what is finished.
         let mut reader = Reader::acquire(&store.inner().pool).await?;
@@ -80,19 +81,19 @@ impl Context for SqliteTx {
         }
         let entry = match store.inner().running.enter(request) {
             Ok(entry) => entry,
-            Err(kind) => return Ok(Begun::Refuse(kind)),
+            Err(kind) => return Ok(Claimed::Refuse(kind)),
         };
         let session = reader.begin().await?;
         let mut tx = Self { store: store.clone(), session: Some(session), run: None };
         let claim = Claim::random()?;
-        match tx.claim(request, claim).await? {
-            Claimed::Run => {
+        match tx.try_claim(request, claim).await? {
+            Tried::Run => {
                 entry.won();
                 tx.run = Some(Run { request: request.clone(), claim, began: Instant::now(), _entry: entry });
-                Ok(Begun::Run(tx))
+                Ok(Claimed::Run(tx))
             }
-            Claimed::Replay(reply) => Ok(Begun::Replay(reply)),
-            Claimed::Refuse(kind) => Ok(Begun::Refuse(kind)),
+            Tried::Replay(reply) => Ok(Claimed::Replay(reply)),
+            Tried::Refuse(kind) => Ok(Claimed::Refuse(kind)),
         }
     }
 
@@ -103,15 +104,15 @@ impl Context for SqliteTx {
 
     async fn reject(mut self, outcome: &Outcome) -> Result<Rejected, Error> {
         let run = self.undo().await?;
-        match self.claim(&run.request, run.claim).await? {
-            Claimed::Run => {
+        match self.try_claim(&run.request, run.claim).await? {
+            Tried::Run => {
                 self.run = Some(run);
                 self.write_outcome(outcome).await?;
                 self.commit().await.map(|()| Rejected::Stored)
             }
             // Not while the write lock is held; another store may see it otherwise.
-            Claimed::Replay(reply) => Ok(Rejected::Replay(reply)),
-            Claimed::Refuse(kind) => Ok(Rejected::Refuse(kind)),
+            Tried::Replay(reply) => Ok(Rejected::Replay(reply)),
+            Tried::Refuse(kind) => Ok(Rejected::Refuse(kind)),
         }
     }
 
@@ -126,10 +127,22 @@ impl Context for SqliteTx {
     }
 
     async fn begin_unrecorded(store: &SqliteStore) -> Result<Self, Error> {
+        <Self as Transaction>::begin(store).await
+    }
+
+    async fn finish_unrecorded(self, disposition: Disposition) -> Result<(), Error> {
+        self.end(disposition).await
+    }
+}
+
+impl Transaction for SqliteTx {
+    type Store = SqliteStore;
+
+    async fn begin(store: &SqliteStore) -> Result<Self, Error> {
         Self::open(store).await
     }
 
-    async fn finish_unrecorded(mut self, disposition: Disposition) -> Result<(), Error> {
+    async fn end(mut self, disposition: Disposition) -> Result<(), Error> {
         if disposition != Disposition::Commit {
             self.take_session().rollback().await;
             return Ok(());
@@ -154,34 +167,34 @@ impl SqliteTx {
         store: &SqliteStore,
         reader: &mut Reader,
         request: &Request,
-    ) -> Result<Option<Begun<Self>>, Error> {
+    ) -> Result<Option<Claimed<Self>>, Error> {
         let (record, now) = store.inner().records.find_alone(reader, &request.identity).await?;
         Ok(match decide(record.as_ref(), request, now) {
-            Decision::Replay(reply) => Some(Begun::Replay(reply)),
-            Decision::Refuse(kind) => Some(Begun::Refuse(kind)),
-            Decision::Resume { .. } => Some(Begun::Refuse(Kind::StepMismatch)),
+            Decision::Replay(reply) => Some(Claimed::Replay(reply)),
+            Decision::Refuse(kind) => Some(Claimed::Refuse(kind)),
+            Decision::Resume { .. } => Some(Claimed::Refuse(Kind::StepMismatch)),
             Decision::Claim | Decision::Replace(_) => None,
         })
     }
 
     /// Claims the request in this transaction, or says why not.
-    async fn claim(&mut self, request: &Request, claim: Claim) -> Result<Claimed, Error> {
+    async fn try_claim(&mut self, request: &Request, claim: Claim) -> Result<Tried, Error> {
         let records = self.store.inner().records;
-        if records.insert(self, request, claim).await.map_err(classify)? {
-            return Ok(Claimed::Run);
+        if records.insert(self, request, claim).await.map_err(into_idem_error)? {
+            return Ok(Tried::Run);
         }
         let (record, now) = records.find(self, &request.identity).await?;
         match decide(record.as_ref(), request, now) {
-            Decision::Replay(reply) => Ok(Claimed::Replay(reply)),
-            Decision::Refuse(kind) => Ok(Claimed::Refuse(kind)),
+            Decision::Replay(reply) => Ok(Tried::Replay(reply)),
+            Decision::Refuse(kind) => Ok(Tried::Refuse(kind)),
             // A leased handler has begun it, and a transaction knows nothing of its steps.
-            Decision::Resume { .. } => Ok(Claimed::Refuse(Kind::StepMismatch)),
+            Decision::Resume { .. } => Ok(Tried::Refuse(Kind::StepMismatch)),
             // Nobody else writes meanwhile, so what is in the way stays there until it is replaced here.
-            Decision::Claim => Ok(Claimed::Refuse(Kind::KeyInFlight)),
+            Decision::Claim => Ok(Tried::Refuse(Kind::KeyInFlight)),
             Decision::Replace(expired) => match records.replace(self, request, claim, expired).await {
-                Ok(true) => Ok(Claimed::Run),
-                Ok(false) => Ok(Claimed::Refuse(Kind::KeyInFlight)),
-                Err(error) => Err(classify(error)),
+                Ok(true) => Ok(Tried::Run),
+                Ok(false) => Ok(Tried::Refuse(Kind::KeyInFlight)),
+                Err(error) => Err(into_idem_error(error)),
             },
         }
     }
@@ -202,7 +215,7 @@ impl SqliteTx {
                 let run = self.take_run();
                 self.take_session().rollback().await;
                 drop(run);
-                Err(classify(error))
+                Err(into_idem_error(error))
             }
         }
     }
@@ -224,7 +237,7 @@ impl SqliteTx {
 
     /// Undoes the handler's writes and the claim, and stays in a transaction.
     async fn undo(&mut self) -> Result<Run, Error> {
-        if !self.holds().await.map_err(classify)? {
+        if !self.holds().await.map_err(into_idem_error)? {
             return Err(self.ended().await);
         }
         Ok(self.take_run())
@@ -293,7 +306,7 @@ async fn still_holds(session: &mut Session) -> sqlx::Result<bool> {
 async fn ended(store: &SqliteStore, session: Session, run: Run) -> Error {
     session.rollback().await;
     let error = Error::new(Kind::TransactionEnded);
-    match bar(store, &run).await {
+    match poison(store, &run).await {
         Ok(()) => error,
         Err(failed) => error.caused_by(failed),
     }
@@ -301,14 +314,14 @@ async fn ended(store: &SqliteStore, session: Session, run: Run) -> Error {
 
 /// Sees to it that a record bars the key: the run's own, where the handler committed it, somebody else's, where
 /// somebody ran meanwhile, or else the run's claim, put back and committed this time.
-async fn bar(store: &SqliteStore, run: &Run) -> Result<(), Error> {
+async fn poison(store: &SqliteStore, run: &Run) -> Result<(), Error> {
     let inner = store.inner();
     let mut session = Session::begin(&inner.pool).await?;
-    if !inner.records.insert(session.connection(), &run.request, run.claim).await.map_err(classify)? {
+    if !inner.records.insert(session.connection(), &run.request, run.claim).await.map_err(into_idem_error)? {
         let (record, now) = inner.records.find(session.connection(), &run.request.identity).await?;
         if let Some(expired) = record.filter(|record| record.expires_at <= now) {
             let replaced = inner.records.replace(session.connection(), &run.request, run.claim, expired.claim).await;
-            replaced.map_err(classify)?;
+            replaced.map_err(into_idem_error)?;
         }
     }
     session.commit().await.map_err(Error::from)

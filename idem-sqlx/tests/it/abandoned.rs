@@ -71,7 +71,7 @@ macro_rules! mails {
         pub mod $module {
             use std::sync::atomic::Ordering;
 
-            use idem_core::{Error, Resumed, idempotent};
+            use idem_core::{Error, idempotent, Resumed};
             use idem_sqlx::{$Steps, $Store};
 
             use super::{Mail, Office};

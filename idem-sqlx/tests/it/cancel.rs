@@ -6,10 +6,8 @@ use std::task::{Context as Polled, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use idem_core::{
-    Begun, Context, Disposition, Error, Fingerprint, Format, Identity, Key, Kind, Lease, Operation, Outcome, Rejected,
-    Reply, Request, Scope,
-};
+use idem_core::store::{Claimed, Context, Format, Outcome, Rejected, Reply};
+use idem_core::{Disposition, Error, Fingerprint, Identity, Key, Kind, Operation, Request, Scope};
 
 use crate::client::Call;
 use crate::support::Database;
@@ -51,16 +49,16 @@ pub async fn polled<F: Future>(future: F, polls: usize, given_up: GivenUp) -> Op
 }
 
 fn request(key: &str) -> Request {
-    Request {
-        identity: Identity {
+    Request::new(
+        Identity {
             scope: Scope::of("u1").expect("a scope"),
             operation: Operation::new("cancelled"),
             key: Key::of(key).expect("valid").expect("a key"),
         },
-        fingerprint: Fingerprint::none(),
-        ttl: Duration::from_secs(3600),
-        input: None,
-    }
+        Fingerprint::none(),
+        Duration::from_secs(3600),
+    )
+    .expect("a request")
 }
 
 fn outcome() -> Outcome {
@@ -86,8 +84,8 @@ enum Came {
 }
 
 async fn run<D: Database>(store: &<D::Tx as Context>::Store, key: &str, end: End) -> Result<Came, Error> {
-    match D::Tx::begin(store, &request(key), &Lease::DEFAULT).await? {
-        Begun::Run(mut tx) => {
+    match D::Tx::claim(store, &request(key)).await? {
+        Claimed::Run(mut tx) => {
             D::effect(&mut tx, key).await;
             D::effect(&mut tx, key).await;
             match end {
@@ -101,9 +99,9 @@ async fn run<D: Database>(store: &<D::Tx as Context>::Store, key: &str, end: End
             }
             Ok(Came::Ran)
         }
-        Begun::Replay(_) => Ok(Came::Replayed),
-        Begun::Refuse(Kind::KeyInFlight) => Ok(Came::Again),
-        Begun::Refuse(kind) => panic!("refused: {kind:?}"),
+        Claimed::Replay(_) => Ok(Came::Replayed),
+        Claimed::Refuse(Kind::KeyInFlight) => Ok(Came::Again),
+        Claimed::Refuse(kind) => panic!("refused: {kind:?}"),
     }
 }
 

@@ -9,7 +9,8 @@ use axum::extract::Request;
 use axum::{Router, middleware};
 use bytes::Bytes;
 use http::Method;
-use idem_core::{Begun, Context, Fingerprint, Identity, Kind, Lease, Request as Asked, Steps, Store};
+use idem_core::store::{Claimed, Context, Intent, LeaseTerms, Store};
+use idem_core::{Fingerprint, Identity, Kind, Request as Asked, Steps};
 use sqlx::postgres::PgPoolOptions;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -245,7 +246,7 @@ both! {
             let (mut dropped, mut polls) = (0, 1);
             for claim in 0.. {
                 let request = asked(&format!("{given_up:?}-{claim}"));
-                let begun = Steps::<<D as Database>::Lease>::begin(&store, &request, &AN_HOUR);
+                let begun = Steps::<<D as Database>::Lease>::claim_leased(&store, &request, &AN_HOUR, Intent::Run);
                 match polled(begun, polls, given_up).await {
                     None => (dropped, polls) = (dropped + 1, polls + 1),
                     Some(_) if dropped >= 40 => break,
@@ -268,24 +269,24 @@ async fn soon(what: &str, condition: impl AsyncFn() -> bool) {
 }
 
 /// Longer than a test waits.
-const AN_HOUR: Lease = Lease { duration: Duration::from_secs(3600), ..Lease::DEFAULT };
+const AN_HOUR: LeaseTerms = LeaseTerms::DEFAULT.lasting(Duration::from_secs(3600));
 
 fn asked(key: &str) -> Asked {
-    Asked {
-        identity: Identity::new("u1", "hang_up", key).expect("an identity"),
-        fingerprint: Fingerprint::none(),
-        ttl: Duration::from_secs(3600),
-        input: None,
-    }
+    Asked::new(
+        Identity::new("u1", "hang_up", key).expect("an identity"),
+        Fingerprint::none(),
+        Duration::from_secs(3600),
+    )
+    .expect("a request")
 }
 
 /// Claims the request as a client's retries do, and says which attempt that was.
 async fn until_claimed<D: Database>(store: &<D::Tx as Context>::Store, request: &Asked) -> u32 {
     let claimed = async {
         loop {
-            match Steps::<D::Lease>::begin(store, request, &AN_HOUR).await.expect("an answer") {
-                Begun::Run(steps) => return steps.attempt(),
-                Begun::Refuse(Kind::KeyInFlight) => tokio::task::yield_now().await,
+            match Steps::<D::Lease>::claim_leased(store, request, &AN_HOUR, Intent::Run).await.expect("an answer") {
+                Claimed::Run(steps) => return steps.attempt(),
+                Claimed::Refuse(Kind::KeyInFlight) => tokio::task::yield_now().await,
                 other => panic!("{other:?}"),
             }
         }
@@ -305,12 +306,14 @@ async fn r12_postgres_a_leased_claim_dropped_in_its_commit_is_free_at_once() {
         let request = asked(&format!("k{round}"));
         proxy.at_next_commit(Fault::Hold);
         tokio::select! {
-            begun = Steps::<idem_sqlx::PgLease>::begin(&store, &request, &AN_HOUR) => panic!("{begun:?}"),
+            begun = Steps::<idem_sqlx::PgLease>::claim_leased(&store, &request, &AN_HOUR, Intent::Run) => panic!("{begun:?}"),
             () = eventually("it commits", async || proxy.struck() == round + 1) => {}
         }
         // Whoever looks now sees nothing of it, and cannot claim it either.
-        let begun = Steps::<idem_sqlx::PgLease>::begin(&direct, &request, &AN_HOUR).await.expect("an answer");
-        assert!(matches!(begun, Begun::Refuse(Kind::KeyInFlight)), "{begun:?}");
+        let begun = Steps::<idem_sqlx::PgLease>::claim_leased(&direct, &request, &AN_HOUR, Intent::Run)
+            .await
+            .expect("an answer");
+        assert!(matches!(begun, Claimed::Refuse(Kind::KeyInFlight)), "{begun:?}");
         proxy.let_through();
         assert_eq!(until_claimed::<Postgres>(&direct, &request).await, 1);
     }

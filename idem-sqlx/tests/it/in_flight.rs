@@ -1,7 +1,7 @@
 //! Rules 7, 10 and 12 while the first request runs.
 
 use futures_util::future::join_all;
-use idem_core::Store;
+use idem_core::store::Store;
 use tracing::Instrument;
 
 use crate::client::{Answer, Call, eventually};

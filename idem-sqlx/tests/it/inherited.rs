@@ -7,9 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use idem_core::message::Action;
-use idem_core::{
-    Context, Fingerprint, Format, Held, Holder, Identity, Kind, Lease, Outcome, Reply, Request, Step, StepForm, observe,
-};
+use idem_core::store::{Attempt, Claimed, Context, Format, Intent, Lease, LeaseTerms, Outcome, Reply, Step, StepForm};
+use idem_core::{Fingerprint, Identity, Kind, Request, observe};
 use idem_sqlx::{PgStore, SqliteStore, Sweep};
 use sqlx::sqlite::{SqliteJournalMode, SqlitePoolOptions};
 use sqlx::{Connection, SqliteConnection};
@@ -162,12 +161,12 @@ fn acknowledged(result: &Result<Done, Failed>, how: &str) -> usize {
 }
 
 fn request(key: &str) -> Request {
-    Request {
-        identity: Identity::new("test", "inherited", key).expect("an identity"),
-        fingerprint: Fingerprint::none(),
-        ttl: Duration::from_secs(3600),
-        input: None,
-    }
+    Request::new(
+        Identity::new("test", "inherited", key).expect("an identity"),
+        Fingerprint::none(),
+        Duration::from_secs(3600),
+    )
+    .expect("a request")
 }
 
 fn reply() -> Reply {
@@ -223,15 +222,15 @@ both! {
     }
 
     async fn r13a_what_a_leased_run_writes_inherits_nothing(db) {
-        let lease = Lease { duration: Duration::from_secs(60), ..Lease::DEFAULT };
+        let lease = LeaseTerms::DEFAULT.lasting(Duration::from_secs(60));
         let hour = Duration::from_secs(3600);
         for dirt in D::DIRT {
             let how = format!("{dirt:?}");
             db.execute("DELETE FROM idem_records; DELETE FROM effects").await;
             let store = left(&db, *dirt).await;
             let before = db.number(D::NOW).await;
-            let claimed = <D as Database>::Lease::claim(&store, &request("k"), &lease).await;
-            let Ok(Held::Run { holder, .. }) = claimed else { panic!("{how}: {:?}", claimed.map(|_| ())) };
+            let claimed = <D as Database>::Lease::claim(&store, &request("k"), &lease, Intent::Run).await;
+            let Ok(Claimed::Run(Attempt { lease: held, .. })) = claimed else { panic!("{how}: {:?}", claimed.map(|_| ())) };
             assert_clean(&db, &store, &how).await;
             assert_written(&db, "created_at", before, Duration::ZERO, &how).await;
             assert_written(&db, "lease_until", before, lease.duration, &how).await;
@@ -239,41 +238,41 @@ both! {
 
             D::soil(&store, *dirt).await;
             let before = db.number(D::NOW).await;
-            holder.renew().await.unwrap_or_else(|error| panic!("{how}: {error:?}"));
+            held.renew().await.unwrap_or_else(|error| panic!("{how}: {error:?}"));
             assert_clean(&db, &store, &how).await;
             assert_written(&db, "lease_until", before, lease.duration, &how).await;
 
             D::soil(&store, *dirt).await;
-            let mut tx = holder.begin().await.unwrap_or_else(|error| panic!("{how}: {error:?}"));
+            let mut tx = held.begin().await.unwrap_or_else(|error| panic!("{how}: {error:?}"));
             D::effect(&mut tx, "step").await;
-            holder.keep(Some(tx), &step(0)).await.unwrap_or_else(|error| panic!("{how}: {error:?}"));
+            held.record(Some(tx), &step(0)).await.unwrap_or_else(|error| panic!("{how}: {error:?}"));
             assert_clean(&db, &store, &how).await;
 
             D::soil(&store, *dirt).await;
             let before = db.number(D::NOW).await;
-            holder.keep(None, &step(1)).await.unwrap_or_else(|error| panic!("{how}: {error:?}"));
+            held.record(None, &step(1)).await.unwrap_or_else(|error| panic!("{how}: {error:?}"));
             assert_clean(&db, &store, &how).await;
             assert_written(&db, "lease_until", before, lease.duration, &how).await;
 
             D::soil(&store, *dirt).await;
-            holder.release().await.unwrap_or_else(|error| panic!("{how}: {error:?}"));
+            held.release().await.unwrap_or_else(|error| panic!("{how}: {error:?}"));
             assert_clean(&db, &store, &how).await;
 
             D::soil(&store, *dirt).await;
-            let claimed = <D as Database>::Lease::claim(&store, &request("k"), &lease).await;
-            let Ok(Held::Run { holder, attempt: 2, steps, .. }) = claimed else { panic!("{how}: {:?}", claimed.map(|_| ())) };
+            let claimed = <D as Database>::Lease::claim(&store, &request("k"), &lease, Intent::Run).await;
+            let Ok(Claimed::Run(Attempt { lease: held, number: 2, steps, .. })) = claimed else { panic!("{how}: {:?}", claimed.map(|_| ())) };
             assert_eq!(steps.len(), 2, "{how}");
             D::soil(&store, *dirt).await;
             let before = db.number(D::NOW).await;
-            holder.finish(None, &Outcome::Reply(reply())).await.unwrap_or_else(|error| panic!("{how}: {error:?}"));
+            held.complete(None, &Outcome::Reply(reply())).await.unwrap_or_else(|error| panic!("{how}: {error:?}"));
             assert_clean(&db, &store, &how).await;
             assert_written(&db, "completed_at", before, Duration::ZERO, &how).await;
             assert_written(&db, "expires_at", before, hour, &how).await;
             assert_eq!(db.effects().await, 1, "{how}");
 
             D::soil(&store, *dirt).await;
-            let again = <D as Database>::Lease::claim(&store, &request("k"), &lease).await;
-            assert!(matches!(again, Ok(Held::Replay(_))), "{how}");
+            let again = <D as Database>::Lease::claim(&store, &request("k"), &lease, Intent::Run).await;
+            assert!(matches!(again, Ok(Claimed::Replay(_))), "{how}");
             drop(again);
             assert_clean(&db, &store, &how).await;
             store.pool().close().await;
@@ -300,7 +299,7 @@ both! {
 
             D::soil(&store, *dirt).await;
             let unknown = Identity::new("test", "unknown", "k").expect("an identity");
-            assert!(!store.release_exhausted(&unknown).await.expect(&how), "{how}");
+            assert!(!store.reset_attempts(&unknown).await.expect(&how), "{how}");
             assert_clean(&db, &store, &how).await;
 
             D::soil(&store, *dirt).await;
@@ -311,7 +310,7 @@ both! {
     }
 
     async fn r13a_nobody_reads_in_an_old_snapshot(db) {
-        let (direct, gauge, lease) = (db.store(2).await, Gauge::new(), Lease::DEFAULT);
+        let (direct, gauge, lease) = (db.store(2).await, Gauge::new(), LeaseTerms::DEFAULT);
         // The record is made after the snapshot was taken.
         let store = left(&db, D::SNAPSHOT).await;
         let event = Event::of("k", "insert");
@@ -322,12 +321,12 @@ both! {
         assert_clean(&db, &store, "a replay").await;
 
         // A lease is over that was not, then.
-        let held = <D as Database>::Lease::claim(&direct, &request("leased"), &lease).await.expect("an answer");
-        let Held::Run { holder, .. } = held else { panic!("it is claimed") };
+        let held = <D as Database>::Lease::claim(&direct, &request("leased"), &lease, Intent::Run).await.expect("an answer");
+        let Claimed::Run(Attempt { lease: held, .. }) = held else { panic!("it is claimed") };
         D::soil(&store, D::SNAPSHOT).await;
-        holder.release().await.expect("released");
-        let again = <D as Database>::Lease::claim(&store, &request("leased"), &lease).await.expect("an answer");
-        assert!(matches!(again, Held::Run { attempt: 2, .. }));
+        held.release().await.expect("released");
+        let again = <D as Database>::Lease::claim(&store, &request("leased"), &lease, Intent::Run).await.expect("an answer");
+        assert!(matches!(again, Claimed::Run(Attempt { number: 2, .. })));
         assert_clean(&db, &store, "a claim").await;
 
         // A run is abandoned that was not there, then.

@@ -289,9 +289,9 @@ async fn r17_postgres_a_long_step_under_a_stricter_isolation_keeps_nothing_and_m
 #[idempotent(key = id, scope = "test", operation = "leases.slow", fingerprint = id, lease = "1s")]
 async fn slow(steps: &mut PgSteps, id: &str, seconds: f64) -> Result<(), Error> {
     let write = async |tx: &mut PgTx| {
-        tx.execute("INSERT INTO effects VALUES ('step', 'slow')").await.map_err(idem_sqlx::classify)?;
+        tx.execute("INSERT INTO effects VALUES ('step', 'slow')").await.map_err(idem_sqlx::into_idem_error)?;
         let sleep = sqlx::query("SELECT pg_sleep($1)").bind(seconds);
-        sleep.execute(tx).await.map(|_| ()).map_err(idem_sqlx::classify)
+        sleep.execute(tx).await.map(|_| ()).map_err(idem_sqlx::into_idem_error)
     };
     steps.transaction("write", write).await
 }

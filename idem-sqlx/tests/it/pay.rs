@@ -80,7 +80,7 @@ macro_rules! handlers {
             use axum::extract::{Extension, FromRef};
             use axum::http::StatusCode;
             use axum::{Json, Router};
-            use idem_core::{Error, StepKey, idempotent};
+            use idem_core::{Error, idempotent, StepKey};
             use idem_sqlx::{$Steps, $Store, $Tx};
             use sqlx::Executor;
 

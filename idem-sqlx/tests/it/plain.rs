@@ -205,12 +205,12 @@ fn kind<T: std::fmt::Debug>(result: Result<T, Failed>) -> Option<Kind> {
 }
 
 fn request(key: &str, asked: &str) -> Request {
-    Request {
-        identity: Identity::new("test", "by hand", key).expect("an identity"),
-        fingerprint: Fingerprint::of_value(asked).expect("serialisable"),
-        ttl: Duration::from_secs(3600),
-        input: None,
-    }
+    Request::new(
+        Identity::new("test", "by hand", key).expect("an identity"),
+        Fingerprint::of_value(asked).expect("serialisable"),
+        Duration::from_secs(3600),
+    )
+    .expect("a request")
 }
 
 both! {

@@ -48,7 +48,7 @@ both! {
         let exhausted = steps::pay(&store, "u1", "k2", "order", &script).await;
         assert_eq!(kind(&exhausted), Some(Kind::AttemptsExhausted));
         let identity = Identity::new("u1", "steps.pay", "k2").expect("an identity");
-        assert!(store.release_exhausted(&identity).await.expect("an answer"));
+        assert!(store.reset_attempts(&identity).await.expect("an answer"));
         assert_eq!(steps::pay(&store, "u1", "k2", "order", &script).await.expect("paid"), paid());
         script.act("reserve", Act::Commit);
         let ended = steps::pay(&store, "u1", "k3", "order", &script).await;

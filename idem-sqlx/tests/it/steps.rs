@@ -161,9 +161,9 @@ both! {
         }
         assert_eq!(script.times("charge"), 3);
         let identity = Identity::new("u1", "steps.pay", "k").expect("an identity");
-        assert!(store.release_exhausted(&identity).await.expect("an answer"));
+        assert!(store.reset_attempts(&identity).await.expect("an answer"));
         assert_eq!(steps::pay(&store, "u1", "k", "order", &script).await.expect("paid"), paid());
-        assert!(!store.release_exhausted(&identity).await.expect("an answer"), "it is over");
+        assert!(!store.reset_attempts(&identity).await.expect("an answer"), "it is over");
         assert_eq!(script.times("reserve"), 1);
     }
 

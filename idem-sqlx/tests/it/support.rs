@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use axum::Router;
-use idem_core::{Context, Holder};
+use idem_core::store::{Context, Lease};
 use idem_sqlx::{PgStore, PgStoreBuilder, SqliteStore, SqliteStoreBuilder};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions};
@@ -68,7 +68,7 @@ macro_rules! both {
 /// A fresh database with the store's tables and one table for effects, and the application over it.
 pub trait Database: Sized {
     type Tx: Context;
-    type Lease: Holder<Store = <Self::Tx as Context>::Store>;
+    type Lease: Lease<Store = <Self::Tx as Context>::Store>;
 
     /// How many transactions can write at once.
     const WRITERS: usize;

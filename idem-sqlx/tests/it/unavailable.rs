@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use idem_core::Kind;
 use idem_core::message::Action;
-use idem_core::{Context, Kind};
+use idem_core::store::Context;
 use idem_sqlx::{PgStore, SqliteStore, Sweep};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};

@@ -49,7 +49,8 @@ macro_rules! orders {
             use axum::extract::{Extension, FromRef};
             use axum::http::StatusCode;
             use axum::response::{IntoResponse, Response};
-            use idem_core::{Disposition, Holder, StepKey, Steps, idempotent};
+            use idem_core::{Disposition, idempotent, StepKey, Steps};
+            use idem_core::store::Lease;
             use idem_sqlx::{$Steps, $Store, $Tx};
             use sqlx::Executor;
 
@@ -96,7 +97,7 @@ macro_rules! orders {
                 shipped.map(|()| reserved)
             }
 
-            async fn ship<H: Holder>(steps: &mut Steps<H>, declines: bool, script: &Script) -> Result<(), Refused> {
+            async fn ship<H: Lease>(steps: &mut Steps<H>, declines: bool, script: &Script) -> Result<(), Refused> {
                 let ship = async |_| {
                     script.enter("ship", "").await.map_err(|_| Refused::Failed)?;
                     if declines { Err(Refused::Declined) } else { Ok(()) }
@@ -569,12 +570,7 @@ both! {
 
     async fn by_hand_a_rejected_run_can_only_be_rejected(db) {
         async fn start<D: Database>(db: &D) -> Guard<Steps<D::Lease>> {
-            let request = Request {
-                identity: Identity::new("u1", "by hand", "k").expect("an identity"),
-                fingerprint: Fingerprint::none(),
-                ttl: std::time::Duration::from_secs(60),
-                input: None,
-            };
+            let request = Request::new(Identity::new("u1", "by hand", "k").expect("an identity"), Fingerprint::none(), std::time::Duration::from_secs(60)).expect("a request");
             let store = db.store(4).await;
             match begin::<Steps<D::Lease>>(&store, &request).await.expect("an answer") {
                 Start::Run(run) => run,

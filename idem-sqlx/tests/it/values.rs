@@ -7,9 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use idem_core::message::Action;
-use idem_core::{
-    Context, Error, Fingerprint, Guard, Identity, Kind, Request, Settled, Start, Steps, Stored, begin, observe,
-};
+use idem_core::store::Context;
+use idem_core::{Error, Fingerprint, Guard, Identity, Kind, Request, Settled, Start, Steps, Stored, begin, observe};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -141,7 +140,7 @@ macro_rules! values {
         pub mod $module {
             use std::sync::atomic::Ordering;
 
-            use idem_core::{Error, Kind, StepKey, idempotent};
+            use idem_core::{Error, idempotent, Kind, StepKey};
             use idem_sqlx::{$Steps, $Tx};
 
             use super::{CallEnds, Log, Odd, OneWay, Receipt, Refused, Tagged, Way, odd, receipt};
@@ -279,12 +278,12 @@ values!(postgres_values, PgStore, PgSteps, PgTx);
 values!(sqlite_values, SqliteStore, SqliteSteps, SqliteTx);
 
 fn request(key: &str) -> Request {
-    Request {
-        identity: Identity::new("values", "values.by_hand", key).expect("an identity"),
-        fingerprint: Fingerprint::none(),
-        ttl: Duration::from_secs(60),
-        input: None,
-    }
+    Request::new(
+        Identity::new("values", "values.by_hand", key).expect("an identity"),
+        Fingerprint::none(),
+        Duration::from_secs(60),
+    )
+    .expect("a request")
 }
 
 async fn started<C: Context>(store: &C::Store, key: &str) -> Guard<C> {

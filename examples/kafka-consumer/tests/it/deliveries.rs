@@ -88,7 +88,7 @@ impl Gate {
 async fn reserve_slowly(tx: &mut SqliteTx, id: &str, gate: &Gate) -> Result<(), Error> {
     gate.entered.add_permits(1);
     _ = gate.open.acquire().await;
-    sqlx::query("UPDATE stock SET on_hand = on_hand - 1").execute(tx).await.map_err(idem_sqlx::classify)?;
+    sqlx::query("UPDATE stock SET on_hand = on_hand - 1").execute(tx).await.map_err(idem_sqlx::into_idem_error)?;
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 include!("../support.rs");
 
 #[idempotent(scope = user)]
-async fn create_payment<C: idem_core::Context>(user: CurrentUser, tx: &mut C) -> Json<Payment> {
+async fn create_payment<C: idem_core::store::Context>(user: CurrentUser, tx: &mut C) -> Json<Payment> {
     let _ = tx;
     Json(Payment { id: user.id })
 }

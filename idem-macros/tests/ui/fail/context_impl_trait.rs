@@ -1,7 +1,7 @@
 include!("../support.rs");
 
 #[idempotent(scope = user)]
-async fn create_payment(user: CurrentUser, tx: &mut impl idem_core::Context) -> Json<Payment> {
+async fn create_payment(user: CurrentUser, tx: &mut impl idem_core::store::Context) -> Json<Payment> {
     let _ = tx;
     Json(Payment { id: user.id })
 }

@@ -1,10 +1,8 @@
-//! The decisions, as pure functions: what a record means for a request, and what it means for a run.
-//!
-//! No clock, no database, no waiting: time comes in as an argument, and the stores carry the decision out.
+//! What a record means for a request, and what it means for a run.
 
 use crate::error::Kind;
 use crate::fingerprint::Fingerprint;
-use crate::policy::Lease;
+use crate::policy::{Intent, LeaseTerms};
 use crate::record::{Claim, Record, Reply, Request, State, Timestamp};
 
 /// What a record means for a request: an order to the store.
@@ -32,15 +30,15 @@ pub enum Decision {
 }
 
 impl Decision {
-    /// What is left of the order for a leased run: an attempt too many is refused, and so is a beginning where there is
-    /// only something to go on with. What is to be undone is so, however often it takes.
+    /// Applies the lease terms: refuses a run whose attempts are used up, and refuses to begin one if the caller may only resume.
+    /// A rejected run is undone however many attempts that takes.
     #[must_use]
-    pub fn within(self, lease: &Lease) -> Self {
+    pub fn within(self, terms: &LeaseTerms, intent: Intent) -> Self {
         match self {
-            Self::Resume { attempt, is_rejected: false, .. } if attempt >= lease.attempts => {
+            Self::Resume { attempt, is_rejected: false, .. } if attempt >= terms.attempts => {
                 Self::Refuse(Kind::AttemptsExhausted)
             }
-            Self::Claim | Self::Replace(_) if !lease.may_begin => Self::Refuse(Kind::NothingToResume),
+            Self::Claim | Self::Replace(_) if intent == Intent::Resume => Self::Refuse(Kind::NothingToResume),
             order => order,
         }
     }
@@ -50,17 +48,9 @@ impl Decision {
 ///
 /// ```
 /// use idem_core::machine::{Decision, decide};
-/// # use idem_core::{Fingerprint, Identity, Key, Operation, Request, Scope, Timestamp};
-/// # let request = Request {
-/// #     identity: Identity {
-/// #         scope: Scope::global(),
-/// #         operation: Operation::new("payments.create"),
-/// #         key: Key::of("k1")?.unwrap(),
-/// #     },
-/// #     fingerprint: Fingerprint::none(),
-/// #     ttl: std::time::Duration::from_secs(60),
-/// #     input: None,
-/// # };
+/// # use idem_core::{Fingerprint, Identity, Request, store::Timestamp};
+/// # let identity = Identity::new("u1", "payments.create", "k1")?;
+/// # let request = Request::new(identity, Fingerprint::none(), std::time::Duration::from_secs(60))?;
 /// assert_eq!(decide(None, &request, Timestamp(0)), Decision::Claim);
 /// # Ok::<(), idem_core::Error>(())
 /// ```
@@ -77,9 +67,15 @@ pub fn decide(record: Option<&Record>, request: &Request, now: Timestamp) -> Dec
 /// A process that resumes what was recorded asks nothing of its own: it has rebuilt the request from the record, maybe
 /// with another release of the types. So its fingerprint is not compared.
 #[must_use]
-pub fn decide_leased(record: Option<&Record>, request: &Request, lease: &Lease, now: Timestamp) -> Decision {
-    let asked = lease.may_begin.then_some(request.fingerprint);
-    decide_on(record, asked, now).within(lease)
+pub fn decide_leased(
+    record: Option<&Record>,
+    request: &Request,
+    terms: &LeaseTerms,
+    intent: Intent,
+    now: Timestamp,
+) -> Decision {
+    let asked = (intent == Intent::Run).then_some(request.fingerprint);
+    decide_on(record, asked, now).within(terms, intent)
 }
 
 fn decide_on(record: Option<&Record>, asked: Option<Fingerprint>, now: Timestamp) -> Decision {
@@ -196,37 +192,37 @@ mod tests {
         let claim = record(State::Running).claim;
         let fingerprint = asked("this").fingerprint;
         let resume = |attempt, is_rejected| Decision::Resume { claim, attempt, is_rejected, fingerprint };
-        let lease = Lease { attempts: 3, ..Lease::DEFAULT };
-        assert_eq!(resume(2, false).within(&lease), resume(2, false));
-        assert_eq!(resume(3, false).within(&lease), Decision::Refuse(Kind::AttemptsExhausted));
-        assert_eq!(Decision::Claim.within(&lease), Decision::Claim);
+        let terms = LeaseTerms::DEFAULT.attempts(3);
+        assert_eq!(resume(2, false).within(&terms, Intent::Run), resume(2, false));
+        assert_eq!(resume(3, false).within(&terms, Intent::Run), Decision::Refuse(Kind::AttemptsExhausted));
+        assert_eq!(Decision::Claim.within(&terms, Intent::Run), Decision::Claim);
         // What is rejected is undone in the end.
-        assert_eq!(resume(3, true).within(&lease), resume(3, true));
+        assert_eq!(resume(3, true).within(&terms, Intent::Run), resume(3, true));
     }
 
     #[test]
     fn r32_where_there_is_only_something_to_go_on_with_nothing_begins() {
         let claim = record(State::Running).claim;
-        let lease = Lease { may_begin: false, ..Lease::DEFAULT };
+        let terms = LeaseTerms::DEFAULT;
         for order in [Decision::Claim, Decision::Replace(claim)] {
-            assert_eq!(order.within(&lease), Decision::Refuse(Kind::NothingToResume));
+            assert_eq!(order.within(&terms, Intent::Resume), Decision::Refuse(Kind::NothingToResume));
         }
         let fingerprint = asked("this").fingerprint;
         let resume = Decision::Resume { claim, attempt: 1, is_rejected: false, fingerprint };
-        assert_eq!(resume.clone().within(&lease), resume);
-        assert_eq!(Decision::Replay(reply()).within(&lease), Decision::Replay(reply()));
+        assert_eq!(resume.clone().within(&terms, Intent::Resume), resume);
+        assert_eq!(Decision::Replay(reply()).within(&terms, Intent::Resume), Decision::Replay(reply()));
     }
 
     #[test]
     fn r05a_whoever_resumes_by_the_record_is_not_compared() {
-        let terms = Lease { may_begin: false, ..Lease::DEFAULT };
-        let resume = |state| decide_leased(Some(&record(state)), &asked("that"), &terms, NOW);
+        let terms = LeaseTerms::DEFAULT;
+        let resume = |state| decide_leased(Some(&record(state)), &asked("that"), &terms, Intent::Resume, NOW);
         let (claim, fingerprint) = (record(State::Running).claim, asked("this").fingerprint);
         assert_eq!(resume(leased(NOW.0)), Decision::Resume { claim, attempt: 3, is_rejected: false, fingerprint });
         assert_eq!(resume(leased(NOW.0 + 1)), Decision::Refuse(Kind::KeyInFlight));
         assert_eq!(resume(State::Completed(reply())), Decision::Replay(reply()));
         assert_eq!(resume(State::Running), Decision::Refuse(Kind::TransactionEnded));
-        let compared = decide_leased(Some(&record(leased(NOW.0))), &asked("that"), &Lease::DEFAULT, NOW);
+        let compared = decide_leased(Some(&record(leased(NOW.0))), &asked("that"), &terms, Intent::Run, NOW);
         assert_eq!(compared, Decision::Refuse(Kind::KeyReused));
     }
 

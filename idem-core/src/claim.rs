@@ -8,9 +8,9 @@ use futures_util::future::{Either, select};
 use tokio::time::{Instant, sleep_until};
 
 use crate::error::{Error, Kind};
-use crate::policy::{InFlight, Lease};
+use crate::policy::{InFlight, Intent, LeaseTerms};
 use crate::record::Request;
-use crate::store::{Begun, Context};
+use crate::store::{Claimed, Context};
 
 /// The first pause of a duplicate that waits; each further one is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
@@ -25,8 +25,9 @@ pub(crate) async fn claim<C: Context>(
     store: &C::Store,
     request: &Request,
     in_flight: InFlight,
-    lease: &Lease,
-) -> Result<Begun<C>, Error> {
+    terms: &LeaseTerms,
+    intent: Intent,
+) -> Result<Claimed<C>, Error> {
     let patience = match in_flight {
         InFlight::Wait(patience) => patience,
         InFlight::Conflict | InFlight::Accepted => Duration::ZERO,
@@ -34,10 +35,10 @@ pub(crate) async fn claim<C: Context>(
     let deadline = Instant::now() + patience;
     let mut pause = FIRST_PAUSE;
     loop {
-        let begun = C::begin(store, request, lease).await?;
+        let claimed = C::claim_leased(store, request, terms, intent).await?;
         let now = Instant::now();
-        if !matches!(begun, Begun::Refuse(Kind::KeyInFlight)) || now >= deadline {
-            return Ok(begun);
+        if !matches!(claimed, Claimed::Refuse(Kind::KeyInFlight)) || now >= deadline {
+            return Ok(claimed);
         }
         sleep_until(deadline.min(now + pause)).await;
         pause = LONGEST_PAUSE.min(pause * 2);

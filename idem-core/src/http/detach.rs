@@ -11,13 +11,13 @@ use tokio::runtime::Handle;
 ///
 /// A task for every run would be simpler, but it costs two hand-overs between threads on each request, and almost no
 /// client hangs up.
-pub(crate) struct Outlive<F: Future<Output: Send> + Send + Unpin + 'static> {
+pub(crate) struct DetachOnDrop<F: Future<Output: Send> + Send + Unpin + 'static> {
     /// There until it has ended.
     run: Option<F>,
     runtime: Handle,
 }
 
-impl<F: Future<Output: Send> + Send + Unpin + 'static> Outlive<F> {
+impl<F: Future<Output: Send> + Send + Unpin + 'static> DetachOnDrop<F> {
     /// # Panics
     /// Outside of a tokio runtime.
     pub(crate) fn new(run: F) -> Self {
@@ -25,7 +25,7 @@ impl<F: Future<Output: Send> + Send + Unpin + 'static> Outlive<F> {
     }
 }
 
-impl<F: Future<Output: Send> + Send + Unpin + 'static> Future for Outlive<F> {
+impl<F: Future<Output: Send> + Send + Unpin + 'static> Future for DetachOnDrop<F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
@@ -39,7 +39,7 @@ impl<F: Future<Output: Send> + Send + Unpin + 'static> Future for Outlive<F> {
     }
 }
 
-impl<F: Future<Output: Send> + Send + Unpin + 'static> Drop for Outlive<F> {
+impl<F: Future<Output: Send> + Send + Unpin + 'static> Drop for DetachOnDrop<F> {
     fn drop(&mut self) {
         if let Some(run) = self.run.take() {
             self.runtime.spawn(run);
@@ -62,7 +62,7 @@ mod tests {
     #[tokio::test]
     async fn r12_a_run_that_is_not_dropped_answers_in_place() {
         let caller = tokio::spawn(async {
-            let run = Outlive::new(Box::pin(async { tokio::task::id() }));
+            let run = DetachOnDrop::new(Box::pin(async { tokio::task::id() }));
             run.await == tokio::task::id()
         });
         assert!(caller.await.expect("no panic"), "it ran in another task");
@@ -85,7 +85,7 @@ mod tests {
         TENANT
             .scope(7, async {
                 tokio::select! {
-                    () = Outlive::new(Box::pin(run)) => panic!("it waits"),
+                    () = DetachOnDrop::new(Box::pin(run)) => panic!("it waits"),
                     () = told.notified() => {}
                 }
             })
@@ -102,7 +102,7 @@ mod tests {
             *counted.lock().unwrap_or_else(std::sync::PoisonError::into_inner) += 1;
             panic!("told to");
         });
-        let caller = tokio::spawn(Outlive::new(Box::pin(run)));
+        let caller = tokio::spawn(DetachOnDrop::new(Box::pin(run)));
         assert!(caller.await.expect_err("a panic").is_panic());
         tokio::task::yield_now().await;
         assert_eq!(*polls.lock().expect("no poison"), 1);

@@ -2,78 +2,31 @@
 
 use std::future::Future;
 
-use crate::abandoned;
-use crate::bounds::{Refusal, Storable};
+use crate::begin::{Guard, Settled, Start, Stored, begin_within};
+use crate::bounds::{Answer, Refusal, Storable};
+use crate::claim::unless;
 use crate::error::{Error, Kind};
 use crate::fingerprint::Fingerprint;
-use crate::guard::{Guard, Settled, Start, Stored, begin_within};
-use crate::identity::{Identity, Key, Scope};
-use crate::origin;
+use crate::identity::{Identity, Key};
+use crate::observe;
 use crate::policy::Policy;
-use crate::record::{Format, Input, Outcome, Request};
-use crate::run::unless;
+use crate::record::{Format, Outcome, Request};
+use crate::resume;
 use crate::store::{Context, Store};
 use crate::value::{self, Written};
 
 /// What the attribute's expressions said about one call.
-#[derive(Debug)]
-pub struct Named {
-    /// Who owns the key.
-    pub scope: Result<Scope, Error>,
-    /// The key.
-    pub key: Result<Option<Key>, Error>,
-    /// What must be equal on a retry.
-    pub fingerprint: Result<Fingerprint, Error>,
-    /// What is recorded for whoever goes on with the run.
-    pub input: Option<Result<Input, Error>>,
-}
+type Asked = crate::asked::Asked<Result<Option<Key>, Error>, Result<Fingerprint, Error>>;
 
-impl Named {
-    fn request(self, policy: &Policy) -> Result<Request, Error> {
-        // An absent key is no key, and never one that all callers share.
-        let key = self.key?.ok_or_else(|| Error::new(Kind::KeyMissing))?;
-        let identity = Identity { scope: self.scope?, operation: policy.operation, key };
-        Ok(Request { identity, fingerprint: self.fingerprint?, ttl: policy.ttl, input: self.input.transpose()? })
-    }
-}
-
-/// What a plain function returns: a result, whose error can say that the call was refused.
-#[diagnostic::on_unimplemented(
-    message = "`{Self}` cannot say that the call was refused",
-    label = "an idempotent function returns a `Result`",
-    note = "write `Result<T, E>`, where `T` can be stored and `E` is `From<idem_core::Error>`",
-    note = "an Axum handler whose key is an expression needs `axum` beside it: `axum, key = …`"
-)]
-pub trait Answer: sealed::Sealed + Sized {
-    /// What is stored.
-    type Value;
-    /// What a refusal becomes.
-    type Error;
-
-    /// The answer as what it is.
-    fn of(result: Result<Self::Value, Self::Error>) -> Self;
-
-    /// And back.
-    fn as_result(&self) -> Result<&Self::Value, &Self::Error>;
-}
-
-mod sealed {
-    pub trait Sealed {}
-
-    impl<T, E> Sealed for Result<T, E> {}
-}
-
-impl<T, E> Answer for Result<T, E> {
-    type Value = T;
-    type Error = E;
-
-    fn of(result: Self) -> Self {
-        result
-    }
-
-    fn as_result(&self) -> Result<&T, &E> {
-        self.as_ref()
-    }
+/// An absent key is no key, and never one that all callers share.
+fn request(asked: Asked, policy: &Policy) -> Result<Request, Error> {
+    let key = asked.key?.ok_or_else(|| Error::new(Kind::KeyMissing))?;
+    let identity = Identity { scope: asked.scope?, operation: policy.operation, key };
+    let request = Request::new(identity, asked.fingerprint?, policy.ttl)?;
+    Ok(match asked.input.transpose()? {
+        Some(input) => request.with_input(input),
+        None => request,
+    })
 }
 
 /// How answers are stored and read. What that requires of them is said in one place, and to the user once.
@@ -158,10 +111,10 @@ pub enum Entered<C: Context, R> {
 pub async fn enter<C: Context, R>(
     store: &C::Store,
     policy: &'static Policy,
-    named: Named,
+    asked: Asked,
     codec: &Codec<R>,
 ) -> Entered<C, R> {
-    match claim::<C, R>(store, policy, named, codec).await {
+    match claim::<C, R>(store, policy, asked, codec).await {
         Ok(Start::Run(run)) => Entered::Run(run),
         Ok(Start::Stored(stored)) => Entered::Over(codec.replay(&stored)),
         Err(refusal) => Entered::Over((codec.refuse)(refusal)),
@@ -171,12 +124,12 @@ pub async fn enter<C: Context, R>(
 async fn claim<C: Context, R>(
     store: &C::Store,
     policy: &Policy,
-    named: Named,
+    asked: Asked,
     codec: &Codec<R>,
 ) -> Result<Start<C>, Error> {
-    origin::note(false);
+    observe::note(false);
     (codec.check)()?;
-    let request = named.request(policy)?;
+    let request = request(asked, policy)?;
     if request.input.as_ref().is_some_and(|input| input.0.len() > store.reply_limit()) {
         let words = "the input is over the store's limit for a reply; nothing was run";
         return Err(Error::new(Kind::ReplyFailed).because(words));
@@ -192,7 +145,7 @@ pub async fn answer<R>(lost: impl Future<Output = ()>, body: impl Future<Output 
 /// Ends a run as its answer says.
 pub async fn settle<C: Context, R>(run: Guard<C>, answer: Option<R>, is_final: bool, codec: &Codec<R>) -> R {
     // The body may have made calls of its own, which have noted theirs.
-    origin::note(false);
+    observe::note(false);
     // A lost right is nobody's final error, whatever `rejects` would say of it.
     let Some(answer) = answer else {
         let released = run.release().await;
@@ -222,7 +175,7 @@ pub async fn settle<C: Context, R>(run: Guard<C>, answer: Option<R>, is_final: b
         // Another run took the key while this one was undone, and counts.
         Ok(Settled::Stored(stored)) => codec.replay(&stored),
         Err(error) => {
-            abandoned::note_end(error.kind());
+            resume::note_end(error.kind());
             (codec.refuse)(error)
         }
     }
@@ -231,7 +184,7 @@ pub async fn settle<C: Context, R>(run: Guard<C>, answer: Option<R>, is_final: b
 impl<R> Codec<R> {
     fn replay(&self, stored: &Stored) -> R {
         let read = (self.read)(stored);
-        origin::note(read.is_ok());
+        observe::note(read.is_ok());
         read.unwrap_or_else(self.refuse)
     }
 }

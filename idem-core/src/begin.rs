@@ -7,13 +7,13 @@ use std::ops::{Deref, DerefMut};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::abandoned;
+use crate::claim;
 use crate::error::{Error, Kind};
-use crate::policy::{InFlight, Lease};
+use crate::policy::{InFlight, LeaseTerms};
 use crate::record::{Format, Outcome, Reply, Request};
-use crate::run;
+use crate::resume;
 use crate::runs::Run;
-use crate::store::{Begun, Context, Rejected, Store};
+use crate::store::{Claimed, Context, Rejected, Store};
 use crate::value::{self, Value, Written};
 
 /// What became of a request to run something once.
@@ -75,25 +75,25 @@ impl Stored {
 /// # Cancel safety
 /// Dropped, it has claimed nothing. What a leased run has claimed is released, or ends with its lease.
 pub async fn begin<C: Context>(store: &C::Store, request: &Request) -> Result<Start<C>, Error> {
-    begin_within(store, request, InFlight::Conflict, &Lease::DEFAULT).await
+    begin_within(store, request, InFlight::Conflict, &LeaseTerms::DEFAULT).await
 }
 
 pub(crate) async fn begin_within<C: Context>(
     store: &C::Store,
     request: &Request,
     in_flight: InFlight,
-    lease: &Lease,
+    terms: &LeaseTerms,
 ) -> Result<Start<C>, Error> {
     let counted = store.runs().enter();
     let claimed = async {
-        let lease = abandoned::lease_for(&request.identity, lease)?;
-        match run::claim::<C>(store, request, in_flight, &lease).await? {
-            Begun::Run(context) => Ok(Start::Run(Guard { context, limit: store.reply_limit(), _counted: counted })),
-            Begun::Replay(reply) => Stored::of(reply).map(Start::Stored),
-            Begun::Refuse(kind) => Err(Error::new(kind)),
+        let intent = resume::intent_of(&request.identity)?;
+        match claim::claim::<C>(store, request, in_flight, terms, intent).await? {
+            Claimed::Run(context) => Ok(Start::Run(Guard { context, limit: store.reply_limit(), _counted: counted })),
+            Claimed::Replay(reply) => Stored::of(reply).map(Start::Stored),
+            Claimed::Refuse(kind) => Err(Error::new(kind)),
         }
     };
-    claimed.await.inspect_err(|refused: &Error| abandoned::note_refusal_of(&request.identity, refused.kind()))
+    claimed.await.inspect_err(|refused: &Error| resume::note_refusal_of(&request.identity, refused.kind()))
 }
 
 /// A claimed request: the context to work with, and the three ways to end.

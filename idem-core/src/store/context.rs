@@ -1,41 +1,24 @@
-//! What a store owes.
-//!
-//! A store keeps records; a context is one run inside it. The framework calls them in this order and no other:
-//! [`begin`](Context::begin), the handler with `&mut` the context, then exactly one of
-//! [`complete`](Context::complete), [`reject`](Context::reject) and [`release`](Context::release), or a drop.
-//! A request that is not recorded goes through [`begin_unrecorded`](Context::begin_unrecorded) and
-//! [`finish_unrecorded`](Context::finish_unrecorded) instead.
+//! One run of a handler.
 
 use std::future::Future;
 
+use super::handle::{Claimed, Store};
 use crate::disposition::Disposition;
 use crate::error::{Error, Kind};
-use crate::holder::Holder;
-use crate::policy::Lease;
+use crate::policy::{Intent, LeaseTerms};
 use crate::record::{Outcome, Reply, Request};
-use crate::runs::Runs;
-use crate::steps::Steps;
-
-/// Where records are kept. A cheap handle: clones share everything.
-pub trait Store: Clone + Send + Sync + 'static {
-    /// The longest reply that is stored, in bytes of its headers and body. A longer one leaves a tombstone.
-    fn reply_limit(&self) -> usize;
-
-    /// The runs that are going on, so that a shutdown can wait for them.
-    fn runs(&self) -> &Runs;
-}
 
 /// One run: what a handler gets as `&mut` in its context parameter.
 ///
 /// # What an implementer owes
-/// - **One arbiter.** Of any number of `begin` calls on one identity, over any number of processes, at most one has
+/// - **One arbiter.** Of any number of `claim` calls on one identity, over any number of processes, at most one has
 ///   an undecided `Run` at a time, and none gets `Run` after one was completed or rejected and has not expired.
 /// - **One commit.** What the handler writes through the context and the record that `complete` stores become
 ///   visible together or not at all.
 /// - **The store's clock** decides about expiry, never the application's.
 /// - **A drop is a release**, at any await: the handler's writes are undone, and no connection goes back to a pool
 ///   inside a transaction.
-/// - **At most one connection** at a time for one context, and none once `begin` has answered anything but `Run`.
+/// - **At most one connection** at a time for one context, and none once `claim` has answered anything but `Run`.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is no idempotency context",
     label = "not the type of a context",
@@ -53,11 +36,20 @@ pub trait Context: Sized + Send + 'static {
     ///
     /// # Errors
     /// The store could not be asked. Nothing is claimed and the handler must not be run.
-    fn begin(
+    fn claim(store: &Self::Store, request: &Request) -> impl Future<Output = Result<Claimed<Self>, Error>> + Send;
+
+    /// The same on the terms of a lease. A transaction has no use for them.
+    ///
+    /// # Errors
+    /// As for [`claim`](Self::claim).
+    fn claim_leased(
         store: &Self::Store,
         request: &Request,
-        lease: &Lease,
-    ) -> impl Future<Output = Result<Begun<Self>, Error>> + Send;
+        _terms: &LeaseTerms,
+        _intent: Intent,
+    ) -> impl Future<Output = Result<Claimed<Self>, Error>> + Send {
+        Self::claim(store, request)
+    }
 
     /// Is ready when this run has lost its right to run. Then the handler is dropped, and the run released.
     ///
@@ -109,27 +101,6 @@ pub trait Context: Sized + Send + 'static {
     /// # Errors
     /// As for [`complete`](Self::complete).
     fn finish_unrecorded(self, disposition: Disposition) -> impl Future<Output = Result<(), Error>> + Send;
-}
-
-/// A context that holds a lease: [`Steps`].
-#[diagnostic::on_unimplemented(
-    message = "`{Self}` holds no lease",
-    label = "only a leased handler has one",
-    note = "remove `lease`, `attempts` and `record_input`, or run the handler in steps: `steps: &mut PgSteps` or `steps: &mut SqliteSteps`"
-)]
-pub trait Leased: Context {}
-
-impl<H: Holder> Leased for Steps<H> {}
-
-/// What a store says to a request.
-#[derive(Debug)]
-pub enum Begun<C> {
-    /// The identity is claimed: run the handler with this.
-    Run(C),
-    /// It ran: answer with this.
-    Replay(Reply),
-    /// It must not run now, and there is no reply to give. [`Kind::KeyInFlight`] may be asked again.
-    Refuse(Kind),
 }
 
 /// What became of an outcome without writes.

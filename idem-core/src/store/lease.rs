@@ -2,29 +2,30 @@
 
 use std::future::Future;
 
+use super::handle::{Claimed, Store};
+use super::transaction::Transaction;
 use crate::error::Error;
 use crate::fingerprint::Fingerprint;
-use crate::policy::Lease;
+use crate::policy::{Intent, LeaseTerms};
 use crate::record::{Outcome, Reply, Request};
-use crate::store::{Context, Store};
 
 /// The right to run one attempt of a leased run, as a store keeps it.
 ///
 /// # What an implementer owes
 /// - **Committed first.** When `claim` answers `Run`, every other process sees the lease.
-/// - **Fenced.** `renew`, `keep`, `finish` and `release` change something only where the record is still held by this
+/// - **Fenced.** `renew`, `record`, `complete` and `release` change something only where the record is still held by this
 ///   claim, in the same statement that asks. Otherwise they answer [`Kind::LeaseLost`](crate::Kind::LeaseLost).
 /// - **The store's clock** says when a lease ends.
 /// - **One commit.** A step's writes and the step become visible together or not at all; so do the last writes and the
 ///   outcome.
-pub trait Holder: Clone + Send + Sync + 'static {
+pub trait Lease: Clone + Send + Sync + 'static {
     /// The store.
     type Store: Store;
 
-    /// What a transaction step gets: a transaction without a record of its own.
-    type Tx: Context<Store = Self::Store>;
+    /// What a transaction step gets.
+    type Tx: Transaction<Store = Self::Store>;
 
-    /// Whether nobody else can take over while one of its transactions is open, and no renewal can be written either.
+    /// True if an open step transaction locks out other claimants and our own renewal, as SQLite's write lock does.
     const EXCLUSIVE: bool;
 
     /// Claims the request, or takes it over where an earlier attempt was abandoned or released.
@@ -37,8 +38,9 @@ pub trait Holder: Clone + Send + Sync + 'static {
     fn claim(
         store: &Self::Store,
         request: &Request,
-        lease: &Lease,
-    ) -> impl Future<Output = Result<Held<Self>, Error>> + Send;
+        terms: &LeaseTerms,
+        intent: Intent,
+    ) -> impl Future<Output = Result<Claimed<Attempt<Self>>, Error>> + Send;
 
     /// Lets the lease begin again.
     ///
@@ -57,26 +59,26 @@ pub trait Holder: Clone + Send + Sync + 'static {
     /// step of its name is kept, or the rejection.
     ///
     /// With a [`StepForm::REJECTION`] the record stops to expire until it is finished, and from then on its state says that
-    /// it [is rejected](crate::State::Leased).
+    /// it [is rejected](crate::store::State::Leased).
     ///
     /// # Errors
     /// As for [`renew`](Self::renew); [`Kind::TransactionEnded`](crate::Kind::TransactionEnded) where the step ended the
     /// transaction itself, which bars the record. Nothing was kept, unless it is that or
     /// [`Kind::OutcomeUnknown`](crate::Kind::OutcomeUnknown).
-    fn keep(&self, tx: Option<Self::Tx>, step: &Step) -> impl Future<Output = Result<(), Error>> + Send;
+    fn record(&self, tx: Option<Self::Tx>, step: &Step) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// Commits the outcome, with the transaction of the last writes where there are some, and ends the lease.
     ///
     /// # Errors
-    /// As for [`keep`](Self::keep).
-    fn finish(&self, tx: Option<Self::Tx>, outcome: &Outcome) -> impl Future<Output = Result<(), Error>> + Send;
+    /// As for [`record`](Self::record).
+    fn complete(&self, tx: Option<Self::Tx>, outcome: &Outcome) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// Undoes a transaction of `begin`.
+    /// Rolls back a transaction of `begin`.
     ///
     /// # Errors
     /// [`Kind::TransactionEnded`](crate::Kind::TransactionEnded) where the step ended the transaction itself, which bars the
     /// record. A store that cannot be reached is no error: it undoes what was not committed.
-    fn undo(&self, tx: Self::Tx) -> impl Future<Output = Result<(), Error>> + Send;
+    fn roll_back(&self, tx: Self::Tx) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// Ends the lease and keeps the finished steps: the next attempt goes on behind them.
     ///
@@ -85,25 +87,18 @@ pub trait Holder: Clone + Send + Sync + 'static {
     fn release(&self) -> impl Future<Output = Result<(), Error>> + Send;
 }
 
-/// What a store says to a request for a lease.
+/// One attempt of a leased run, as it begins.
 #[derive(Debug)]
-pub enum Held<H> {
-    /// It is claimed.
-    Run {
-        /// The right to run it.
-        holder: H,
-        /// Which attempt this is: 1 is the first.
-        attempt: u32,
-        /// What the first attempt was asked: of a run that is resumed, the one in its record.
-        fingerprint: Fingerprint,
-        /// The steps that earlier attempts have kept, in their order: the last one may be a call that was
-        /// [made](StepForm::MADE).
-        steps: Vec<Step>,
-    },
-    /// It ran: answer with this.
-    Replay(Reply),
-    /// It must not run now, and there is no reply to give.
-    Refuse(crate::error::Kind),
+pub struct Attempt<L> {
+    /// The right to run it.
+    pub lease: L,
+    /// Which attempt this is: 1 is the first.
+    pub number: u32,
+    /// What the first attempt was asked: of a run that is resumed, the one in its record.
+    pub fingerprint: Fingerprint,
+    /// The steps that earlier attempts have kept, in their order: the last one may be a call that was
+    /// [made](StepForm::MADE).
+    pub steps: Vec<Step>,
 }
 
 /// A step that is kept, as it is stored.

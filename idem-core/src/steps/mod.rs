@@ -18,18 +18,18 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 pub use key::StepKey;
-pub use undo::UndoIn;
 
-use crate::abandoned;
+use crate::bounds::UndoIn;
 use crate::disposition::Disposition;
 use crate::error::{Error, Kind};
-use crate::holder::{Holder, Step, StepForm};
 use crate::record::{Claim, Format, Outcome, Reply};
 use crate::renewal::Renewal;
-use crate::store::{Context, Store};
+use crate::resume;
+use crate::store::{Context, Store, Transaction};
+use crate::store::{Lease, Step, StepForm};
 use crate::value::{self, Value};
 use key::digest;
-use open::{Of, Open};
+use open::{Open, Turn};
 use rejection::Rejection;
 use undo::{Failure, Undo};
 
@@ -80,12 +80,12 @@ use undo::{Failure, Undo};
 ///   lost: the next attempt runs the step again.
 /// - A request that is not recorded (a `GET`, a missing key that may be missing) runs its steps without a record: each as
 ///   a transaction of its own, each call under a key that nobody else gets.
-pub struct Steps<H: Holder> {
-    store: H::Store,
+pub struct Steps<L: Lease> {
+    store: L::Store,
     /// `None` in a request that is not recorded.
-    run: Option<Run<H>>,
+    run: Option<Run<L>>,
     /// The last writes, which are committed with the outcome.
-    last: Option<Open<H>>,
+    last: Option<Open<L>>,
     /// The steps that this attempt has come past, in their order.
     passed: Vec<String>,
     /// The step that this attempt has entered and not come past.
@@ -98,11 +98,11 @@ pub struct Steps<H: Holder> {
     /// Why no further step may run, if that is so.
     broken: Option<Kind>,
     /// What undoes them, by their names. In a mutex only so that `&Steps` may go to another thread.
-    undos: std::sync::Mutex<Vec<(String, Undo<H::Tx>)>>,
+    undos: std::sync::Mutex<Vec<(String, Undo<L::Tx>)>>,
 }
 
-struct Run<H> {
-    holder: H,
+struct Run<L> {
+    lease: L,
     /// What the keys of foreign calls are made of.
     seed: [u8; 32],
     attempt: u32,
@@ -122,8 +122,8 @@ enum Entered {
     Run(u32),
 }
 
-impl<H: Holder> Steps<H> {
-    fn of(store: &H::Store, run: Option<Run<H>>) -> Self {
+impl<L: Lease> Steps<L> {
+    fn of(store: &L::Store, run: Option<Run<L>>) -> Self {
         Self {
             store: store.clone(),
             run,
@@ -140,9 +140,9 @@ impl<H: Holder> Steps<H> {
     /// Runs a step that writes to the store's database: its writes and its record are one commit.
     ///
     /// ```
-    /// # use idem_core::{Context, Error, Holder, Steps};
+    /// # use idem_core::{Error, Steps, store::Lease};
     /// # async fn write<T>(_: &mut T) -> Result<u32, Error> { Ok(1) }
-    /// async fn reserve<H: Holder>(steps: &mut Steps<H>) -> Result<u32, Error> {
+    /// async fn reserve<L: Lease>(steps: &mut Steps<L>) -> Result<u32, Error> {
     ///     steps.transaction("reserve", async |tx| write(tx).await).await
     /// }
     /// ```
@@ -155,7 +155,7 @@ impl<H: Holder> Steps<H> {
     pub async fn transaction<T, E>(
         &mut self,
         name: &str,
-        body: impl AsyncFnOnce(&mut H::Tx) -> Result<T, E>,
+        body: impl AsyncFnOnce(&mut L::Tx) -> Result<T, E>,
     ) -> Result<T, E>
     where
         T: Serialize + DeserializeOwned,
@@ -192,9 +192,9 @@ impl<H: Holder> Steps<H> {
     /// Runs a step that calls the outside world, with a key for the other side to know it by.
     ///
     /// ```
-    /// # use idem_core::{Context, Error, Holder, Steps};
+    /// # use idem_core::{Error, Steps, store::Lease};
     /// # async fn post(_: &str) -> Result<String, Error> { Ok(String::new()) }
-    /// async fn charge<H: Holder>(steps: &mut Steps<H>) -> Result<String, Error> {
+    /// async fn charge<L: Lease>(steps: &mut Steps<L>) -> Result<String, Error> {
     ///     steps.call("charge", async |key| post(key.as_str()).await).await
     /// }
     /// ```
@@ -241,7 +241,7 @@ impl<H: Holder> Steps<H> {
         if let Some(made) = made {
             return self.keep_in_tries(&made).await.map(|()| seed);
         }
-        let renewed = run.holder.renew().await;
+        let renewed = run.lease.renew().await;
         if renewed.is_ok() {
             run.renewal.renewed(asked);
         }
@@ -282,7 +282,7 @@ impl<H: Holder> Steps<H> {
     ///
     /// # Errors
     /// As for [`transaction`](Self::transaction).
-    pub async fn finish<T, E>(&mut self, body: impl AsyncFnOnce(&mut H::Tx) -> Result<T, E>) -> Result<T, E>
+    pub async fn finish<T, E>(&mut self, body: impl AsyncFnOnce(&mut L::Tx) -> Result<T, E>) -> Result<T, E>
     where
         E: From<Error>,
     {
@@ -307,10 +307,10 @@ impl<H: Holder> Steps<H> {
     /// Registers what undoes a step in the store's database, should the run be rejected.
     ///
     /// ```
-    /// # use idem_core::{Context, Error, Holder, Steps};
+    /// # use idem_core::{Error, Steps, store::Lease};
     /// # async fn reserve<T>(_: &mut T, _: u32) -> Result<u32, Error> { Ok(1) }
     /// # async fn give_back<T>(_: &mut T, _: u32) -> Result<(), Error> { Ok(()) }
-    /// async fn order<H: Holder>(steps: &mut Steps<H>, item: u32) -> Result<u32, Error> {
+    /// async fn order<L: Lease>(steps: &mut Steps<L>, item: u32) -> Result<u32, Error> {
     ///     let reserved = steps.transaction("reserve", async |tx| reserve(tx, item).await).await?;
     ///     steps.undo("reserve", async move |tx| give_back(tx, reserved).await);
     ///     Ok(reserved)
@@ -322,14 +322,14 @@ impl<H: Holder> Steps<H> {
     ///   where it is released, since the retry goes on behind the step.
     /// - Its writes and the note that they are done are one commit.
     /// - Register it right behind its step, with no await between, so that every attempt has it that came past the step: a
-    ///   name that no step behind it has is [`Kind::StepMismatch`]. Of two for one step the later counts.
+    ///   name that no step behind it has is [`Kind::StepMismatch`]. Turn two for one step the later counts.
     /// - An error or a panic rolls its writes back and releases the run as [`Kind::UndoFailed`]: the retry does it again.
     ///   So does an attempt whose handler fails before it has registered all of them: let what stands before and between
     ///   the steps succeed on a retry, too.
     pub fn undo<E, F>(&mut self, step: &str, body: F)
     where
         E: Into<Failure> + 'static,
-        F: AsyncFnOnce(&mut H::Tx) -> Result<(), E> + for<'t> UndoIn<'t, H::Tx, E> + Send + 'static,
+        F: AsyncFnOnce(&mut L::Tx) -> Result<(), E> + for<'t> UndoIn<'t, L::Tx, E> + Send + 'static,
     {
         self.register(step, Undo::transaction(body));
     }
@@ -337,10 +337,10 @@ impl<H: Holder> Steps<H> {
     /// Registers the call that undoes a step, should the run be rejected: a refund for a charge.
     ///
     /// ```
-    /// # use idem_core::{Context, Error, Holder, Steps};
+    /// # use idem_core::{Error, Steps, store::Lease};
     /// # async fn charge(_: &str) -> Result<String, Error> { Ok(String::new()) }
     /// # async fn refund(_: &str, _: &str) -> Result<(), Error> { Ok(()) }
-    /// async fn order<H: Holder>(steps: &mut Steps<H>) -> Result<String, Error> {
+    /// async fn order<L: Lease>(steps: &mut Steps<L>) -> Result<String, Error> {
     ///     let charged = steps.call("charge", async |key| charge(key.as_str()).await).await?;
     ///     let charge = charged.clone();
     ///     steps.undo_call("charge", async move |key| refund(&charge, key.as_str()).await);
@@ -364,7 +364,7 @@ impl<H: Holder> Steps<H> {
         self.register(step, Undo::call(body));
     }
 
-    fn register(&mut self, step: &str, undo: Undo<H::Tx>) {
+    fn register(&mut self, step: &str, undo: Undo<L::Tx>) {
         let is_passed = self.passed.iter().any(|passed| passed == step);
         if !is_passed && (self.is_rejected() || self.unfinished.as_deref() == Some(step)) {
             // It is not finished, so there is nothing to undo.
@@ -382,7 +382,7 @@ impl<H: Holder> Steps<H> {
         undos.push((step.to_owned(), undo));
     }
 
-    fn undos(&mut self) -> &mut Vec<(String, Undo<H::Tx>)> {
+    fn undos(&mut self) -> &mut Vec<(String, Undo<L::Tx>)> {
         self.undos.get_mut().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -495,41 +495,41 @@ impl<H: Holder> Steps<H> {
     }
 
     /// A step with a transaction.
-    async fn begin(&mut self) -> Result<Open<H>, Error> {
+    async fn begin(&mut self) -> Result<Open<L>, Error> {
         let Some(of) = self.turn().await? else {
-            return Ok(Open::new(Some(H::Tx::begin_unrecorded(&self.store).await?), None));
+            return Ok(Open::new(Some(L::Tx::begin(&self.store).await?), None));
         };
-        let begun = of.holder.begin().await;
+        let begun = of.lease.begin().await;
         let tx = self.noted(begun)?;
-        let excluded = self.run.as_ref().filter(|_| H::EXCLUSIVE).map(|run| run.renewal.exclude());
-        Ok(Open::new(Some(tx), Some(Of { _excluded: excluded, ..of })))
+        let excluded = self.run.as_ref().filter(|_| L::EXCLUSIVE).map(|run| run.renewal.exclude());
+        Ok(Open::new(Some(tx), Some(Turn { _excluded: excluded, ..of })))
     }
 
     /// A step that writes nothing but its own record.
-    async fn begin_alone(&mut self) -> Result<Open<H>, Error> {
+    async fn begin_alone(&mut self) -> Result<Open<L>, Error> {
         Ok(Open::new(None, self.turn().await?))
     }
 
     /// Waits until no other step is open: one that the handler has given up may still be on its way to its end.
-    async fn turn(&mut self) -> Result<Option<Of<H>>, Error> {
+    async fn turn(&mut self) -> Result<Option<Turn<L>>, Error> {
         let Some(run) = &self.run else { return Ok(None) };
-        let (busy, holder) = (Arc::clone(&run.busy).lock_owned().await, run.holder.clone());
+        let (busy, lease) = (Arc::clone(&run.busy).lock_owned().await, run.lease.clone());
         if *busy {
             return self.noted(Err(Error::new(Kind::TransactionEnded)));
         }
-        Ok(Some(Of { holder, busy, _excluded: None }))
+        Ok(Some(Turn { lease, busy, _excluded: None }))
     }
 
-    async fn roll_back(&mut self, open: Open<H>) -> Result<(), Error> {
+    async fn roll_back(&mut self, open: Open<L>) -> Result<(), Error> {
         let undone = open.undo().await;
         self.noted(undone)
     }
 
-    async fn keep(&mut self, open: Open<H>, step: Step) -> Result<(), Error> {
+    async fn keep(&mut self, open: Open<L>, step: Step) -> Result<(), Error> {
         let asked = Instant::now();
         // Whoever gives up the wait does not know.
         self.is_in_doubt(true);
-        let kept = open.end(Disposition::Commit, |holder, tx| async move { holder.keep(tx, &step).await }).await;
+        let kept = open.end(Disposition::Commit, |lease, tx| async move { lease.record(tx, &step).await }).await;
         self.is_in_doubt(false);
         if let (Ok(()), Some(run)) = (&kept, &self.run) {
             run.renewal.renewed(asked);
@@ -555,7 +555,7 @@ impl<H: Holder> Steps<H> {
             )
         };
         let end = kind.filter(is_the_end);
-        end.into_iter().for_each(abandoned::note_end);
+        end.into_iter().for_each(resume::note_end);
         self.broken = end.or(self.broken);
         result
     }
@@ -581,7 +581,7 @@ fn nothing() -> Reply {
     Reply { format: Format(0), status: None, headers: Bytes::new(), body: Bytes::new() }
 }
 
-impl<H: Holder> fmt::Debug for Steps<H> {
+impl<L: Lease> fmt::Debug for Steps<L> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Steps").field("attempt", &self.attempt()).finish_non_exhaustive()
     }

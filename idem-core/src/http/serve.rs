@@ -8,48 +8,20 @@ use http::{HeaderName, Method, StatusCode};
 use tracing::Instrument;
 
 use crate::catch::{catch, catch_now};
+use crate::claim::{self, unless};
 use crate::disposition::Disposition;
 use crate::error::{Error, Kind};
-use crate::fingerprint::Fingerprint;
+use crate::http::asked::{AskedFingerprint, AskedKey};
+use crate::http::detach::DetachOnDrop;
 use crate::http::extract::Call;
-use crate::http::outlive::Outlive;
 use crate::http::{Refusal, key, problem, reply};
-use crate::identity::{Identity, Key, Scope};
-use crate::policy::{InFlight, MissingKey, Policy};
+use crate::identity::Identity;
+use crate::policy::{InFlight, Intent, MissingKey, Policy};
 use crate::record::{Outcome, Request};
-use crate::run::{self, unless};
-use crate::store::{Begun, Context, Rejected, Store};
+use crate::store::{Claimed, Context, Rejected, Store};
 
 /// What the attribute's expressions said about one request.
-#[derive(Debug)]
-pub struct Asked {
-    /// Who owns the key.
-    pub scope: Result<Scope, Error>,
-    /// Where the key comes from.
-    pub key: AskedKey,
-    /// What must be equal on a retry.
-    pub fingerprint: AskedFingerprint,
-}
-
-/// Where the key comes from.
-#[derive(Debug)]
-pub enum AskedKey {
-    /// From a header of the request.
-    Header(&'static str),
-    /// From an expression over the parameters.
-    Value(Result<Option<Key>, Error>),
-}
-
-/// What must be equal on a retry.
-#[derive(Debug)]
-pub enum AskedFingerprint {
-    /// The whole request.
-    Request,
-    /// Nothing but the path.
-    None,
-    /// An expression over the parameters, and method, path and query beside it.
-    Value(Result<Fingerprint, Error>),
-}
+type Asked = crate::asked::Asked<AskedKey, AskedFingerprint>;
 
 /// The user's handler, waiting for its context.
 type Body<C> = Box<dyn for<'c> FnOnce(&'c mut C) -> BoxFuture<'c, Response> + Send>;
@@ -91,12 +63,8 @@ impl<C: Context> Call<C> {
                 MissingKey::Run => Ok(None),
             };
         };
-        Ok(Some(Request {
-            identity: Identity { scope: asked.scope?, operation: policy.operation, key },
-            fingerprint: self.fingerprint(asked.fingerprint)?,
-            ttl: policy.ttl,
-            input: None,
-        }))
+        let identity = Identity { scope: asked.scope?, operation: policy.operation, key };
+        Request::new(identity, self.fingerprint(asked.fingerprint)?, policy.ttl).map(Some)
     }
 }
 
@@ -116,25 +84,25 @@ async fn serve<C: Context>(
             }));
             // It claims nothing: one transaction is undone where its client has gone. Finished steps would stay, half of
             // what was asked for, and nobody would resume them.
-            let ended = if C::IS_ONE_TRANSACTION { run.await } else { Outlive::new(run.in_current_span()).await };
+            let ended = if C::IS_ONE_TRANSACTION { run.await } else { DetachOnDrop::new(run.in_current_span()).await };
             return respond(policy, ended.unwrap_or_else(|panic| Err(bug(panic))));
         }
         Err(error) => return respond(policy, Err(error)),
     };
-    let claimed = catch(run::claim::<C>(&store, &request, policy.in_flight, &policy.lease)).await;
+    let claimed = catch(claim::claim::<C>(&store, &request, policy.in_flight, &policy.lease, Intent::Run)).await;
     match claimed.unwrap_or_else(|panic| Err(bug(panic))) {
         // No await stands between the claim and what outlives this future.
-        Ok(Begun::Run(context)) => {
+        Ok(Claimed::Run(context)) => {
             // Put together in its box: a future of this size is not moved about.
             let run = Box::pin(catch(async move {
                 let _counted = counted;
                 respond(policy, run_recorded(context, &store, body).await)
             }));
-            let response = Outlive::new(run.in_current_span()).await;
+            let response = DetachOnDrop::new(run.in_current_span()).await;
             response.unwrap_or_else(|panic| respond(policy, Err(bug(panic))))
         }
-        Ok(Begun::Replay(stored)) => respond(policy, reply::replay(stored)),
-        Ok(Begun::Refuse(kind)) => respond(policy, Err(Error::new(kind))),
+        Ok(Claimed::Replay(stored)) => respond(policy, reply::replay(stored)),
+        Ok(Claimed::Refuse(kind)) => respond(policy, Err(Error::new(kind))),
         Err(error) => respond(policy, Err(error)),
     }
 }

@@ -10,41 +10,9 @@ use crate::catch::catch;
 use crate::encoding::{self, Unsuitable};
 use crate::error::{Error, Kind};
 use crate::identity::Identity;
-use crate::policy::Lease;
+use crate::policy::Intent;
 use crate::record::Input;
-use crate::store::Store;
-
-/// A store that finds abandoned runs.
-pub trait Recover: Store {
-    /// A page of the leased runs of this operation that are not over, whose lease is, and whose input was recorded:
-    /// those behind the place, in the order of their places. No run, no further page.
-    ///
-    /// # Errors
-    /// The store could not be asked.
-    fn abandoned(
-        &self,
-        operation: &str,
-        after: Option<Place>,
-    ) -> impl Future<Output = Result<Vec<Abandoned>, Error>> + Send;
-}
-
-/// An abandoned run.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Abandoned {
-    /// Where it stands among the others.
-    pub place: Place,
-    /// What its first attempt recorded with `record_input`.
-    pub input: Input,
-}
-
-/// Where a run stands among those of its operation.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
-    /// Its scope.
-    pub scope: String,
-    /// The SHA-256 of its key.
-    pub key_hash: Vec<u8>,
-}
+use crate::store::{Abandoned, Place, Recover};
 
 /// What came of abandoned runs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -79,21 +47,21 @@ impl Resuming {
     }
 }
 
-/// How the run may be claimed. Whoever goes on with abandoned runs begins none: the run may be over by now, or expired.
-pub(crate) fn lease_for(identity: &Identity, lease: &Lease) -> Result<Lease, Error> {
+/// How the run may be claimed. A process that resumes abandoned runs begins none: the run may be over by now, or expired.
+pub(crate) fn intent_of(identity: &Identity) -> Result<Intent, Error> {
     let of = |resuming: &Resuming| {
         if resuming.is(identity) {
             // However often the handler asks.
             resuming.is_met.set(true);
-            return Ok(Lease { may_begin: false, ..*lease });
+            return Ok(Intent::Resume);
         }
         if resuming.is_met.get() {
-            return Ok(*lease);
+            return Ok(Intent::Run);
         }
         let words = "what `record_input` recorded leads to another operation, scope or key than the run's own";
         Err(Error::new(Kind::NothingToResume).caused_by(words))
     };
-    RESUMING.try_with(of).unwrap_or(Ok(*lease))
+    RESUMING.try_with(of).unwrap_or(Ok(Intent::Run))
 }
 
 /// Notes why the claim of the run that is resumed was refused, for the log. What its body calls is another run.

@@ -1,0 +1,23 @@
+//! What a store owes.
+//!
+//! A store keeps records; a context is one run inside it. The framework calls them in this order and no other:
+//! [`claim`](Context::claim), the handler with `&mut` the context, then exactly one of
+//! [`complete`](Context::complete), [`reject`](Context::reject) and [`release`](Context::release), or a drop.
+//! A request that is not recorded goes through [`begin_unrecorded`](Context::begin_unrecorded) and
+//! [`finish_unrecorded`](Context::finish_unrecorded) instead.
+
+mod context;
+mod handle;
+mod lease;
+mod recover;
+mod transaction;
+
+pub use context::{Context, Rejected};
+pub use handle::{Claimed, Store};
+pub use lease::{Attempt, Lease, Step, StepForm};
+pub use recover::{Abandoned, Place, Recover};
+pub use transaction::Transaction;
+
+pub use crate::policy::{Intent, LeaseTerms};
+pub use crate::record::{Claim, Format, Input, Outcome, Record, Reply, State, Timestamp};
+pub use crate::runs::{Run, Runs};
