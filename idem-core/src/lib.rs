@@ -102,6 +102,8 @@ mod encoding;
 mod value;
 
 pub mod machine;
+
+mod entry;
 mod policy;
 mod record;
 

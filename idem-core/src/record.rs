@@ -115,7 +115,7 @@ pub enum State {
 }
 
 /// A reply as it is stored. The store does not look inside.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Reply {
     /// How `headers` and `body` are written.
     pub format: Format,
@@ -143,7 +143,7 @@ impl Format {
 }
 
 /// What to store when a run is over.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Outcome {
     /// Its reply.
     Reply(Reply),

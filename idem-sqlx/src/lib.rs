@@ -40,7 +40,7 @@
 //! other by names.
 //!
 //! # Tables
-//! [`PgStore::migrate`] creates `idem_records`, `idem_steps` and, for the names of what was run, `idem_migrations`. The SQL is
+//! [`PgStore::migrate`] creates `idem_records`, `idem_journal` and, for the names of what was run, `idem_migrations`. The SQL is
 //! in `migrations/` of this crate, to be copied among an application's own migrations by those who prefer that.
 //!
 //! # What a run costs

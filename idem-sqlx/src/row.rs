@@ -1,7 +1,7 @@
 //! Between a row's columns and a record.
 
 use bytes::Bytes;
-use idem_core::store::{Claim, Format, Outcome, Record, Reply, State, Timestamp};
+use idem_core::store::{Claim, Entry, EntryKind, Format, Outcome, Record, Reply, State, Timestamp};
 use idem_core::{Error, Fingerprint, Kind};
 
 /// Numbers of the `state` column. They never change their meaning.
@@ -60,6 +60,62 @@ pub(crate) fn read(columns: Columns) -> Result<(Option<Record>, Timestamp), Erro
 
 fn leased(lease_until: Option<i64>, attempt: Option<i32>, is_rejected: bool) -> Option<State> {
     Some(State::Leased { until: Timestamp(lease_until?), attempt: u32::try_from(attempt?).ok()?, is_rejected })
+}
+
+/// The columns of an entry of the journal, as both dialects select them, in this order.
+pub(crate) type EntryColumns = (
+    i32,             // position
+    i16,             // kind
+    String,          // name
+    Option<i16>,     // format
+    Option<i16>,     // status
+    Option<Vec<u8>>, // headers
+    Option<Vec<u8>>, // body
+    Option<String>,  // undoes
+);
+
+/// The entry in a row, or nothing where it is not one that a release writes.
+pub(crate) fn entry(columns: EntryColumns) -> Option<Entry> {
+    let (position, kind, name, format, status, headers, body, undoes) = columns;
+    let entry = Entry::new(u32::try_from(position).ok()?, EntryKind(kind), name);
+    let entry = match undoes {
+        Some(undoes) => entry.with_undoes(serde_json::from_str(&undoes).ok()?),
+        None => entry,
+    };
+    match (format, headers, body) {
+        (None, None, None) => Some(entry),
+        (Some(format), Some(headers), Some(body)) => Some(entry.with_reply(Reply {
+            format: Format(format),
+            status: status.map(u16::try_from).transpose().ok()?,
+            headers: Bytes::from(headers),
+            body: Bytes::from(body),
+        })),
+        _ => None,
+    }
+}
+
+/// What an entry writes: its reply's format, status, headers and body, and the steps to undo.
+pub(crate) struct EntryRow<'e> {
+    pub(crate) format: Option<i16>,
+    pub(crate) status: Option<i16>,
+    pub(crate) headers: Option<&'e [u8]>,
+    pub(crate) body: Option<&'e [u8]>,
+    pub(crate) undoes: Option<String>,
+}
+
+impl<'e> EntryRow<'e> {
+    pub(crate) fn of(entry: &'e Entry) -> Self {
+        let reply = entry.reply.as_ref();
+        // To write a list of strings cannot fail.
+        let undoes = (!entry.undoes.is_empty()).then(|| serde_json::to_string(&entry.undoes).unwrap_or_default());
+        Self {
+            format: reply.map(|reply| reply.format.0),
+            status: reply.and_then(|reply| reply.status).map(|status| status as i16),
+            headers: reply.map(|reply| reply.headers.as_ref()),
+            body: reply.map(|reply| reply.body.as_ref()),
+            undoes,
+        }
+    }
 }
 
 /// What the completion writes: state, format, status, headers, body.

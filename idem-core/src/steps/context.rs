@@ -9,16 +9,16 @@ use tokio::time::{Instant, timeout};
 use tracing::Instrument;
 
 use super::key::digest;
-use super::rejection::Rejection;
 use super::{Run, Steps};
 use crate::bounds::Leased;
 use crate::disposition::Disposition;
 use crate::error::{Error, Kind};
+use crate::machine::{Journal, Unreadable};
 use crate::policy::{Intent, LeaseTerms};
 use crate::record::{Outcome, Request};
 use crate::renewal::Renewal;
 use crate::store::{Attempt, Claimed, Context, Rejected};
-use crate::store::{Lease, StepForm, Store};
+use crate::store::{Lease, Store};
 
 /// How long an answer waits for the lease to be given back.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -43,7 +43,7 @@ impl<L: Lease> Context for Steps<L> {
         intent: Intent,
     ) -> Result<Claimed<Self>, Error> {
         let asked = Instant::now();
-        let Attempt { lease, number, fingerprint, steps } = match L::claim(store, request, terms, intent).await? {
+        let Attempt { lease, number, fingerprint, entries } = match L::claim(store, request, terms, intent).await? {
             Claimed::Run(attempt) => attempt,
             Claimed::Replay(reply) => return Ok(Claimed::Replay(reply)),
             Claimed::Refuse(kind) => return Ok(Claimed::Refuse(kind)),
@@ -53,27 +53,20 @@ impl<L: Lease> Context for Steps<L> {
             let lease = renewed.clone();
             async move { lease.renew().await }
         };
-        let mut run = Run {
+        let run = Run {
             renewal: Renewal::start(terms.duration, asked, try_renew),
             lease,
             seed: digest([&request.identity.digest(), fingerprint.as_bytes()]),
             attempt: number,
-            recorded: steps,
-            rejection: None,
             busy: Arc::default(),
         };
-        match Rejection::take_from(&mut run.recorded) {
-            Ok(rejection) => run.rejection = rejection,
-            Err(error) => {
+        match Journal::read(entries) {
+            Ok(journal) => Ok(Claimed::Run(Self::of(store, Some(run), journal))),
+            Err(Unreadable) => {
                 run.release(None).await;
-                return Err(error);
+                Err(Error::new(Kind::RecordUnreadable))
             }
         }
-        let made = run.recorded.pop_if(|last| last.form == StepForm::MADE);
-        let mut steps = Self::of(store, Some(run));
-        steps.is_owed = made.is_some();
-        steps.in_the_air = made.map(|made| made.name);
-        Ok(Claimed::Run(steps))
     }
 
     fn lost(&self) -> impl Future<Output = ()> + Send + 'static {
@@ -95,12 +88,13 @@ impl<L: Lease> Context for Steps<L> {
     }
 
     fn is_rejected(&self) -> bool {
-        self.run.as_ref().is_some_and(|run| run.rejection.is_some())
+        self.journal.rejected_with().is_some()
     }
 
     async fn reject(mut self, outcome: &Outcome) -> Result<Rejected, Error> {
         let is_again = self.is_rejected();
         if let Some(open) = self.last.take() {
+            self.journal.unfinished();
             // What cannot be undone in order is noted, and then nothing is stored.
             _ = self.roll_back(open).await;
         }
@@ -125,11 +119,12 @@ impl<L: Lease> Context for Steps<L> {
     }
 
     async fn begin_unrecorded(store: &L::Store) -> Result<Self, Error> {
-        Ok(Self::of(store, None))
+        Ok(Self::of(store, None, Journal::default()))
     }
 
     async fn finish_unrecorded(mut self, disposition: Disposition) -> Result<(), Error> {
         if let Some(open) = self.last.take() {
+            self.journal.unfinished();
             open.end(disposition, |_, _| async { Ok(()) }).await?;
         }
         match disposition {
@@ -157,7 +152,7 @@ impl<L: Lease> Steps<L> {
     async fn settle(&mut self, outcome: &Outcome) -> Result<(), Error> {
         let settled = match self.last.take() {
             Some(open) => Ok(open),
-            None => match self.check().and_then(|()| self.check_all_passed()) {
+            None => match self.check_lease().and_then(|()| self.may(Journal::may_complete)) {
                 Ok(()) => self.begin_alone().await,
                 Err(error) => Err(error),
             },
@@ -170,10 +165,10 @@ impl<L: Lease> Steps<L> {
             }
         };
         let outcome = outcome.clone();
-        self.is_in_doubt(true);
+        self.journal.in_doubt();
         let finished =
             open.end(Disposition::Commit, |lease, tx| async move { lease.complete(tx, &outcome).await }).await;
-        self.is_in_doubt(false);
+        self.journal.known();
         if finished.is_ok() {
             self.run = None;
             return Ok(());
@@ -185,7 +180,7 @@ impl<L: Lease> Steps<L> {
 
     /// A run that is given back is going on until then, for a shutdown that waits.
     fn release_run(&self, run: Run<L>) -> impl Future<Output = ()> + Send + use<L> {
-        let (counted, released) = (self.store.runs().enter(), run.release(self.broken));
+        let (counted, released) = (self.store.runs().enter(), run.release(self.journal.stopped()));
         async move {
             released.await;
             drop(counted);

@@ -3,7 +3,6 @@
 mod context;
 mod key;
 mod open;
-mod rejection;
 mod undo;
 
 use std::fmt;
@@ -11,7 +10,6 @@ use std::future::Future;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::Mutex;
@@ -21,16 +19,16 @@ pub use key::StepKey;
 
 use crate::bounds::UndoIn;
 use crate::disposition::Disposition;
+use crate::entry::Entry;
 use crate::error::{Error, Kind};
+use crate::machine::{Journal, Next, Refused, Registered, StepKind};
 use crate::record::{Claim, Format, Outcome, Reply};
 use crate::renewal::Renewal;
 use crate::resume;
-use crate::store::{Context, Store, Transaction};
-use crate::store::{Lease, Step, StepForm};
+use crate::store::{Lease, Store, Transaction};
 use crate::value::{self, Value};
 use key::digest;
 use open::{Open, Turn};
-use rejection::Rejection;
 use undo::{Failure, Undo};
 
 /// The steps of a leased run: what a handler gets as `steps: &mut PgSteps` or `steps: &mut SqliteSteps`.
@@ -86,18 +84,9 @@ pub struct Steps<L: Lease> {
     run: Option<Run<L>>,
     /// The last writes, which are committed with the outcome.
     last: Option<Open<L>>,
-    /// The steps that this attempt has come past, in their order.
-    passed: Vec<String>,
-    /// The step that this attempt has entered and not come past.
-    unfinished: Option<String>,
-    /// The call that may have happened, in this attempt or an earlier one: its body has not said otherwise, and it is not
-    /// kept.
-    in_the_air: Option<String>,
-    /// Whether this attempt has not made it, and only an earlier one has.
-    is_owed: bool,
-    /// Why no further step may run, if that is so.
-    broken: Option<Kind>,
-    /// What undoes them, by their names. In a mutex only so that `&Steps` may go to another thread.
+    /// What may come next.
+    journal: Journal,
+    /// What undoes the passed steps, by their names. In a mutex only so that `&Steps` may go to another thread.
     undos: std::sync::Mutex<Vec<(String, Undo<L::Tx>)>>,
 }
 
@@ -106,35 +95,14 @@ struct Run<L> {
     /// What the keys of foreign calls are made of.
     seed: [u8; 32],
     attempt: u32,
-    recorded: Vec<Step>,
-    /// Whether an earlier attempt was rejected, and is not all undone.
-    rejection: Option<Rejection>,
     renewal: Renewal,
     /// Locked while a transaction of a step is open. Whether a step has ended its transaction itself.
     busy: Arc<Mutex<bool>>,
 }
 
-/// What a step is to do.
-enum Entered {
-    /// An earlier attempt has finished it.
-    Finished(Value),
-    /// It runs, at this place.
-    Run(u32),
-}
-
 impl<L: Lease> Steps<L> {
-    fn of(store: &L::Store, run: Option<Run<L>>) -> Self {
-        Self {
-            store: store.clone(),
-            run,
-            last: None,
-            passed: Vec::new(),
-            unfinished: None,
-            in_the_air: None,
-            is_owed: false,
-            broken: None,
-            undos: std::sync::Mutex::default(),
-        }
+    fn of(store: &L::Store, run: Option<Run<L>>, journal: Journal) -> Self {
+        Self { store: store.clone(), run, last: None, journal, undos: std::sync::Mutex::default() }
     }
 
     /// Runs a step that writes to the store's database: its writes and its record are one commit.
@@ -162,16 +130,15 @@ impl<L: Lease> Steps<L> {
         E: From<Error>,
     {
         value::check::<T>()?;
-        let position = match self.enter(name, StepForm::TRANSACTION)? {
-            Entered::Finished(value) => return Ok(self.read(name, &value)?),
-            Entered::Run(position) => position,
-        };
+        if let Next::Finished(reply) = self.enter(name, StepKind::Transaction)? {
+            return Ok(self.read(name, reply)?);
+        }
         let mut open = self.begin().await?;
         match body(open.tx()).await {
             Ok(value) => {
-                let read_back = match self.finished(position, name, StepForm::TRANSACTION, &value) {
-                    Ok((step, read_back)) => {
-                        self.keep(open, step).await?;
+                let read_back = match self.finished(StepKind::Transaction, &value) {
+                    Ok((entry, read_back)) => {
+                        self.record(open, entry).await?;
                         read_back
                     }
                     Err(error) => {
@@ -179,7 +146,7 @@ impl<L: Lease> Steps<L> {
                         return Err(error.into());
                     }
                 };
-                self.pass(name);
+                self.journal.pass(name);
                 Ok(read_back)
             }
             Err(error) => {
@@ -215,57 +182,45 @@ impl<L: Lease> Steps<L> {
     {
         // Not after the call: its answer would be lost.
         value::check::<T>()?;
-        let position = match self.enter(name, StepForm::CALL)? {
-            Entered::Finished(value) => return Ok(self.read(name, &value)?),
-            Entered::Run(position) => position,
+        if let Next::Finished(reply) = self.enter(name, StepKind::Call)? {
+            return Ok(self.read(name, reply)?);
+        }
+        let seed = match &self.run {
+            Some(run) => run.seed,
+            // Nobody else gets the keys of a request that is not recorded.
+            None => digest([Claim::random()?.as_bytes()]),
         };
-        let made = Step { position, name: name.to_owned(), form: StepForm::MADE, result: nothing() };
-        let seed = self.before_call(Some(made)).await?;
-        (self.in_the_air, self.is_owed) = (Some(name.to_owned()), false);
+        self.record_in_tries(&self.journal.call_started()).await?;
+        self.journal.started();
         let answer = body(StepKey::of(&seed, name)).await;
         if answer.is_err() {
-            self.in_the_air = None;
+            self.journal.failed();
         }
         let value = answer?;
-        let (step, read_back) = self.finished(position, name, StepForm::CALL, &value)?;
-        self.keep_in_tries(&step).await?;
-        self.pass(name);
+        let (entry, read_back) = self.finished(StepKind::Call, &value)?;
+        self.record_in_tries(&entry).await?;
+        self.journal.pass(name);
         Ok(read_back)
     }
 
-    /// Sees to it that whoever has lost the lease does not call, and that a later attempt knows of the call. Says what the
-    /// key is made of.
-    async fn before_call(&mut self, made: Option<Step>) -> Result<[u8; 32], Error> {
-        let Some(run) = &self.run else { return Ok(digest([Claim::random()?.as_bytes()])) };
-        let (asked, seed) = (Instant::now(), run.seed);
-        if let Some(made) = made {
-            return self.keep_in_tries(&made).await.map(|()| seed);
-        }
-        let renewed = run.lease.renew().await;
-        if renewed.is_ok() {
-            run.renewal.renewed(asked);
-        }
-        self.noted(renewed).map(|()| seed)
-    }
-
     /// What has happened already is worth more than one try to record it.
-    async fn keep_in_tries(&mut self, step: &Step) -> Result<(), Error> {
+    async fn record_in_tries(&mut self, entry: &Entry) -> Result<(), Error> {
         const PAUSES: [u64; 6] = [0, 50, 100, 200, 400, 800];
-        let (mut kept, mut is_in_doubt) = (Ok(()), false);
+        let (mut recorded, mut is_in_doubt) = (Ok(()), false);
         for pause in PAUSES {
             // A sleep of nothing takes a millisecond.
             if pause > 0 {
                 tokio::time::sleep(Duration::from_millis(pause)).await;
             }
-            kept = match self.begin_alone().await {
-                Ok(open) => self.keep(open, step.clone()).await,
+            recorded = match self.begin_alone().await {
+                Ok(open) => self.record(open, entry.clone()).await,
                 Err(error) => Err(error),
             };
-            let Err(error) = kept else { return Ok(()) };
+            let Err(error) = recorded else { return Ok(()) };
             let may_help = matches!(error.kind(), Kind::RetryLater | Kind::StoreUnavailable | Kind::OutcomeUnknown);
             is_in_doubt |= error.kind() == Kind::OutcomeUnknown;
-            // What an earlier try may have kept is not known not to be, whoever gives up the wait now.
-            kept = match is_in_doubt {
+            // An earlier try may have committed. Stay in doubt even if this wait is abandoned.
+            recorded = match is_in_doubt {
                 true => self.noted(Err(Error::new(Kind::OutcomeUnknown).caused_by(error))),
                 false => Err(error),
             };
@@ -273,7 +228,7 @@ impl<L: Lease> Steps<L> {
                 break;
             }
         }
-        kept
+        recorded
     }
 
     /// The last writes: they are committed with the reply. No step comes after it.
@@ -286,15 +241,13 @@ impl<L: Lease> Steps<L> {
     where
         E: From<Error>,
     {
-        self.check()?;
-        self.check_all_passed()?;
-        if self.is_rejected() {
-            return Err(Error::new(Kind::RunRejected).into());
-        }
+        self.check_lease()?;
+        self.may(Journal::may_finish)?;
         let mut open = self.begin().await?;
         match body(open.tx()).await {
             Ok(value) => {
                 self.last = Some(open);
+                self.journal.finishing();
                 Ok(value)
             }
             Err(error) => {
@@ -365,21 +318,19 @@ impl<L: Lease> Steps<L> {
     }
 
     fn register(&mut self, step: &str, undo: Undo<L::Tx>) {
-        let is_passed = self.passed.iter().any(|passed| passed == step);
-        if !is_passed && (self.is_rejected() || self.unfinished.as_deref() == Some(step)) {
-            // It is not finished, so there is nothing to undo.
-            return;
+        match self.journal.register(step) {
+            Ok(Registered::Kept) => {
+                let undos = self.undos();
+                undos.retain(|(earlier, _)| earlier != step);
+                undos.push((step.to_owned(), undo));
+            }
+            Ok(Registered::Dropped) => {}
+            // There is nobody to tell it to yet.
+            Err(refused) => {
+                tracing::error!(target: "idem", "{refused}");
+                resume::note_end(refused.kind());
+            }
         }
-        if !is_passed {
-            // A wrong name would keep a charge.
-            let words = format!("the undo of `{step}` does not stand behind a step of this name");
-            tracing::error!(target: "idem", "{words}");
-            let _noted: Result<(), Error> = self.noted(Err(Error::new(Kind::StepMismatch).caused_by(words)));
-            return;
-        }
-        let undos = self.undos();
-        undos.retain(|(earlier, _)| earlier != step);
-        undos.push((step.to_owned(), undo));
     }
 
     fn undos(&mut self) -> &mut Vec<(String, Undo<L::Tx>)> {
@@ -395,70 +346,30 @@ impl<L: Lease> Steps<L> {
     /// Whether an earlier attempt has finished this step.
     #[must_use]
     pub fn is_replay(&self, name: &str) -> bool {
-        self.run.as_ref().is_some_and(|run| run.recorded.iter().any(|step| step.name == name))
+        self.journal.has_finished(name)
     }
 
-    /// What the step at hand is to do, or why it may not run.
-    fn enter(&mut self, name: &str, form: StepForm) -> Result<Entered, Error> {
-        self.check()?;
-        let position = u32::try_from(self.passed.len()).unwrap_or(u32::MAX);
-        let recorded = self.run.as_ref().map_or(&[][..], |run| &run.recorded);
-        if self.is_rejected() {
-            // Whatever way the handler takes this time, it enters no step, and has what is finished for its undos.
-            let finished = recorded.iter().find(|step| step.name == name && step.form == form);
-            let value = finished.map(|step| Value::of(step.result.clone()));
-            return value.map(Entered::Finished).ok_or_else(|| Error::new(Kind::RunRejected));
-        }
-        let wrong = match recorded.get(self.passed.len()) {
-            _ if name.is_empty() || name.len() > 255 || name.contains('\0') => {
-                "a step's name has 1 to 255 bytes, and no NUL".to_owned()
-            }
-            _ if self.passed.iter().any(|passed| passed == name) => {
-                format!("there are two steps `{name}`: give each step of a run a name of its own")
-            }
-            // The next attempt may come past it, and go another way than this one.
-            _ if let Some(failed) = self.unfinished.as_ref().filter(|failed| *failed != name) => format!(
-                "the step `{failed}` failed, and `{name}` comes behind it: give the failure as the step's result (`Ok(None)`)"
-            ),
-            None => match self.in_the_air.as_ref().filter(|made| *made != name || form != StepForm::CALL) {
-                Some(made) => {
-                    format!("step {position} is `{name}` now, and an earlier attempt has made the call `{made}` there")
-                }
-                None => {
-                    self.unfinished = Some(name.to_owned());
-                    return Ok(Entered::Run(position));
-                }
-            },
-            Some(step) if step.name == name && step.form == form => {
-                return Ok(Entered::Finished(Value::of(step.result.clone())));
-            }
-            Some(step) => format!("step {position} is `{name}` now, and `{}` was finished there", step.name),
-        };
-        self.noted(Err(Error::new(Kind::StepMismatch).caused_by(wrong)))
+    /// What the step is to do, or why it may not run.
+    fn enter(&mut self, name: &str, kind: StepKind) -> Result<Next, Error> {
+        self.check_lease()?;
+        self.may(|journal| journal.enter(name, kind))
     }
 
-    fn read<T: DeserializeOwned>(&mut self, name: &str, value: &Value) -> Result<T, Error> {
+    fn read<T: DeserializeOwned>(&mut self, name: &str, reply: Reply) -> Result<T, Error> {
         // Without its result, the handler cannot say what undoes it.
-        let value = self.noted(value.read())?;
-        self.pass(name);
+        let value = self.noted(Value::of(reply).read())?;
+        self.journal.pass(name);
         Ok(value)
     }
 
-    /// The step is finished, now or earlier.
-    fn pass(&mut self, name: &str) {
-        self.passed.push(name.to_owned());
-        self.unfinished = None;
-        self.in_the_air.take_if(|made| made == name);
+    /// Asks the journal, and notes a refusal.
+    fn may<T>(&mut self, ask: impl FnOnce(&mut Journal) -> Result<T, Refused>) -> Result<T, Error> {
+        let asked = ask(&mut self.journal).map_err(Error::from);
+        self.noted(asked)
     }
 
-    fn check(&mut self) -> Result<(), Error> {
-        if self.last.is_some() {
-            return Err(Error::new(Kind::StepMismatch).caused_by("there is a step behind `finish`"));
-        }
-        if let Some(kind) = self.broken {
-            return Err(Error::new(kind));
-        }
-        if self.is_lost() {
+    fn check_lease(&mut self) -> Result<(), Error> {
+        if self.journal.stopped().is_none() && self.is_lost() {
             return self.noted(Err(Error::new(Kind::LeaseLost)));
         }
         Ok(())
@@ -466,32 +377,6 @@ impl<L: Lease> Steps<L> {
 
     fn is_lost(&self) -> bool {
         self.run.as_ref().is_some_and(|run| run.renewal.is_lost())
-    }
-
-    /// What an attempt has done must not be forgotten. A step that an earlier one has finished and this one has left out, or
-    /// a call that it has made and this one has not, is a change of the handler. A call that this attempt has made and given
-    /// up may have happened: only the next attempt, which makes it again, learns its answer. Where the run is being undone,
-    /// all that is remembered.
-    fn check_all_passed(&mut self) -> Result<(), Error> {
-        if self.is_rejected() {
-            return Ok(());
-        }
-        let finished = self.run.as_ref().and_then(|run| run.recorded.get(self.passed.len()));
-        let (kind, words) = match (finished, &self.in_the_air) {
-            (Some(Step { name, .. }), _) => {
-                let words = format!("an earlier attempt has finished the step `{name}`, which this one has left out");
-                (Kind::StepMismatch, words)
-            }
-            (None, Some(name)) if self.is_owed => {
-                let words = format!("an earlier attempt has made the call `{name}`, which this one has not");
-                (Kind::StepMismatch, words)
-            }
-            (None, Some(name)) => {
-                (Kind::OutcomeUnknown, format!("the call `{name}` may have happened, and its answer is not recorded"))
-            }
-            (None, None) => return Ok(()),
-        };
-        self.noted(Err(Error::new(kind).caused_by(words)))
     }
 
     /// A step with a transaction.
@@ -525,60 +410,35 @@ impl<L: Lease> Steps<L> {
         self.noted(undone)
     }
 
-    async fn keep(&mut self, open: Open<L>, step: Step) -> Result<(), Error> {
+    async fn record(&mut self, open: Open<L>, entry: Entry) -> Result<(), Error> {
         let asked = Instant::now();
-        // Whoever gives up the wait does not know.
-        self.is_in_doubt(true);
-        let kept = open.end(Disposition::Commit, |lease, tx| async move { lease.record(tx, &step).await }).await;
-        self.is_in_doubt(false);
-        if let (Ok(()), Some(run)) = (&kept, &self.run) {
+        self.journal.in_doubt();
+        let recorded = open.end(Disposition::Commit, |lease, tx| async move { lease.record(tx, &entry).await }).await;
+        self.journal.known();
+        if let (Ok(()), Some(run)) = (&recorded, &self.run) {
             run.renewal.renewed(asked);
         }
-        self.noted(kept)
+        self.noted(recorded)
     }
 
-    fn is_in_doubt(&mut self, is_in_doubt: bool) {
-        self.broken = is_in_doubt.then_some(Kind::OutcomeUnknown);
-    }
-
-    /// Notes what lets no further step run.
+    /// Notes what lets nothing more be recorded.
     fn noted<T>(&mut self, result: Result<T, Error>) -> Result<T, Error> {
-        let kind = result.as_ref().err().map(Error::kind);
-        let is_the_end = |kind: &Kind| {
-            matches!(
-                kind,
-                Kind::LeaseLost
-                    | Kind::OutcomeUnknown
-                    | Kind::TransactionEnded
-                    | Kind::StepMismatch
-                    | Kind::RecordUnreadable
-            )
-        };
-        let end = kind.filter(is_the_end);
-        end.into_iter().for_each(resume::note_end);
-        self.broken = end.or(self.broken);
+        if let Err(error) = &result
+            && self.journal.stop(error.kind())
+        {
+            resume::note_end(error.kind());
+        }
         result
     }
 
-    fn finished<T: Serialize + DeserializeOwned>(
-        &self,
-        position: u32,
-        name: &str,
-        form: StepForm,
-        value: &T,
-    ) -> Result<(Step, T), Error> {
+    fn finished<T: Serialize + DeserializeOwned>(&self, kind: StepKind, value: &T) -> Result<(Entry, T), Error> {
         let written = value::write(Format::VALUE, value, self.store.reply_limit())?;
         match written.outcome {
-            Outcome::Reply(result) => Ok((Step { position, name: name.to_owned(), form, result }, written.read_back)),
+            Outcome::Reply(reply) => Ok((self.journal.finished(kind, reply), written.read_back)),
             Outcome::Oversized => Err(Error::new(Kind::ReplyFailed)
                 .because("the result of a step is over the store's limit; the step was not kept")),
         }
     }
-}
-
-/// The result of what has none.
-fn nothing() -> Reply {
-    Reply { format: Format(0), status: None, headers: Bytes::new(), body: Bytes::new() }
 }
 
 impl<L: Lease> fmt::Debug for Steps<L> {

@@ -5,15 +5,19 @@ use std::future::Future;
 
 use futures_util::future::BoxFuture;
 
-use super::rejection::Rejection;
-use super::{StepKey, Steps, nothing};
+use tokio::time::Instant;
+
+use super::key::digest;
+use super::{StepKey, Steps};
 use crate::bounds::UndoIn;
 use crate::catch::catch;
 use crate::claim::unless;
+use crate::entry::{Entry, EntryKind};
 use crate::error::{Error, Kind};
-use crate::record::Outcome;
+use crate::machine::Journal;
+use crate::record::{Claim, Outcome};
 use crate::store::Context;
-use crate::store::{Lease, Step, StepForm};
+use crate::store::Lease;
 
 /// What an undo fails with. It is logged, and never shown to a client.
 pub(super) type Failure = Box<dyn StdError + Send + Sync>;
@@ -62,65 +66,64 @@ impl<L: Lease> Steps<L> {
     }
 
     async fn undo_recorded(&mut self, outcome: &Outcome) -> Result<Outcome, Error> {
-        self.check()?;
-        if self.in_the_air.is_some() && !self.is_rejected() {
-            let words = "a call that may have happened is not finished, so it cannot be undone";
-            return Err(Error::new(Kind::OutcomeUnknown).caused_by(words));
+        self.check_lease()?;
+        self.may(Journal::may_reject)?;
+        if self.journal.rejected_with().is_none() {
+            let undoes = self.undo_order();
+            if undoes.is_empty() {
+                return Ok(outcome.clone());
+            }
+            self.record_in_tries(&self.journal.rejection(outcome, undoes.clone())).await?;
+            self.journal.rejected(outcome.clone(), undoes);
         }
-        self.check_all_passed()?;
-        let undos = self.undo_order();
-        if !undos.is_empty() && !self.is_rejected() {
-            let next = u32::try_from(self.passed.len() + 1).unwrap_or(u32::MAX);
-            let rejection = Rejection { outcome: outcome.clone(), undos, next };
-            self.keep_in_tries(&rejection.step()?).await?;
-            self.set_rejection(rejection);
+        while let Some(undone) = self.journal.next_undo() {
+            self.undo_step(undone).await?;
+            self.journal.undone();
         }
-        let Some(rejection) = self.run.as_ref().and_then(|run| run.rejection.clone()) else {
-            return Ok(outcome.clone());
-        };
-        for (position, name) in (rejection.next..).zip(&rejection.undos) {
-            self.undo_step(position, name).await?;
-        }
-        Ok(rejection.outcome)
-    }
-
-    fn set_rejection(&mut self, rejection: Rejection) {
-        if let Some(run) = &mut self.run {
-            run.rejection = Some(rejection);
-        }
+        Ok(self.journal.rejected_with().unwrap_or(outcome).clone())
     }
 
     /// Without a record there is no retry that could go on: one that fails does not keep the others from being done.
     pub(super) async fn undo_unrecorded(&mut self) -> Result<(), Error> {
         // A mistake in the handler, which has no other place to be told.
-        let mut undone = self.check();
+        let mut undone = self.may(|journal| journal.check());
         for name in self.undo_order() {
-            undone = undone.and(self.undo_step(0, &name).await);
+            undone = undone.and(self.undo_step(Entry::new(0, EntryKind::UNDO, name)).await);
         }
         undone
     }
 
-    /// The steps that this attempt has come past and has an undo for, the last first.
     fn undo_order(&mut self) -> Vec<String> {
         let with_undo: Vec<_> = self.undos().iter().map(|(step, _)| step.clone()).collect();
-        self.passed.iter().rev().filter(|step| with_undo.contains(step)).cloned().collect()
+        self.journal.undo_order(|step| with_undo.iter().any(|with| with == step))
     }
 
-    async fn undo_step(&mut self, position: u32, name: &str) -> Result<(), Error> {
+    /// Sees to it that a process that has lost the lease does not call. Says what the key is made of.
+    async fn before_undo_call(&mut self) -> Result<[u8; 32], Error> {
+        let Some(run) = &self.run else { return Ok(digest([Claim::random()?.as_bytes()])) };
+        let (asked, seed) = (Instant::now(), run.seed);
+        let renewed = run.lease.renew().await;
+        if renewed.is_ok() {
+            run.renewal.renewed(asked);
+        }
+        self.noted(renewed).map(|()| seed)
+    }
+
+    async fn undo_step(&mut self, undone: Entry) -> Result<(), Error> {
+        let name = undone.name.clone();
         let failed = |failure: Failure| {
             tracing::error!(target: "idem", step = name, error = %failure, "a step was not undone");
             Error::new(Kind::UndoFailed).caused_by(failure)
         };
-        let Some(at) = self.undos().iter().position(|(step, _)| step == name) else {
+        let Some(at) = self.undos().iter().position(|(step, _)| *step == name) else {
             return Err(failed("this attempt has not registered its undo".into()));
         };
         let (_, undo) = self.undos().swap_remove(at);
-        let undone = Step { position, name: name.to_owned(), form: StepForm::UNDO, result: nothing() };
         match undo {
             Undo::Transaction(body) => {
                 let mut open = self.begin().await?;
                 match caught(async { body(open.tx()).await }).await {
-                    Ok(()) => self.keep(open, undone).await.map_err(|error| match error.kind() {
+                    Ok(()) => self.record(open, undone).await.map_err(|error| match error.kind() {
                         // The undo went on as if a statement of its own had not failed, or left a savepoint open.
                         Kind::TransactionAborted | Kind::StoreFailed => failed(error.into()),
                         _ => error,
@@ -132,9 +135,9 @@ impl<L: Lease> Steps<L> {
                 }
             }
             Undo::Call(body) => {
-                let seed = self.before_call(None).await?;
-                caught(async { body(StepKey::of_undo(&seed, name)).await }).await.map_err(failed)?;
-                self.keep_in_tries(&undone).await
+                let seed = self.before_undo_call().await?;
+                caught(async { body(StepKey::of_undo(&seed, &name)).await }).await.map_err(failed)?;
+                self.record_in_tries(&undone).await
             }
         }
     }

@@ -4,10 +4,11 @@ use std::future::Future;
 
 use super::handle::{Claimed, Store};
 use super::transaction::Transaction;
+use crate::entry::Entry;
 use crate::error::Error;
 use crate::fingerprint::Fingerprint;
 use crate::policy::{Intent, LeaseTerms};
-use crate::record::{Outcome, Reply, Request};
+use crate::record::{Outcome, Request};
 
 /// The right to run one attempt of a leased run, as a store keeps it.
 ///
@@ -54,18 +55,18 @@ pub trait Lease: Clone + Send + Sync + 'static {
     /// As for [`renew`](Self::renew).
     fn begin(&self) -> impl Future<Output = Result<Self::Tx, Error>> + Send;
 
-    /// Commits the step, with the transaction that it had, and lets the lease begin again. A step without one that comes
-    /// again, since its commit did not answer, is kept once. In the place of a call that was [made](StepForm::MADE), the
-    /// step of its name is kept, or the rejection.
+    /// Commits the entry, with the transaction of its step, and lets the lease begin again. An entry without one that comes
+    /// again, since its commit did not answer, is kept once. In the place of a call that was
+    /// [started](crate::store::EntryKind::CALL_STARTED) the finished call of its name is kept, or the rejection.
     ///
-    /// With a [`StepForm::REJECTION`] the record stops to expire until it is finished, and from then on its state says that
-    /// it [is rejected](crate::store::State::Leased).
+    /// From an [`EntryKind::REJECTION`](crate::store::EntryKind::REJECTION) on the record does not expire until it is completed, and its state says that it
+    /// [is rejected](crate::store::State::Leased).
     ///
     /// # Errors
     /// As for [`renew`](Self::renew); [`Kind::TransactionEnded`](crate::Kind::TransactionEnded) where the step ended the
     /// transaction itself, which bars the record. Nothing was kept, unless it is that or
     /// [`Kind::OutcomeUnknown`](crate::Kind::OutcomeUnknown).
-    fn record(&self, tx: Option<Self::Tx>, step: &Step) -> impl Future<Output = Result<(), Error>> + Send;
+    fn record(&self, tx: Option<Self::Tx>, entry: &Entry) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// Commits the outcome, with the transaction of the last writes where there are some, and ends the lease.
     ///
@@ -96,44 +97,6 @@ pub struct Attempt<L> {
     pub number: u32,
     /// What the first attempt was asked: of a run that is resumed, the one in its record.
     pub fingerprint: Fingerprint,
-    /// The steps that earlier attempts have kept, in their order: the last one may be a call that was
-    /// [made](StepForm::MADE).
-    pub steps: Vec<Step>,
-}
-
-/// A step that is kept, as it is stored.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Step {
-    /// Its place among the steps of the run: 0 is the first.
-    pub position: u32,
-    /// Its name.
-    pub name: String,
-    /// What kind of step it is.
-    pub form: StepForm,
-    /// Its result.
-    pub result: Reply,
-}
-
-/// What kind of step it is: a number that a later release may add to, and never gives another meaning.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct StepForm(pub i16);
-
-impl StepForm {
-    /// A transaction in the store's database.
-    pub const TRANSACTION: Self = Self(1);
-
-    /// A call of the outside world.
-    pub const CALL: Self = Self(2);
-
-    /// That the run is rejected, with its outcome and the steps to undo. No other step comes behind it.
-    pub const REJECTION: Self = Self(3);
-
-    /// That a step is undone, behind the rejection.
-    pub const UNDO: Self = Self(4);
-
-    /// No step of a run, but what it was begun with.
-    pub const INPUT: Self = Self(5);
-
-    /// A call that was made, and of which it is not known what came of it. The finished call takes its place.
-    pub const MADE: Self = Self(6);
+    /// What earlier attempts have recorded, in its order.
+    pub entries: Vec<Entry>,
 }

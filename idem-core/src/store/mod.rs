@@ -14,10 +14,11 @@ mod transaction;
 
 pub use context::{Context, Rejected};
 pub use handle::{Claimed, Store};
-pub use lease::{Attempt, Lease, Step, StepForm};
+pub use lease::{Attempt, Lease};
 pub use recover::{Abandoned, Place, Recover};
 pub use transaction::Transaction;
 
+pub use crate::entry::{Entry, EntryKind};
 pub use crate::policy::{Intent, LeaseTerms};
 pub use crate::record::{Claim, Format, Input, Outcome, Record, Reply, State, Timestamp};
 pub use crate::runs::{Run, Runs};

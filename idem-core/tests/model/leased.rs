@@ -30,6 +30,8 @@ pub(crate) const LIVE_RECORD_STAYS: &str = "nobody replaces a record that counts
 pub(crate) const OTHER_BODY_IS_NOT_SERVED: &str = "another body neither takes a run over nor gets its reply";
 pub(crate) const REJECTION_STANDS: &str = "a recorded rejection is what the record is completed with";
 pub(crate) const NO_REJECTION_OVER_A_CALL: &str = "no rejection is recorded over a call that nobody has an answer to";
+pub(crate) const ALL_STEPS_PASSED: &str = "a record is completed by a run that has passed all its finished steps";
+pub(crate) const NO_COMPLETION_OVER_A_CALL: &str = "no record is completed over a call that nobody has an answer to";
 pub(crate) const NO_STEP_BEHIND_REJECTION: &str = "no step is entered behind a recorded rejection";
 pub(crate) const REJECTED_IS_UNDONE: &str = "a rejected record has all its finished steps undone";
 pub(crate) const SUCCESS_IS_NOT_UNDONE: &str = "a record that succeeds has no step undone";
@@ -56,7 +58,7 @@ pub(crate) struct World {
 }
 
 /// How far a client is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Client {
     /// It has nothing: it has not asked, or was answered, or has crashed.
     Idle,
@@ -197,7 +199,7 @@ impl Model for Leased {
             actions.push(Action::Sweep);
         }
         for (i, client) in world.clients.iter().enumerate() {
-            match *client {
+            match client {
                 Client::Idle => {
                     // Whatever is claimed first is the first of the two.
                     for body in 0..=world.store.claims.min(1).into() {
@@ -213,7 +215,7 @@ impl Model for Leased {
                     }
                     actions.push(Action::Crash(i));
                 }
-                Client::Runs(run) => run.actions(i, self.rejects, actions),
+                Client::Runs(run) => run.actions(i, self.rejects, self.wrong, actions),
             }
         }
     }
@@ -242,7 +244,7 @@ impl Model for Leased {
             | Action::Finish(i)
             | Action::Renew(i)
             | Action::Release(i) => {
-                let Client::Runs(run) = clients[i] else { return None };
+                let Client::Runs(run) = std::mem::replace(&mut clients[i], Client::Idle) else { return None };
                 (clients[i], *told) = gone_on(run.act(store, action, self.wrong));
             }
             Action::Crash(i) => clients[i] = Client::Idle,
@@ -260,7 +262,8 @@ impl Model for Leased {
             Expected::always(STALE_CHANGES_NOTHING, |_, world| world.keeps(Broken::StaleChange)),
             Expected::always(REPLY_IS_COMMITTED, |_, world| world.keeps(Broken::OtherReply)),
             Expected::always(FINISHED_STEP_STAYS, |_, world| world.keeps(Broken::Reentered)),
-            Expected::always("a record is completed behind all its steps", |_, world| world.keeps(Broken::StepLeftOut)),
+            Expected::always(ALL_STEPS_PASSED, |_, world| world.keeps(Broken::StepLeftOut)),
+            Expected::always(NO_COMPLETION_OVER_A_CALL, |_, world| world.keeps(Broken::CompletedOverCall)),
             Expected::always(LIVE_LEASE_STAYS, |_, world| world.keeps(Broken::LiveLeaseTaken)),
             Expected::always(LIVE_RECORD_STAYS, |_, world| world.keeps(Broken::LiveRecordReplaced)),
             Expected::always(OTHER_BODY_IS_NOT_SERVED, |_, world| world.keeps(Broken::OtherBodyServed)),
@@ -293,15 +296,18 @@ impl Model for Leased {
 
 /// Where a client is then, and what it was told.
 fn gone_on(then: Result<Client, Told>) -> (Client, Option<Told>) {
-    (then.unwrap_or(Client::Idle), then.err())
+    match then {
+        Ok(client) => (client, None),
+        Err(told) => (Client::Idle, Some(told)),
+    }
 }
 
 impl Client {
     /// Where it stands among the clients.
     fn rank(&self) -> (u8, i64, usize) {
-        match *self {
+        match self {
             Self::Idle => (0, 0, 0),
-            Self::Looked { body, began, .. } => (1, began.0, body),
+            Self::Looked { body, began, .. } => (1, began.0, *body),
             Self::Runs(run) => (2, run.claim.as_bytes()[0].into(), 0),
         }
     }
@@ -324,7 +330,7 @@ impl World {
     }
 
     fn is_resumed(&self) -> bool {
-        matches!(self.store.kept.steps, [Some(first), Some(second)] if first != second)
+        self.store.kept.is_by_two()
     }
 
     fn is_rejected(&self, undone: usize) -> bool {

@@ -1,7 +1,8 @@
 //! Leased runs under a model checker: every order of what a few clients, the clock and the sweep may do.
 //!
-//! What a record means is decided by [`idem_core::machine`] itself: by `decide`, and `within` the limit of attempts. The
-//! statements are modelled (`store`), each as one change with the guard that it has in SQL; that the SQL has these guards
+//! What a record means is decided by [`idem_core::machine`] itself: by `decide`, and `within` the limit of attempts. Which step
+//! may come next, and whether a run may be completed or rejected, is decided by its `Journal`, which is read from the modelled
+//! entries. The statements are modelled (`store`), each as one change with the guard that it has in SQL; that the SQL has these guards
 //! is for the tests of `idem-sqlx`. A look at the record and what comes of it are two changes, between which anything may
 //! happen. So are the entering of a step and its record. A step is entered when the store says that the lease is held:
 //! what a body still does when it has slept since then is not seen here, and is what the key of a call is for.
@@ -10,6 +11,8 @@
 //! of its own, and it is completed. Whoever takes it over goes on there. An undo is entered and recorded as a step is, and
 //! the same holds for what its body does when it has slept. Each step has an undo here; which ones have none in truth is
 //! recorded with the rejection, and nothing else comes of it.
+//!
+//! The handler is free: it may complete or reject at any step that has answered, as far as the journal lets it.
 //!
 //! Left out are steps that end their transaction, and COMMITs without an answer.
 
@@ -24,9 +27,10 @@ use std::collections::BTreeSet;
 use stateright::{Checker, HasDiscoveries, Model};
 
 use leased::{
-    FINISHED_STEP_STAYS, LAST_IS_UNDONE_FIRST, LIVE_LEASE_STAYS, LIVE_RECORD_STAYS, Leased, NO_REJECTION_OVER_A_CALL,
-    NO_STEP_BEHIND_REJECTION, ONE_COMPLETION, OTHER_BODY_IS_NOT_SERVED, REJECTED_IS_NOT_FORGOTTEN, REJECTED_IS_UNDONE,
-    REJECTION_STANDS, REPLY_IS_COMMITTED, STALE_CHANGES_NOTHING, SUCCESS_IS_NOT_UNDONE, UNDONE_ONCE,
+    ALL_STEPS_PASSED, FINISHED_STEP_STAYS, LAST_IS_UNDONE_FIRST, LIVE_LEASE_STAYS, LIVE_RECORD_STAYS, Leased,
+    NO_COMPLETION_OVER_A_CALL, NO_REJECTION_OVER_A_CALL, NO_STEP_BEHIND_REJECTION, ONE_COMPLETION,
+    OTHER_BODY_IS_NOT_SERVED, REJECTED_IS_NOT_FORGOTTEN, REJECTED_IS_UNDONE, REJECTION_STANDS, REPLY_IS_COMMITTED,
+    STALE_CHANGES_NOTHING, SUCCESS_IS_NOT_UNDONE, UNDONE_ONCE,
 };
 use wrong::Wrong;
 
@@ -40,12 +44,12 @@ fn keeps_the_promises(model: Leased, states: usize) {
 
 #[test]
 fn r26_every_order_of_events_keeps_the_promises() {
-    keeps_the_promises(Leased::without_rejections(Wrong::Nothing), 306_082);
+    keeps_the_promises(Leased::without_rejections(Wrong::Nothing), 381_791);
 }
 
 #[test]
 fn r14_every_order_of_events_around_a_rejection_keeps_the_promises() {
-    keeps_the_promises(Leased::with_rejections(Wrong::Nothing), 135_341);
+    keeps_the_promises(Leased::with_rejections(Wrong::Nothing), 146_929);
 }
 
 /// A wrong variant is found out by each of these properties.
@@ -123,6 +127,11 @@ fn r14_a_call_without_a_record_is_found_out() {
 #[test]
 fn r14_a_call_that_is_not_looked_for_is_found_out() {
     found_out(Leased::with_rejections(Wrong::CallNotRead), &[NO_REJECTION_OVER_A_CALL]);
+}
+
+#[test]
+fn r28_a_completion_that_does_not_ask_the_journal_is_found_out() {
+    found_out(Leased::without_rejections(Wrong::JournalNotAsked), &[ALL_STEPS_PASSED, NO_COMPLETION_OVER_A_CALL]);
 }
 
 #[test]

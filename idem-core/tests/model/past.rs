@@ -34,8 +34,10 @@ pub(crate) enum Broken {
     Reentered,
     /// A step was entered although a rejection was recorded.
     EnteredBehindRejection,
-    /// A record was completed by success of which a step was never finished.
+    /// A record was completed by success, by a run that has not passed a finished step.
     StepLeftOut,
+    /// A record was completed by success over a call that was made, by a run that has no answer to it.
+    CompletedOverCall,
     /// A step was undone that was undone, or its undo was entered.
     UndoneAgain,
     /// A step was undone, or its undo was entered, before a later one was undone, or before it was finished itself.
@@ -114,12 +116,13 @@ impl Past {
         self.undone[step] = true;
     }
 
-    pub(crate) fn complete(&mut self, ending: Ending) {
+    pub(crate) fn complete(&mut self, ending: Ending, passed: usize, heard: bool) {
         self.note(Broken::CompletedAgain, !self.completed.is_empty());
         self.note(Broken::OtherEnding, self.rejected.is_some_and(|by| ending != Ending::Rejection(by)));
         match ending {
             Ending::Success(_) => {
-                self.note(Broken::StepLeftOut, self.finished.contains(&false));
+                self.note(Broken::StepLeftOut, self.finished[passed..].contains(&true));
+                self.note(Broken::CompletedOverCall, self.made && !heard);
                 self.note(Broken::UndoneSuccess, self.undone.contains(&true));
             }
             Ending::Rejection(_) => self.note(Broken::NotUndone, self.undone != self.finished),

@@ -1,54 +1,43 @@
-//! A client that runs: how far it is, and what it may do.
+//! A client that runs: how far it is, and what it may do. What may come next is said by the journal itself.
 
 use idem_core::Kind;
-use idem_core::store::Claim;
+use idem_core::machine::{Journal, Next, StepKind};
+use idem_core::store::{Claim, Outcome};
 
 use crate::leased::{Action, Client, Told};
-use crate::store::{CALL, Ending, Guard, STEPS, Store};
+use crate::store::{CALL, Ending, Guard, STEPS, Store, name, reply, step_of};
 use crate::wrong::Wrong;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Run {
     pub(crate) claim: Claim,
-    course: Course,
+    journal: Journal,
+    /// How many steps it has passed.
+    passed: usize,
     /// Whether it is in the step at hand, or in the undo at hand.
     entered: bool,
-    /// Whether an earlier one has made the call, and nobody knows its answer.
-    made: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Course {
-    /// `next` is the step at hand.
-    On { next: usize },
-    /// The run is rejected, with the reply of this claim. So many steps are left to undo, the last of them first.
-    Back { by: Claim, left: usize },
 }
 
 impl Run {
-    /// As it begins: it comes past the finished steps at once. Where it is rejected already, what its handler says is not
-    /// looked at, so here it says nothing.
+    /// As it begins, with what is recorded.
     pub(crate) fn of(claim: Claim, store: &Store, wrong: Wrong) -> Self {
-        let course = match store.kept.rejection {
-            Some(rejection) if wrong != Wrong::RejectionNotRead => {
-                let by = if wrong == Wrong::OwnReply { claim } else { rejection.by };
-                Course::Back { by, left: store.kept.left(rejection) }
-            }
-            _ => Course::On { next: store.kept.steps.iter().flatten().count() },
-        };
-        let made = store.kept.made && wrong != Wrong::CallNotRead;
-        Self { claim, course, entered: false, made }
+        let journal = Journal::read(store.kept.entries(claim, wrong)).expect("what the model records");
+        Self { claim, journal, passed: 0, entered: false }
     }
 
     /// What it may do as the client `i`.
-    pub(crate) fn actions(&self, i: usize, rejects: bool, actions: &mut Vec<Action>) {
-        actions.push(match self.course {
-            _ if self.entered => Action::Keep(i),
-            Course::On { next: STEPS } | Course::Back { left: 0, .. } => Action::Finish(i),
-            Course::On { .. } | Course::Back { .. } => Action::Enter(i),
-        });
-        // Over the call of an earlier one only with an answer to its own.
-        if rejects && matches!(self.course, Course::On { .. }) && (self.entered || !self.made) {
+    pub(crate) fn actions(&self, i: usize, rejects: bool, wrong: Wrong, actions: &mut Vec<Action>) {
+        let is_back = self.journal.rejected_with().is_some();
+        if self.entered {
+            actions.push(Action::Keep(i));
+        } else if is_back && self.journal.next_undo().is_some() || !is_back && self.passed < STEPS {
+            actions.push(Action::Enter(i));
+        }
+        // A handler may end at any step, once that has answered, as far as the journal lets it.
+        if self.ended(wrong).is_some() {
+            actions.push(Action::Finish(i));
+        }
+        if rejects && !is_back && self.heard().may_reject().is_ok() {
             actions.push(Action::Reject(i));
         }
         actions.extend([Action::Renew(i), Action::Release(i), Action::Crash(i)]);
@@ -56,16 +45,19 @@ impl Run {
 
     /// Does this.
     pub(crate) fn act(self, store: &mut Store, action: Action, wrong: Wrong) -> Result<Client, Told> {
-        let guard = wrong.guard(action, matches!(self.course, Course::Back { .. }));
+        let guard = wrong.guard(action, self.journal.rejected_with().is_some());
         match action {
             Action::Enter(_) => self.enter(store, guard, wrong),
             Action::Keep(_) => self.keep(store, guard),
             Action::Reject(_) => self.reject(store, guard, wrong),
-            Action::Finish(_) => match self.course {
-                Course::On { .. } => self.finish(store, guard, Ending::Success(self.claim)),
-                Course::Back { by, .. } => self.finish(store, guard, Ending::Rejection(by)),
-            },
-            Action::Renew(_) => self.if_held(store.renew(self.claim, guard)),
+            Action::Finish(_) => {
+                let ending = self.ended(wrong).expect("it may end");
+                self.finish(store, guard, ending)
+            }
+            Action::Renew(_) => {
+                let is_held = store.renew(self.claim, guard);
+                self.if_held(is_held)
+            }
             // Whoever gives back what is lost is not told so.
             Action::Release(_) => {
                 store.let_go(self.claim, guard);
@@ -75,50 +67,102 @@ impl Run {
         }
     }
 
-    fn enter(self, store: &mut Store, guard: Guard, wrong: Wrong) -> Result<Client, Told> {
-        let step = match self.course {
-            Course::On { next } => next,
-            Course::Back { left, .. } => left - 1,
-        };
-        // The first step is a transaction, which looks; the second is a call, which is recorded. So are their undos, but for
-        // that record: the undo of a call renews.
-        let is_held = match self.course {
-            _ if step != CALL => store.held(self.claim, guard),
-            Course::On { .. } => store.make(self.claim, guard, wrong != Wrong::CallNotRecorded),
-            Course::Back { .. } => store.renew(self.claim, guard),
-        };
-        if is_held {
-            match self.course {
-                Course::On { .. } => store.past.enter(step),
-                Course::Back { .. } => store.past.enter_undo(step),
-            }
+    /// Its journal, once the step at hand has answered that it did nothing.
+    fn heard(&self) -> Journal {
+        let mut journal = self.journal.clone();
+        if self.entered {
+            journal.failed();
         }
-        Self { entered: true, ..self }.if_held(is_held)
+        journal
     }
 
-    fn keep(self, store: &mut Store, guard: Guard) -> Result<Client, Told> {
-        let (is_held, course) = match self.course {
-            Course::On { next } => (store.keep(self.claim, guard, next), Course::On { next: next + 1 }),
-            Course::Back { by, left } => (store.undo(self.claim, guard, left - 1), Course::Back { by, left: left - 1 }),
+    /// How it would be completed now, if it may be.
+    fn ended(&self, wrong: Wrong) -> Option<Ending> {
+        match self.journal.rejected_with() {
+            Some(_) if self.entered || self.journal.next_undo().is_some() => None,
+            Some(outcome) => Some(Ending::Rejection(Ending::claim_in(outcome))),
+            None if wrong == Wrong::JournalNotAsked || self.heard().may_complete().is_ok() => {
+                Some(Ending::Success(self.claim))
+            }
+            None => None,
+        }
+    }
+
+    fn enter(mut self, store: &mut Store, guard: Guard, wrong: Wrong) -> Result<Client, Told> {
+        if let Some(undo) = self.journal.next_undo() {
+            let step = step_of(&undo);
+            // The undo of a transaction looks, that of a call renews.
+            let is_held = if step == CALL { store.renew(self.claim, guard) } else { store.held(self.claim, guard) };
+            if is_held {
+                store.past.enter_undo(step);
+            }
+            self.entered = true;
+            return self.if_held(is_held);
+        }
+        let step = self.passed;
+        let kind = if step == CALL { StepKind::Call } else { StepKind::Transaction };
+        match self.journal.enter(name(step), kind).expect("the next step of an unchanged handler") {
+            Next::Finished(_) => {
+                self.journal.pass(name(step));
+                self.passed += 1;
+                return Ok(Client::Runs(self));
+            }
+            Next::Run => {}
+        }
+        // The first step is a transaction, which looks; the second is a call, which is recorded.
+        let is_held = match kind {
+            StepKind::Transaction => store.held(self.claim, guard),
+            StepKind::Call => {
+                let started = self.journal.call_started();
+                store.start(self.claim, guard, &started, wrong != Wrong::CallNotRecorded)
+            }
         };
-        Self { course, entered: false, ..self }.if_held(is_held)
+        if is_held {
+            if kind == StepKind::Call {
+                self.journal.started();
+            }
+            store.past.enter(step);
+        }
+        self.entered = true;
+        self.if_held(is_held)
+    }
+
+    fn keep(mut self, store: &mut Store, guard: Guard) -> Result<Client, Told> {
+        self.entered = false;
+        if let Some(undo) = self.journal.next_undo() {
+            let is_held = store.undo(self.claim, guard, &undo);
+            self.journal.undone();
+            return self.if_held(is_held);
+        }
+        let kind = if self.passed == CALL { StepKind::Call } else { StepKind::Transaction };
+        let finished = self.journal.finished(kind, reply(self.claim));
+        let is_held = store.keep(self.claim, guard, &finished);
+        self.journal.pass(name(self.passed));
+        self.passed += 1;
+        self.if_held(is_held)
     }
 
     /// The handler says no, be it to what the step at hand has answered. Without a finished step that is all.
-    fn reject(self, store: &mut Store, guard: Guard, wrong: Wrong) -> Result<Client, Told> {
-        let Course::On { next: left } = self.course else { unreachable!("it is rejected already") };
-        if left == 0 {
-            return self.finish(store, guard, Ending::Rejection(self.claim));
+    fn reject(mut self, store: &mut Store, guard: Guard, wrong: Wrong) -> Result<Client, Told> {
+        self.journal = self.heard();
+        let undoes = self.journal.undo_order(|_| true);
+        if undoes.is_empty() {
+            let ending = Ending::Rejection(self.claim);
+            return self.finish(store, guard, ending);
         }
+        let outcome = Outcome::Reply(reply(self.claim));
+        let rejection = self.journal.rejection(&outcome, undoes.clone());
         let is_held = match wrong {
             Wrong::RejectionNotRecorded => store.held(self.claim, guard),
-            _ => store.reject(self.claim, guard, left, wrong == Wrong::RejectionExpires, self.entered),
+            _ => store.reject(self.claim, guard, &rejection, wrong == Wrong::RejectionExpires, self.entered),
         };
-        Self { course: Course::Back { by: self.claim, left }, entered: false, ..self }.if_held(is_held)
+        self.journal.rejected(outcome, undoes);
+        self.entered = false;
+        self.if_held(is_held)
     }
 
     fn finish(self, store: &mut Store, guard: Guard, ending: Ending) -> Result<Client, Told> {
-        if !store.finish(self.claim, guard, ending) {
+        if !store.finish(self.claim, guard, ending, self.passed, self.entered) {
             return Err(Told::Refused(Kind::LeaseLost));
         }
         store.answer(&ending.reply());

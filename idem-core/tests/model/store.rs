@@ -1,13 +1,14 @@
 //! The store of the model: one record with its steps, and what `idem-sqlx` does to them.
 //!
-//! Each function is one atomic change with the guard of its namesake in `postgres/leases.rs`. A call that is made, a
-//! rejection and an undo are kept there as steps are.
+//! Each function is one atomic change with the guard of its namesake in `postgres/leases.rs`. What is recorded are the
+//! entries of the journal.
 
 use bytes::Bytes;
 use idem_core::Fingerprint;
-use idem_core::store::{Claim, Format, Record, Reply, State, Timestamp};
+use idem_core::store::{Claim, Entry, EntryKind, Format, Outcome, Record, Reply, State, Timestamp};
 
 use crate::past::{Broken, Past};
+use crate::wrong::Wrong;
 
 /// How long a lease lives, in ticks of the clock.
 const LEASE: i64 = 1;
@@ -23,6 +24,16 @@ pub(crate) const STEPS: usize = 2;
 
 /// Which of them is the call.
 pub(crate) const CALL: usize = 1;
+
+/// What the steps are called.
+pub(crate) fn name(step: usize) -> &'static str {
+    ["reserve", "charge"][step]
+}
+
+/// Which step an entry is about.
+pub(crate) fn step_of(entry: &Entry) -> usize {
+    (0..STEPS).find(|step| name(*step) == entry.name).expect("a step of the model")
+}
 
 /// The database: its clock, and the rows of one identity.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -58,24 +69,8 @@ pub(crate) enum Ending {
 }
 
 /// What is recorded beside the record, and goes with it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
-pub(crate) struct Kept {
-    /// The finished steps, each with the claim that wrote it.
-    pub(crate) steps: [Option<Claim>; STEPS],
-    /// Whether the call was made, and is not finished.
-    pub(crate) made: bool,
-    pub(crate) rejection: Option<Rejection>,
-    undone: [bool; STEPS],
-}
-
-/// What is recorded before the first undo.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Rejection {
-    /// Whose it is, which is its reply.
-    pub(crate) by: Claim,
-    /// How many steps are to be undone: the first ones.
-    undos: usize,
-}
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Kept(Vec<Entry>);
 
 /// What an update asks of the record that it changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -144,30 +139,30 @@ impl Store {
         self.update(claim, guard, |row, _, now| row.live_on(now))
     }
 
-    /// Records that the call is made, before it is.
-    pub(crate) fn make(&mut self, claim: Claim, guard: Guard, recorded: bool) -> bool {
+    /// Records that a call is started, before it is made.
+    pub(crate) fn start(&mut self, claim: Claim, guard: Guard, started: &Entry, recorded: bool) -> bool {
         self.update(claim, guard, |row, kept, now| {
             row.live_on(now);
-            kept.made = recorded;
+            if recorded {
+                kept.record(started);
+            }
         })
     }
 
-    /// Commits a step with its record.
-    pub(crate) fn keep(&mut self, claim: Claim, guard: Guard, step: usize) -> bool {
+    /// Commits a step with its entry.
+    pub(crate) fn keep(&mut self, claim: Claim, guard: Guard, finished: &Entry) -> bool {
         let kept = self.update(claim, guard, |row, kept, now| {
             row.live_on(now);
-            kept.steps[step] = Some(claim);
-            kept.made &= step != CALL;
+            kept.record(finished);
         });
         if kept {
-            self.past.finish(step);
+            self.past.finish(step_of(finished));
         }
         kept
     }
 
-    /// Records that the run is rejected, and that its first steps are to be undone, as many as this. `heard` is whether the
-    /// step at hand has answered.
-    pub(crate) fn reject(&mut self, claim: Claim, guard: Guard, undos: usize, expires: bool, heard: bool) -> bool {
+    /// Records that the run is rejected, and what is to be undone. `heard` is whether the step at hand has answered.
+    pub(crate) fn reject(&mut self, claim: Claim, guard: Guard, rejection: &Entry, expires: bool, heard: bool) -> bool {
         let rejected = self.update(claim, guard, |row, kept, now| {
             row.live_on(now);
             if let Progress::Leased { is_rejected, .. } = &mut row.progress {
@@ -176,7 +171,7 @@ impl Store {
             if !expires {
                 row.expires_at = NEVER;
             }
-            kept.rejection = Some(Rejection { by: claim, undos });
+            kept.record(rejection);
         });
         if rejected {
             self.past.reject(claim, heard);
@@ -184,27 +179,28 @@ impl Store {
         rejected
     }
 
-    /// Commits the undo of a step with its record.
-    pub(crate) fn undo(&mut self, claim: Claim, guard: Guard, step: usize) -> bool {
-        let undone = self.update(claim, guard, |row, kept, now| {
+    /// Commits the undo of a step with its entry.
+    pub(crate) fn undo(&mut self, claim: Claim, guard: Guard, undone: &Entry) -> bool {
+        let is_undone = self.update(claim, guard, |row, kept, now| {
             row.live_on(now);
-            kept.undone[step] = true;
+            kept.record(undone);
         });
-        if undone {
-            self.past.undo(step);
+        if is_undone {
+            self.past.undo(step_of(undone));
         }
-        undone
+        is_undone
     }
 
-    /// Completes the record and removes its steps.
-    pub(crate) fn finish(&mut self, claim: Claim, guard: Guard, ending: Ending) -> bool {
+    /// Completes the record and removes its entries, by a run that has passed so many steps. `heard` is whether the step at
+    /// hand has answered.
+    pub(crate) fn finish(&mut self, claim: Claim, guard: Guard, ending: Ending, passed: usize, heard: bool) -> bool {
         let finished = self.update(claim, guard, |row, kept, now| {
             row.progress = Progress::Completed(ending);
             row.expires_at = after(now, TTL);
             *kept = Kept::default();
         });
         if finished {
-            self.past.complete(ending);
+            self.past.complete(ending, passed, heard);
         }
         finished
     }
@@ -236,9 +232,9 @@ impl Store {
 
     fn update(&mut self, claim: Claim, guard: Guard, change: impl FnOnce(&mut Row, &mut Kept, Timestamp)) -> bool {
         let Some(row) = self.row.as_mut().filter(|row| row.passes(claim, guard)) else { return false };
-        let before = (row.clone(), self.kept);
+        let before = (row.clone(), self.kept.clone());
         change(row, &mut self.kept, self.now);
-        let is_changed = before != (row.clone(), self.kept);
+        let is_changed = before.0 != *row || before.1 != self.kept;
         self.past.note(Broken::StaleChange, is_changed && before.0.claim != claim);
         true
     }
@@ -279,19 +275,59 @@ impl Row {
 }
 
 impl Kept {
-    /// How many steps are left to undo.
-    pub(crate) fn left(&self, rejection: Rejection) -> usize {
-        self.undone[..rejection.undos].iter().filter(|undone| !**undone).count()
+    /// Puts an entry in its place, as the statement does: where there is another, only over a call that was started, or over
+    /// the rejection that a process without the lease has written.
+    fn record(&mut self, entry: &Entry) {
+        match self.0.iter_mut().find(|there| there.position == entry.position) {
+            Some(there) => *there = entry.clone(),
+            None => self.0.push(entry.clone()),
+        }
+        self.0.sort_by_key(|entry| entry.position);
+    }
+
+    /// What the next attempt reads.
+    pub(crate) fn entries(&self, claim: Claim, wrong: Wrong) -> Vec<Entry> {
+        let is_read = |entry: &&Entry| match entry.kind {
+            EntryKind::REJECTION | EntryKind::UNDO => {
+                !matches!(wrong, Wrong::RejectionNotRead | Wrong::RejectionNotRecorded)
+            }
+            EntryKind::CALL_STARTED => wrong != Wrong::CallNotRead,
+            _ => true,
+        };
+        let read = self.0.iter().filter(is_read).cloned();
+        read.map(|entry| match entry.kind {
+            EntryKind::REJECTION if wrong == Wrong::OwnReply => entry.with_reply(reply(claim)),
+            _ => entry,
+        })
+        .collect()
+    }
+
+    /// Whether two steps are finished, by two claims.
+    pub(crate) fn is_by_two(&self) -> bool {
+        let finished: Vec<_> = self.0.iter().filter(|entry| entry.kind.0 <= EntryKind::CALL.0).collect();
+        matches!(finished[..], [first, second] if first.reply != second.reply)
     }
 }
 
 impl Ending {
     pub(crate) fn reply(self) -> Reply {
-        let (Self::Success(claim) | Self::Rejection(claim)) = self;
-        let format = if matches!(self, Self::Success(_)) { Format::VALUE } else { Format::ERROR };
-        let body = Bytes::copy_from_slice(claim.as_bytes());
-        Reply { format, status: None, headers: Bytes::new(), body }
+        match self {
+            Self::Success(claim) => reply(claim),
+            Self::Rejection(claim) => Reply { format: Format::ERROR, ..reply(claim) },
+        }
     }
+
+    /// Whose outcome it is.
+    pub(crate) fn claim_in(outcome: &Outcome) -> Claim {
+        let Outcome::Reply(reply) = outcome else { panic!("the model's replies are small") };
+        Claim::from_bytes(&reply.body).expect("a claim")
+    }
+}
+
+/// The reply that only the run of this claim gives.
+pub(crate) fn reply(claim: Claim) -> Reply {
+    let body = Bytes::copy_from_slice(claim.as_bytes());
+    Reply { format: Format::VALUE, status: None, headers: Bytes::new(), body }
 }
 
 /// The claim that was given as the `number`th.

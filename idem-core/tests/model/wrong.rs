@@ -31,6 +31,8 @@ pub(crate) enum Wrong {
     CallNotRecorded,
     /// Whoever goes on does not look whether the call was made.
     CallNotRead,
+    /// A run is completed whatever its journal says.
+    JournalNotAsked,
     /// An undo is recorded in the run of whoever holds the lease.
     UndoWithoutToken,
 }

@@ -13,7 +13,7 @@ mod support {
     pub use axum::{Json, Router};
     pub use idem_core::idempotent;
     use idem_core::{Disposition, Error, Fingerprint, Identity, Kind, Request, Scope, Steps, ToScope};
-    use idem_core::store::{Attempt, Claimed, Context, Intent, Lease, LeaseTerms, Outcome, Rejected, Runs, Step, Store, Transaction};
+    use idem_core::store::{Attempt, Claimed, Context, Entry, Intent, Lease, LeaseTerms, Outcome, Rejected, Runs, Store, Transaction};
     use serde::{Deserialize, Serialize};
 
     /// Stands for the store of `idem_sqlx`: a record for each finished request, and how much was written.
@@ -134,7 +134,7 @@ mod support {
             Ok(match PgTx::claim(store, request).await? {
                 Claimed::Run(_) => {
                     let lease = Self { store: store.clone(), request: request.clone() };
-                    Claimed::Run(Attempt { lease, number: 1, fingerprint: request.fingerprint, steps: Vec::new() })
+                    Claimed::Run(Attempt { lease, number: 1, fingerprint: request.fingerprint, entries: Vec::new() })
                 }
                 Claimed::Replay(reply) => Claimed::Replay(reply),
                 Claimed::Refuse(kind) => Claimed::Refuse(kind),
@@ -149,7 +149,7 @@ mod support {
             Ok(PgTx { store: self.store.clone(), request: Some(self.request.clone()), writes: 0 })
         }
 
-        async fn record(&self, tx: Option<PgTx>, _: &Step) -> Result<(), Error> {
+        async fn record(&self, tx: Option<PgTx>, _: &Entry) -> Result<(), Error> {
             match tx {
                 Some(tx) => tx.end(Disposition::Commit).await,
                 None => Ok(()),

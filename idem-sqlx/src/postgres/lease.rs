@@ -4,7 +4,7 @@ use std::future::Future;
 use std::time::Instant;
 
 use idem_core::machine::{Decision, decide_leased};
-use idem_core::store::{Abandoned, Attempt, Claim, Claimed, Intent, Lease, LeaseTerms, Outcome, Place, Recover, Step};
+use idem_core::store::{Abandoned, Attempt, Claim, Claimed, Entry, Intent, Lease, LeaseTerms, Outcome, Place, Recover};
 use idem_core::{Error, Fingerprint, Kind, Request, Resumed, Steps};
 use serde::de::DeserializeOwned;
 use tokio::time::sleep;
@@ -58,7 +58,7 @@ enum Tried {
     Run {
         attempt: u32,
         fingerprint: Fingerprint,
-        steps: Vec<Step>,
+        entries: Vec<Entry>,
     },
     /// Somebody else was first.
     Taken,
@@ -98,9 +98,9 @@ impl Lease for PgLease {
                     order => lease.carry_out(&mut session, &order).await?,
                 };
             }
-            if let Tried::Run { attempt, fingerprint, steps } = claimed {
+            if let Tried::Run { attempt, fingerprint, entries } = claimed {
                 let lease = armed::commit(lease, session.commit(inner.commit_deadline)).await?;
-                return Ok(Claimed::Run(Attempt { lease, number: attempt, fingerprint, steps }));
+                return Ok(Claimed::Run(Attempt { lease, number: attempt, fingerprint, entries }));
             }
             // The connection goes back first: nobody waits with one in hand.
             drop(session);
@@ -136,12 +136,12 @@ impl Lease for PgLease {
         }
     }
 
-    async fn record(&self, tx: Option<PgTx>, step: &Step) -> Result<(), Error> {
+    async fn record(&self, tx: Option<PgTx>, entry: &Entry) -> Result<(), Error> {
         let inner = self.store.inner();
         let mut tx = self.or_alone(tx).await?;
         let began = tx.began;
         let records = tx.records().await?;
-        let keep = records.keep(&mut tx, &self.request, self.claim, &self.terms, began, step);
+        let keep = records.record_entry(&mut tx, &self.request, self.claim, &self.terms, began, entry);
         if !keep.await.map_err(into_idem_error)? {
             return Err(self.not_held(tx).await);
         }
@@ -157,7 +157,7 @@ impl Lease for PgLease {
         let mut tx = self.or_alone(tx).await?;
         let began = tx.began;
         let records = tx.records().await?;
-        let finish = records.finish(&mut tx, &self.request, self.claim, began, outcome);
+        let finish = records.complete_leased(&mut tx, &self.request, self.claim, began, outcome);
         if !finish.await.map_err(into_idem_error)? {
             return Err(self.not_held(tx).await);
         }
@@ -236,13 +236,13 @@ impl PgLease {
             Err(error) => return Err(error),
         }
         // A new record has none. One that an operator let begin again has, and counts from 1 again.
-        let (fingerprint, steps) = match order {
+        let (fingerprint, entries) = match order {
             Decision::Resume { fingerprint, .. } => {
-                (*fingerprint, records.steps(session.connection(), &request.identity).await.map_err(into_idem_error)?)
+                (*fingerprint, records.entries(session.connection(), &request.identity).await?)
             }
             _ => (request.fingerprint, Vec::new()),
         };
-        Ok(Tried::Run { attempt, fingerprint, steps })
+        Ok(Tried::Run { attempt, fingerprint, entries })
     }
 
     /// The transaction of a step, or one of its own.

@@ -5,15 +5,16 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use idem_core::store::{Abandoned, Claim, Format, Input, LeaseTerms, Outcome, Place, Reply, Step, StepForm};
-use idem_core::{Identity, Request};
+use idem_core::store::{Abandoned, Claim, Entry, EntryKind, Format, Input, LeaseTerms, Outcome, Place};
+use idem_core::{Error, Identity, Kind, Request};
 use sqlx::postgres::{PgArguments, PgConnection, PgRow};
 use sqlx::query::Query;
-use sqlx::{Postgres, Row};
+use sqlx::{FromRow, Postgres, Row};
 
 use super::records::{Records, bind_identity};
 use super::statements::Template;
-use crate::row;
+use crate::error::into_idem_error;
+use crate::row::{self, EntryColumns, EntryRow};
 
 impl Records {
     /// Inserts a leased record, and sees to it that it begins without steps.
@@ -45,7 +46,7 @@ impl Records {
             bind_lease(self.query(&self.sql.replace_leased), request, claim, terms).bind(expired.as_bytes().as_slice());
         let leased = query.execute(&mut *connection).await?.rows_affected() == 1;
         if leased {
-            self.forget_steps(&mut *connection, &request.identity).await?;
+            self.forget_entries(&mut *connection, &request.identity).await?;
             self.record_input(connection, request, claim).await?;
         }
         Ok(leased)
@@ -69,10 +70,11 @@ impl Records {
         Ok(query.execute(connection).await?.rows_affected() == 1)
     }
 
-    /// The finished steps, in their order.
-    pub(super) async fn steps(self, connection: &mut PgConnection, identity: &Identity) -> sqlx::Result<Vec<Step>> {
-        let rows = bind_identity(self.query(&self.sql.steps), identity).fetch_all(connection).await?;
-        rows.iter().map(step).collect()
+    /// What earlier attempts have recorded, in its order.
+    pub(super) async fn entries(self, connection: &mut PgConnection, identity: &Identity) -> Result<Vec<Entry>, Error> {
+        let query = bind_identity(self.query(&self.sql.entries), identity);
+        let rows = query.fetch_all(connection).await.map_err(into_idem_error)?;
+        entries(&rows)
     }
 
     /// Lets the lease begin again.
@@ -106,35 +108,38 @@ impl Records {
     }
 
     /// Writes a finished step, once. No row: the lease is lost, or this is not the transaction that began then.
-    pub(super) async fn keep(
+    pub(super) async fn record_entry(
         self,
         connection: &mut PgConnection,
         request: &Request,
         claim: Claim,
         terms: &LeaseTerms,
         began: Option<(i64, Instant)>,
-        step: &Step,
+        entry: &Entry,
     ) -> sqlx::Result<bool> {
         let (began, elapsed) = since(began);
-        let rejected = (step.form == StepForm::REJECTION).then_some(row::UNDOING);
-        let query = bind_held(self.query(&self.sql.keep), &request.identity, claim)
+        let rejected = (entry.kind == EntryKind::REJECTION).then_some(row::UNDOING);
+        let row = EntryRow::of(entry);
+        let query = bind_held(self.query(&self.sql.record_entry), &request.identity, claim)
             .bind((terms.duration + elapsed).as_secs_f64())
             .bind((terms.duration + request.ttl + elapsed).as_secs_f64())
             .bind(began)
-            .bind(i32::try_from(step.position).unwrap_or(i32::MAX))
-            .bind(&step.name)
-            .bind(step.form.0)
-            .bind(step.result.format.0)
-            .bind(step.result.headers.as_ref())
-            .bind(step.result.body.as_ref())
+            .bind(i32::try_from(entry.position).unwrap_or(i32::MAX))
+            .bind(&entry.name)
+            .bind(entry.kind.0)
+            .bind(row.format)
+            .bind(row.status)
+            .bind(row.headers)
+            .bind(row.body)
+            .bind(row.undoes)
             .bind(rejected)
-            .bind(StepForm::MADE.0)
-            .bind(StepForm::REJECTION.0);
+            .bind(EntryKind::CALL_STARTED.0)
+            .bind(EntryKind::REJECTION.0);
         Ok(query.execute(connection).await?.rows_affected() == 1)
     }
 
-    /// Completes the record and removes its steps. No row: as for [`keep`](Self::keep).
-    pub(super) async fn finish(
+    /// Completes the record and removes its steps. No row: as for [`record_entry`](Self::record_entry).
+    pub(super) async fn complete_leased(
         self,
         connection: &mut PgConnection,
         request: &Request,
@@ -144,7 +149,7 @@ impl Records {
     ) -> sqlx::Result<bool> {
         let (began, elapsed) = since(began);
         let (state, format, status, headers, body) = row::written(outcome);
-        let query = bind_held(self.query(&self.sql.finish), &request.identity, claim)
+        let query = bind_held(self.query(&self.sql.complete_leased), &request.identity, claim)
             .bind(elapsed.as_secs_f64())
             .bind((request.ttl + elapsed).as_secs_f64())
             .bind(began)
@@ -192,10 +197,10 @@ impl Records {
     /// Records what the run was begun with, if that is to be recorded.
     async fn record_input(self, connection: &mut PgConnection, request: &Request, claim: Claim) -> sqlx::Result<()> {
         let Some(input) = &request.input else { return Ok(()) };
-        let query = bind_identity(self.query(&self.sql.record), &request.identity)
+        let query = bind_identity(self.query(&self.sql.record_input), &request.identity)
             .bind(claim.as_bytes().as_slice())
             .bind(row::INPUT_POSITION)
-            .bind(StepForm::INPUT.0)
+            .bind(EntryKind::INPUT.0)
             .bind(Format::VALUE.0)
             .bind(input.0.as_ref());
         query.execute(connection).await.map(|_| ())
@@ -218,8 +223,8 @@ impl Records {
         query.fetch_all(connection).await?.iter().map(abandoned).collect()
     }
 
-    async fn forget_steps(self, connection: &mut PgConnection, identity: &Identity) -> sqlx::Result<()> {
-        bind_identity(self.query(&self.sql.forget), identity).execute(connection).await.map(|_| ())
+    async fn forget_entries(self, connection: &mut PgConnection, identity: &Identity) -> sqlx::Result<()> {
+        bind_identity(self.query(&self.sql.forget_entries), identity).execute(connection).await.map(|_| ())
     }
 }
 
@@ -258,19 +263,12 @@ fn abandoned(row: &PgRow) -> sqlx::Result<Abandoned> {
     })
 }
 
-fn step(row: &PgRow) -> sqlx::Result<Step> {
-    let position: i32 = row.try_get("position")?;
-    Ok(Step {
-        position: position.cast_unsigned(),
-        name: row.try_get("name")?,
-        form: StepForm(row.try_get("form")?),
-        result: Reply {
-            format: Format(row.try_get("format")?),
-            status: None,
-            headers: Bytes::from(row.try_get::<Vec<u8>, _>("tag")?),
-            body: Bytes::from(row.try_get::<Vec<u8>, _>("body")?),
-        },
-    })
+fn entries(rows: &[PgRow]) -> Result<Vec<Entry>, Error> {
+    let entry = |row| {
+        let columns = EntryColumns::from_row(row).map_err(into_idem_error)?;
+        row::entry(columns).ok_or_else(|| Error::new(Kind::RecordUnreadable))
+    };
+    rows.iter().map(entry).collect()
 }
 
 /// A record that somebody has deleted by hand has left its steps.
@@ -283,7 +281,7 @@ WITH leased AS (
     ON CONFLICT (scope, operation, key_hash) DO NOTHING
     RETURNING 1
 ), forgotten AS (
-    DELETE FROM {schema}.idem_steps
+    DELETE FROM {schema}.idem_journal
     WHERE scope = $1
         AND operation = $2
         AND key_hash = $3
@@ -315,18 +313,18 @@ WHERE scope = $1
 );
 
 /// A statement of its own, so that it sees what was committed until the record was got.
-pub(super) const FORGET: Template = Template(
+pub(super) const FORGET_ENTRIES: Template = Template(
     "
-DELETE FROM {schema}.idem_steps
+DELETE FROM {schema}.idem_journal
 WHERE scope = $1
     AND operation = $2
     AND key_hash = $3",
 );
 
-pub(super) const RECORD: Template = Template(
+pub(super) const RECORD_INPUT: Template = Template(
     "
-INSERT INTO {schema}.idem_steps
-    (scope, operation, key_hash, claim, position, name, form, format, tag, body, attempt, created_at)
+INSERT INTO {schema}.idem_journal
+    (scope, operation, key_hash, claim, position, name, kind, format, headers, body, attempt, created_at)
 VALUES ($1, $2, $3, $4, $5, '', $6, $7, '', $8, 1, now())",
 );
 
@@ -334,7 +332,7 @@ VALUES ($1, $2, $3, $4, $5, '', $6, $7, '', $8, 1, now())",
 pub(super) const ABANDONED: Template = Template(
     "
 SELECT scope, key_hash, input.body
-FROM {schema}.idem_steps AS input JOIN {schema}.idem_records AS record USING (scope, operation, key_hash)
+FROM {schema}.idem_journal AS input JOIN {schema}.idem_records AS record USING (scope, operation, key_hash)
 WHERE operation = $1
     AND position = $2
     AND record.state >= $3
@@ -361,10 +359,10 @@ WHERE scope = $1
     AND expires_at > now()",
 );
 
-pub(super) const STEPS: Template = Template(
+pub(super) const ENTRIES: Template = Template(
     "
-SELECT position, name, form, format, tag, body
-FROM {schema}.idem_steps
+SELECT position, kind, name, format, status, headers, body, undoes
+FROM {schema}.idem_journal
 WHERE scope = $1
     AND operation = $2
     AND key_hash = $3
@@ -401,15 +399,15 @@ WHERE scope = $1
 /// `now()` is when the transaction began: it is another one after a COMMIT or ROLLBACK of the step's own, and a renewal
 /// may have come later than it. What is to be undone is not forgotten: a hundred years are as good as never. In its place
 /// there may be the call that was made, or the step itself, if its commit did not answer.
-pub(super) const KEEP: Template = Template(
+pub(super) const RECORD_ENTRY: Template = Template(
     "
 WITH held AS (
     UPDATE {schema}.idem_records
     SET lease_until = greatest(lease_until, now() + $6 * interval '1 second'),
-        state = coalesce($15, state),
+        state = coalesce($17, state),
         expires_at = greatest(
             expires_at,
-            CASE WHEN $15 IS NULL THEN now() + $7 * interval '1 second' ELSE now() + interval '100 years' END
+            CASE WHEN $17 IS NULL THEN now() + $7 * interval '1 second' ELSE now() + interval '100 years' END
         )
     WHERE scope = $1
         AND operation = $2
@@ -419,24 +417,26 @@ WITH held AS (
         AND ($8 IS NULL OR (extract(epoch FROM now()) * 1000000)::bigint = $8)
     RETURNING attempt
 )
-INSERT INTO {schema}.idem_steps AS step
-    (scope, operation, key_hash, claim, position, name, form, format, tag, body, attempt, created_at)
-SELECT $1, $2, $3, $4, $9, $10, $11, $12, $13, $14, attempt, now()
+INSERT INTO {schema}.idem_journal AS entry
+    (scope, operation, key_hash, claim, position, name, kind, format, status, headers, body, undoes, attempt, created_at)
+SELECT $1, $2, $3, $4, $9, $10, $11, $12, $13, $14, $15, $16, attempt, now()
 FROM held
 ON CONFLICT (scope, operation, key_hash, position) DO UPDATE
 SET name = excluded.name,
-    form = excluded.form,
+    kind = excluded.kind,
     format = excluded.format,
-    tag = excluded.tag,
+    status = excluded.status,
+    headers = excluded.headers,
     body = excluded.body,
+    undoes = excluded.undoes,
     claim = excluded.claim,
     attempt = excluded.attempt,
     created_at = excluded.created_at
-WHERE step.form = $16 AND (step.name = excluded.name OR excluded.form = $17)
-    OR step.claim = excluded.claim AND step.name = excluded.name AND step.form = excluded.form",
+WHERE entry.kind = $18 AND (entry.name = excluded.name OR excluded.kind = $19)
+    OR entry.claim = excluded.claim AND entry.name = excluded.name AND entry.kind = excluded.kind",
 );
 
-pub(super) const FINISH: Template = Template(
+pub(super) const COMPLETE_LEASED: Template = Template(
     "
 WITH finished AS (
     UPDATE {schema}.idem_records
@@ -456,7 +456,7 @@ WITH finished AS (
         AND ($8 IS NULL OR (extract(epoch FROM now()) * 1000000)::bigint = $8)
     RETURNING 1
 ), forgotten AS (
-    DELETE FROM {schema}.idem_steps
+    DELETE FROM {schema}.idem_journal
     WHERE scope = $1
         AND operation = $2
         AND key_hash = $3

@@ -12,7 +12,7 @@ use crate::migrations::{Migration, migrations, pending};
 /// In order; never edited after a release.
 const MIGRATIONS: &[Migration] = &migrations!["postgres":
     "20261122000001_create_idem_records",
-    "20261122000002_create_idem_steps",
+    "20261122000002_create_idem_journal",
 ];
 
 /// One number for all who migrate: the word `idem` in ASCII.

@@ -251,7 +251,7 @@ WITH replaced AS (
         END
     RETURNING 1
 ), forgotten AS (
-    DELETE FROM {schema}.idem_steps
+    DELETE FROM {schema}.idem_journal
     WHERE scope = $4
         AND operation = $5
         AND key_hash = $6

@@ -188,10 +188,10 @@ WITH expired AS MATERIALIZED (
         AND record.ctid = expired.place
     RETURNING record.*
 ), forgotten AS (
-    DELETE FROM {schema}.idem_steps AS step
+    DELETE FROM {schema}.idem_journal AS step
     USING swept, LATERAL (
         SELECT tableoid AS part, ctid AS place
-        FROM {schema}.idem_steps
+        FROM {schema}.idem_journal
         WHERE scope = swept.scope
             AND operation = swept.operation
             AND key_hash = swept.key_hash
@@ -238,7 +238,7 @@ WITH swept AS (
         AND record.key_hash = expired.key_hash
     RETURNING record.*
 ), forgotten AS (
-    DELETE FROM {schema}.idem_steps AS step
+    DELETE FROM {schema}.idem_journal AS step
     USING swept
     WHERE swept.completed_at IS NULL
         AND step.scope = $1

@@ -3,7 +3,7 @@
 use std::future::Future;
 
 use idem_core::machine::{Decision, decide_leased};
-use idem_core::store::{Abandoned, Attempt, Claim, Claimed, Intent, Lease, LeaseTerms, Outcome, Place, Recover, Step};
+use idem_core::store::{Abandoned, Attempt, Claim, Claimed, Entry, Intent, Lease, LeaseTerms, Outcome, Place, Recover};
 use idem_core::{Error, Fingerprint, Kind, Request, Resumed, Steps};
 use serde::de::DeserializeOwned;
 use tokio::time::sleep;
@@ -51,7 +51,7 @@ pub struct SqliteLease {
 
 /// What came of one try to claim.
 enum Tried {
-    Run { attempt: u32, fingerprint: Fingerprint, steps: Vec<Step> },
+    Run { attempt: u32, fingerprint: Fingerprint, entries: Vec<Entry> },
     Again,
 }
 
@@ -82,9 +82,9 @@ impl Lease for SqliteLease {
             // What may have changed since the look, each statement asks for itself.
             let mut session = reader.begin().await?;
             let claimed = lease.carry_out(&mut session, &order).await?;
-            if let Tried::Run { attempt, fingerprint, steps } = claimed {
+            if let Tried::Run { attempt, fingerprint, entries } = claimed {
                 let lease = armed::commit(lease, session.commit()).await?;
-                return Ok(Claimed::Run(Attempt { lease, number: attempt, fingerprint, steps }));
+                return Ok(Claimed::Run(Attempt { lease, number: attempt, fingerprint, entries }));
             }
             // The connection goes back first: nobody waits with one in hand.
             drop(session);
@@ -110,9 +110,10 @@ impl Lease for SqliteLease {
         if held.await.map_err(into_idem_error)? { Ok(tx) } else { Err(Error::new(Kind::LeaseLost)) }
     }
 
-    async fn record(&self, tx: Option<SqliteTx>, step: &Step) -> Result<(), Error> {
+    async fn record(&self, tx: Option<SqliteTx>, entry: &Entry) -> Result<(), Error> {
         let mut tx = self.or_alone(tx).await?;
-        let kept = self.store.inner().records.keep(&mut tx, &self.request, self.claim, &self.terms, step).await;
+        let kept =
+            self.store.inner().records.record_entry(&mut tx, &self.request, self.claim, &self.terms, entry).await;
         let mut tx = self.held(tx, kept).await?;
         match tx.take_session().commit().await {
             Ok(()) => Ok(()),
@@ -123,7 +124,7 @@ impl Lease for SqliteLease {
 
     async fn complete(&self, tx: Option<SqliteTx>, outcome: &Outcome) -> Result<(), Error> {
         let mut tx = self.or_alone(tx).await?;
-        let finished = self.store.inner().records.finish(&mut tx, &self.request, self.claim, outcome).await;
+        let finished = self.store.inner().records.complete_leased(&mut tx, &self.request, self.claim, outcome).await;
         let mut tx = self.held(tx, finished).await?;
         match tx.take_session().commit().await {
             Ok(()) => Ok(()),
@@ -193,13 +194,13 @@ impl SqliteLease {
             return Ok(Tried::Again);
         }
         // A new record has none. One that an operator let begin again has, and counts from 1 again.
-        let (fingerprint, steps) = match order {
+        let (fingerprint, entries) = match order {
             Decision::Resume { fingerprint, .. } => {
-                (*fingerprint, records.steps(session.connection(), &request.identity).await.map_err(into_idem_error)?)
+                (*fingerprint, records.entries(session.connection(), &request.identity).await?)
             }
             _ => (request.fingerprint, Vec::new()),
         };
-        Ok(Tried::Run { attempt, fingerprint, steps })
+        Ok(Tried::Run { attempt, fingerprint, entries })
     }
 
     /// The transaction of a step, or one of its own.

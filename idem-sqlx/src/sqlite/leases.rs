@@ -6,15 +6,16 @@
 use std::sync::LazyLock;
 
 use bytes::Bytes;
-use idem_core::store::{Abandoned, Claim, Format, Input, LeaseTerms, Outcome, Place, Reply, Step, StepForm};
-use idem_core::{Identity, Request};
+use idem_core::store::{Abandoned, Claim, Entry, EntryKind, Format, Input, LeaseTerms, Outcome, Place};
+use idem_core::{Error, Identity, Kind, Request};
 use sqlx::query::Query;
 use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteRow};
-use sqlx::{Row, Sqlite};
+use sqlx::{FromRow, Row, Sqlite};
 
 use super::records::{Records, bind_identity, microseconds};
 use super::session::{Reader, alone};
-use crate::row;
+use crate::error::into_idem_error;
+use crate::row::{self, EntryColumns, EntryRow};
 
 impl Records {
     /// Inserts a leased record, and sees to it that it begins without steps.
@@ -68,10 +69,15 @@ impl Records {
         Ok(query.execute(connection).await?.rows_affected() == 1)
     }
 
-    /// The finished steps, in their order.
-    pub(super) async fn steps(self, connection: &mut SqliteConnection, identity: &Identity) -> sqlx::Result<Vec<Step>> {
-        let rows = bind_identity(sqlx::query(STEPS), identity).fetch_all(connection).await?;
-        rows.iter().map(step).collect()
+    /// What earlier attempts have recorded, in its order.
+    pub(super) async fn entries(
+        self,
+        connection: &mut SqliteConnection,
+        identity: &Identity,
+    ) -> Result<Vec<Entry>, Error> {
+        let query = bind_identity(sqlx::query(ENTRIES), identity);
+        let rows = query.fetch_all(connection).await.map_err(into_idem_error)?;
+        entries(&rows)
     }
 
     /// Lets the lease begin again.
@@ -101,32 +107,35 @@ impl Records {
 
     /// Lets the lease begin again and writes a finished step, once. No row: the lease is lost. An error, where the
     /// transaction is not the session's any more.
-    pub(super) async fn keep(
+    pub(super) async fn record_entry(
         self,
         connection: &mut SqliteConnection,
         request: &Request,
         claim: Claim,
         terms: &LeaseTerms,
-        step: &Step,
+        entry: &Entry,
     ) -> sqlx::Result<bool> {
-        let rejected = (step.form == StepForm::REJECTION).then_some(row::UNDOING);
-        let query = bind_held(sqlx::query(KEEP), &request.identity, claim)
+        let rejected = (entry.kind == EntryKind::REJECTION).then_some(row::UNDOING);
+        let row = EntryRow::of(entry);
+        let query = bind_held(sqlx::query(RECORD_ENTRY), &request.identity, claim)
             .bind(microseconds(terms.duration))
             .bind(microseconds(terms.duration + request.ttl))
             .bind(rejected)
-            .bind(i64::from(step.position))
-            .bind(&step.name)
-            .bind(step.form.0)
-            .bind(step.result.format.0)
-            .bind(step.result.headers.as_ref())
-            .bind(step.result.body.as_ref())
-            .bind(StepForm::MADE.0)
-            .bind(StepForm::REJECTION.0);
+            .bind(i64::from(entry.position))
+            .bind(&entry.name)
+            .bind(entry.kind.0)
+            .bind(row.format)
+            .bind(row.status)
+            .bind(row.headers)
+            .bind(row.body)
+            .bind(row.undoes)
+            .bind(EntryKind::CALL_STARTED.0)
+            .bind(EntryKind::REJECTION.0);
         Ok(query.fetch_all(connection).await?.len() == 1)
     }
 
-    /// Completes the record and removes its steps. No row, or an error: as for [`keep`](Self::keep).
-    pub(super) async fn finish(
+    /// Completes the record and removes its steps. No row, or an error: as for [`record_entry`](Self::record_entry).
+    pub(super) async fn complete_leased(
         self,
         connection: &mut SqliteConnection,
         request: &Request,
@@ -134,7 +143,7 @@ impl Records {
         outcome: &Outcome,
     ) -> sqlx::Result<bool> {
         let (state, format, status, headers, body) = row::written(outcome);
-        let query = bind_held(sqlx::query(FINISH), &request.identity, claim)
+        let query = bind_held(sqlx::query(COMPLETE_LEASED), &request.identity, claim)
             .bind(microseconds(request.ttl))
             .bind(state)
             .bind(format)
@@ -189,10 +198,10 @@ impl Records {
         claim: Claim,
     ) -> sqlx::Result<()> {
         let Some(input) = &request.input else { return Ok(()) };
-        let query = bind_identity(sqlx::query(RECORD), &request.identity)
+        let query = bind_identity(sqlx::query(RECORD_INPUT), &request.identity)
             .bind(claim.as_bytes().as_slice())
             .bind(row::INPUT_POSITION)
-            .bind(StepForm::INPUT.0)
+            .bind(EntryKind::INPUT.0)
             .bind(Format::VALUE.0)
             .bind(input.0.as_ref());
         query.execute(connection).await.map(|_| ())
@@ -247,19 +256,12 @@ fn abandoned(row: &SqliteRow) -> sqlx::Result<Abandoned> {
     })
 }
 
-fn step(row: &SqliteRow) -> sqlx::Result<Step> {
-    let position: i64 = row.try_get("position")?;
-    Ok(Step {
-        position: u32::try_from(position).unwrap_or(u32::MAX),
-        name: row.try_get("name")?,
-        form: StepForm(row.try_get("form")?),
-        result: Reply {
-            format: Format(row.try_get("format")?),
-            status: None,
-            headers: Bytes::from(row.try_get::<Vec<u8>, _>("tag")?),
-            body: Bytes::from(row.try_get::<Vec<u8>, _>("body")?),
-        },
-    })
+fn entries(rows: &[SqliteRow]) -> Result<Vec<Entry>, Error> {
+    let entry = |row| {
+        let columns = EntryColumns::from_row(row).map_err(into_idem_error)?;
+        row::entry(columns).ok_or_else(|| Error::new(Kind::RecordUnreadable))
+    };
+    rows.iter().map(entry).collect()
 }
 
 const LEASE: &str = "
@@ -270,7 +272,7 @@ FROM (SELECT CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER) AS no
 WHERE true
 ON CONFLICT (scope, operation, key_hash) DO NOTHING
 RETURNING 1;
-DELETE FROM main.idem_steps
+DELETE FROM main.idem_journal
 WHERE scope = $1
     AND operation = $2
     AND key_hash = $3";
@@ -296,14 +298,14 @@ WHERE scope = $1
     AND claim = $9
     AND expires_at <= time.now
 RETURNING 1;
-DELETE FROM main.idem_steps
+DELETE FROM main.idem_journal
 WHERE scope = $1
     AND operation = $2
     AND key_hash = $3";
 
-const RECORD: &str = "
-INSERT INTO main.idem_steps
-    (scope, operation, key_hash, claim, position, name, form, format, tag, body, attempt, created_at)
+const RECORD_INPUT: &str = "
+INSERT INTO main.idem_journal
+    (scope, operation, key_hash, claim, position, name, kind, format, headers, body, attempt, created_at)
 SELECT $1, $2, $3, $4, $5, '', $6, $7, x'', $8, 1, CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER)";
 
 /// In the order of their places, so that a run that is given back is not met again. Only what is not over has steps.
@@ -311,7 +313,7 @@ SELECT $1, $2, $3, $4, $5, '', $6, $7, x'', $8, 1, CAST((julianday('now') - 2440
 const ABANDONED: &str = "
 SELECT CAST(scope AS TEXT) AS scope, CAST(key_hash AS BLOB) AS key_hash, CAST(input.body AS BLOB) AS body
 FROM (SELECT CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER) AS now) AS time,
-    main.idem_steps AS input JOIN main.idem_records AS record USING (scope, operation, key_hash)
+    main.idem_journal AS input JOIN main.idem_records AS record USING (scope, operation, key_hash)
 WHERE operation = $1
     AND position = $2
     AND record.state >= $3
@@ -336,9 +338,9 @@ WHERE scope = $1
     AND lease_until <= time.now
     AND expires_at > time.now";
 
-const STEPS: &str = "
-SELECT position, name, form, format, tag, body
-FROM main.idem_steps
+const ENTRIES: &str = "
+SELECT position, kind, name, format, status, headers, body, undoes
+FROM main.idem_journal
 WHERE scope = $1
     AND operation = $2
     AND key_hash = $3
@@ -368,7 +370,7 @@ WHERE scope = $1
 
 /// What is to be undone is not forgotten: a hundred years are as good as never. In its place there may be the call that
 /// was made, or the step itself, if its commit did not answer.
-const KEEP: &str = "
+const RECORD_ENTRY: &str = "
 RELEASE idem_run;
 UPDATE main.idem_records
 SET lease_until = time.now + $6,
@@ -380,9 +382,9 @@ WHERE scope = $1
     AND key_hash = $3
     AND claim = $4
     AND state >= $5;
-INSERT INTO main.idem_steps AS step
-    (scope, operation, key_hash, claim, position, name, form, format, tag, body, attempt, created_at)
-SELECT $1, $2, $3, $4, $9, $10, $11, $12, $13, $14, attempt, time.now
+INSERT INTO main.idem_journal AS entry
+    (scope, operation, key_hash, claim, position, name, kind, format, status, headers, body, undoes, attempt, created_at)
+SELECT $1, $2, $3, $4, $9, $10, $11, $12, $13, $14, $15, $16, attempt, time.now
 FROM main.idem_records, (SELECT CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER) AS now) AS time
 WHERE scope = $1
     AND operation = $2
@@ -391,18 +393,20 @@ WHERE scope = $1
     AND state >= $5
 ON CONFLICT (scope, operation, key_hash, position) DO UPDATE
 SET name = excluded.name,
-    form = excluded.form,
+    kind = excluded.kind,
     format = excluded.format,
-    tag = excluded.tag,
+    status = excluded.status,
+    headers = excluded.headers,
     body = excluded.body,
+    undoes = excluded.undoes,
     claim = excluded.claim,
     attempt = excluded.attempt,
     created_at = excluded.created_at
-WHERE step.form = $15 AND (step.name = excluded.name OR excluded.form = $16)
-    OR step.claim = excluded.claim AND step.name = excluded.name AND step.form = excluded.form
+WHERE entry.kind = $17 AND (entry.name = excluded.name OR excluded.kind = $18)
+    OR entry.claim = excluded.claim AND entry.name = excluded.name AND entry.kind = excluded.kind
 RETURNING 1";
 
-const FINISH: &str = "
+const COMPLETE_LEASED: &str = "
 RELEASE idem_run;
 UPDATE main.idem_records
 SET state = $7,
@@ -420,7 +424,7 @@ WHERE scope = $1
     AND claim = $4
     AND state >= $5
 RETURNING 1;
-DELETE FROM main.idem_steps
+DELETE FROM main.idem_journal
 WHERE scope = $1
     AND operation = $2
     AND key_hash = $3";

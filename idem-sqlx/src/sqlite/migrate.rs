@@ -11,7 +11,7 @@ use crate::migrations::{Migration, migrations, pending};
 /// In order; never edited after a release.
 const MIGRATIONS: &[Migration] = &migrations!["sqlite":
     "20261122000001_create_idem_records",
-    "20261122000002_create_idem_steps",
+    "20261122000002_create_idem_journal",
 ];
 
 impl SqliteStore {

@@ -56,7 +56,7 @@ impl SqliteStore {
             let copy = format!("INSERT INTO {archive} SELECT * FROM main.idem_records WHERE {EXPIRED}");
             run(session.connection(), copy, now, batch).await.map_err(into_idem_error)?;
         }
-        let forget = format!("DELETE FROM main.idem_steps WHERE {EXPIRED}");
+        let forget = format!("DELETE FROM main.idem_journal WHERE {EXPIRED}");
         run(session.connection(), forget, now, batch).await.map_err(into_idem_error)?;
         let delete = format!("DELETE FROM main.idem_records WHERE {EXPIRED}");
         let removed = run(session.connection(), delete, now, batch).await.map_err(into_idem_error)?;

@@ -128,7 +128,7 @@ fn counts(resumed: Resumed) -> (u64, u64) {
     (resumed.succeeded, resumed.failed)
 }
 
-const INPUTS: &str = "SELECT count(*) FROM idem_steps WHERE position = -1";
+const INPUTS: &str = "SELECT count(*) FROM idem_journal WHERE position = -1";
 
 both! {
     async fn r28_abandoned_runs_are_gone_on_with_without_their_callers(db) {
@@ -207,7 +207,7 @@ both! {
     async fn r22_an_input_that_cannot_be_read_is_not_run_and_stays(db) {
         let (store, office) = (db.store(4).await, Office::failing(1));
         assert!(mails::send(&store, &mail("k", "u1"), &office).await.is_err());
-        db.execute("UPDATE idem_steps SET body = claim WHERE position = -1").await;
+        db.execute("UPDATE idem_journal SET body = claim WHERE position = -1").await;
         assert_eq!(counts(mails::go_on(&store, &office).await), (0, 1));
         assert_eq!((office.tried(), db.number(INPUTS).await), (1, 1));
         assert_eq!(mails::send(&store, &mail("k", "u1"), &office).await.expect("its caller can"), "u1");
@@ -342,12 +342,12 @@ both! {
         }
         office.failures.store(0, Ordering::SeqCst);
         let body = |id: &str, text: &str| {
-            format!("UPDATE idem_steps SET body = CAST('{text}' AS {}) WHERE position = -1 AND scope = '{id}'", D::BYTES)
+            format!("UPDATE idem_journal SET body = CAST('{text}' AS {}) WHERE position = -1 AND scope = '{id}'", D::BYTES)
         };
         db.execute(&body("u-damaged", "{")).await;
         db.execute(&body("u-other", "[1, true]")).await;
         // Another release of the program has other steps.
-        db.execute("UPDATE idem_steps SET name = 'renamed' WHERE position = 0 AND scope = 'u-changed'").await;
+        db.execute("UPDATE idem_journal SET name = 'renamed' WHERE position = 0 AND scope = 'u-changed'").await;
         let log = Log::default();
         let logging = tracing::subscriber::set_default(tracing_subscriber::registry().with(log.clone()));
         let handle = async |Explosive(mail): Explosive| match mail.to.as_str() {
@@ -428,7 +428,7 @@ async fn r05a_sqlite_a_row_of_another_type_keeps_no_other_from_being_resumed() {
         assert!(sqlite_mails::send(&store, &mail(id, "u1"), &office).await.is_err());
     }
     db.execute(
-        "UPDATE idem_steps SET body = 42 WHERE position = -1 AND key_hash = (SELECT min(key_hash) FROM idem_records)",
+        "UPDATE idem_journal SET body = 42 WHERE position = -1 AND key_hash = (SELECT min(key_hash) FROM idem_records)",
     )
     .await;
     assert_eq!(counts(sqlite_mails::go_on(&store, &office).await), (1, 1));

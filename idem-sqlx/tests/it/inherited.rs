@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use idem_core::message::Action;
-use idem_core::store::{Attempt, Claimed, Context, Format, Intent, Lease, LeaseTerms, Outcome, Reply, Step, StepForm};
+use idem_core::store::{
+    Attempt, Claimed, Context, Entry, EntryKind, Format, Intent, Lease, LeaseTerms, Outcome, Reply,
+};
 use idem_core::{Fingerprint, Identity, Kind, Request, observe};
 use idem_sqlx::{PgStore, SqliteStore, Sweep};
 use sqlx::sqlite::{SqliteJournalMode, SqlitePoolOptions};
@@ -173,8 +175,8 @@ fn reply() -> Reply {
     Reply { format: Format::VALUE, status: None, headers: Vec::new().into(), body: b"1".as_slice().into() }
 }
 
-fn step(position: u32) -> Step {
-    Step { position, name: format!("step {position}"), form: StepForm::TRANSACTION, result: reply() }
+fn step(position: u32) -> Entry {
+    Entry::new(position, EntryKind::TRANSACTION, format!("step {position}")).with_reply(reply())
 }
 
 const WEEK: Duration = Duration::from_secs(7 * 24 * 60 * 60);
@@ -260,8 +262,8 @@ both! {
 
             D::soil(&store, *dirt).await;
             let claimed = <D as Database>::Lease::claim(&store, &request("k"), &lease, Intent::Run).await;
-            let Ok(Claimed::Run(Attempt { lease: held, number: 2, steps, .. })) = claimed else { panic!("{how}: {:?}", claimed.map(|_| ())) };
-            assert_eq!(steps.len(), 2, "{how}");
+            let Ok(Claimed::Run(Attempt { lease: held, number: 2, entries, .. })) = claimed else { panic!("{how}: {:?}", claimed.map(|_| ())) };
+            assert_eq!(entries.len(), 2, "{how}");
             D::soil(&store, *dirt).await;
             let before = db.number(D::NOW).await;
             held.complete(None, &Outcome::Reply(reply())).await.unwrap_or_else(|error| panic!("{how}: {error:?}"));

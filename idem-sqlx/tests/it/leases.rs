@@ -39,7 +39,7 @@ both! {
         assert!(again.replayed);
         assert_eq!(again.result.expect("paid"), paid());
         assert_eq!(script.steps(), ["reserve", "charge", "confirm"]);
-        assert_eq!((db.effects().await, db.records().await, db.number("SELECT count(*) FROM idem_steps").await), (2, 1, 0));
+        assert_eq!((db.effects().await, db.records().await, db.number("SELECT count(*) FROM idem_journal").await), (2, 1, 0));
     }
 
     async fn r25_duplicates_see_the_claim_while_it_runs(db) {

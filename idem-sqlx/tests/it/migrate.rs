@@ -53,7 +53,7 @@ both! {
     }
 
     async fn r33_without_its_tables_the_store_says_so(db) {
-        db.execute("DROP TABLE idem_steps").await;
+        db.execute("DROP TABLE idem_journal").await;
         db.execute("DROP TABLE idem_records").await;
         let (app, gauge) = db.app().await;
         Call::act("insert").send(&app).await.expect(500, "store_failed");
@@ -126,7 +126,7 @@ async fn r33_a_role_that_may_create_nothing_can_migrate_where_nothing_is_to_be_d
         assert_eq!(Call::act("insert").send(&app).await.status, 201);
     }
     // Where something is, it is refused, and nothing has changed.
-    db.execute("DELETE FROM idem_migrations WHERE name LIKE '%steps'").await;
+    db.execute("DELETE FROM idem_migrations WHERE name LIKE '%journal'").await;
     assert_eq!(store.migrate().await.expect_err("no right to create").kind(), Kind::StoreFailed);
     assert_eq!(db.number("SELECT count(*) FROM idem_migrations").await, 1);
     pool.close().await;

@@ -136,7 +136,7 @@ async fn r13a_the_first_connection_does_not_choose_the_schema_on_postgres() {
     assert_eq!((db.records().await, db.number("SELECT count(*) FROM tenant_a.idem_records").await), (4, 0));
 
     // Where the application sets it on each connection, and only that schema has the tables.
-    db.execute("DROP TABLE public.idem_steps, public.idem_records").await;
+    db.execute("DROP TABLE public.idem_journal, public.idem_records").await;
     let store = db.store(1).await;
     store.pool().execute("SET search_path TO tenant_a, public").await.expect("a setting");
     let (app, _) = db.app_over(store);

@@ -94,7 +94,7 @@ both! {
         let (store, script) = (db.store(4).await, Script::default());
         script.act("confirm", Act::Fail);
         assert!(steps::pay(&store, "u1", "k", "order", &script).await.is_err());
-        db.execute("UPDATE idem_steps SET body = tag WHERE position = 1").await;
+        db.execute("UPDATE idem_journal SET body = headers WHERE position = 1").await;
         let unreadable = steps::pay(&store, "u1", "k", "order", &script).await;
         assert_eq!(kind(&unreadable), Some(Kind::RecordUnreadable));
         assert_eq!((script.times("charge"), script.times("confirm")), (1, 1));
@@ -200,7 +200,7 @@ both! {
                 }
             }
         }
-        assert_eq!(db.number("SELECT count(*) FROM idem_steps").await, 0);
+        assert_eq!(db.number("SELECT count(*) FROM idem_journal").await, 0);
     }
 
     async fn r32_an_expired_run_begins_anew_without_its_steps(db) {
@@ -218,7 +218,7 @@ both! {
             script.act("charge", Act::Fail);
             assert!(steps::pay(&store, user, "k", "order", &script).await.is_err());
         }
-        let steps = "SELECT count(*) FROM idem_steps";
+        let steps = "SELECT count(*) FROM idem_journal";
         let before = db.number(steps).await;
         db.execute("UPDATE idem_records SET expires_at = created_at WHERE scope = 'expired'").await;
         assert_eq!(store.sweep(&idem_sqlx::Sweep::default()).await.expect("a sweep"), 1);

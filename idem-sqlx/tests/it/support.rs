@@ -95,7 +95,7 @@ pub trait Database: Sized {
 
     /// The database as it is before any migration.
     async fn drop_tables(&self) {
-        self.execute("DROP TABLE idem_steps; DROP TABLE idem_records; DROP TABLE idem_migrations").await;
+        self.execute("DROP TABLE idem_journal; DROP TABLE idem_records; DROP TABLE idem_migrations").await;
     }
 
     /// The application over such a store.
@@ -160,7 +160,7 @@ pub struct Sqlite {
 
 /// Tables in the way.
 fn shadows(create: &str) -> String {
-    let tables = ["idem_records", "idem_steps", "idem_migrations", "old_records"];
+    let tables = ["idem_records", "idem_journal", "idem_migrations", "old_records"];
     tables.map(|table| format!("CREATE {create}{table} (shadow integer);")).concat()
 }
 
@@ -304,8 +304,8 @@ impl Database for Postgres {
     async fn refuse_steps(&self, refuse: bool) {
         let refusing = "CREATE OR REPLACE FUNCTION refuse_step() RETURNS trigger LANGUAGE plpgsql AS
             $$ BEGIN RAISE EXCEPTION 'no step'; END $$;
-            CREATE TRIGGER refuse_step BEFORE INSERT ON idem_steps FOR EACH ROW EXECUTE FUNCTION refuse_step()";
-        self.execute(if refuse { refusing } else { "DROP TRIGGER refuse_step ON idem_steps" }).await;
+            CREATE TRIGGER refuse_step BEFORE INSERT ON idem_journal FOR EACH ROW EXECUTE FUNCTION refuse_step()";
+        self.execute(if refuse { refusing } else { "DROP TRIGGER refuse_step ON idem_journal" }).await;
     }
 
     async fn seconds_from_completion(&self) -> f64 {
@@ -458,7 +458,7 @@ impl Database for Sqlite {
 
     async fn refuse_steps(&self, refuse: bool) {
         let refusing =
-            "CREATE TRIGGER refuse_step BEFORE INSERT ON idem_steps BEGIN SELECT RAISE(ABORT, 'no step'); END";
+            "CREATE TRIGGER refuse_step BEFORE INSERT ON idem_journal BEGIN SELECT RAISE(ABORT, 'no step'); END";
         self.execute(if refuse { refusing } else { "DROP TRIGGER refuse_step" }).await;
     }
 

@@ -263,7 +263,7 @@ orders!(postgres_orders, PgStore, PgSteps, PgTx);
 #[rustfmt::skip]
 orders!(sqlite_orders, SqliteStore, SqliteSteps, SqliteTx);
 
-const STEPS: &str = "SELECT count(*) FROM idem_steps";
+const STEPS: &str = "SELECT count(*) FROM idem_journal";
 const COMPLETED: &str = "SELECT count(*) FROM idem_records WHERE completed_at IS NOT NULL";
 
 async fn undone<D: Database>(db: &D) -> i64 {
@@ -413,7 +413,7 @@ both! {
         let (store, script) = (db.store(4).await, Arc::new(Script::default()));
         script.act("ship", Act::Fail);
         assert_eq!(orders::order(&store, "k", true, &script).await, Err(Refused::Failed));
-        db.execute("UPDATE idem_steps SET body = claim WHERE name = 'charge'").await;
+        db.execute("UPDATE idem_journal SET body = claim WHERE name = 'charge'").await;
         // Its error is final, and the undo of the charge could not be registered.
         assert_eq!(orders::order_or_reject(&store, "k", &script).await, refused(Kind::RecordUnreadable));
         assert_eq!((script.times("undo reserve"), db.number(COMPLETED).await), (0, 0));
@@ -423,7 +423,7 @@ both! {
         let (store, script) = (db.store(4).await, Arc::new(Script::default()));
         script.act("undo charge", Act::Fail);
         assert_eq!(orders::order(&store, "k", true, &script).await, refused(Kind::UndoFailed));
-        db.execute("UPDATE idem_steps SET tag = claim WHERE form = 3").await;
+        db.execute("UPDATE idem_journal SET undoes = 'no list' WHERE kind = 3").await;
         assert_eq!(orders::order(&store, "k", true, &script).await, refused(Kind::RecordUnreadable));
         assert_eq!((script.attempts(), script.times("undo charge")), (vec![1], 1));
     }

@@ -20,34 +20,34 @@ const PLENTY: i64 = 1_000_000_000;
 const ROUNDING: i64 = 2_000;
 
 /// Each finished step, with the client's key and when it was finished: the steps themselves go with their run's end. A
-/// call is inserted when it is made (form 6), and becomes a finished step by an update.
+/// call is inserted when it is made (kind 6), and becomes a finished step by an update.
 #[cfg(feature = "postgres")]
 const STEP_LOG: &str = "
-CREATE TABLE step_log (number bigint GENERATED ALWAYS AS IDENTITY, key_hash text, form bigint, name text, at bigint);
+CREATE TABLE step_log (number bigint GENERATED ALWAYS AS IDENTITY, key_hash text, kind bigint, name text, at bigint);
 CREATE FUNCTION log_step() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    INSERT INTO step_log (key_hash, form, name, at)
-    VALUES (encode(NEW.key_hash, 'hex'), NEW.form, NEW.name, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint);
+    INSERT INTO step_log (key_hash, kind, name, at)
+    VALUES (encode(NEW.key_hash, 'hex'), NEW.kind, NEW.name, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint);
     RETURN NEW;
 END $$;
-CREATE TRIGGER log_step AFTER INSERT ON idem_steps FOR EACH ROW WHEN (NEW.form <> 6) EXECUTE FUNCTION log_step();
-CREATE TRIGGER log_call AFTER UPDATE ON idem_steps FOR EACH ROW WHEN (OLD.form = 6 AND NEW.form <> 6)
+CREATE TRIGGER log_step AFTER INSERT ON idem_journal FOR EACH ROW WHEN (NEW.kind <> 6) EXECUTE FUNCTION log_step();
+CREATE TRIGGER log_call AFTER UPDATE ON idem_journal FOR EACH ROW WHEN (OLD.kind = 6 AND NEW.kind <> 6)
     EXECUTE FUNCTION log_step();";
 #[cfg(not(feature = "postgres"))]
 const STEP_LOG: &str = "
-CREATE TABLE step_log (number integer PRIMARY KEY, key_hash text, form integer, name text, at integer);
-CREATE TRIGGER log_step AFTER INSERT ON idem_steps WHEN NEW.form <> 6 BEGIN
-    INSERT INTO step_log (key_hash, form, name, at) VALUES (
-        lower(hex(NEW.key_hash)), NEW.form, NEW.name, CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER)
+CREATE TABLE step_log (number integer PRIMARY KEY, key_hash text, kind integer, name text, at integer);
+CREATE TRIGGER log_step AFTER INSERT ON idem_journal WHEN NEW.kind <> 6 BEGIN
+    INSERT INTO step_log (key_hash, kind, name, at) VALUES (
+        lower(hex(NEW.key_hash)), NEW.kind, NEW.name, CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER)
     );
 END;
-CREATE TRIGGER log_call AFTER UPDATE ON idem_steps WHEN OLD.form = 6 AND NEW.form <> 6 BEGIN
-    INSERT INTO step_log (key_hash, form, name, at) VALUES (
-        lower(hex(NEW.key_hash)), NEW.form, NEW.name, CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER)
+CREATE TRIGGER log_call AFTER UPDATE ON idem_journal WHEN OLD.kind = 6 AND NEW.kind <> 6 BEGIN
+    INSERT INTO step_log (key_hash, kind, name, at) VALUES (
+        lower(hex(NEW.key_hash)), NEW.kind, NEW.name, CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER)
     );
 END;";
 
-/// As `idem_steps.form` has it.
+/// As `idem_journal.kind` has it.
 const TRANSACTION: i64 = 1;
 const CALL: i64 = 2;
 const REJECTION: i64 = 3;
@@ -130,7 +130,7 @@ impl Books {
 
             // Each step was finished once, and where it is one of the provider's, not entered behind that.
             let finished = log.remove(&hex_digest(&order.key())).unwrap_or_default();
-            let names: Vec<_> = finished.iter().map(|(form, name, _)| (*form, name.as_str())).collect();
+            let names: Vec<_> = finished.iter().map(|(kind, name, _)| (*kind, name.as_str())).collect();
             let mut expected = vec![(TRANSACTION, "reserve"), (CALL, "charge")];
             if !sold {
                 expected.push((REJECTION, ""));
@@ -140,10 +140,10 @@ impl Books {
             assert_eq!(names, expected, "{order:?}: {answer:?}");
             let calls = [(CALL, Some((charge.times, charge.last)))];
             let calls = calls.into_iter().chain([(UNDO, refunded.first().map(|refund| (refund.times, refund.last)))]);
-            for (form, asked) in calls {
+            for (kind, asked) in calls {
                 let Some((times, last)) = asked else { continue };
                 let at =
-                    finished.iter().find(|(of, name, _)| *of == form && name == "charge").expect("a finished step").2;
+                    finished.iter().find(|(of, name, _)| *of == kind && name == "charge").expect("a finished step").2;
                 assert!(last <= at + ROUNDING, "{order:?} was finished at {at}, and entered at {last}");
                 figures.asked_again += times - 1;
             }
@@ -166,13 +166,13 @@ impl Books {
     /// By the client's key, in the order in which they were finished.
     async fn step_log(&self) -> Log {
         let rows: Vec<(String, i64, String, i64)> =
-            sqlx::query_as("SELECT key_hash, form, name, at FROM step_log ORDER BY number")
+            sqlx::query_as("SELECT key_hash, kind, name, at FROM step_log ORDER BY number")
                 .fetch_all(&self.pool)
                 .await
                 .expect("a log");
         let mut log = Log::new();
-        for (key, form, name, at) in rows {
-            log.entry(key).or_default().push((form, name, at));
+        for (key, kind, name, at) in rows {
+            log.entry(key).or_default().push((kind, name, at));
         }
         log
     }
