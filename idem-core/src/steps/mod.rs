@@ -4,6 +4,7 @@ mod context;
 mod key;
 mod open;
 mod undo;
+mod undoing;
 
 use std::fmt;
 use std::future::Future;

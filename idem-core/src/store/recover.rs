@@ -30,7 +30,7 @@ pub struct Abandoned {
 }
 
 /// Where a run stands among those of its operation.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
     /// Its scope.
     pub scope: String,

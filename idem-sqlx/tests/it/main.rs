@@ -15,6 +15,7 @@ mod script;
 mod abandoned;
 mod cancel;
 mod commit;
+mod contract;
 mod disposition;
 mod expansion;
 mod hang_up;

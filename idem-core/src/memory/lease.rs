@@ -1,0 +1,111 @@
+//! The lease: the right to run one attempt of a leased run.
+
+use std::fmt;
+
+use super::rows::Leased;
+use super::store::MemoryStore;
+use super::tx::MemoryTx;
+use crate::entry::Entry;
+use crate::error::{Error, Kind};
+use crate::machine::Decision;
+use crate::policy::{Intent, LeaseTerms};
+use crate::record::{Claim, Outcome, Request};
+use crate::steps::Steps;
+use crate::store::{Attempt, Claimed, Lease, Transaction};
+
+/// The steps of a leased run in memory: what a handler gets as `steps: &mut MemorySteps<S>`.
+pub type MemorySteps<S = ()> = Steps<MemoryLease<S>>;
+
+/// The right to run one attempt in memory: see [`MemorySteps`].
+pub struct MemoryLease<S: Clone + Send + 'static = ()> {
+    store: MemoryStore<S>,
+    request: Request,
+    terms: LeaseTerms,
+    claim: Claim,
+}
+
+impl<S: Clone + Send + 'static> MemoryLease<S> {
+    fn held(&self, is_held: bool) -> Result<(), Error> {
+        if is_held { Ok(()) } else { Err(Error::new(Kind::LeaseLost)) }
+    }
+}
+
+impl<S: Clone + Send + 'static> Lease for MemoryLease<S> {
+    type Store = MemoryStore<S>;
+    type Tx = MemoryTx<S>;
+
+    /// A renewal does not wait for the state.
+    const EXCLUSIVE: bool = false;
+
+    async fn claim(
+        store: &MemoryStore<S>,
+        request: &Request,
+        terms: &LeaseTerms,
+        intent: Intent,
+    ) -> Result<Claimed<Attempt<Self>>, Error> {
+        let claim = Claim::random()?;
+        let now = store.now();
+        let leased = store.rows().lease(request, terms, intent, claim, now);
+        Ok(match leased {
+            Ok(Leased { attempt, fingerprint, entries }) => {
+                let lease = Self { store: store.clone(), request: request.clone(), terms: *terms, claim };
+                Claimed::Run(Attempt { lease, number: attempt, fingerprint, entries })
+            }
+            Err(Decision::Replay(reply)) => Claimed::Replay(reply),
+            Err(Decision::Refuse(kind)) => Claimed::Refuse(kind),
+            Err(Decision::Claim | Decision::Replace(_) | Decision::Resume { .. }) => Claimed::Refuse(Kind::KeyInFlight),
+        })
+    }
+
+    async fn renew(&self) -> Result<(), Error> {
+        let now = self.store.now();
+        let is_held = self.store.rows().renew(&self.request, &self.terms, self.claim, now);
+        self.held(is_held)
+    }
+
+    async fn begin(&self) -> Result<MemoryTx<S>, Error> {
+        let tx = <MemoryTx<S> as Transaction>::begin(&self.store).await?;
+        let is_held = self.store.rows().holds(&self.request.identity, self.claim);
+        self.held(is_held).map(|()| tx)
+    }
+
+    async fn record(&self, tx: Option<MemoryTx<S>>, entry: &Entry) -> Result<(), Error> {
+        let now = self.store.now();
+        let is_held = self.store.rows().record_entry(&self.request, &self.terms, self.claim, entry, now);
+        self.held(is_held)?;
+        tx.into_iter().for_each(MemoryTx::commit);
+        Ok(())
+    }
+
+    async fn complete(&self, tx: Option<MemoryTx<S>>, outcome: &Outcome) -> Result<(), Error> {
+        let now = self.store.now();
+        let is_held = self.store.rows().complete_leased(&self.request, self.claim, outcome, now);
+        self.held(is_held)?;
+        tx.into_iter().for_each(MemoryTx::commit);
+        Ok(())
+    }
+
+    async fn roll_back(&self, tx: MemoryTx<S>) -> Result<(), Error> {
+        drop(tx);
+        Ok(())
+    }
+
+    async fn release(&self) -> Result<(), Error> {
+        let (nobodys, now) = (Claim::random()?, self.store.now());
+        let is_held = self.store.rows().release(&self.request.identity, self.claim, nobodys, now);
+        self.held(is_held)
+    }
+}
+
+impl<S: Clone + Send + 'static> Clone for MemoryLease<S> {
+    fn clone(&self) -> Self {
+        let Self { store, request, terms, claim } = self;
+        Self { store: store.clone(), request: request.clone(), terms: *terms, claim: *claim }
+    }
+}
+
+impl<S: Clone + Send + 'static> fmt::Debug for MemoryLease<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryLease").finish_non_exhaustive()
+    }
+}

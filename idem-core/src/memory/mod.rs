@@ -1,0 +1,41 @@
+//! A store in memory: for examples, for unit tests of handlers, and to read as a whole what a store owes.
+//!
+//! ```
+//! use idem_core::memory::{MemoryStore, MemoryTx};
+//! use idem_core::{Error, idempotent};
+//!
+//! #[idempotent(scope = "stock", key = order)]
+//! async fn reserve(tx: &mut MemoryTx<u32>, order: &str) -> Result<u32, Error> {
+//!     **tx -= 1;
+//!     Ok(**tx)
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Error> {
+//! let store = MemoryStore::new(10);
+//! assert_eq!(reserve(&store, "order-17").await?, 9);
+//! assert_eq!(reserve(&store, "order-17").await?, 9, "a retry gets the first result");
+//! assert_eq!(store.state().await, 9, "and takes nothing more");
+//! # Ok(()) }
+//! ```
+//!
+//! # Rules
+//! - The state is the application's own: any `S: Clone + Send`. A transaction lends it to the handler, and puts it back as it
+//!   was unless it commits.
+//! - One transaction runs at a time, and the others wait for it. So each sees what the ones before it have committed.
+//! - Leases, steps, undos and expiry are those of the other stores, by a clock that [`advance`](MemoryStore::advance) moves.
+//!
+//! # Limitations
+//! - It dies with its process, and other processes do not see it: it protects nobody from a second charge.
+//! - A transaction copies the whole state when it begins.
+
+mod lease;
+mod rows;
+mod store;
+mod tx;
+
+pub use lease::{MemoryLease, MemorySteps};
+pub use store::MemoryStore;
+pub use tx::MemoryTx;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,256 @@
+//! The rows, and what each operation asks of them before it changes them.
+
+use std::collections::HashMap;
+
+use crate::entry::{Entry, EntryKind};
+use crate::error::Kind;
+use crate::fingerprint::Fingerprint;
+use crate::identity::Identity;
+use crate::machine::{Decision, decide, decide_leased};
+use crate::policy::{Intent, LeaseTerms};
+use crate::record::{Claim, Outcome, Record, Request, State, Timestamp};
+use crate::store::{Abandoned, Place};
+
+/// What is to be undone is not forgotten.
+const NEVER: Timestamp = Timestamp(i64::MAX);
+
+/// All that a store in memory keeps, under one lock: each of these functions is one commit.
+#[derive(Default)]
+pub(super) struct Rows {
+    records: HashMap<Identity, Row>,
+    /// The transactions that hold a claim. Their records come with their commit.
+    running: HashMap<Identity, Fingerprint>,
+}
+
+struct Row {
+    record: Record,
+    /// Each entry with the claim that wrote it.
+    journal: Vec<(Claim, Entry)>,
+    input: Option<crate::record::Input>,
+}
+
+/// What a leased run begins with.
+pub(super) struct Leased {
+    pub(super) attempt: u32,
+    pub(super) fingerprint: Fingerprint,
+    pub(super) entries: Vec<Entry>,
+}
+
+impl Rows {
+    /// Claims the identity for a transaction, until it is [left](Self::leave).
+    pub(super) fn enter(&mut self, request: &Request, now: Timestamp) -> Decision {
+        let order = decide(self.record(&request.identity), request, now);
+        match order {
+            Decision::Claim | Decision::Replace(_) => {}
+            // What was begun in steps is not one transaction's.
+            Decision::Resume { .. } => return Decision::Refuse(Kind::StepMismatch),
+            Decision::Replay(_) | Decision::Refuse(_) => return order,
+        }
+        if let Some(kind) = self.in_flight(request) {
+            return Decision::Refuse(kind);
+        }
+        self.running.insert(request.identity.clone(), request.fingerprint);
+        order
+    }
+
+    /// The transaction is over.
+    pub(super) fn leave(&mut self, identity: &Identity) {
+        self.running.remove(identity);
+    }
+
+    /// The transaction commits with this outcome.
+    pub(super) fn complete(&mut self, request: &Request, claim: Claim, outcome: &Outcome, now: Timestamp) {
+        let record = completed(request, Some(request.fingerprint), claim, outcome, now);
+        self.records.insert(request.identity.clone(), Row { record, journal: Vec::new(), input: None });
+    }
+
+    /// Claims the identity for a leased run, or takes it over.
+    pub(super) fn lease(
+        &mut self,
+        request: &Request,
+        terms: &LeaseTerms,
+        intent: Intent,
+        claim: Claim,
+        now: Timestamp,
+    ) -> Result<Leased, Decision> {
+        let order = decide_leased(self.record(&request.identity), request, terms, intent, now);
+        let (until, expires_at) = lives(request, terms, now);
+        match order {
+            Decision::Claim | Decision::Replace(_) => {
+                if let Some(kind) = self.in_flight(request) {
+                    return Err(Decision::Refuse(kind));
+                }
+                let state = State::Leased { until, attempt: 1, is_rejected: false };
+                let record = Record::new(Some(request.fingerprint), state, claim, expires_at);
+                let row = Row { record, journal: Vec::new(), input: request.input.clone() };
+                self.records.insert(request.identity.clone(), row);
+                Ok(Leased { attempt: 1, fingerprint: request.fingerprint, entries: Vec::new() })
+            }
+            Decision::Resume { attempt, is_rejected, fingerprint, .. } => {
+                let row = self.records.get_mut(&request.identity).expect("the record that was decided on");
+                row.record.state = State::Leased { until, attempt: attempt + 1, is_rejected };
+                row.record.claim = claim;
+                row.record.expires_at = row.record.expires_at.max(expires_at);
+                let entries = row.journal.iter().map(|(_, entry)| entry.clone()).collect();
+                Ok(Leased { attempt: attempt + 1, fingerprint, entries })
+            }
+            order @ (Decision::Replay(_) | Decision::Refuse(_)) => Err(order),
+        }
+    }
+
+    /// Whether the lease is held.
+    pub(super) fn holds(&self, identity: &Identity, claim: Claim) -> bool {
+        self.records.get(identity).is_some_and(|row| row.is_held(claim))
+    }
+
+    /// Lets the lease begin again. Says whether it is held.
+    pub(super) fn renew(&mut self, request: &Request, terms: &LeaseTerms, claim: Claim, now: Timestamp) -> bool {
+        let Some(row) = self.held(&request.identity, claim) else { return false };
+        let (lives_until, expires) = lives(request, terms, now);
+        if let State::Leased { until, .. } = &mut row.record.state {
+            *until = lives_until.max(*until);
+        }
+        row.record.expires_at = row.record.expires_at.max(expires);
+        true
+    }
+
+    /// Records an entry, once, and lets the lease begin again. Says whether that was done.
+    pub(super) fn record_entry(
+        &mut self,
+        request: &Request,
+        terms: &LeaseTerms,
+        claim: Claim,
+        entry: &Entry,
+        now: Timestamp,
+    ) -> bool {
+        let Some(row) = self.held(&request.identity, claim) else { return false };
+        let is_rejection = entry.kind == EntryKind::REJECTION;
+        match row.journal.iter_mut().find(|(_, there)| there.position == entry.position) {
+            None => row.journal.push((claim, entry.clone())),
+            Some((by, there)) => {
+                let is_started = there.kind == EntryKind::CALL_STARTED;
+                let is_same = *by == claim && there.name == entry.name && there.kind == entry.kind;
+                if !(is_same || is_started && (there.name == entry.name || is_rejection)) {
+                    return false;
+                }
+                (*by, *there) = (claim, entry.clone());
+            }
+        }
+        row.journal.sort_by_key(|(_, entry)| entry.position);
+        if is_rejection {
+            if let State::Leased { is_rejected, .. } = &mut row.record.state {
+                *is_rejected = true;
+            }
+            row.record.expires_at = NEVER;
+        }
+        self.renew(request, terms, claim, now)
+    }
+
+    /// Completes the record of a leased run, and removes its journal. Says whether that was done.
+    pub(super) fn complete_leased(
+        &mut self,
+        request: &Request,
+        claim: Claim,
+        outcome: &Outcome,
+        now: Timestamp,
+    ) -> bool {
+        let Some(row) = self.held(&request.identity, claim) else { return false };
+        let record = completed(request, row.record.fingerprint, claim, outcome, now);
+        *row = Row { record, journal: Vec::new(), input: None };
+        true
+    }
+
+    /// Ends the lease and keeps the journal. The claim becomes nobody's. Says whether it was held.
+    pub(super) fn release(&mut self, identity: &Identity, claim: Claim, nobodys: Claim, now: Timestamp) -> bool {
+        let Some(row) = self.held(identity, claim) else { return false };
+        if let State::Leased { until, .. } = &mut row.record.state {
+            *until = now;
+        }
+        row.record.claim = nobodys;
+        true
+    }
+
+    /// Lets a run that is not over begin as often as it may once more. Says whether there is one.
+    pub(super) fn reset_attempts(&mut self, identity: &Identity, now: Timestamp) -> bool {
+        match self.records.get_mut(identity).map(|row| &mut row.record.state) {
+            Some(State::Leased { until, attempt, .. }) if *until <= now => {
+                *attempt = 0;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// A page of the abandoned runs of an operation.
+    pub(super) fn abandoned(&self, operation: &str, after: Option<&Place>, now: Timestamp) -> Vec<Abandoned> {
+        let place = |identity: &Identity| Place {
+            scope: identity.scope.as_str().to_owned(),
+            key_hash: identity.key.hash().to_vec(),
+        };
+        let is_abandoned = |row: &Row| {
+            let is_over = matches!(row.record.state, State::Leased { until, .. } if until <= now);
+            is_over && row.record.expires_at > now
+        };
+        let mut page: Vec<_> = self
+            .records
+            .iter()
+            .filter(|(identity, row)| identity.operation.as_str() == operation && is_abandoned(row))
+            .filter_map(|(identity, row)| Some(Abandoned { place: place(identity), input: row.input.clone()? }))
+            .filter(|run| after.is_none_or(|after| run.place > *after))
+            .collect();
+        page.sort_by(|one, other| one.place.cmp(&other.place));
+        page.truncate(100);
+        page
+    }
+
+    /// Removes expired records, and says how many.
+    pub(super) fn sweep(&mut self, now: Timestamp) -> u64 {
+        let before = self.records.len();
+        self.records.retain(|_, row| row.record.expires_at > now);
+        (before - self.records.len()) as u64
+    }
+
+    fn record(&self, identity: &Identity) -> Option<&Record> {
+        self.records.get(identity).map(|row| &row.record)
+    }
+
+    fn held(&mut self, identity: &Identity, claim: Claim) -> Option<&mut Row> {
+        self.records.get_mut(identity).filter(|row| row.is_held(claim))
+    }
+
+    /// What a duplicate of a running transaction is refused with.
+    fn in_flight(&self, request: &Request) -> Option<Kind> {
+        let running = self.running.get(&request.identity)?;
+        Some(if *running == request.fingerprint { Kind::KeyInFlight } else { Kind::KeyReused })
+    }
+}
+
+impl Row {
+    fn is_held(&self, claim: Claim) -> bool {
+        self.record.claim == claim && matches!(self.record.state, State::Leased { .. })
+    }
+}
+
+fn completed(
+    request: &Request,
+    fingerprint: Option<Fingerprint>,
+    claim: Claim,
+    outcome: &Outcome,
+    now: Timestamp,
+) -> Record {
+    let state = match outcome {
+        Outcome::Reply(reply) => State::Completed(reply.clone()),
+        Outcome::Oversized => State::Oversized,
+    };
+    Record::new(fingerprint, state, claim, after(now, request.ttl))
+}
+
+/// When a lease that begins now ends, and when its record expires: the `ttl` after that.
+fn lives(request: &Request, terms: &LeaseTerms, now: Timestamp) -> (Timestamp, Timestamp) {
+    let until = after(now, terms.duration);
+    (until, after(until, request.ttl))
+}
+
+fn after(now: Timestamp, duration: std::time::Duration) -> Timestamp {
+    Timestamp(now.0.saturating_add(i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)))
+}

@@ -1,0 +1,148 @@
+//! The handle.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::de::DeserializeOwned;
+use tokio::sync::{Mutex, OwnedMutexGuard};
+
+use super::rows::Rows;
+use crate::error::Error;
+use crate::identity::Identity;
+use crate::record::Timestamp;
+use crate::resume::{self, Resumed};
+use crate::runs::Runs;
+use crate::store::{Abandoned, Place, Recover, Store};
+
+/// A store in memory, with the application's state. A cheap handle: clones share everything. See the
+/// [module](crate::memory).
+pub struct MemoryStore<S = ()>(Arc<Shared<S>>);
+
+struct Shared<S> {
+    rows: std::sync::Mutex<Rows>,
+    /// Whoever has it runs a transaction.
+    state: Arc<Mutex<S>>,
+    reply_limit: usize,
+    runs: Runs,
+    /// How far its clock is ahead of the system's, in microseconds.
+    ahead: AtomicI64,
+}
+
+impl<S: Clone + Send + 'static> MemoryStore<S> {
+    /// An empty store, and the state that its transactions work on. Replies of up to 1 MiB are stored.
+    #[must_use]
+    pub fn new(state: S) -> Self {
+        Self::with_reply_limit(state, 1024 * 1024)
+    }
+
+    /// The same with another limit, in bytes of a reply's headers and body.
+    #[must_use]
+    pub fn with_reply_limit(state: S, reply_limit: usize) -> Self {
+        Self(Arc::new(Shared {
+            rows: std::sync::Mutex::default(),
+            state: Arc::new(Mutex::new(state)),
+            reply_limit,
+            runs: Runs::default(),
+            ahead: AtomicI64::new(0),
+        }))
+    }
+
+    /// A copy of the state as it is committed. It waits for the transaction that is under way.
+    pub async fn state(&self) -> S {
+        self.0.state.lock().await.clone()
+    }
+
+    /// Moves the store's clock forward: leases end, and records expire.
+    pub fn advance(&self, time: Duration) {
+        self.0.ahead.fetch_add(i64::try_from(time.as_micros()).unwrap_or(i64::MAX), Ordering::Relaxed);
+    }
+
+    /// Waits until no run is going on.
+    pub async fn drain(&self) {
+        self.0.runs.drained().await;
+    }
+
+    /// Removes expired records, and says how many. They count for nothing whether they are swept or not.
+    #[must_use]
+    pub fn sweep(&self) -> u64 {
+        let now = self.now();
+        self.rows().sweep(now)
+    }
+
+    /// Lets a leased run begin again that was begun as often as its `attempts` allow. Says whether there was such a run, or
+    /// one that is not over.
+    #[must_use]
+    pub fn reset_attempts(&self, identity: &Identity) -> bool {
+        let now = self.now();
+        self.rows().reset_attempts(identity, now)
+    }
+
+    /// Resumes the abandoned runs of an operation: see [`resume_abandoned`](crate::resume_abandoned).
+    ///
+    /// # Errors
+    /// None: memory can always be asked.
+    pub async fn resume_abandoned<T, F, R, E>(
+        &self,
+        operation: &str,
+        handler: impl Fn(T) -> F,
+    ) -> Result<Resumed, Error>
+    where
+        T: DeserializeOwned,
+        F: Future<Output = Result<R, E>>,
+    {
+        resume::resume_abandoned(self, operation, handler).await
+    }
+
+    pub(super) fn rows(&self) -> MutexGuard<'_, Rows> {
+        // No function of the rows panics halfway.
+        self.0.rows.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) async fn lock(&self) -> OwnedMutexGuard<S> {
+        Arc::clone(&self.0.state).lock_owned().await
+    }
+
+    pub(super) fn now(&self) -> Timestamp {
+        let system = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let system = i64::try_from(system.as_micros()).unwrap_or(i64::MAX);
+        Timestamp(system.saturating_add(self.0.ahead.load(Ordering::Relaxed)))
+    }
+}
+
+impl<S: Clone + Send + 'static> Store for MemoryStore<S> {
+    fn reply_limit(&self) -> usize {
+        self.0.reply_limit
+    }
+
+    fn runs(&self) -> &Runs {
+        &self.0.runs
+    }
+}
+
+impl<S: Clone + Send + 'static> Recover for MemoryStore<S> {
+    async fn abandoned(&self, operation: &str, after: Option<Place>) -> Result<Vec<Abandoned>, Error> {
+        let now = self.now();
+        Ok(self.rows().abandoned(operation, after.as_ref(), now))
+    }
+}
+
+impl<S> Clone for MemoryStore<S> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<S: Clone + Default + Send + 'static> Default for MemoryStore<S> {
+    fn default() -> Self {
+        Self::new(S::default())
+    }
+}
+
+impl<S> fmt::Debug for MemoryStore<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryStore").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,107 @@
+//! The undoing of a run that is rejected.
+
+use std::future::Future;
+
+use tokio::time::Instant;
+
+use super::key::digest;
+use super::undo::{Failure, Undo};
+use super::{StepKey, Steps};
+use crate::catch::catch;
+use crate::claim::unless;
+use crate::entry::{Entry, EntryKind};
+use crate::error::{Error, Kind};
+use crate::machine::Journal;
+use crate::record::{Claim, Outcome};
+use crate::store::{Context, Lease};
+
+impl<L: Lease> Steps<L> {
+    /// Undoes what the finished steps have done, as far as it is not undone. The answer is the outcome that counts: an
+    /// earlier attempt may have recorded one.
+    pub(super) async fn undo_steps(&mut self, outcome: &Outcome) -> Result<Outcome, Error> {
+        let lost = self.lost();
+        unless(lost, self.undo_recorded(outcome)).await.unwrap_or_else(|| Err(Error::new(Kind::LeaseLost)))
+    }
+
+    async fn undo_recorded(&mut self, outcome: &Outcome) -> Result<Outcome, Error> {
+        self.check_lease()?;
+        self.may(Journal::may_reject)?;
+        if self.journal.rejected_with().is_none() {
+            let undoes = self.undo_order();
+            if undoes.is_empty() {
+                return Ok(outcome.clone());
+            }
+            self.record_in_tries(&self.journal.rejection(outcome, undoes.clone())).await?;
+            self.journal.rejected(outcome.clone(), undoes);
+        }
+        while let Some(undone) = self.journal.next_undo() {
+            self.undo_step(undone).await?;
+            self.journal.undone();
+        }
+        Ok(self.journal.rejected_with().unwrap_or(outcome).clone())
+    }
+
+    /// Without a record there is no retry that could go on: one that fails does not keep the others from being done.
+    pub(super) async fn undo_unrecorded(&mut self) -> Result<(), Error> {
+        // A mistake in the handler, which has no other place to be told.
+        let mut undone = self.may(|journal| journal.check());
+        for name in self.undo_order() {
+            undone = undone.and(self.undo_step(Entry::new(0, EntryKind::UNDO, name)).await);
+        }
+        undone
+    }
+
+    fn undo_order(&mut self) -> Vec<String> {
+        let with_undo: Vec<_> = self.undos().iter().map(|(step, _)| step.clone()).collect();
+        self.journal.undo_order(|step| with_undo.iter().any(|with| with == step))
+    }
+
+    /// Sees to it that a process that has lost the lease does not call. Says what the key is made of.
+    async fn before_undo_call(&mut self) -> Result<[u8; 32], Error> {
+        let Some(run) = &self.run else { return Ok(digest([Claim::random()?.as_bytes()])) };
+        let (asked, seed) = (Instant::now(), run.seed);
+        let renewed = run.lease.renew().await;
+        if renewed.is_ok() {
+            run.renewal.renewed(asked);
+        }
+        self.noted(renewed).map(|()| seed)
+    }
+
+    async fn undo_step(&mut self, undone: Entry) -> Result<(), Error> {
+        let name = undone.name.clone();
+        let failed = |failure: Failure| {
+            tracing::error!(target: "idem", step = name, error = %failure, "a step was not undone");
+            Error::new(Kind::UndoFailed).caused_by(failure)
+        };
+        let Some(at) = self.undos().iter().position(|(step, _)| *step == name) else {
+            return Err(failed("this attempt has not registered its undo".into()));
+        };
+        let (_, undo) = self.undos().swap_remove(at);
+        match undo {
+            Undo::Transaction(body) => {
+                let mut open = self.begin().await?;
+                match caught(async { body(open.tx()).await }).await {
+                    Ok(()) => self.record(open, undone).await.map_err(|error| match error.kind() {
+                        // The undo went on as if a statement of its own had not failed, or left a savepoint open.
+                        Kind::TransactionAborted | Kind::StoreFailed => failed(error.into()),
+                        _ => error,
+                    }),
+                    Err(failure) => {
+                        self.roll_back(open).await?;
+                        Err(failed(failure))
+                    }
+                }
+            }
+            Undo::Call(body) => {
+                let seed = self.before_undo_call().await?;
+                caught(async { body(StepKey::of_undo(&seed, &name)).await }).await.map_err(failed)?;
+                self.record_in_tries(&undone).await
+            }
+        }
+    }
+}
+
+/// A panic in an undo leaves it to the retry, as an error does.
+async fn caught(undo: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    catch(undo).await.unwrap_or_else(|panic| Err(panic.into()))
+}

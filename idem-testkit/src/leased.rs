@@ -1,0 +1,286 @@
+//! Runs in recorded steps.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use idem_core::store::{
+    Attempt, Claimed, Entry, EntryKind, Format, Input, Intent, Lease, LeaseTerms, Outcome, Recover, Reply,
+};
+use idem_core::{Fingerprint, Identity, Kind, Request};
+
+use crate::contracts;
+use crate::support::{
+    HOUR, MINUTE, TERMS, asking, call_started, lease, leased, outcome, refusal, replayed, reply, request, transaction,
+};
+
+contracts! { $ leased_contract in leased:
+    /// Everybody sees the lease at once, and another fingerprint is refused.
+    async fn r25_a_lease_is_in_flight_until_it_ends(subject) {
+        let attempt = leased(&subject, &request("k")).await;
+        assert_eq!((attempt.number, attempt.entries.len()), (1, 0));
+        let claim = async |request: Request| refusal(lease(&subject, &request, &TERMS, Intent::Run).await);
+        assert_eq!(claim(request("k")).await, Kind::KeyInFlight);
+        assert_eq!(claim(asking("k", "that")).await, Kind::KeyReused);
+        // A renewal counts from when it comes.
+        subject.pass(MINUTE / 2).await;
+        attempt.lease.renew().await.expect("held");
+        subject.pass(MINUTE * 3 / 4).await;
+        assert_eq!(claim(request("k")).await, Kind::KeyInFlight);
+        subject.pass(MINUTE / 2).await;
+        assert_eq!(claim(asking("k", "that")).await, Kind::KeyReused, "over, and yet another's");
+        assert_eq!(leased(&subject, &request("k")).await.number, 2);
+    }
+
+    /// Of many that claim, or take over, exactly one runs.
+    async fn r25_of_many_claims_exactly_one_gets_the_lease(subject) {
+        let subject = Arc::new(subject);
+        for number in 1..=3 {
+            let tasks = (0..16).map(|_| {
+                let subject = Arc::clone(&subject);
+                tokio::spawn(async move {
+                    match lease(&*subject, &request("k"), &TERMS, Intent::Run).await {
+                        Claimed::Run(attempt) => Some(attempt.number),
+                        Claimed::Refuse(Kind::KeyInFlight) => None,
+                        Claimed::Refuse(kind) => panic!("refused: {kind:?}"),
+                        Claimed::Replay(reply) => panic!("a replay: {reply:?}"),
+                    }
+                })
+            });
+            let numbers: Vec<_> = join_all(tasks).await.into_iter().filter_map(|ended| ended.expect("no panic")).collect();
+            assert_eq!(numbers, [number]);
+            subject.pass(2 * MINUTE).await;
+        }
+    }
+
+    /// A claim that was taken over changes nothing, whatever it tries.
+    async fn r26_a_stale_claim_changes_nothing(subject) {
+        let stale = leased(&subject, &request("k")).await;
+        stale.lease.record(None, &transaction(0, "kept")).await.expect("held");
+        let mut open = stale.lease.begin().await.expect("held");
+        S::write(&mut open).await;
+        stale.lease.roll_back(open).await.expect("rolled back");
+        subject.pass(2 * MINUTE).await;
+        let current = leased(&subject, &request("k")).await;
+        assert_eq!(current.entries, [transaction(0, "kept")]);
+
+        let lost = |ended: Result<(), idem_core::Error>| assert_eq!(ended.expect_err("lost").kind(), Kind::LeaseLost);
+        lost(stale.lease.renew().await);
+        lost(stale.lease.begin().await.map(|_| ()));
+        lost(stale.lease.record(None, &transaction(1, "stale")).await);
+        lost(stale.lease.complete(None, &outcome("stale")).await);
+        lost(stale.lease.release().await);
+
+        current.lease.renew().await.expect("held");
+        assert_eq!(subject.written().await, 0);
+        current.lease.release().await.expect("held");
+        let next = leased(&subject, &request("k")).await;
+        assert_eq!((next.number, next.entries), (3, vec![transaction(0, "kept")]));
+    }
+
+    /// A step's writes and its entry are one commit. So are the last writes and the outcome.
+    async fn r27_writes_and_entry_are_one_commit(subject) {
+        let attempt = leased(&subject, &request("k")).await;
+        let mut tx = attempt.lease.begin().await.expect("held");
+        S::write(&mut tx).await;
+        attempt.lease.record(Some(tx), &transaction(0, "reserve")).await.expect("kept");
+        assert_eq!(subject.written().await, 1);
+
+        let mut tx = attempt.lease.begin().await.expect("held");
+        S::write(&mut tx).await;
+        attempt.lease.roll_back(tx).await.expect("rolled back");
+        assert_eq!(subject.written().await, 1);
+
+        let mut tx = attempt.lease.begin().await.expect("held");
+        S::write(&mut tx).await;
+        attempt.lease.complete(Some(tx), &outcome("done")).await.expect("kept");
+        assert_eq!((subject.written().await, replayed(&subject, &request("k")).await), (2, reply("done")));
+    }
+
+    /// What is recorded comes back in its order, byte for byte.
+    async fn r28_the_journal_comes_back_as_it_was_recorded(subject) {
+        let http = Reply { format: Format::HTTP, status: Some(402), headers: Bytes::from_static(b"\0\xff"), body: Bytes::new() };
+        let undoes = vec!["Größe \"2\"".to_owned(), "reserve".to_owned()];
+        let entries = [
+            transaction(0, "reserve"),
+            Entry::new(1, EntryKind::CALL, "Größe \"2\"").with_reply(Reply { body: Bytes::from(vec![9; 50_000]), ..reply("") }),
+            Entry::new(2, EntryKind::REJECTION, "").with_reply(http).with_undoes(undoes),
+            Entry::new(3, EntryKind::UNDO, "Größe \"2\""),
+        ];
+        let attempt = leased(&subject, &request("k")).await;
+        for entry in &entries {
+            attempt.lease.record(None, entry).await.expect("kept");
+        }
+        attempt.lease.release().await.expect("held");
+        assert_eq!(leased(&subject, &request("k")).await.entries, entries);
+
+        // A rejection whose reply was over the limit has none.
+        let attempt = leased(&subject, &request("oversized")).await;
+        let rejection = Entry::new(0, EntryKind::REJECTION, "").with_undoes(vec!["a".to_owned()]);
+        attempt.lease.record(None, &rejection).await.expect("kept");
+        attempt.lease.release().await.expect("held");
+        assert_eq!(leased(&subject, &request("oversized")).await.entries, [rejection]);
+    }
+
+    /// An entry that comes again, since its commit did not answer, is kept once. Nothing else takes its place.
+    async fn r28_an_entry_is_kept_once(subject) {
+        let attempt = leased(&subject, &request("k")).await;
+        for _ in 0..3 {
+            attempt.lease.record(None, &transaction(0, "reserve")).await.expect("kept");
+        }
+        for other in [transaction(0, "another"), Entry::new(0, EntryKind::CALL, "reserve").with_reply(reply("result"))] {
+            attempt.lease.record(None, &other).await.expect_err("the place is taken");
+        }
+        attempt.lease.release().await.expect("held");
+        let next = leased(&subject, &request("k")).await;
+        assert_eq!(next.entries, [transaction(0, "reserve")]);
+        next.lease.record(None, &transaction(0, "reserve")).await.expect_err("it is an earlier attempt's");
+    }
+
+    /// In the place of a call that was started, its answer is kept, or a rejection, and nothing else.
+    async fn r28a_only_its_answer_takes_the_place_of_a_started_call(subject) {
+        let called = Entry::new(0, EntryKind::CALL, "charge").with_reply(reply("charged"));
+        let rejection = Entry::new(0, EntryKind::REJECTION, "").with_reply(reply("no")).with_undoes(vec!["a".to_owned()]);
+        for (key, after) in [("called", called.clone()), ("rejected", rejection)] {
+            let attempt = leased(&subject, &request(key)).await;
+            attempt.lease.record(None, &call_started(0, "charge")).await.expect("kept");
+            attempt.lease.release().await.expect("held");
+            // By the next attempt, which starts it again.
+            let next = leased(&subject, &request(key)).await;
+            assert_eq!(next.entries, [call_started(0, "charge")]);
+            let other = Entry::new(0, EntryKind::CALL, "refund").with_reply(reply("charged"));
+            next.lease.record(None, &other).await.expect_err("the place is another call's");
+            next.lease.record(None, &call_started(0, "charge")).await.expect("kept");
+            next.lease.record(None, &after).await.expect("kept");
+            next.lease.release().await.expect("held");
+            assert_eq!(leased(&subject, &request(key)).await.entries, [after]);
+        }
+    }
+
+    /// A rejected run is not forgotten until it is undone, and its attempts do not count.
+    async fn r28a_a_rejected_run_is_kept_until_it_is_completed(subject) {
+        let once = LeaseTerms::DEFAULT.lasting(MINUTE).attempts(1);
+        let attempt = leased(&subject, &request("k")).await;
+        let rejection = Entry::new(0, EntryKind::REJECTION, "").with_reply(reply("no")).with_undoes(vec!["a".to_owned()]);
+        attempt.lease.record(None, &rejection).await.expect("kept");
+        for number in 2..5 {
+            subject.pass(1000 * HOUR).await;
+            assert_eq!(subject.sweep().await, 0);
+            let Claimed::Run(next) = lease(&subject, &request("k"), &once, Intent::Run).await else { panic!("it is undone") };
+            assert_eq!((next.number, next.entries.len()), (number, 1));
+            next.lease.renew().await.expect("held");
+        }
+        subject.pass(MINUTE * 2).await;
+        let last = leased(&subject, &request("k")).await;
+        last.lease.complete(None, &outcome("no")).await.expect("kept");
+        assert_eq!(replayed(&subject, &request("k")).await, reply("no"));
+        subject.pass(2 * HOUR).await;
+        assert_eq!(subject.sweep().await, 1, "then it expires like any other");
+    }
+
+    /// A run begins as often as its terms allow.
+    async fn r25_a_run_begins_as_often_as_its_terms_allow(subject) {
+        for number in 1..=3 {
+            assert_eq!(leased(&subject, &request("k")).await.number, number);
+            subject.pass(2 * MINUTE).await;
+        }
+        assert_eq!(refusal(lease(&subject, &request("k"), &TERMS, Intent::Run).await), Kind::AttemptsExhausted);
+        assert_eq!(refusal(lease(&subject, &request("k"), &TERMS.attempts(2), Intent::Resume).await), Kind::AttemptsExhausted);
+    }
+
+    /// A process that only resumes begins nothing, and is not compared: what the first attempt was asked counts.
+    async fn r05a_a_process_that_resumes_begins_nothing_and_is_not_compared(subject) {
+        let resume = async |what: &str| lease(&subject, &asking("k", what), &TERMS, Intent::Resume).await;
+        assert_eq!(refusal(resume("this").await), Kind::NothingToResume);
+        let first = leased(&subject, &request("k")).await;
+        assert_eq!(refusal(resume("that").await), Kind::KeyInFlight);
+        first.lease.release().await.expect("held");
+        let Claimed::Run(resumed) = resume("that").await else { panic!("it was abandoned") };
+        assert_eq!(resumed.fingerprint, request("k").fingerprint);
+        resumed.lease.complete(None, &outcome("done")).await.expect("kept");
+        assert!(matches!(resume("that").await, Claimed::Replay(_)));
+        subject.pass(2 * HOUR).await;
+        assert_eq!(refusal(resume("this").await), Kind::NothingToResume);
+    }
+
+    /// A release frees the key at once and keeps the journal. The claim is nobody's then.
+    async fn r14_a_release_keeps_the_journal_and_ends_the_claim(subject) {
+        let first = leased(&subject, &request("k")).await;
+        first.lease.record(None, &transaction(0, "reserve")).await.expect("kept");
+        first.lease.release().await.expect("held");
+        assert_eq!(first.lease.renew().await.expect_err("over").kind(), Kind::LeaseLost);
+        let next = leased(&subject, &request("k")).await;
+        assert_eq!((next.number, next.entries), (2, vec![transaction(0, "reserve")]));
+    }
+
+    /// A completion is the end: it is replayed, and its journal is gone.
+    async fn r25_a_completed_run_is_replayed_and_begins_anew_when_it_has_expired(subject) {
+        for is_oversized in [false, true] {
+            let attempt = leased(&subject, &request("k")).await;
+            assert_eq!((attempt.number, attempt.entries.len()), (1, 0));
+            attempt.lease.record(None, &transaction(0, "reserve")).await.expect("kept");
+            let ending = if is_oversized { Outcome::Oversized } else { outcome("done") };
+            attempt.lease.complete(None, &ending).await.expect("kept");
+            assert_eq!(attempt.lease.complete(None, &ending).await.expect_err("over").kind(), Kind::LeaseLost);
+            match lease(&subject, &request("k"), &TERMS, Intent::Run).await {
+                Claimed::Replay(stored) => assert_eq!((stored, is_oversized), (reply("done"), false)),
+                Claimed::Refuse(kind) => assert_eq!((kind, is_oversized), (Kind::ReplyTooLarge, true)),
+                Claimed::Run(_) => panic!("it ran"),
+            }
+            subject.pass(2 * HOUR).await;
+        }
+    }
+
+    /// An abandoned run is kept for its `ttl` after the end of its last lease, and then begins anew without its journal.
+    async fn r32_an_expired_run_begins_anew_without_its_journal(subject) {
+        for is_swept in [false, true] {
+            let attempt = leased(&subject, &request("k")).await;
+            attempt.lease.record(None, &transaction(0, "reserve")).await.expect("kept");
+            subject.pass(HOUR + MINUTE / 2).await;
+            assert_eq!(subject.sweep().await, 0);
+            subject.pass(2 * MINUTE).await;
+            if is_swept {
+                assert_eq!(subject.sweep().await, 1);
+            }
+            let anew = leased(&subject, &asking("k", "that")).await;
+            assert_eq!((anew.number, anew.entries.len()), (1, 0));
+            subject.pass(2 * HOUR).await;
+        }
+    }
+
+    /// Abandoned runs are found, page by page, each with what it was begun with: no others.
+    async fn r32_abandoned_runs_are_found_in_their_order(subject) {
+        let of = |operation: &'static str, scope: &str, input: bool| {
+            let identity = Identity::new(scope, operation, "k").expect("an identity");
+            let request = Request::new(identity, Fingerprint::none(), HOUR).expect("a request");
+            if input { request.with_input(Input(Bytes::copy_from_slice(scope.as_bytes()))) } else { request }
+        };
+        let begin = async |request: Request| leased(&subject, &request).await;
+        // More than a page of them.
+        let mut expected: Vec<_> = (0..130).map(|number| format!("user {number}")).collect();
+        expected.sort();
+        for scope in &expected {
+            begin(of("found", scope, true)).await;
+        }
+        begin(of("found", "without an input", false)).await;
+        begin(of("another", "of another operation", true)).await;
+        let over: Attempt<S::Lease> = begin(of("found", "over", true)).await;
+        over.lease.complete(None, &outcome("done")).await.expect("kept");
+        assert_eq!(subject.store().abandoned("found", None).await.expect("an answer"), []);
+        subject.pass(2 * MINUTE).await;
+        begin(of("found", "running", true)).await;
+
+        let (mut found, mut after) = (Vec::new(), None);
+        loop {
+            let page = subject.store().abandoned("found", after).await.expect("an answer");
+            after = page.last().map(|last| last.place.clone());
+            found.extend(page.into_iter().map(|run| String::from_utf8(run.input.0.to_vec()).expect("a scope")));
+            if after.is_none() {
+                break;
+            }
+        }
+        assert_eq!(found, expected);
+        subject.pass(2 * HOUR).await;
+        assert_eq!(subject.store().abandoned("found", None).await.expect("an answer"), [], "expired");
+    }
+}

@@ -1,0 +1,112 @@
+//! What the contracts share.
+
+use std::future::Future;
+use std::time::Duration;
+
+use bytes::Bytes;
+use idem_core::store::{
+    Attempt, Claimed, Context, Entry, EntryKind, Format, Intent, Lease, LeaseTerms, Outcome, Reply,
+};
+use idem_core::{Fingerprint, Identity, Kind, Request};
+
+use crate::Subject;
+
+pub(crate) const HOUR: Duration = Duration::from_secs(60 * 60);
+pub(crate) const MINUTE: Duration = Duration::from_secs(60);
+
+/// A minute's lease, and three attempts.
+pub(crate) const TERMS: LeaseTerms = LeaseTerms::DEFAULT.lasting(MINUTE).attempts(3);
+
+/// A request by this key, whose record lives for an hour.
+pub(crate) fn request(key: &str) -> Request {
+    asking(key, "this")
+}
+
+pub(crate) fn asking(key: &str, what: &str) -> Request {
+    let identity = Identity::new("scope", "contract", key).expect("an identity");
+    Request::new(identity, Fingerprint::of_value(what).expect("a fingerprint"), HOUR).expect("a request")
+}
+
+pub(crate) fn reply(body: &'static str) -> Reply {
+    Reply {
+        format: Format::VALUE,
+        status: None,
+        headers: Bytes::from_static(b"tag"),
+        body: Bytes::from_static(body.as_bytes()),
+    }
+}
+
+pub(crate) fn outcome(body: &'static str) -> Outcome {
+    Outcome::Reply(reply(body))
+}
+
+/// A transaction that was claimed.
+pub(crate) async fn claimed<S: Subject>(subject: &S, request: &Request) -> S::Tx {
+    match S::Tx::claim(subject.store(), request).await.expect("an answer") {
+        Claimed::Run(tx) => tx,
+        Claimed::Replay(reply) => panic!("a replay: {reply:?}"),
+        Claimed::Refuse(kind) => panic!("refused: {kind:?}"),
+    }
+}
+
+/// The reply that a request gets.
+pub(crate) async fn replayed<S: Subject>(subject: &S, request: &Request) -> Reply {
+    match S::Tx::claim(subject.store(), request).await.expect("an answer") {
+        Claimed::Run(_) => panic!("it runs"),
+        Claimed::Replay(reply) => reply,
+        Claimed::Refuse(kind) => panic!("refused: {kind:?}"),
+    }
+}
+
+/// What a request is refused with.
+pub(crate) async fn refused<S: Subject>(subject: &S, request: &Request) -> Kind {
+    match S::Tx::claim(subject.store(), request).await.expect("an answer") {
+        Claimed::Run(_) => panic!("it runs"),
+        Claimed::Replay(reply) => panic!("a replay: {reply:?}"),
+        Claimed::Refuse(kind) => kind,
+    }
+}
+
+pub(crate) async fn lease<S: Subject>(
+    subject: &S,
+    request: &Request,
+    terms: &LeaseTerms,
+    intent: Intent,
+) -> Claimed<Attempt<S::Lease>> {
+    S::Lease::claim(subject.store(), request, terms, intent).await.expect("an answer")
+}
+
+/// An attempt that was claimed.
+pub(crate) async fn leased<S: Subject>(subject: &S, request: &Request) -> Attempt<S::Lease> {
+    match lease(subject, request, &TERMS, Intent::Run).await {
+        Claimed::Run(attempt) => attempt,
+        Claimed::Replay(reply) => panic!("a replay: {reply:?}"),
+        Claimed::Refuse(kind) => panic!("refused: {kind:?}"),
+    }
+}
+
+pub(crate) fn refusal<T>(claimed: Claimed<T>) -> Kind {
+    match claimed {
+        Claimed::Run(_) => panic!("it runs"),
+        Claimed::Replay(reply) => panic!("a replay: {reply:?}"),
+        Claimed::Refuse(kind) => kind,
+    }
+}
+
+pub(crate) fn transaction(position: u32, name: &str) -> Entry {
+    Entry::new(position, EntryKind::TRANSACTION, name).with_reply(reply("result"))
+}
+
+pub(crate) fn call_started(position: u32, name: &str) -> Entry {
+    Entry::new(position, EntryKind::CALL_STARTED, name)
+}
+
+/// Asks until it is so, for 30 seconds at the most.
+pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, is_so: impl Fn() -> F) {
+    let asked = async {
+        while !is_so().await {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), asked).await.unwrap_or_else(|_| panic!("not in 30 s: {what}"));
+}

@@ -1,0 +1,205 @@
+//! Runs in one transaction.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use idem_core::store::{Claimed, Context, Format, Outcome, Rejected, Reply, Store, Transaction};
+use idem_core::{Disposition, Fingerprint, Identity, Kind, Request, Start, begin};
+
+use crate::contracts;
+use crate::support::{HOUR, MINUTE, asking, claimed, eventually, leased, outcome, refused, replayed, reply, request};
+
+contracts! { $ transactional_contract in transactional:
+    /// Of any number of duplicates exactly one runs, and the others get its reply, or are told to wait.
+    async fn r10_of_many_duplicates_exactly_one_runs(subject) {
+        let subject = Arc::new(subject);
+        for round in 0..10 {
+            let request = request(&format!("key {round}"));
+            let tasks = (0..16).map(|_| {
+                let (subject, request) = (Arc::clone(&subject), request.clone());
+                tokio::spawn(async move {
+                    match S::Tx::claim(subject.store(), &request).await.expect("an answer") {
+                        Claimed::Run(mut tx) => {
+                            S::write(&mut tx).await;
+                            tx.complete(&outcome("done")).await.expect("kept");
+                        }
+                        Claimed::Replay(stored) => assert_eq!(stored, reply("done")),
+                        Claimed::Refuse(kind) => assert_eq!(kind, Kind::KeyInFlight),
+                    }
+                })
+            });
+            for ended in join_all(tasks).await {
+                ended.expect("no panic");
+            }
+            assert_eq!(subject.written().await, round + 1);
+            assert_eq!(replayed(&*subject, &request).await, reply("done"));
+        }
+    }
+
+    /// Scope, operation and key are compared one by one.
+    async fn r02_no_joining_of_strings_makes_two_identities_one(subject) {
+        let ttl = HOUR;
+        for (scope, operation, key) in [("a", "b", "c"), ("ab", "c", "c"), ("a", "bc", "c"), ("a", "b", "cc"), ("A", "b", "c")] {
+            let identity = Identity::new(scope, operation, key).expect("an identity");
+            let request = Request::new(identity, Fingerprint::none(), ttl).expect("a request");
+            let tx = claimed(&subject, &request).await;
+            tx.complete(&outcome("done")).await.expect("kept");
+        }
+    }
+
+    /// Another fingerprint is refused while the first runs, and afterwards. The record does not change.
+    async fn r07_another_fingerprint_is_refused(subject) {
+        let tx = claimed(&subject, &request("k")).await;
+        assert_eq!(refused(&subject, &asking("k", "that")).await, Kind::KeyReused);
+        assert_eq!(refused(&subject, &request("k")).await, Kind::KeyInFlight);
+        tx.complete(&outcome("done")).await.expect("kept");
+        assert_eq!(refused(&subject, &asking("k", "that")).await, Kind::KeyReused);
+        assert_eq!(replayed(&subject, &request("k")).await, reply("done"));
+    }
+
+    /// A completion keeps the writes and the reply, a rejection the reply alone, a release and a drop neither.
+    async fn r14_what_is_kept_is_what_the_ending_says(subject) {
+        let mut tx = claimed(&subject, &request("completed")).await;
+        S::write(&mut tx).await;
+        tx.complete(&outcome("done")).await.expect("kept");
+        assert_eq!(subject.written().await, 1);
+
+        let mut tx = claimed(&subject, &request("rejected")).await;
+        S::write(&mut tx).await;
+        assert!(matches!(tx.reject(&outcome("declined")).await.expect("kept"), Rejected::Stored));
+        assert_eq!((subject.written().await, replayed(&subject, &request("rejected")).await), (1, reply("declined")));
+
+        for is_dropped in [false, true] {
+            let mut tx = claimed(&subject, &request("neither")).await;
+            S::write(&mut tx).await;
+            if is_dropped {
+                drop(tx);
+            } else {
+                tx.release().await.expect("released");
+            }
+            eventually("the key is free", async || {
+                match S::Tx::claim(subject.store(), &request("neither")).await.expect("an answer") {
+                    Claimed::Run(tx) => tx.release().await.is_ok(),
+                    Claimed::Refuse(Kind::KeyInFlight) => false,
+                    other => panic!("{:?}", other_than_run(&other)),
+                }
+            })
+            .await;
+            assert_eq!(subject.written().await, 1);
+        }
+    }
+
+    /// A reply comes back byte for byte, whatever it is.
+    async fn r19_a_reply_comes_back_as_it_was(subject) {
+        let replies = [
+            Reply { format: Format::HTTP, status: Some(201), headers: Bytes::from_static(b"\0\x01\xff"), body: Bytes::new() },
+            Reply { format: Format::HTTP, status: Some(599), headers: Bytes::new(), body: Bytes::from_static(&[0, 255, 10, 13]) },
+            Reply { format: Format::VALUE, status: None, headers: Bytes::from_static(b"u8"), body: Bytes::from_static(b"null") },
+            Reply { format: Format::ERROR, status: None, headers: Bytes::new(), body: Bytes::from(vec![7; 100_000]) },
+        ];
+        for (number, reply) in replies.into_iter().enumerate() {
+            let request = request(&format!("key {number}"));
+            let tx = claimed(&subject, &request).await;
+            tx.complete(&Outcome::Reply(reply.clone())).await.expect("kept");
+            for _ in 0..2 {
+                assert_eq!(replayed(&subject, &request).await, reply);
+            }
+        }
+    }
+
+    /// A reply over the limit leaves a tombstone, and its request does not run again.
+    async fn r21_a_tombstone_is_no_reply_and_no_second_run(subject) {
+        let mut tx = claimed(&subject, &request("k")).await;
+        S::write(&mut tx).await;
+        tx.complete(&Outcome::Oversized).await.expect("kept");
+        assert_eq!(refused(&subject, &request("k")).await, Kind::ReplyTooLarge);
+        assert_eq!(subject.written().await, 1);
+    }
+
+    /// An expired record is absent, swept or not: for another fingerprint, too. One that has not expired counts.
+    async fn r32_an_expired_record_is_as_good_as_none(subject) {
+        for is_swept in [false, true] {
+            let tx = claimed(&subject, &request("k")).await;
+            tx.complete(&outcome("first")).await.expect("kept");
+            subject.pass(HOUR - MINUTE).await;
+            assert_eq!(replayed(&subject, &request("k")).await, reply("first"));
+            assert_eq!(subject.sweep().await, 0);
+            subject.pass(2 * MINUTE).await;
+            if is_swept {
+                assert_eq!(subject.sweep().await, 1);
+            }
+            let tx = claimed(&subject, &asking("k", "that")).await;
+            tx.complete(&outcome("second")).await.expect("kept");
+            assert_eq!(replayed(&subject, &asking("k", "that")).await, reply("second"));
+            subject.pass(2 * HOUR).await;
+        }
+    }
+
+    /// Of many callers on an expired key exactly one runs.
+    async fn r32_of_many_callers_on_an_expired_key_exactly_one_runs(subject) {
+        let subject = Arc::new(subject);
+        for round in 1..=5 {
+            let tx = claimed(&*subject, &request("k")).await;
+            tx.complete(&outcome("before")).await.expect("kept");
+            subject.pass(2 * HOUR).await;
+            let tasks = (0..16).map(|_| {
+                let subject = Arc::clone(&subject);
+                tokio::spawn(async move {
+                    if let Claimed::Run(mut tx) = S::Tx::claim(subject.store(), &request("k")).await.expect("an answer") {
+                        S::write(&mut tx).await;
+                        tx.complete(&outcome("after")).await.expect("kept");
+                    }
+                })
+            });
+            for ended in join_all(tasks).await {
+                ended.expect("no panic");
+            }
+            assert_eq!((subject.written().await, replayed(&*subject, &request("k")).await), (round, reply("after")));
+            subject.pass(2 * HOUR).await;
+        }
+    }
+
+    /// A transaction without a record keeps its writes, or does not.
+    async fn r09_a_transaction_without_a_record(subject) {
+        for (disposition, written) in [(Disposition::Commit, 1), (Disposition::Release, 1), (Disposition::Reject, 1), (Disposition::Commit, 2)] {
+            let mut tx = S::Tx::begin_unrecorded(subject.store()).await.expect("a transaction");
+            S::write(&mut tx).await;
+            tx.finish_unrecorded(disposition).await.expect("ended");
+            assert_eq!(subject.written().await, written, "{disposition:?}");
+        }
+        let mut tx = <S::Tx as Transaction>::begin(subject.store()).await.expect("a transaction");
+        S::write(&mut tx).await;
+        drop(tx);
+        let tx = <S::Tx as Transaction>::begin(subject.store()).await.expect("a transaction");
+        tx.end(Disposition::Commit).await.expect("ended");
+        assert_eq!(subject.written().await, 2, "a drop rolls back");
+    }
+
+    /// A transaction does not take over what was begun in steps.
+    async fn r28_a_transaction_takes_over_no_leased_run(subject) {
+        let attempt = leased(&subject, &request("k")).await;
+        assert_eq!(refused(&subject, &request("k")).await, Kind::KeyInFlight);
+        subject.pass(2 * MINUTE).await;
+        assert_eq!(refused(&subject, &request("k")).await, Kind::StepMismatch);
+        drop(attempt);
+    }
+
+    /// Runs are counted until they are over, for a shutdown that waits.
+    async fn runs_are_counted_until_they_are_over(subject) {
+        let Start::Run(run) = begin::<S::Tx>(subject.store(), &request("k")).await.expect("a claim") else { panic!("a new key") };
+        assert_eq!(subject.store().runs().count(), 1);
+        run.complete(&17).await.expect("kept");
+        subject.store().runs().drained().await;
+        let Start::Stored(stored) = begin::<S::Tx>(subject.store(), &request("k")).await.expect("a reply") else { panic!("it ran") };
+        assert!(matches!(stored, idem_core::Stored::Completed(value) if value.read::<i32>().expect("a number") == 17));
+    }
+}
+
+fn other_than_run<T>(claimed: &Claimed<T>) -> String {
+    match claimed {
+        Claimed::Run(_) => "a run".to_owned(),
+        Claimed::Replay(reply) => format!("{reply:?}"),
+        Claimed::Refuse(kind) => format!("{kind:?}"),
+    }
+}
