@@ -1,26 +1,12 @@
 //! Idempotent handlers: the claim on a client's key, everything the handler writes, and its reply are one commit.
 //!
-//! ```
-//! use axum::extract::FromRef;
+#![cfg_attr(all(feature = "axum", feature = "memory"), doc = "```")]
+#![cfg_attr(not(all(feature = "axum", feature = "memory")), doc = "```ignore")]
 //! use axum::http::StatusCode;
 //! use idem_core::idempotent;
-//! # use idem_core::store::{Claimed, Context, Outcome, Rejected, Runs, Store};
-//! # use idem_core::{Disposition, Error, Request};
-//! # #[derive(Clone)] struct PgStore(Runs);
-//! # impl Store for PgStore {
-//! #     fn reply_limit(&self) -> usize { 0 }
-//! #     fn runs(&self) -> &Runs { &self.0 }
-//! # }
-//! # struct PgTx;
-//! # impl Context for PgTx {
-//! #     type Store = PgStore;
-//! #     async fn claim(_: &PgStore, _: &Request) -> Result<Claimed<Self>, Error> { Ok(Claimed::Run(Self)) }
-//! #     async fn complete(self, _: &Outcome) -> Result<(), Error> { Ok(()) }
-//! #     async fn reject(self, _: &Outcome) -> Result<Rejected, Error> { Ok(Rejected::Stored) }
-//! #     async fn release(self) -> Result<(), Error> { Ok(()) }
-//! #     async fn begin_unrecorded(_: &PgStore) -> Result<Self, Error> { Ok(Self) }
-//! #     async fn finish_unrecorded(self, _: Disposition) -> Result<(), Error> { Ok(()) }
-//! # }
+//! use idem_core::memory::{MemoryStore, MemoryTx};
+//! # #[derive(Clone)]
+//! # struct Payment { user: u64, order: String }
 //! # struct CurrentUser(u64);
 //! # impl<S: Sync> axum::extract::FromRequestParts<S> for CurrentUser {
 //! #     type Rejection = StatusCode;
@@ -29,36 +15,42 @@
 //! # impl idem_core::ToScope for CurrentUser {
 //! #     fn to_scope(&self) -> Result<idem_core::Scope, idem_core::Error> { self.0.to_scope() }
 //! # }
-//! # async fn insert_payment(_: &mut PgTx, _: &CurrentUser, _: &str) {}
 //!
 //! #[idempotent(scope = user, ttl = "24h")]
-//! async fn create_payment(user: CurrentUser, tx: &mut PgTx, order: String) -> StatusCode {
-//!     insert_payment(tx, &user, &order).await;
+//! async fn create_payment(user: CurrentUser, tx: &mut MemoryTx<Vec<Payment>>, order: String) -> StatusCode {
+//!     tx.push(Payment { user: user.0, order });    // over Postgres: `tx: &mut PgTx`, and SQL
 //!     StatusCode::CREATED
 //! }
 //!
-//! # #[derive(Clone)]
-//! # struct App { store: PgStore }
-//! # impl FromRef<App> for PgStore { fn from_ref(app: &App) -> Self { app.store.clone() } }
-//! # let store = PgStore(Runs::default());
 //! let app = axum::Router::new()
 //!     .route("/payments", axum::routing::post(create_payment))
-//!     .with_state(App { store });
+//!     .with_state(MemoryStore::new(Vec::new()));
 //! # let _: axum::Router = app;
 //! ```
 //!
 //! A retry gets the first reply, with `Idempotent-Replayed: true`. A duplicate in flight gets 409 with `Retry-After`,
-//! the same key with another body 422. One caller never sees another's reply. A crash leaves all or nothing.
-//!
-//! Off the web, the same attribute with a `key = …` goes on any async function: a consumer, a webhook's worker, a job.
-//! [`message`] says what a consumer does with its result, [`observe`] whether it was replayed, and [`begin`] is the same
-//! without a macro.
-//!
-//! What cannot be one transaction, such as a charge at a provider, runs leased, in recorded [`Steps`].
+//! the same key with another body 422. One caller never sees another's reply. After a crash either nothing was committed
+//! and the retry runs, or everything was and it is replayed.
 //!
 //! The stores and their contexts (`PgStore` and `PgTx`, `SqliteStore` and `SqliteTx`) are in `idem-sqlx`; this crate
-//! knows no database. [`idempotent`] lists the attribute's arguments, [`http`] what an Axum handler's caller sees,
-//! [`store`] what another store would owe, [`compiler`] what the compiler says to each mistake.
+//! knows no database.
+//!
+//! # Where to read on
+//! | you want to | read |
+//! |---|---|
+//! | know every argument of the attribute | [`idempotent`] |
+//! | know what the caller of an Axum handler sees | [`http`] |
+//! | call a provider, and survive a crash | [`docs::leased`], [`Steps`] |
+//! | consume messages, run jobs, take webhooks | [`docs::consumers`], [`message`] |
+//! | do it without a macro, or tell a replay | [`begin()`], [`observe()`] |
+//! | look a code up | [`docs::errors`], [`Kind`] |
+//! | run it in production | [`docs::production`] |
+//! | deploy a new release of a handler | [`docs::releases`] |
+//! | test a handler | [`docs::testing`] |
+//! | understand a compile error | [`docs::compiler`] |
+//! | know exactly what is promised | [`docs::rules`] |
+//! | know what it costs | [`docs::performance`] |
+//! | write a store of your own | [`store`] |
 //!
 //! # Rules
 //! - The `&mut` parameter is the context, and its type decides how the handler runs. There is exactly one.
@@ -66,18 +58,60 @@
 //! - What becomes of the writes and the reply is the handler's [`Disposition`].
 //!
 //! # Limitations
-//! - What a handler does outside of its transaction (a call to another service, a mail) is not undone by a crash and
-//!   is done again by the retry.
+//! - What a handler does outside of its transaction (a call to another service, a mail) is not undone by a crash. The
+//!   retry does it again.
 //! - A key counts until its record expires. After that the same request runs again.
-//! - A handler that ends the transaction itself (raw `COMMIT` or `ROLLBACK`) is found out when it returns, its caller
-//!   gets `transaction_ended`, and its key does not run again until it expires; what it had committed stays. Between a
-//!   raw `ROLLBACK` and the handler's end the key is free: a duplicate that comes just then runs, and so does a retry
-//!   where the process dies there, or where the handler begins another transaction and fails in it.
+//! - A handler that ends the transaction itself (raw `COMMIT` or `ROLLBACK`) is detected when it returns. Its caller gets
+//!   `transaction_ended`, and its key does not run again until it expires; what it had committed stays. Between a raw
+//!   `ROLLBACK` and the end of the handler the key is free: a duplicate that comes just then runs. So does a retry where
+//!   the process dies there, or where the handler begins another transaction and fails in it.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod bounds;
-#[doc = include_str!("../docs/compiler.md")]
-pub mod compiler {}
+
+pub mod docs {
+    //! The pages for users. They are also in the repository, in `idem-core/docs`.
+    //!
+    //! | page | what it is about |
+    //! |---|---|
+    //! | [`rules`] | the contract: every rule by its number |
+    //! | [`leased`] | steps, foreign calls, undo, and what survives a crash |
+    //! | [`consumers`] | Kafka, SQS, webhooks, jobs |
+    //! | [`errors`] | every code, and what to do |
+    //! | [`production`] | rights, deploys, growth, backups, poolers, logs, shutdown |
+    //! | [`releases`] | what a new release of a handler may change |
+    //! | [`testing`] | testing a handler without a database |
+    //! | [`performance`] | what it costs, measured |
+    //! | [`compiler`] | every compile error, and what to write instead |
+
+    #[doc = include_str!("../docs/rules.md")]
+    pub mod rules {}
+
+    // Pages that name a store are tested where the stores are: in `idem-sqlx`.
+    #[cfg_attr(not(doctest), doc = include_str!("../docs/leased.md"))]
+    pub mod leased {}
+    #[cfg_attr(not(doctest), doc = include_str!("../docs/consumers.md"))]
+    pub mod consumers {}
+
+    #[doc = include_str!("../docs/errors.md")]
+    pub mod errors {}
+
+    #[cfg_attr(not(doctest), doc = include_str!("../docs/production.md"))]
+    pub mod production {}
+    #[cfg_attr(not(doctest), doc = include_str!("../docs/releases.md"))]
+    pub mod releases {}
+
+    #[cfg_attr(any(not(doctest), all(feature = "axum", feature = "memory")), doc = include_str!("../docs/testing.md"))]
+    pub mod testing {}
+
+    #[doc = include_str!("../docs/performance.md")]
+    pub mod performance {}
+
+    #[doc = include_str!("../docs/compiler.md")]
+    pub mod compiler {}
+}
+#[doc(no_inline)]
+pub use docs::compiler;
 
 mod asked;
 mod begin;

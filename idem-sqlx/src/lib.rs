@@ -75,7 +75,21 @@ pub use postgres::{Isolation, PgLease, PgSteps, PgStore, PgStoreBuilder, PgTx};
 pub use sqlite::{SqliteLease, SqliteSteps, SqliteStore, SqliteStoreBuilder, SqliteTx};
 pub use sweeper::{Sweep, Sweeper};
 
-/// The README's code compiles.
+/// The code of the README compiles, and that of the pages of `idem-core` that name a store.
 #[cfg(all(doctest, feature = "postgres"))]
-#[doc = include_str!("../../README.md")]
-pub struct Readme;
+pub mod pages {
+    #[doc = include_str!("../../README.md")]
+    pub struct Readme;
+
+    #[doc = include_str!("../../idem-core/docs/consumers.md")]
+    pub struct Consumers;
+
+    #[doc = include_str!("../../idem-core/docs/leased.md")]
+    pub struct Leased;
+
+    #[doc = include_str!("../../idem-core/docs/production.md")]
+    pub struct Production;
+
+    #[doc = include_str!("../../idem-core/docs/releases.md")]
+    pub struct Releases;
+}

@@ -38,8 +38,8 @@ pub(crate) struct Order {
 ///
 /// **It needs the retry.** A client that gives up after `payment_pending` leaves lamps reserved, and perhaps a charge, and
 /// nothing here goes on with them. Where that may be, do the work in a plain function with `record_input`, which the handler
-/// calls and `store.resume_abandoned` in a loop; or look for what is left in `idem_records`. The README has the words and the
-/// query, in "Calling the outside world".
+/// calls and `store.resume_abandoned` in a loop; or look for what is left in `idem_records`. `idem_core::docs::leased` has the
+/// words and the query.
 ///
 /// `operation` is in the records, and the keys of the calls derive from it: rename or move the function freely. Without it,
 /// a retry that comes after that would charge under another key.

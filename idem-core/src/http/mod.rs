@@ -45,9 +45,11 @@
 //! | `key_reused` | 422 | a new request needs a new key |
 //! | `reply_too_large` | 410 | it ran; its reply was not kept |
 //! | `retry_later`, `store_unavailable` | 503 | it was not completed: retry it after `Retry-After` |
-//! | `lease_lost` | 409 | another attempt goes on with it: retry it later |
+//! | `lease_lost`, `run_rejected` | 409 | another attempt resumes it, or undoes it: retry it later |
+//! | `nothing_to_resume` | 409 | there is no such run |
 //! | `undo_failed` | 503 | rejected, and not all undone: the retry goes on with that |
-//! | `transaction_aborted`, `reply_failed`, `handler_panicked`, `store_failed` | 500 | it was not completed: a retry runs |
+//! | `transaction_aborted`, `reply_failed`, `handler_panicked` | 500 | it was not completed: a retry runs |
+//! | `store_failed` | 500 | it was not completed: a retry runs once the cause is mended |
 //! | `record_unreadable` | 500 | it ran; its record cannot be read. It does not run again |
 //! | `transaction_ended`, `outcome_unknown` | 500 | it may have taken effect: look before you send it again |
 //! | `step_mismatch` | 500 | the steps are not those of the earlier attempt, or are put together wrongly; what was done stays |

@@ -17,7 +17,7 @@ use crate::record::{Outcome, Reply};
 /// assert_eq!(journal.enter("charge", StepKind::Call), Ok(Next::Run));
 /// let started = journal.call_started();  // recorded before the call is made
 /// journal.started();
-/// assert!(journal.may_complete().is_err(), "it may have happened, and its answer is not recorded");
+/// assert!(journal.clone().may_complete().is_err(), "it may have happened, and its answer is not recorded");
 /// # let reply = idem_core::store::Reply { format: idem_core::store::Format::VALUE, status: None, headers: Default::default(), body: Default::default() };
 /// let finished = journal.finished(StepKind::Call, reply);  // recorded with the answer, in the same place
 /// assert_eq!(started.position, finished.position);

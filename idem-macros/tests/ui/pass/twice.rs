@@ -7,7 +7,7 @@ use axum::body::{Body, to_bytes};
 use axum::http::Request;
 use tower::ServiceExt;
 
-use crate::support::PgStore;
+use crate::support::{PgStore, Writes};
 
 /// A body for those that read one.
 pub const ORDER: &str = r#"{"customer_id": "c1", "amount": 5}"#;
