@@ -3,6 +3,8 @@
 //! The server's programs are stand-ins, so these tests take no time and run where there is no PostgreSQL;
 //! the real ones are what every `cargo xtask test` runs on.
 
+mod package;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::PermissionsExt;
