@@ -1,9 +1,9 @@
 //! `cargo bench -p expansion`: what the attribute costs whoever compiles. `-- 21` says how many rounds.
 //!
-//! The same handlers three times, each a crate of its own: without idempotency, by hand against `store.begin`, and with the
-//! attribute. What they have in common is in `shared.rs`, the handlers beside it; a test of `idem-sqlx` compiles them. Each
-//! round checks all three, in an order that turns, so that whatever drifts on the machine hits all alike; differences are
-//! taken inside a round.
+//! The same handlers three times, each a crate of its own: without idempotency, by hand against `store.begin`, and with
+//! the attribute. What they have in common is in `shared.rs`, the handlers beside it; a test of `idem-sqlx` compiles
+//! them. Each round checks all three, in an order that turns, so that whatever drifts on the machine hits all alike;
+//! differences are taken inside a round.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};

