@@ -60,7 +60,9 @@ rm -rf "$copy" && mkdir -p "$copy" &&
 "#;
 
 pub(crate) fn minimal() -> Result<ExitCode, Failure> {
-    step("the oldest dependencies that are allowed", Command::new("sh").args(["-c", MINIMAL]))
+    let mut shell = Command::new("sh");
+    shell.args(["-c", MINIMAL]).current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+    step("the oldest dependencies that are allowed", &mut shell)
 }
 
 pub(crate) fn step(heading: &str, command: &mut Command) -> Result<ExitCode, Failure> {
