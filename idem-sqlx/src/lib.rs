@@ -39,6 +39,8 @@
 //! Features: `postgres` (default) and `sqlite`. The two have the same API, so that a program moves from one to the
 //! other by names.
 //!
+//! Tested on PostgreSQL 15 and 18, and on the SQLite that sqlx bundles.
+//!
 //! # Tables
 //! [`PgStore::migrate`] creates `idem_records`, `idem_journal` and, for the names of what was run, `idem_migrations`. The SQL is
 //! in `migrations/` of this crate, to be copied among an application's own migrations by those who prefer that.

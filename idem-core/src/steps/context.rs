@@ -98,7 +98,8 @@ impl<L: Lease> Context for Steps<L> {
             // What cannot be undone in order is noted, and then nothing is stored.
             _ = self.roll_back(open).await;
         }
-        let outcome = match self.undo_steps(outcome).await {
+        // In a box: few runs are rejected, and every run's future would have room for it.
+        let outcome = match Box::pin(self.undo_steps(outcome)).await {
             Ok(outcome) => outcome,
             Err(error) => {
                 self.let_go().await;

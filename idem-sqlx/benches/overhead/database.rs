@@ -130,7 +130,7 @@ async fn on_server(server: &PgConnectOptions, sql: String) {
     connection.close().await.expect("a clean close");
 }
 
-const TABLES: &str = "payments, idempotency_keys, idempotency_leases, idem_records, idem_steps";
+const TABLES: &str = "payments, idempotency_keys, idempotency_leases, idem_records, idem_journal";
 
 /// Autovacuum would visit one slice and not another.
 const POSTGRES_TABLES: &str = "
@@ -176,7 +176,7 @@ ALTER TABLE payments SET (autovacuum_enabled = off);
 ALTER TABLE idempotency_keys SET (autovacuum_enabled = off);
 ALTER TABLE idempotency_leases SET (autovacuum_enabled = off);
 ALTER TABLE idem_records SET (autovacuum_enabled = off);
-ALTER TABLE idem_steps SET (autovacuum_enabled = off)";
+ALTER TABLE idem_journal SET (autovacuum_enabled = off)";
 
 const POSTGRES_FINISHED: &str = "
 INSERT INTO idem_records
@@ -193,8 +193,8 @@ FROM idem_records;
 INSERT INTO idempotency_leases
 SELECT scope, operation, key_hash, fingerprint, claim, NULL, status, headers, body, created_at, completed_at, expires_at
 FROM idem_records;
-INSERT INTO idem_steps
-    (scope, operation, key_hash, claim, position, name, form, format, tag, body, attempt, created_at)
+INSERT INTO idem_journal
+    (scope, operation, key_hash, claim, position, name, kind, format, headers, body, attempt, created_at)
 SELECT scope, operation, key_hash, claim, 0, 'insert', 1, format, '', body, attempt, created_at
 FROM idem_records;
 INSERT INTO payments (owner, customer_id, amount, currency)
@@ -254,7 +254,7 @@ impl Database for Sqlite {
 
     async fn reset(&self) {
         let empty = "DELETE FROM payments; DELETE FROM idempotency_keys; DELETE FROM idempotency_leases;
-            DELETE FROM idem_records; DELETE FROM idem_steps";
+            DELETE FROM idem_records; DELETE FROM idem_journal";
         sqlx::raw_sql(empty).execute(&self.pool).await.expect("empty");
         send(&self.app, "/attribute", "template", "template", false).await;
         let mut tx = self.pool.begin().await.expect("a transaction");
@@ -331,8 +331,8 @@ FROM idem_records;
 INSERT INTO idempotency_leases
 SELECT scope, operation, key_hash, fingerprint, claim, NULL, status, headers, body, created_at, completed_at, expires_at
 FROM idem_records;
-INSERT INTO idem_steps
-    (scope, operation, key_hash, claim, position, name, form, format, tag, body, attempt, created_at)
+INSERT INTO idem_journal
+    (scope, operation, key_hash, claim, position, name, kind, format, headers, body, attempt, created_at)
 SELECT scope, operation, key_hash, claim, 0, 'insert', 1, format, '', body, attempt, created_at
 FROM idem_records;
 INSERT INTO payments (owner, customer_id, amount, currency)

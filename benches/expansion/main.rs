@@ -1,9 +1,9 @@
-//! `cargo xtask expansion`: what the attribute costs whoever compiles.
+//! `cargo bench -p expansion`: what the attribute costs whoever compiles. `-- 21` says how many rounds.
 //!
-//! The same handlers three times, each a crate of its own: without idempotency, by hand against `store.begin`, and with the
-//! attribute. What they have in common is in `xtask/expansion/shared.rs`, the handlers beside it; a test of `idem-sqlx` compiles
-//! them. Each round checks all three,
-//! in an order that turns, so that whatever drifts on the machine hits all alike; differences are taken inside a round.
+//! The same handlers three times, each a crate of its own: without idempotency, by hand against `store.begin`, and with
+//! the attribute. What they have in common is in `shared.rs`, the handlers beside it; a test of `idem-sqlx` compiles
+//! them. Each round checks all three, in an order that turns, so that whatever drifts on the machine hits all alike;
+//! differences are taken inside a round.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -11,12 +11,13 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
-use crate::Failure;
+/// Why nothing was measured.
+type Failure = String;
 
 const VARIANTS: [(&str, &str); 3] = [
-    ("bare", include_str!("../expansion/bare.rs")),
-    ("by_hand", include_str!("../expansion/by_hand.rs")),
-    ("attribute", include_str!("../expansion/attribute.rs")),
+    ("bare", include_str!("bare.rs")),
+    ("by_hand", include_str!("by_hand.rs")),
+    ("attribute", include_str!("attribute.rs")),
 ];
 const HANDLERS: usize = 100;
 const ROUNDS: usize = 9;
@@ -31,8 +32,16 @@ struct Check {
     megabytes: f64,
 }
 
-pub(crate) fn measure(rounds: Option<&str>) -> Result<ExitCode, Failure> {
-    let rounds = match rounds {
+fn main() -> ExitCode {
+    wrapped().unwrap_or_else(measure).unwrap_or_else(|failure| {
+        eprintln!("expansion: {failure}");
+        ExitCode::FAILURE
+    })
+}
+
+fn measure() -> Result<ExitCode, Failure> {
+    // Cargo adds `--bench`.
+    let rounds = match env::args().skip(1).find(|arg| arg != "--bench") {
         None => ROUNDS,
         Some(rounds) => rounds.parse().map_err(|_| format!("`{rounds}` is no number of rounds"))?,
     };
@@ -55,7 +64,7 @@ pub(crate) fn measure(rounds: Option<&str>) -> Result<ExitCode, Failure> {
 
 /// A workspace of its own in Cargo's folder, with our versions of everything.
 fn write_programs() -> std::io::Result<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("a workspace");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("a workspace");
     let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
     let folder = target.join("expansion");
     fs::create_dir_all(&folder)?;
@@ -89,7 +98,7 @@ fn write_programs() -> std::io::Result<PathBuf> {
 }
 
 fn program(variant: &str, handler: &str) -> String {
-    let shared = include_str!("../expansion/shared.rs").replace("HANDLERS", &HANDLERS.to_string());
+    let shared = include_str!("shared.rs").replace("HANDLERS", &HANDLERS.to_string());
     let state = if variant == "bare" { "sqlx::PgPool" } else { "PgStore" };
     let mut routes = String::new();
     let mut program = format!("{shared}\n");
@@ -136,7 +145,7 @@ fn check(folder: &Path, variant: &str) -> Result<Check, Failure> {
 }
 
 /// Cargo calls us in the compiler's place: runs it, and watches its memory. `None` where we were not called so.
-pub(crate) fn wrapped() -> Option<Result<ExitCode, Failure>> {
+fn wrapped() -> Option<Result<ExitCode, Failure>> {
     let report = env::var_os(REPORT)?;
     let mut args = env::args_os().skip(1);
     let mut command = Command::new(args.next()?);

@@ -1,4 +1,4 @@
-// A program of `cargo xtask expansion`: payments at HANDLERS routes. Around it is the same code in every variant.
+// A program of `cargo bench -p expansion`: payments at HANDLERS routes. Around it is the same code in every variant.
 // `idem-sqlx/tests/it/expansion.rs` sees to it that all variants compile.
 
 use std::time::Duration;

@@ -1,0 +1,76 @@
+//! `cargo xtask ci`: everything but the tests. This is the file to edit when a check is added.
+
+use std::process::{Command, ExitCode, Stdio};
+
+use crate::{Failure, cargo, keeper};
+
+/// A heading, and the words after `cargo`; none of them has a space in it.
+const CHECKS: &[(&str, &str)] = &[
+    ("formatting", "fmt --all -- --check"),
+    ("lints", "clippy --workspace --all-targets --all-features -- -D warnings"),
+    ("docs", "doc --workspace --no-deps --all-features"),
+    // Each feature alone, by Clippy because `cargo check` cannot deny the warnings of our crates only.
+    ("idem-core, no feature", "clippy -p idem-core --no-default-features -- -D warnings"),
+    ("idem-core, axum", "clippy -p idem-core --no-default-features --features axum -- -D warnings"),
+    ("idem-core, uuid", "clippy -p idem-core --no-default-features --features uuid -- -D warnings"),
+    ("idem-sqlx, postgres", "clippy -p idem-sqlx --no-default-features --features postgres -- -D warnings"),
+    ("idem-sqlx, sqlite", "clippy -p idem-sqlx --no-default-features --features sqlite -- -D warnings"),
+    ("payments, sqlite", "clippy -p payments --all-targets -- -D warnings"),
+    ("payments, postgres", "clippy -p payments --all-targets --features postgres -- -D warnings"),
+    ("checkout, sqlite", "clippy -p checkout --all-targets -- -D warnings"),
+    ("checkout, postgres", "clippy -p checkout --all-targets --features postgres -- -D warnings"),
+];
+
+/// A third word asks whether the tool, and what it reads, can be had here.
+const OF_DEPENDENCIES: &[(&str, &str, &str)] = &[
+    ("licences, bans and sources", "deny --all-features check licenses bans sources", "deny --version"),
+    ("advisories", "deny --all-features check advisories", "deny fetch db"),
+];
+
+pub(crate) fn check() -> Result<ExitCode, Failure> {
+    for (heading, words) in CHECKS {
+        let code = step(heading, cargo(words.split(' ')).env("RUSTDOCFLAGS", "-D warnings"))?;
+        if code != ExitCode::SUCCESS {
+            return Ok(code);
+        }
+    }
+    for (heading, words, asked) in OF_DEPENDENCIES {
+        let answer = cargo(asked.split(' ')).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        if !answer.is_ok_and(|status| status.success()) {
+            eprintln!("\n== left out: {heading}: `cargo {asked}` fails here");
+            continue;
+        }
+        let code = step(heading, &mut cargo(words.split(' ')))?;
+        if code != ExitCode::SUCCESS {
+            return Ok(code);
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The published crates in a folder of their own, since examples may need what is newer.
+/// Resolving like this is an unstable option; compiling is not, and crates that look for a nightly compiler find none.
+const MINIMAL: &str = r#"
+copy=${CARGO_TARGET_DIR:-target}/minimal
+rm -rf "$copy" && mkdir -p "$copy" &&
+    cp -R Cargo.toml README.md idem-macros idem-core idem-sqlx "$copy" && cd "$copy" &&
+    sed -i.bak 's|^members = .*|members = ["idem-macros", "idem-core", "idem-sqlx"]|' Cargo.toml &&
+    RUSTC_BOOTSTRAP=1 "$CARGO" update -Z direct-minimal-versions &&
+    "$CARGO" check --all-features --target-dir target
+"#;
+
+pub(crate) fn minimal() -> Result<ExitCode, Failure> {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", MINIMAL]).current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+    step("the oldest dependencies that are allowed", &mut shell)
+}
+
+pub(crate) fn step(heading: &str, command: &mut Command) -> Result<ExitCode, Failure> {
+    let words: Vec<_> = command.get_args().map(|word| word.to_string_lossy()).collect();
+    eprintln!("\n== {heading}: {} {}", command.get_program().to_string_lossy(), words.join(" "));
+    let code = keeper::run(command)?;
+    if code != ExitCode::SUCCESS {
+        eprintln!("\n== failed: {heading}");
+    }
+    Ok(code)
+}

@@ -1,0 +1,214 @@
+//! `cargo xtask test`: which tests need which server, and which are left out.
+
+use std::process::ExitCode;
+
+use crate::ci::step;
+use crate::keeper::Server;
+use crate::postgres::COMMON_VARIABLE;
+use crate::{Failure, broker, cargo, postgres};
+
+/// A server, and the tests that cannot do without it.
+struct Part {
+    /// As `--skip` names it.
+    name: &'static str,
+    /// The packages that nothing runs of without it.
+    packages: &'static [&'static str],
+    /// Every other test that needs it has this in its name.
+    word: Option<&'static str>,
+    /// The only package that needs it, if there is one.
+    only_for: Option<&'static str>,
+    start: fn(&Asked<'_>) -> Result<Server, Failure>,
+}
+
+const PARTS: [Part; 3] = [
+    Part {
+        name: "postgres",
+        packages: &["payments", "checkout"],
+        word: Some("postgres"),
+        only_for: None,
+        start: |asked| postgres::start(asked.version, false),
+    },
+    Part {
+        name: "kafka",
+        packages: &[],
+        word: Some("broker_process"),
+        only_for: Some("kafka-consumer"),
+        start: |_| broker::kafka(),
+    },
+    Part {
+        name: "sqs",
+        packages: &["sqs-consumer"],
+        word: None,
+        only_for: Some("sqs-consumer"),
+        start: |_| broker::sqs(),
+    },
+];
+
+/// What `--fast` leaves out beside the brokers: a package, and tests with a word in their names.
+const SLOW_PACKAGE: &str = "kafka-consumer";
+const SLOW_WORDS: &[&str] =
+    &["kills::", "the_demo_", "in_each_of_", "every_order_of_events", "the_compiler_says_what_the_fixtures_say"];
+
+/// What the command line asks for.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Asked<'a> {
+    fast: bool,
+    version: Option<u32>,
+    skip: Vec<&'a str>,
+    /// For cargo.
+    args: Vec<&'a str>,
+}
+
+impl<'a> Asked<'a> {
+    /// Options come first. `None` where one is nothing we know.
+    pub(crate) fn read(mut args: &[&'a str]) -> Option<Asked<'a>> {
+        let mut asked = Asked::default();
+        loop {
+            args = match args {
+                ["--fast", rest @ ..] => {
+                    asked.fast = true;
+                    asked.skip.extend(["kafka", "sqs"]);
+                    rest
+                }
+                ["--postgres", version, rest @ ..] => {
+                    asked.version = Some(version.parse().ok()?);
+                    rest
+                }
+                ["--skip", name, rest @ ..] if PARTS.iter().any(|part| part.name == *name) => {
+                    asked.skip.push(name);
+                    rest
+                }
+                ["--skip" | "--postgres", ..] => return None,
+                _ => break,
+            }
+        }
+        asked.args = args.to_vec();
+        Some(asked)
+    }
+
+    fn packages(&self) -> impl Iterator<Item = &'a str> {
+        let before = self.args.iter().take_while(|arg| **arg != "--");
+        before.copied().skip_while(|arg| !arg.starts_with("-p") && !arg.starts_with("--package"))
+    }
+
+    /// Whether anything that is asked for needs it.
+    fn concerns(&self, part: &Part) -> bool {
+        self.packages().next().is_none()
+            || part.only_for.is_none_or(|only| self.packages().any(|arg| arg.contains(only)))
+    }
+
+    /// Why its tests are left out on purpose, if they are.
+    fn leaves_out(&self, part: &Part) -> Option<&'static str> {
+        if self.skip.contains(&part.name) {
+            return Some("as told");
+        }
+        let installs = !self.fast || self.version.is_some() || postgres::is_at_hand();
+        (!installs).then_some("there is none, and `--fast` installs nothing")
+    }
+
+    /// The words after `cargo`. Cargo ignores `-p` beside `--workspace`, and would run everything without a word.
+    fn words(&self, without: &[&Part]) -> Vec<&'a str> {
+        let mut words = vec!["test", "--all-features"];
+        if self.packages().next().is_none() {
+            words.push("--workspace");
+            let slow = self.fast.then_some(&SLOW_PACKAGE);
+            let packages = without.iter().flat_map(|part| part.packages).chain(slow);
+            words.extend(packages.flat_map(|package| ["--exclude", *package]));
+        }
+        let end = self.args.iter().position(|arg| *arg == "--").unwrap_or(self.args.len());
+        let (ours, theirs) = self.args.split_at(end);
+        words.extend(ours);
+        words.push("--");
+        words.extend(theirs.iter().skip(1));
+        let slow = if self.fast { SLOW_WORDS } else { &[] };
+        words.extend(
+            without.iter().filter_map(|part| part.word.as_ref()).chain(slow).flat_map(|word| ["--skip", *word]),
+        );
+        words
+    }
+}
+
+pub(crate) fn run(asked: &Asked<'_>) -> Result<ExitCode, Failure> {
+    let mut servers = Vec::new();
+    let mut without = Vec::new();
+    let mut report = String::new();
+    let mut is_all = true;
+    for part in PARTS.iter().filter(|part| asked.concerns(part)) {
+        let on_purpose = asked.leaves_out(part);
+        match on_purpose.map_or_else(|| (part.start)(asked), |reason| Err(reason.to_owned())) {
+            Ok(server) => servers.push(server),
+            Err(reason) => {
+                report += &format!("\nleft out: what needs {}: {reason}", part.name);
+                is_all &= on_purpose.is_some();
+                without.push(part);
+            }
+        }
+    }
+    let tests = asked.words(&without);
+    // With all features the two examples run on Postgres. Whoever passes arguments asks for certain tests, and asks
+    // once.
+    let on_sqlite = vec!["test", "-p", "payments", "-p", "checkout"];
+    let both = [("tests", tests), ("tests of payments and checkout on SQLite", on_sqlite)];
+    let mut code = ExitCode::SUCCESS;
+    for (heading, words) in &both[..if asked.fast || !asked.args.is_empty() { 1 } else { 2 }] {
+        let mut command = cargo(words.iter().copied());
+        command.env_remove(COMMON_VARIABLE).envs(servers.iter().map(|server| (server.variable, &server.address)));
+        code = step(heading, &mut command)?;
+        if code != ExitCode::SUCCESS {
+            break;
+        }
+    }
+    eprintln!("{report}");
+    if !is_all && code == ExitCode::SUCCESS {
+        return Err("not all tests could run; `cargo xtask test --skip NAME` leaves them out on purpose".to_owned());
+    }
+    Ok(code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(args: &[&str], without: &[&Part]) -> String {
+        Asked::read(args).unwrap().words(without).join(" ")
+    }
+
+    #[test]
+    fn arguments_follow_the_step() {
+        assert_eq!(words(&[], &[]), "test --all-features --workspace --");
+        assert_eq!(words(&["r12_", "--", "-p"], &[]), "test --all-features --workspace r12_ -- -p");
+    }
+
+    #[test]
+    fn a_named_package_replaces_the_workspace() {
+        assert_eq!(words(&["-p", "idem-sqlx"], &[]), "test --all-features -p idem-sqlx --");
+        assert_eq!(words(&["--package=idem-sqlx"], &[]), "test --all-features --package=idem-sqlx --");
+    }
+
+    #[test]
+    fn what_cannot_run_is_left_out() {
+        let [postgres, ..] = &PARTS;
+        let all = words(&[], &[postgres]);
+        assert_eq!(all, "test --all-features --workspace --exclude payments --exclude checkout -- --skip postgres");
+        assert_eq!(words(&["-p", "a", "--", "b"], &[postgres]), "test --all-features -p a -- b --skip postgres");
+    }
+
+    #[test]
+    fn options_come_first() {
+        let asked = Asked::read(&["--postgres", "18", "--skip", "sqs", "-p", "a"]).unwrap();
+        let expected = Asked { fast: false, version: Some(18), skip: vec!["sqs"], args: vec!["-p", "a"] };
+        assert_eq!(asked, expected);
+        assert_eq!(Asked::read(&["-p", "--skip", "sqs"]).unwrap().skip, [""; 0]);
+        assert_eq!(Asked::read(&["--skip", "sqss"]), None);
+        assert_eq!(Asked::read(&["--postgres", "new"]), None);
+    }
+
+    #[test]
+    fn a_named_package_needs_its_own_servers() {
+        let [postgres, kafka, _] = &PARTS;
+        let asked = Asked::read(&["-p", "kafka-consumer", "--", "sqs-consumer"]).unwrap();
+        assert_eq!(PARTS.each_ref().map(|part| asked.concerns(part)), [true, true, false]);
+        assert!(Asked::read(&["--fast"]).unwrap().leaves_out(kafka).is_some());
+        assert!(Asked::read(&["--skip", "postgres"]).unwrap().leaves_out(postgres).is_some());
+    }
+}
