@@ -54,18 +54,22 @@
 #[cfg(not(any(feature = "postgres", feature = "sqlite")))]
 compile_error!("`idem-sqlx` has no database: switch on its feature `postgres` (the default) or `sqlite`");
 
-mod armed;
-mod ended;
+mod database;
 mod error;
+mod lease;
+mod migrate;
 mod migrations;
 #[cfg(feature = "postgres")]
 mod postgres;
 #[cfg(feature = "postgres")]
 mod recent;
+mod release_on_drop;
 mod retry;
 mod row;
+mod settle;
 #[cfg(feature = "sqlite")]
 mod sqlite;
+mod sweep;
 mod sweeper;
 
 pub use error::into_idem_error;
@@ -75,7 +79,8 @@ pub use postgres::{Isolation, PgLease, PgSteps, PgStore, PgStoreBuilder, PgTx};
 #[cfg(feature = "sqlite")]
 #[cfg_attr(docsrs, doc(cfg(feature = "sqlite")))]
 pub use sqlite::{SqliteLease, SqliteSteps, SqliteStore, SqliteStoreBuilder, SqliteTx};
-pub use sweeper::{Sweep, Sweeper};
+pub use sweep::Sweep;
+pub use sweeper::Sweeper;
 
 /// The code of the README compiles, and that of the pages of `idem-core` that name a store.
 #[cfg(all(doctest, feature = "postgres"))]

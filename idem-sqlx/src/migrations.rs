@@ -12,8 +12,8 @@
 //! - What was released before goes on working beside it: processes are replaced one by one.
 
 /// One file.
-#[derive(Clone, Copy)]
-pub(crate) struct Migration {
+#[derive(Debug, Clone, Copy)]
+pub struct Migration {
     /// The file's, without `.sql`.
     pub(crate) name: &'static str,
     pub(crate) sql: &'static str,

@@ -12,7 +12,7 @@ use sqlx::query::Query;
 use sqlx::{FromRow, Postgres, Row};
 
 use super::records::{Records, bind_identity};
-use super::statements::Template;
+use super::schema::Template;
 use crate::error::into_idem_error;
 use crate::row::{self, EntryColumns, EntryRow};
 

@@ -7,7 +7,8 @@ use super::records::Records;
 use super::session::Session;
 use super::store::{Isolation, PgStore};
 use crate::error::into_idem_error;
-use crate::migrations::{Migration, migrations, pending};
+use crate::migrate::migrate;
+use crate::migrations::{Migration, migrations};
 
 /// In order; never edited after a release.
 const MIGRATIONS: &[Migration] = &migrations!["postgres":
@@ -45,28 +46,29 @@ impl PgStore {
     /// # Cancel safety
     /// Safe: it is one transaction.
     pub async fn migrate(&self) -> Result<(), Error> {
-        self.run_migrations(MIGRATIONS).await
+        migrate(self, MIGRATIONS).await
     }
+}
 
-    async fn run_migrations(&self, migrations: &[Migration]) -> Result<(), Error> {
+impl PgStore {
+    /// The names of the files that have been run.
+    pub(super) async fn migrated_files(&self) -> Result<Vec<String>, Error> {
         let mut session = Session::begin(self.pool(), Isolation::ReadCommitted.begin()).await?;
         let records = self.inner().records(session.connection()).await?;
-        // To create what exists needs the right to create it, so we look first.
-        if pending(migrations, &records.migrated(session.connection()).await.map_err(into_idem_error)?).is_empty() {
-            session.rollback().await;
-            return Ok(());
-        }
-        let transaction = session.connection();
+        let migrated = records.migrated(session.connection()).await.map_err(into_idem_error)?;
+        session.rollback().await;
+        Ok(migrated)
+    }
+
+    /// A transaction in which nobody else migrates, in the schema of the tables.
+    pub(super) async fn begin_to_migrate(&self) -> Result<(Session, Vec<String>), Error> {
+        let mut session = Session::begin(self.pool(), Isolation::ReadCommitted.begin()).await?;
+        let records = self.inner().records(session.connection()).await?;
         let lock = sqlx::query("SELECT pg_advisory_xact_lock($1)").persistent(false).bind(LOCK);
-        lock.execute(&mut *transaction).await.map_err(into_idem_error)?;
-        // Another process may have done it meanwhile.
-        let migrated = records.migrated(&mut *transaction).await.map_err(into_idem_error)?;
-        records.prepare(&mut *transaction).await.map_err(into_idem_error)?;
-        for migration in pending(migrations, &migrated) {
-            sqlx::raw_sql(migration.sql).execute(&mut *transaction).await.map_err(into_idem_error)?;
-        }
-        session.commit(self.inner().commit_deadline).await?;
-        Ok(())
+        lock.execute(session.connection()).await.map_err(into_idem_error)?;
+        let migrated = records.migrated(session.connection()).await.map_err(into_idem_error)?;
+        records.prepare(session.connection()).await.map_err(into_idem_error)?;
+        Ok((session, migrated))
     }
 }
 
@@ -150,7 +152,7 @@ mod tests {
             let mut written = 0;
             for store_next in [store_first, !store_first, store_first] {
                 if store_next {
-                    store.run_migrations(&later).await.unwrap();
+                    migrate(&store, &later).await.unwrap();
                 } else {
                     migrator.run(&pool).await.unwrap();
                 }

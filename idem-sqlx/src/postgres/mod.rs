@@ -1,14 +1,17 @@
 //! The Postgres store.
 
+mod database;
 pub(crate) mod error;
 mod lease;
 mod leases;
 mod migrate;
 mod records;
+mod schema;
 mod session;
 mod statements;
 mod store;
 mod sweep;
+mod sweeps;
 mod tx;
 
 pub use lease::{PgLease, PgSteps};

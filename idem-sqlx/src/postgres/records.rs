@@ -10,7 +10,8 @@ use sqlx::postgres::{PgArguments, PgConnection, PgRow};
 use sqlx::query::Query;
 use sqlx::{FromRow, Postgres, Row};
 
-use super::statements::{Statements, Template};
+use super::schema::Template;
+use super::statements::Statements;
 use crate::recent::word;
 use crate::row::{self, Columns};
 

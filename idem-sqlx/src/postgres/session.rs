@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use idem_core::{Error, Kind};
+use idem_core::Error;
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnection, PgPool};
 use sqlx::{Database, Executor, Postgres, SqlSafeStr};
@@ -11,7 +11,8 @@ use tokio::runtime::Handle;
 use tokio::time::timeout;
 
 use super::error::{commit_was_refused, is_left_behind};
-use crate::error::{into_idem_error, not_begun};
+use crate::database::CommitFailed;
+use crate::error::not_begun;
 
 type Manager = <Postgres as Database>::TransactionManager;
 
@@ -56,28 +57,7 @@ pub(super) use begin;
 /// without a look at whether a savepoint was left open.
 ///
 /// Dropped, it rolls back; the connection goes to the pool only after that.
-pub(super) struct Session(Option<PoolConnection<Postgres>>);
-
-/// Why a COMMIT is not known to have succeeded.
-pub(super) enum CommitFailed {
-    /// The handler left a savepoint open: COMMIT was not sent.
-    SavepointOpen,
-    /// The database said no: nothing was kept.
-    Refused(sqlx::Error),
-    /// The answer was lost, or did not come in time.
-    Unknown(sqlx::Error),
-}
-
-impl From<CommitFailed> for Error {
-    /// Where nothing was kept, or where it does not matter whether it was.
-    fn from(failed: CommitFailed) -> Self {
-        match failed {
-            CommitFailed::Refused(error) | CommitFailed::Unknown(error) => into_idem_error(error),
-            CommitFailed::SavepointOpen => Error::new(Kind::TransactionAborted)
-                .because("the handler left a savepoint open; nothing was kept, retry the request"),
-        }
-    }
-}
+pub struct Session(Option<PoolConnection<Postgres>>);
 
 impl Session {
     pub(super) async fn begin(pool: &PgPool, begin: Begin) -> Result<Self, Error> {

@@ -6,13 +6,13 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use idem_core::store::{Runs, Store};
-use idem_core::{Error, Kind, Request, Start};
+use idem_core::{Error, Kind};
 use sqlx::{Executor, PgConnection, PgPool};
 
 use super::records::Records;
+use super::schema::Schema;
 use super::session::{Begin, begin};
-use super::statements::{Schema, Statements};
-use super::tx::PgTx;
+use super::statements::Statements;
 use crate::error::into_idem_error;
 use crate::recent::RecentlyFinished;
 
@@ -108,41 +108,6 @@ impl PgStore {
     #[must_use]
     pub fn pool(&self) -> &PgPool {
         &self.0.pool
-    }
-
-    /// Claims a request, or gives the result of the run that it repeats: what the attribute does for a plain function,
-    /// without the attribute.
-    ///
-    /// ```no_run
-    /// use std::time::Duration;
-    ///
-    /// use idem_core::{Error, Fingerprint, Identity, Request, Start, Stored};
-    /// use idem_sqlx::{PgStore, PgTx};
-    ///
-    /// async fn reserve(tx: &mut PgTx, order: &str) -> sqlx::Result<u32> {
-    ///     sqlx::query("UPDATE stock SET free = free - 1 WHERE item = $1").bind(order).execute(tx).await?;
-    ///     Ok(1)
-    /// }
-    ///
-    /// async fn on_order(store: &PgStore, order: &str) -> Result<u32, Error> {
-    ///     let request = Request::new(Identity::new("inventory", "inventory.reserve", order)?, Fingerprint::of_value(order)?, Duration::from_secs(7 * 24 * 60 * 60))?;
-    ///     match store.begin(&request).await? {
-    ///         Start::Run(mut run) => {
-    ///             let reserved = reserve(&mut run, order).await.map_err(idem_sqlx::into_idem_error)?;
-    ///             run.complete(&reserved).await
-    ///         }
-    ///         Start::Stored(Stored::Completed(value) | Stored::Rejected(value)) => value.read(),
-    ///     }
-    /// }
-    /// ```
-    ///
-    /// # Errors
-    /// As for [`idem_core::begin`].
-    ///
-    /// # Cancel safety
-    /// Dropped, it has claimed nothing.
-    pub async fn begin(&self, request: &Request) -> Result<Start<PgTx>, Error> {
-        idem_core::begin(self, request).await
     }
 
     /// Waits until no run is going on: call it when the server has stopped to accept requests.

@@ -6,21 +6,23 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
-use idem_core::machine::{Decision, Verdict, decide, verdict};
+use idem_core::machine::{Decision, decide};
 use idem_core::store::{Claim, Claimed, Context, Outcome, Rejected, Reply, Transaction};
-use idem_core::{Disposition, Error, Kind, Request};
+use idem_core::{Disposition, Error, Kind, Request, Start};
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnection, PgQueryResult, PgRow, PgStatement, PgTypeInfo};
 use sqlx::{Either, Execute, Executor, Postgres, SqlStr};
 use tokio::runtime::Handle;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use super::error::{has_no_savepoint, is_serialization_failure};
 use super::records::{Holder, Records};
-use super::session::{Begin, CommitFailed, Session};
-use super::store::{Isolation, PgStore};
+use super::session::{Begin, Session};
+use super::store::PgStore;
+use crate::database::CommitFailed;
 use crate::error::{into_idem_error, not_begun};
 use crate::retry;
+use crate::settle::{self, find_out};
 
 /// The idempotency transaction on Postgres: what a handler gets as `tx: &mut PgTx`.
 ///
@@ -70,6 +72,43 @@ enum Tried {
     Refuse(Kind),
     /// The answer changed while it was given.
     Again,
+}
+
+impl PgStore {
+    /// Claims a request, or gives the result of the run that it repeats: what the attribute does for a plain function,
+    /// without the attribute.
+    ///
+    /// ```no_run
+    /// use std::time::Duration;
+    ///
+    /// use idem_core::{Error, Fingerprint, Identity, Request, Start, Stored};
+    /// use idem_sqlx::{PgStore, PgTx};
+    ///
+    /// async fn reserve(tx: &mut PgTx, order: &str) -> sqlx::Result<u32> {
+    ///     sqlx::query("UPDATE stock SET free = free - 1 WHERE item = $1").bind(order).execute(tx).await?;
+    ///     Ok(1)
+    /// }
+    ///
+    /// async fn on_order(store: &PgStore, order: &str) -> Result<u32, Error> {
+    ///     let request = Request::new(Identity::new("inventory", "inventory.reserve", order)?, Fingerprint::of_value(order)?, Duration::from_secs(7 * 24 * 60 * 60))?;
+    ///     match store.begin(&request).await? {
+    ///         Start::Run(mut run) => {
+    ///             let reserved = reserve(&mut run, order).await.map_err(idem_sqlx::into_idem_error)?;
+    ///             run.complete(&reserved).await
+    ///         }
+    ///         Start::Stored(Stored::Completed(value) | Stored::Rejected(value)) => value.read(),
+    ///     }
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// As for [`idem_core::begin`].
+    ///
+    /// # Cancel safety
+    /// Dropped, it has claimed nothing.
+    pub async fn begin(&self, request: &Request) -> Result<Start<PgTx>, Error> {
+        idem_core::begin(self, request).await
+    }
 }
 
 impl Context for PgTx {
@@ -284,21 +323,11 @@ impl PgTx {
     }
 
     async fn commit(mut self) -> Result<(), Error> {
-        let run = self.take_run();
+        let (run, session) = (self.take_run(), self.take_session());
         let inner = self.store.inner();
-        let digest = run.request.identity.digest();
-        let session = self.session.take().expect("a session until the run is settled");
-        match session.commit(inner.commit_deadline).await {
-            Ok(()) => {}
-            Err(CommitFailed::Unknown(error)) => {
-                tracing::warn!(target: "idem", %error, "COMMIT did not answer; looking up what became of it");
-                Box::pin(find_out(&self.store, &run.request, run.claim))
-                    .await
-                    .map_err(|kind| Error::new(kind).caused_by(error))?;
-            }
-            Err(refused) => return Err(refused.into()),
-        }
-        inner.recent.insert(&digest);
+        let committed = session.commit(inner.commit_deadline).await;
+        find_out(&self.store, &run.request, run.claim, committed).await?;
+        inner.recent.insert(&run.request.identity.digest());
         Ok(())
     }
 
@@ -366,71 +395,10 @@ async fn still_holds(session: &mut Session) -> sqlx::Result<bool> {
     }
 }
 
-/// The handler ended the transaction it was lent. What it kept is not known, so the key must not run again.
+/// The handler ended the transaction it was lent.
 async fn ended(store: &PgStore, session: Session, run: Run) -> Error {
     session.rollback().await;
-    let error = Error::new(Kind::TransactionEnded);
-    match poison(store, &run).await {
-        Ok(()) => error,
-        Err(failed) => error.caused_by(failed),
-    }
-}
-
-/// Sees to it that a record bars the key: the run's own, where the handler committed it, somebody else's, where
-/// somebody ran meanwhile, or else the run's claim, put back and committed this time.
-async fn poison(store: &PgStore, run: &Run) -> Result<(), Error> {
-    let inner = store.inner();
-    for pause in retry::pauses() {
-        let mut session = Session::begin(&inner.pool, Isolation::ReadCommitted.begin()).await?;
-        let records = inner.records(session.connection()).await?;
-        let mut barred =
-            records.insert(session.connection(), &run.request, run.claim).await.map_err(into_idem_error)?;
-        if !barred {
-            let (record, now) = records.find(session.connection(), &run.request.identity).await?;
-            match record {
-                Some(record) if record.expires_at > now => return Ok(()),
-                Some(expired) => {
-                    let replaced = records.replace(session.connection(), &run.request, run.claim, expired.claim).await;
-                    barred = replaced.map_err(into_idem_error)?;
-                }
-                None => {}
-            }
-        }
-        if barred {
-            return session.commit(inner.commit_deadline).await.map_err(Error::from);
-        }
-        drop(session);
-        sleep(pause).await;
-    }
-    Err(Error::new(Kind::KeyInFlight))
-}
-
-/// Finds out on another connection what became of a COMMIT that did not answer.
-pub(super) async fn find_out(store: &PgStore, request: &Request, claim: Claim) -> Result<(), Kind> {
-    let inner = store.inner();
-    let found = async {
-        for pause in retry::pauses().chain(std::iter::repeat(Duration::from_millis(100))) {
-            let found = async {
-                let mut session = Session::begin(&inner.pool, Isolation::ReadCommitted.begin()).await?;
-                // What waits for a COMMIT that hangs must not hold this connection beyond the deadline.
-                session.connection().execute("SET LOCAL lock_timeout = '500ms'").await.map_err(into_idem_error)?;
-                let records = inner.records(session.connection()).await?;
-                records.find_settled(session.connection(), request, claim).await
-            };
-            match found.await {
-                Ok(record) => return verdict(record.as_ref(), claim),
-                Err(error) => tracing::warn!(target: "idem", %error, "the look-up failed; trying again"),
-            }
-            sleep(pause).await;
-        }
-        unreachable!("the pauses do not end")
-    };
-    match timeout(inner.commit_deadline, found).await {
-        Ok(Verdict::Kept) => Ok(()),
-        Ok(Verdict::NotKept) => Err(Kind::StoreUnavailable),
-        Ok(Verdict::Ended) => Err(Kind::TransactionEnded),
-        Err(_elapsed) => Err(Kind::OutcomeUnknown),
-    }
+    settle::ended(store, &run.request, run.claim).await
 }
 
 impl Deref for PgTx {

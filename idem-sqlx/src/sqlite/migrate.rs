@@ -6,7 +6,8 @@ use sqlx::SqliteConnection;
 use super::session::Session;
 use super::store::SqliteStore;
 use crate::error::into_idem_error;
-use crate::migrations::{Migration, migrations, pending};
+use crate::migrate::migrate;
+use crate::migrations::{Migration, migrations};
 
 /// In order; never edited after a release.
 const MIGRATIONS: &[Migration] = &migrations!["sqlite":
@@ -38,25 +39,24 @@ impl SqliteStore {
     /// # Cancel safety
     /// Safe: it is one transaction.
     pub async fn migrate(&self) -> Result<(), Error> {
-        self.run_migrations(MIGRATIONS).await
+        migrate(self, MIGRATIONS).await
+    }
+}
+
+impl SqliteStore {
+    /// The names of the files that have been run.
+    pub(super) async fn migrated_files(&self) -> Result<Vec<String>, Error> {
+        let mut reading = Session::begin_reading(self.pool()).await?;
+        let migrated = migrated(reading.connection()).await.map_err(into_idem_error)?;
+        reading.rollback().await;
+        Ok(migrated)
     }
 
-    async fn run_migrations(&self, migrations: &[Migration]) -> Result<(), Error> {
-        let mut reading = Session::begin_reading(self.pool()).await?;
-        let migrated_before = migrated(reading.connection()).await.map_err(into_idem_error)?;
-        reading.rollback().await;
-        if pending(migrations, &migrated_before).is_empty() {
-            return Ok(());
-        }
+    /// A transaction in which nobody else migrates.
+    pub(super) async fn begin_to_migrate(&self) -> Result<(Session, Vec<String>), Error> {
         let mut session = Session::begin(self.pool()).await?;
-        let transaction = session.connection();
-        // Another process may have done it meanwhile.
-        let migrated = migrated(&mut *transaction).await.map_err(into_idem_error)?;
-        for migration in pending(migrations, &migrated) {
-            sqlx::raw_sql(migration.sql).execute(&mut *transaction).await.map_err(into_idem_error)?;
-        }
-        session.commit().await?;
-        Ok(())
+        let migrated = migrated(session.connection()).await.map_err(into_idem_error)?;
+        Ok((session, migrated))
     }
 }
 
@@ -121,7 +121,7 @@ mod tests {
             let mut written = 0;
             for store_next in [store_first, !store_first, store_first] {
                 if store_next {
-                    store.run_migrations(&later).await.unwrap();
+                    migrate(&store, &later).await.unwrap();
                 } else {
                     migrator.run(&pool).await.unwrap();
                 }

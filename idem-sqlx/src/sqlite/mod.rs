@@ -1,5 +1,6 @@
 //! The SQLite store.
 
+mod database;
 pub(crate) mod error;
 mod lease;
 mod leases;

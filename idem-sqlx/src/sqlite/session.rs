@@ -1,6 +1,6 @@
 //! A pooled connection inside a transaction, and how it leaves it.
 
-use idem_core::{Error, Kind};
+use idem_core::Error;
 use sqlx::pool::PoolConnection;
 use sqlx::query::Query;
 use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqlitePool, SqliteRow};
@@ -9,7 +9,8 @@ use sqlx_core::transaction::TransactionManager;
 use tokio::runtime::Handle;
 
 use super::error::{commit_was_refused, is_answer, is_left_behind};
-use crate::error::{into_idem_error, not_begun};
+use crate::database::CommitFailed;
+use crate::error::not_begun;
 
 type Manager = <Sqlite as Database>::TransactionManager;
 
@@ -26,28 +27,7 @@ const BEGIN: &str = "BEGIN IMMEDIATE; SAVEPOINT idem_run; SAVEPOINT idem_run";
 /// SQL of its own, and it commits without a look at whether a savepoint was left open.
 ///
 /// Dropped, it rolls back; the connection goes to the pool only after that.
-pub(super) struct Session(Option<PoolConnection<Sqlite>>);
-
-/// Why a COMMIT is not known to have succeeded.
-pub(super) enum CommitFailed {
-    /// The handler left a savepoint open: COMMIT was not sent.
-    SavepointOpen,
-    /// The database said no: nothing was kept.
-    Refused(sqlx::Error),
-    /// The answer was lost.
-    Unknown(sqlx::Error),
-}
-
-impl From<CommitFailed> for Error {
-    /// Where nothing was kept, or where it does not matter whether it was.
-    fn from(failed: CommitFailed) -> Self {
-        match failed {
-            CommitFailed::Refused(error) | CommitFailed::Unknown(error) => into_idem_error(error),
-            CommitFailed::SavepointOpen => Error::new(Kind::TransactionAborted)
-                .because("the handler left a savepoint open; nothing was kept, retry the request"),
-        }
-    }
-}
+pub struct Session(Option<PoolConnection<Sqlite>>);
 
 impl Session {
     pub(super) async fn begin(pool: &SqlitePool) -> Result<Self, Error> {
@@ -134,7 +114,7 @@ impl Drop for Session {
 /// A connection to read from before there is a session, and so without the write lock.
 ///
 /// Dropped while it reads, it rolls back; the connection goes to the pool only after that.
-pub(super) struct Reader {
+pub struct Reader {
     connection: Option<PoolConnection<Sqlite>>,
     is_idle: bool,
 }

@@ -2,14 +2,13 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use idem_core::store::{Runs, Store};
-use idem_core::{Error, Request, Start};
 use sqlx::SqlitePool;
 
 use super::records::Records;
 use super::running::Running;
-use super::tx::SqliteTx;
 
 /// Keeps records in an SQLite file, beside the application's own tables.
 ///
@@ -41,6 +40,7 @@ pub(super) struct Inner {
     pub(super) pool: SqlitePool,
     pub(super) records: Records,
     pub(super) running: Running,
+    pub(super) commit_deadline: Duration,
     reply_limit: usize,
     runs: Runs,
 }
@@ -55,48 +55,13 @@ impl SqliteStore {
     /// A store over this pool, to be configured.
     #[must_use]
     pub fn builder(pool: SqlitePool) -> SqliteStoreBuilder {
-        SqliteStoreBuilder { pool, reply_limit: 1024 * 1024 }
+        SqliteStoreBuilder { pool, reply_limit: 1024 * 1024, commit_deadline: Duration::from_secs(10) }
     }
 
     /// The pool.
     #[must_use]
     pub fn pool(&self) -> &SqlitePool {
         &self.0.pool
-    }
-
-    /// Claims a request, or gives the result of the run that it repeats: what the attribute does for a plain function,
-    /// without the attribute.
-    ///
-    /// ```no_run
-    /// use std::time::Duration;
-    ///
-    /// use idem_core::{Error, Fingerprint, Identity, Request, Start, Stored};
-    /// use idem_sqlx::{SqliteStore, SqliteTx};
-    ///
-    /// async fn reserve(tx: &mut SqliteTx, order: &str) -> sqlx::Result<u32> {
-    ///     sqlx::query("UPDATE stock SET free = free - 1 WHERE item = $1").bind(order).execute(tx).await?;
-    ///     Ok(1)
-    /// }
-    ///
-    /// async fn on_order(store: &SqliteStore, order: &str) -> Result<u32, Error> {
-    ///     let request = Request::new(Identity::new("inventory", "inventory.reserve", order)?, Fingerprint::of_value(order)?, Duration::from_secs(7 * 24 * 60 * 60))?;
-    ///     match store.begin(&request).await? {
-    ///         Start::Run(mut run) => {
-    ///             let reserved = reserve(&mut run, order).await.map_err(idem_sqlx::into_idem_error)?;
-    ///             run.complete(&reserved).await
-    ///         }
-    ///         Start::Stored(Stored::Completed(value) | Stored::Rejected(value)) => value.read(),
-    ///     }
-    /// }
-    /// ```
-    ///
-    /// # Errors
-    /// As for [`idem_core::begin`].
-    ///
-    /// # Cancel safety
-    /// Dropped, it has claimed nothing.
-    pub async fn begin(&self, request: &Request) -> Result<Start<SqliteTx>, Error> {
-        idem_core::begin(self, request).await
     }
 
     /// Waits until no run is going on: call it when the server has stopped to accept requests.
@@ -133,6 +98,7 @@ impl fmt::Debug for SqliteStore {
 pub struct SqliteStoreBuilder {
     pool: SqlitePool,
     reply_limit: usize,
+    commit_deadline: Duration,
 }
 
 impl SqliteStoreBuilder {
@@ -145,6 +111,14 @@ impl SqliteStoreBuilder {
         self
     }
 
+    /// How long to look up what became of a COMMIT that did not answer. Default: 10 seconds. After that, the caller gets
+    /// `outcome_unknown`.
+    #[must_use]
+    pub fn commit_deadline(mut self, deadline: Duration) -> Self {
+        self.commit_deadline = deadline;
+        self
+    }
+
     /// The store.
     #[must_use]
     pub fn build(self) -> SqliteStore {
@@ -152,6 +126,7 @@ impl SqliteStoreBuilder {
             pool: self.pool,
             records: Records,
             running: Running::default(),
+            commit_deadline: self.commit_deadline,
             reply_limit: self.reply_limit,
             runs: Runs::default(),
         }))

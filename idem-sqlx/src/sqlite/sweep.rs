@@ -1,15 +1,13 @@
 //! The sweep.
 
-use std::time::Instant;
-
 use idem_core::Error;
 use sqlx::{AssertSqlSafe, SqliteConnection};
-use tokio::time::sleep;
 
 use super::session::Session;
 use super::store::SqliteStore;
 use crate::error::into_idem_error;
-use crate::sweeper::{Batch, Pass, Sweep, Sweeper, parts};
+use crate::sweep::{Batch, Sweep, parts};
+use crate::sweeper::{self, Sweeper};
 
 /// All who write wait for a batch, and sleep up to a tenth of a second before they try again.
 const BATCH: u32 = 250;
@@ -26,29 +24,16 @@ impl SqliteStore {
     /// # Cancel safety
     /// Safe: each batch is one transaction.
     pub async fn sweep(&self, sweep: &Sweep) -> Result<u64, Error> {
-        let (mut pass, mut removed) = (Pass::default(), 0);
-        loop {
-            let begin = Instant::now();
-            let batch = self.sweep_batch(sweep).await?;
-            removed += batch.removed;
-            match pass.pause(&batch, begin.elapsed()) {
-                Some(pause) => sleep(pause).await,
-                None => return Ok(removed),
-            }
-        }
+        sweeper::sweep(self, sweep).await
     }
 
     /// Sweeps in a background task until the answer is dropped.
     #[must_use = "the sweep stops when this handle is dropped"]
     pub fn sweeper(&self, sweep: Sweep) -> Sweeper {
-        let store = self.clone();
-        Sweeper::spawn(sweep.every, move |_| {
-            let (store, sweep) = (store.clone(), sweep.clone());
-            async move { store.sweep_batch(&sweep).await }
-        })
+        Sweeper::spawn(self.clone(), sweep)
     }
 
-    async fn sweep_batch(&self, sweep: &Sweep) -> Result<Batch, Error> {
+    pub(super) async fn sweep_one_batch(&self, sweep: &Sweep) -> Result<Batch, Error> {
         let batch = sweep.batch_or(BATCH);
         let mut session = Session::begin(self.pool()).await?;
         let now = now(session.connection()).await.map_err(into_idem_error)?;

@@ -6,20 +6,20 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
-use idem_core::machine::{Decision, Verdict, decide, verdict};
+use idem_core::machine::{Decision, decide};
 use idem_core::store::{Claim, Claimed, Context, Outcome, Rejected, Reply, Transaction};
-use idem_core::{Disposition, Error, Kind, Request};
+use idem_core::{Disposition, Error, Kind, Request, Start};
 use sqlx::sqlite::{SqliteConnection, SqliteQueryResult, SqliteRow, SqliteStatement, SqliteTypeInfo};
 use sqlx::{Either, Execute, Executor, SqlStr, Sqlite};
 use tokio::runtime::Handle;
-use tokio::time::sleep;
 
 use super::error::{has_no_savepoint, is_answer};
 use super::running::Entry;
-use super::session::{CommitFailed, Reader, Session};
+use super::session::{Reader, Session};
 use super::store::SqliteStore;
+use crate::database::CommitFailed;
 use crate::error::into_idem_error;
-use crate::retry;
+use crate::settle::{self, find_out};
 
 /// The idempotency transaction on SQLite: what a handler gets as `tx: &mut SqliteTx`.
 ///
@@ -65,6 +65,43 @@ enum Tried {
     Run,
     Replay(Reply),
     Refuse(Kind),
+}
+
+impl SqliteStore {
+    /// Claims a request, or gives the result of the run that it repeats: what the attribute does for a plain function,
+    /// without the attribute.
+    ///
+    /// ```no_run
+    /// use std::time::Duration;
+    ///
+    /// use idem_core::{Error, Fingerprint, Identity, Request, Start, Stored};
+    /// use idem_sqlx::{SqliteStore, SqliteTx};
+    ///
+    /// async fn reserve(tx: &mut SqliteTx, order: &str) -> sqlx::Result<u32> {
+    ///     sqlx::query("UPDATE stock SET free = free - 1 WHERE item = $1").bind(order).execute(tx).await?;
+    ///     Ok(1)
+    /// }
+    ///
+    /// async fn on_order(store: &SqliteStore, order: &str) -> Result<u32, Error> {
+    ///     let request = Request::new(Identity::new("inventory", "inventory.reserve", order)?, Fingerprint::of_value(order)?, Duration::from_secs(7 * 24 * 60 * 60))?;
+    ///     match store.begin(&request).await? {
+    ///         Start::Run(mut run) => {
+    ///             let reserved = reserve(&mut run, order).await.map_err(idem_sqlx::into_idem_error)?;
+    ///             run.complete(&reserved).await
+    ///         }
+    ///         Start::Stored(Stored::Completed(value) | Stored::Rejected(value)) => value.read(),
+    ///     }
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// As for [`idem_core::begin`].
+    ///
+    /// # Cancel safety
+    /// Dropped, it has claimed nothing.
+    pub async fn begin(&self, request: &Request) -> Result<Start<SqliteTx>, Error> {
+        idem_core::begin(self, request).await
+    }
 }
 
 impl Context for SqliteTx {
@@ -221,18 +258,9 @@ impl SqliteTx {
     }
 
     async fn commit(mut self) -> Result<(), Error> {
-        let run = self.take_run();
-        let session = self.session.take().expect("a session until the run is settled");
-        match session.commit().await {
-            Ok(()) => Ok(()),
-            Err(CommitFailed::Unknown(error)) => {
-                tracing::warn!(target: "idem", %error, "COMMIT did not answer; looking up what became of it");
-                Box::pin(find_out(&self.store, &run.request, run.claim))
-                    .await
-                    .map_err(|kind| Error::new(kind).caused_by(error))
-            }
-            Err(refused) => Err(refused.into()),
-        }
+        let (run, session) = (self.take_run(), self.take_session());
+        let committed = session.commit().await;
+        find_out(&self.store, &run.request, run.claim, committed).await
     }
 
     /// Undoes the handler's writes and the claim, and stays in a transaction.
@@ -302,53 +330,10 @@ async fn still_holds(session: &mut Session) -> sqlx::Result<bool> {
     }
 }
 
-/// The handler ended the transaction it was lent. What it kept is not known, so the key must not run again.
+/// The handler ended the transaction it was lent.
 async fn ended(store: &SqliteStore, session: Session, run: Run) -> Error {
     session.rollback().await;
-    let error = Error::new(Kind::TransactionEnded);
-    match poison(store, &run).await {
-        Ok(()) => error,
-        Err(failed) => error.caused_by(failed),
-    }
-}
-
-/// Sees to it that a record bars the key: the run's own, where the handler committed it, somebody else's, where
-/// somebody ran meanwhile, or else the run's claim, put back and committed this time.
-async fn poison(store: &SqliteStore, run: &Run) -> Result<(), Error> {
-    let inner = store.inner();
-    let mut session = Session::begin(&inner.pool).await?;
-    if !inner.records.insert(session.connection(), &run.request, run.claim).await.map_err(into_idem_error)? {
-        let (record, now) = inner.records.find(session.connection(), &run.request.identity).await?;
-        if let Some(expired) = record.filter(|record| record.expires_at <= now) {
-            let replaced = inner.records.replace(session.connection(), &run.request, run.claim, expired.claim).await;
-            replaced.map_err(into_idem_error)?;
-        }
-    }
-    session.commit().await.map_err(Error::from)
-}
-
-/// Finds out on another connection what became of a COMMIT that did not answer.
-pub(super) async fn find_out(store: &SqliteStore, request: &Request, claim: Claim) -> Result<(), Kind> {
-    let inner = store.inner();
-    for pause in retry::pauses() {
-        let found = async {
-            // The write lock is free only when the transaction is over.
-            let mut session = Session::begin(&inner.pool).await?;
-            inner.records.find(session.connection(), &request.identity).await
-        };
-        match found.await {
-            Ok((record, _now)) => {
-                return match verdict(record.as_ref(), claim) {
-                    Verdict::Kept => Ok(()),
-                    Verdict::NotKept => Err(Kind::StoreUnavailable),
-                    Verdict::Ended => Err(Kind::TransactionEnded),
-                };
-            }
-            Err(error) => tracing::warn!(target: "idem", %error, "the look-up failed; trying again"),
-        }
-        sleep(pause).await;
-    }
-    Err(Kind::OutcomeUnknown)
+    settle::ended(store, &run.request, run.claim).await
 }
 
 impl Deref for SqliteTx {

@@ -22,53 +22,53 @@ pub(crate) trait Unused: Lease {
 ///
 /// Nobody can tell of a commit that was sent and dropped whether it is still to come. So it goes on in a task of its own
 /// where the caller goes away, and the lease is handed back after it: the key is free at once, not after a lease.
-pub(crate) fn commit<H, E>(
-    holder: H,
+pub(crate) fn commit<L, E>(
+    lease: L,
     commit: impl Future<Output = Result<(), E>> + Send + 'static,
-) -> impl Future<Output = Result<H, Error>> + Send
+) -> impl Future<Output = Result<L, Error>> + Send
 where
-    H: Unused + Unpin,
+    L: Unused + Unpin,
     E: Into<Error>,
 {
-    ReleaseOnDrop(Some((holder, commit.map(|committed| committed.map_err(Into::into)).boxed())))
+    ReleaseOnDrop(Some((lease, commit.map(|committed| committed.map_err(Into::into)).boxed())))
 }
 
 /// A claim on its way: there until its commit has answered.
-struct ReleaseOnDrop<H: Unused + Unpin>(Option<(H, BoxFuture<'static, Result<(), Error>>)>);
+struct ReleaseOnDrop<L: Unused + Unpin>(Option<(L, BoxFuture<'static, Result<(), Error>>)>);
 
-impl<H: Unused + Unpin> Future for ReleaseOnDrop<H> {
-    type Output = Result<H, Error>;
+impl<L: Unused + Unpin> Future for ReleaseOnDrop<L> {
+    type Output = Result<L, Error>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let (_, commit) = self.0.as_mut().expect("not polled after its end");
         let committed = ready!(commit.as_mut().poll(context));
-        let (holder, _) = self.0.take().expect("it was there just now");
+        let (lease, _) = self.0.take().expect("it was there just now");
         Poll::Ready(match committed {
-            Ok(()) => Ok(holder),
+            Ok(()) => Ok(lease),
             Err(error) => {
-                hand_back_after(holder, std::future::ready(()));
+                hand_back_after(lease, std::future::ready(()));
                 Err(error)
             }
         })
     }
 }
 
-impl<H: Unused + Unpin> Drop for ReleaseOnDrop<H> {
+impl<L: Unused + Unpin> Drop for ReleaseOnDrop<L> {
     fn drop(&mut self) {
-        if let Some((holder, commit)) = self.0.take() {
-            hand_back_after(holder, commit.map(drop));
+        if let Some((lease, commit)) = self.0.take() {
+            hand_back_after(lease, commit.map(drop));
         }
     }
 }
 
-fn hand_back_after<H: Unused>(holder: H, committed: impl Future<Output = ()> + Send + 'static) {
+fn hand_back_after<L: Unused>(lease: L, committed: impl Future<Output = ()> + Send + 'static) {
     // Without a runtime the lease ends by itself.
     let Ok(runtime) = Handle::try_current() else { return };
     // A shutdown waits for it.
-    let counted = holder.store().runs().enter();
+    let counted = lease.store().runs().enter();
     runtime.spawn(async move {
         committed.await;
-        match holder.hand_back().await {
+        match lease.hand_back().await {
             Ok(()) => {}
             Err(error) if error.kind() == Kind::LeaseLost => {}
             Err(error) => {

@@ -1,0 +1,246 @@
+//! What the flows ask of Postgres.
+
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+use idem_core::store::{Abandoned, Claim, Entry, LeaseTerms, Outcome, Place, Record};
+use idem_core::{Error, Identity, Kind, Request};
+
+use super::session::{Begin, Session, begin};
+use super::store::PgStore;
+use super::tx::PgTx;
+use crate::database::{CommitFailed, Database, Found, Leased, Over, Written};
+use crate::error::into_idem_error;
+use crate::migrations::Migration;
+use crate::sweep::{Batch, Sweep};
+
+/// Nobody waits long for a row that somebody else has, with a connection in hand.
+const BEGIN: Begin = begin!(" ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '500ms'");
+
+impl Database for PgStore {
+    type Session = Session;
+    type Look = Session;
+    type Tx = PgTx;
+
+    /// A renewal changes another row than a step's transaction, as long as that does not end.
+    const EXCLUSIVE: bool = false;
+
+    fn commit_deadline(&self) -> Duration {
+        self.inner().commit_deadline
+    }
+
+    async fn begin(&self) -> Result<Session, Error> {
+        Session::begin(self.pool(), BEGIN).await
+    }
+
+    fn commit(&self, session: Session) -> impl Future<Output = Result<(), CommitFailed>> + Send + 'static {
+        session.commit(self.inner().commit_deadline)
+    }
+
+    fn session_of(mut tx: PgTx) -> Session {
+        tx.take_session()
+    }
+
+    async fn insert(&self, session: &mut Session, request: &Request, claim: Claim) -> Result<bool, Error> {
+        let records = self.inner().records(session.connection()).await?;
+        records.insert(session.connection(), request, claim).await.map_err(into_idem_error)
+    }
+
+    async fn replace(
+        &self,
+        session: &mut Session,
+        request: &Request,
+        claim: Claim,
+        expired: Claim,
+    ) -> Result<bool, Error> {
+        let records = self.inner().records(session.connection()).await?;
+        records.replace(session.connection(), request, claim, expired).await.map_err(into_idem_error)
+    }
+
+    async fn find(&self, session: &mut Session, identity: &Identity) -> Result<Found, Error> {
+        let records = self.inner().records(session.connection()).await?;
+        records.find(session.connection(), identity).await
+    }
+
+    async fn find_settled(&self, request: &Request, claim: Claim) -> Result<Option<Record>, Error> {
+        // What waits for a COMMIT that hangs must not hold this connection beyond the deadline.
+        let mut session = self.begin_own().await?;
+        let records = self.inner().records(session.connection()).await?;
+        records.find_settled(session.connection(), request, claim).await
+    }
+
+    /// Most requests come for the first time, and only the others are looked up: the key is the arbiter. To insert waits for
+    /// whoever has the row; to look does not.
+    async fn look(&self, identity: &Identity, tries: usize) -> Result<(Session, Option<Found>), Error> {
+        let mut session = self.begin_own().await?;
+        let found = match tries {
+            0 => None,
+            _ => Some(Database::find(self, &mut session, identity).await?),
+        };
+        Ok((session, found))
+    }
+
+    async fn write(&self, look: Session) -> Result<Session, Error> {
+        Ok(look)
+    }
+
+    async fn lease(
+        &self,
+        session: &mut Session,
+        request: &Request,
+        claim: Claim,
+        terms: &LeaseTerms,
+        over: Over,
+    ) -> Result<Leased, Error> {
+        let records = self.inner().records(session.connection()).await?;
+        let connection = session.connection();
+        let leased = match over {
+            Over::Nothing => records.lease(connection, request, claim, terms).await,
+            Over::Expired(expired) => records.replace_leased(connection, request, claim, terms, expired).await,
+            Over::Attempt(earlier) => records.take_over(connection, request, claim, terms, earlier).await,
+        };
+        match leased.map_err(into_idem_error) {
+            Ok(true) => Ok(Leased::Claimed),
+            Ok(false) => Ok(Leased::Taken),
+            Err(error) if error.kind() == Kind::RetryLater => Ok(Leased::Locked),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn entries(&self, session: &mut Session, identity: &Identity) -> Result<Vec<Entry>, Error> {
+        let records = self.inner().records(session.connection()).await?;
+        records.entries(session.connection(), identity).await
+    }
+
+    async fn renew(
+        &self,
+        session: &mut Session,
+        request: &Request,
+        claim: Claim,
+        terms: &LeaseTerms,
+    ) -> Result<bool, Error> {
+        let records = self.inner().records(session.connection()).await?;
+        records.renew(session.connection(), request, claim, terms).await.map_err(into_idem_error)
+    }
+
+    async fn release(
+        &self,
+        session: &mut Session,
+        identity: &Identity,
+        claim: Claim,
+        nobodys: Claim,
+        has_run: bool,
+    ) -> Result<bool, Error> {
+        let records = self.inner().records(session.connection()).await?;
+        records.release(session.connection(), identity, claim, nobodys, has_run).await.map_err(into_idem_error)
+    }
+
+    async fn poison_leased(&self, session: &mut Session, identity: &Identity, claim: Claim) -> Result<bool, Error> {
+        let records = self.inner().records(session.connection()).await?;
+        records.poison_leased(session.connection(), identity, claim).await.map_err(into_idem_error)
+    }
+
+    async fn reset_attempts(&self, session: &mut Session, identity: &Identity) -> Result<bool, Error> {
+        let records = self.inner().records(session.connection()).await?;
+        records.reset_attempts(session.connection(), identity).await.map_err(into_idem_error)
+    }
+
+    async fn abandoned(&self, operation: &str, after: Option<&Place>) -> Result<Vec<Abandoned>, Error> {
+        let mut session = self.begin_own().await?;
+        let records = self.inner().records(session.connection()).await?;
+        let abandoned = records.abandoned(session.connection(), operation, after).await.map_err(into_idem_error)?;
+        session.commit(self.inner().commit_deadline).await?;
+        Ok(abandoned)
+    }
+
+    async fn begin_step(&self, identity: &Identity, claim: Claim) -> Result<Option<PgTx>, Error> {
+        // Before its BEGIN: by our clock a lease never lasts longer than by the database's.
+        let at = Instant::now();
+        let mut tx = PgTx::open(self).await?;
+        let records = tx.records().await?;
+        let held = records.held_since(&mut tx, identity, claim).await.map_err(into_idem_error)?;
+        Ok(held.map(|began| {
+            tx.began = Some((began, at));
+            tx
+        }))
+    }
+
+    async fn begin_alone(&self) -> Result<PgTx, Error> {
+        PgTx::open_by(self, BEGIN).await
+    }
+
+    async fn record_entry(
+        &self,
+        tx: &mut PgTx,
+        request: &Request,
+        claim: Claim,
+        terms: &LeaseTerms,
+        entry: &Entry,
+    ) -> Result<Written, Error> {
+        let (records, began) = (tx.records().await?, tx.began);
+        let written = records.record_entry(tx, request, claim, terms, began, entry).await;
+        written_in(tx, written.map_err(into_idem_error)?).await
+    }
+
+    async fn complete_leased(
+        &self,
+        tx: &mut PgTx,
+        request: &Request,
+        claim: Claim,
+        outcome: &Outcome,
+    ) -> Result<Written, Error> {
+        let (records, began) = (tx.records().await?, tx.began);
+        let written = records.complete_leased(tx, request, claim, began, outcome).await;
+        written_in(tx, written.map_err(into_idem_error)?).await
+    }
+
+    async fn roll_back(&self, mut tx: PgTx) -> bool {
+        let is_whole = is_whole(&mut tx).await;
+        tx.take_session().rollback().await;
+        is_whole
+    }
+
+    async fn sweep_batch(&self, sweep: &Sweep, from: Option<i64>) -> Result<Batch, Error> {
+        self.sweep_one_batch(sweep, from).await
+    }
+
+    async fn migrated(&self) -> Result<Vec<String>, Error> {
+        self.migrated_files().await
+    }
+
+    async fn begin_migrations(&self) -> Result<(Session, Vec<String>), Error> {
+        self.begin_to_migrate().await
+    }
+
+    async fn run_migration(&self, session: &mut Session, migration: &Migration) -> Result<(), Error> {
+        let run = sqlx::raw_sql(migration.sql).execute(session.connection()).await;
+        run.map(|_| ()).map_err(into_idem_error)
+    }
+}
+
+/// The last statement found no row: somebody else holds the lease, or the step ended the transaction that it was lent.
+async fn written_in(tx: &mut PgTx, is_written: bool) -> Result<Written, Error> {
+    Ok(match is_written {
+        true => Written::Kept,
+        false if is_whole(tx).await => Written::NotHeld,
+        false => Written::Ended,
+    })
+}
+
+/// Whether a step's transaction is still the one that was begun, by the time at which it began. One that failed has not ended,
+/// and one that cannot be asked is lost.
+async fn is_whole(tx: &mut PgTx) -> bool {
+    let Some((began, _)) = tx.began else {
+        // It was lent to nobody.
+        return true;
+    };
+    let Ok(records) = tx.records().await else { return true };
+    !records.transaction_start(tx).await.is_ok_and(|now| now != began)
+}
+
+impl PgStore {
+    /// Nobody waits long in it.
+    async fn begin_own(&self) -> Result<Session, Error> {
+        Session::begin(self.pool(), BEGIN).await
+    }
+}

@@ -1,0 +1,91 @@
+//! What became of a run whose end is not known, and keys that must not run again.
+
+use std::iter::repeat;
+use std::time::Duration;
+
+use idem_core::machine::{Verdict, verdict};
+use idem_core::store::Claim;
+use idem_core::{Error, Kind, Request};
+use tokio::time::{sleep, timeout};
+
+use crate::database::{CommitFailed, Database};
+use crate::retry;
+
+/// Whether a run was kept: by the answer to its COMMIT, or where none came, by a look at its record (rule 16).
+pub(crate) async fn find_out<D: Database>(
+    store: &D,
+    request: &Request,
+    claim: Claim,
+    committed: Result<(), CommitFailed>,
+) -> Result<(), Error> {
+    match committed {
+        Ok(()) => Ok(()),
+        Err(CommitFailed::Unknown(error)) => {
+            tracing::warn!(target: "idem", %error, "COMMIT did not answer; looking up what became of it");
+            // In a box: every run's future would have room for it.
+            let found = Box::pin(look_up(store, request, claim)).await;
+            found.map_err(|kind| Error::new(kind).caused_by(error))
+        }
+        Err(refused) => Err(refused.into()),
+    }
+}
+
+async fn look_up<D: Database>(store: &D, request: &Request, claim: Claim) -> Result<(), Kind> {
+    let found = async {
+        for pause in retry::pauses().chain(repeat(Duration::from_millis(100))) {
+            match store.find_settled(request, claim).await {
+                Ok(record) => return verdict(record.as_ref(), claim),
+                Err(error) => tracing::warn!(target: "idem", %error, "the look-up failed; trying again"),
+            }
+            sleep(pause).await;
+        }
+        unreachable!("the pauses do not end")
+    };
+    match timeout(store.commit_deadline(), found).await {
+        Ok(Verdict::Kept) => Ok(()),
+        Ok(Verdict::NotKept) => Err(Kind::StoreUnavailable),
+        Ok(Verdict::Ended) => Err(Kind::TransactionEnded),
+        Err(_elapsed) => Err(Kind::OutcomeUnknown),
+    }
+}
+
+/// Its handler has ended the transaction it was lent. What it kept is not known, so the key must not run again: the error to
+/// answer with, once that is seen to.
+pub(crate) async fn ended<D: Database>(store: &D, request: &Request, claim: Claim) -> Error {
+    let error = Error::new(Kind::TransactionEnded);
+    match poison(store, request, claim).await {
+        Ok(()) => error,
+        Err(failed) => error.caused_by(failed),
+    }
+}
+
+/// Sees to it that a record keeps the key from running: the run's own, where the handler committed it, somebody else's, where
+/// somebody ran meanwhile, or else the run's claim, put back and committed this time.
+async fn poison<D: Database>(store: &D, request: &Request, claim: Claim) -> Result<(), Error> {
+    for pause in retry::pauses() {
+        let mut session = store.begin().await?;
+        let inserted = store.insert(&mut session, request, claim).await;
+        if inserted.as_ref().is_err_and(|error| error.kind() == Kind::RetryLater) {
+            // Somebody is just ending with the row.
+            drop(session);
+            sleep(pause).await;
+            continue;
+        }
+        let mut is_poisoned = inserted?;
+        if !is_poisoned {
+            match store.find(&mut session, &request.identity).await? {
+                (Some(record), now) if record.expires_at > now => return Ok(()),
+                (Some(expired), _) => {
+                    is_poisoned = store.replace(&mut session, request, claim, expired.claim).await?;
+                }
+                (None, _) => {}
+            }
+        }
+        if is_poisoned {
+            return store.commit(session).await.map_err(Error::from);
+        }
+        drop(session);
+        sleep(pause).await;
+    }
+    Err(Error::new(Kind::KeyInFlight))
+}

@@ -1,0 +1,206 @@
+//! What the flows ask of SQLite.
+
+use std::future::Future;
+use std::time::Duration;
+
+use idem_core::store::{Abandoned, Claim, Entry, LeaseTerms, Outcome, Place, Record};
+use idem_core::{Error, Identity, Request};
+
+use super::error::{has_no_savepoint, is_answer};
+use super::session::{Reader, Session};
+use super::store::SqliteStore;
+use super::tx::SqliteTx;
+use crate::database::{CommitFailed, Database, Found, Leased, Over, Written};
+use crate::error::into_idem_error;
+use crate::migrations::Migration;
+use crate::sweep::{Batch, Sweep};
+
+impl Database for SqliteStore {
+    type Session = Session;
+    type Look = Reader;
+    type Tx = SqliteTx;
+
+    /// A transaction has the write lock from its first statement on.
+    const EXCLUSIVE: bool = true;
+
+    fn commit_deadline(&self) -> Duration {
+        self.inner().commit_deadline
+    }
+
+    async fn begin(&self) -> Result<Session, Error> {
+        Session::begin(self.pool()).await
+    }
+
+    fn commit(&self, session: Session) -> impl Future<Output = Result<(), CommitFailed>> + Send + 'static {
+        session.commit()
+    }
+
+    fn session_of(mut tx: SqliteTx) -> Session {
+        tx.take_session()
+    }
+
+    async fn insert(&self, session: &mut Session, request: &Request, claim: Claim) -> Result<bool, Error> {
+        self.inner().records.insert(session.connection(), request, claim).await.map_err(into_idem_error)
+    }
+
+    async fn replace(
+        &self,
+        session: &mut Session,
+        request: &Request,
+        claim: Claim,
+        expired: Claim,
+    ) -> Result<bool, Error> {
+        let records = self.inner().records;
+        records.replace(session.connection(), request, claim, expired).await.map_err(into_idem_error)
+    }
+
+    async fn find(&self, session: &mut Session, identity: &Identity) -> Result<Found, Error> {
+        self.inner().records.find(session.connection(), identity).await
+    }
+
+    async fn find_settled(&self, request: &Request, _claim: Claim) -> Result<Option<Record>, Error> {
+        // The write lock is free only when the transaction is over.
+        let mut session = Session::begin(self.pool()).await?;
+        let (record, _now) = self.inner().records.find(session.connection(), &request.identity).await?;
+        Ok(record)
+    }
+
+    /// A step may hold the write lock for long, and nobody has to wait for it to read what is finished.
+    async fn look(&self, identity: &Identity, _tries: usize) -> Result<(Reader, Option<Found>), Error> {
+        let mut reader = Reader::acquire(self.pool()).await?;
+        let found = self.inner().records.find_alone(&mut reader, identity).await?;
+        Ok((reader, Some(found)))
+    }
+
+    async fn write(&self, look: Reader) -> Result<Session, Error> {
+        look.begin().await
+    }
+
+    async fn lease(
+        &self,
+        session: &mut Session,
+        request: &Request,
+        claim: Claim,
+        terms: &LeaseTerms,
+        over: Over,
+    ) -> Result<Leased, Error> {
+        let (records, connection) = (self.inner().records, session.connection());
+        let leased = match over {
+            Over::Nothing => records.lease(connection, request, claim, terms).await,
+            Over::Expired(expired) => records.replace_leased(connection, request, claim, terms, expired).await,
+            Over::Attempt(earlier) => records.take_over(connection, request, claim, terms, earlier).await,
+        };
+        Ok(if leased.map_err(into_idem_error)? { Leased::Claimed } else { Leased::Taken })
+    }
+
+    async fn entries(&self, session: &mut Session, identity: &Identity) -> Result<Vec<Entry>, Error> {
+        self.inner().records.entries(session.connection(), identity).await
+    }
+
+    async fn renew(
+        &self,
+        session: &mut Session,
+        request: &Request,
+        claim: Claim,
+        terms: &LeaseTerms,
+    ) -> Result<bool, Error> {
+        self.inner().records.renew(session.connection(), request, claim, terms).await.map_err(into_idem_error)
+    }
+
+    async fn release(
+        &self,
+        session: &mut Session,
+        identity: &Identity,
+        claim: Claim,
+        nobodys: Claim,
+        has_run: bool,
+    ) -> Result<bool, Error> {
+        let records = self.inner().records;
+        records.release(session.connection(), identity, claim, nobodys, has_run).await.map_err(into_idem_error)
+    }
+
+    async fn poison_leased(&self, session: &mut Session, identity: &Identity, claim: Claim) -> Result<bool, Error> {
+        self.inner().records.poison_leased(session.connection(), identity, claim).await.map_err(into_idem_error)
+    }
+
+    async fn reset_attempts(&self, session: &mut Session, identity: &Identity) -> Result<bool, Error> {
+        self.inner().records.reset_attempts(session.connection(), identity).await.map_err(into_idem_error)
+    }
+
+    async fn abandoned(&self, operation: &str, after: Option<&Place>) -> Result<Vec<Abandoned>, Error> {
+        let mut reader = Reader::acquire(self.pool()).await?;
+        self.inner().records.abandoned(&mut reader, operation, after).await.map_err(into_idem_error)
+    }
+
+    async fn begin_step(&self, identity: &Identity, claim: Claim) -> Result<Option<SqliteTx>, Error> {
+        let mut tx = SqliteTx::open(self).await?;
+        let held = self.inner().records.is_held(&mut tx, identity, claim).await.map_err(into_idem_error)?;
+        Ok(held.then_some(tx))
+    }
+
+    async fn begin_alone(&self) -> Result<SqliteTx, Error> {
+        SqliteTx::open(self).await
+    }
+
+    async fn record_entry(
+        &self,
+        tx: &mut SqliteTx,
+        request: &Request,
+        claim: Claim,
+        terms: &LeaseTerms,
+        entry: &Entry,
+    ) -> Result<Written, Error> {
+        let written = self.inner().records.record_entry(tx, request, claim, terms, entry).await;
+        written_in(tx, written).await
+    }
+
+    async fn complete_leased(
+        &self,
+        tx: &mut SqliteTx,
+        request: &Request,
+        claim: Claim,
+        outcome: &Outcome,
+    ) -> Result<Written, Error> {
+        let written = self.inner().records.complete_leased(tx, request, claim, outcome).await;
+        written_in(tx, written).await
+    }
+
+    async fn roll_back(&self, mut tx: SqliteTx) -> bool {
+        let is_whole = is_whole(&mut tx).await;
+        tx.take_session().rollback().await;
+        is_whole
+    }
+
+    async fn sweep_batch(&self, sweep: &Sweep, _from: Option<i64>) -> Result<Batch, Error> {
+        self.sweep_one_batch(sweep).await
+    }
+
+    async fn migrated(&self) -> Result<Vec<String>, Error> {
+        self.migrated_files().await
+    }
+
+    async fn begin_migrations(&self) -> Result<(Session, Vec<String>), Error> {
+        self.begin_to_migrate().await
+    }
+
+    async fn run_migration(&self, session: &mut Session, migration: &Migration) -> Result<(), Error> {
+        let run = sqlx::raw_sql(migration.sql).execute(session.connection()).await;
+        run.map(|_| ()).map_err(into_idem_error)
+    }
+}
+
+async fn written_in(tx: &mut SqliteTx, is_written: sqlx::Result<bool>) -> Result<Written, Error> {
+    match is_written {
+        Ok(true) => Ok(Written::Kept),
+        Ok(false) => Ok(Written::NotHeld),
+        // By the code it may be another mistake in the SQL. By the second savepoint it is told.
+        Err(error) if has_no_savepoint(&error) && !is_whole(tx).await => Ok(Written::Ended),
+        Err(error) => Err(into_idem_error(error)),
+    }
+}
+
+/// Whether a step's transaction is still the one that was begun, by the savepoint that is gone otherwise. One that cannot be
+/// asked is lost.
+async fn is_whole(tx: &mut SqliteTx) -> bool {
+    !matches!(tx.session().check().await, Err(error) if is_answer(&error))
+}

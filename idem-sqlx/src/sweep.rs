@@ -1,0 +1,73 @@
+//! What a sweep removes.
+
+use std::time::Duration;
+
+/// What a sweep does with expired records.
+///
+/// ```
+/// use std::time::Duration;
+/// use idem_sqlx::Sweep;
+///
+/// let sweep = Sweep::default().every(Duration::from_secs(10)).batch(500);
+/// ```
+#[derive(Debug, Clone)]
+pub struct Sweep {
+    pub(crate) every: Duration,
+    batch: Option<u32>,
+    pub(crate) archive: Option<String>,
+}
+
+impl Default for Sweep {
+    /// A minute between two sweeps, 200 records in one statement on Postgres and 250 on SQLite, no archive.
+    fn default() -> Self {
+        Self { every: Duration::from_secs(60), batch: None, archive: None }
+    }
+}
+
+impl Sweep {
+    /// How long the background task pauses when nothing is left. After a full batch it pauses for as long as that took.
+    #[must_use]
+    pub fn every(mut self, pause: Duration) -> Self {
+        self.every = pause;
+        self
+    }
+
+    /// How many records one statement removes. At least 1.
+    ///
+    /// While a batch runs, a request whose own record has expired waits for it; on SQLite, every writer does.
+    #[must_use]
+    pub fn batch(mut self, records: u32) -> Self {
+        self.batch = Some(records.max(1));
+        self
+    }
+
+    pub(crate) fn batch_or(&self, default: u32) -> u32 {
+        self.batch.unwrap_or(default)
+    }
+
+    /// A table that expired records are moved to instead of being deleted: `schema.archive`, or `archive` in the schema
+    /// that has the store's own tables.
+    ///
+    /// It must exist and have the columns of `idem_records`, in their order (`CREATE TABLE archive (LIKE
+    /// idem_records)` in Postgres), and no unique constraint: a key may expire twice.
+    #[must_use]
+    pub fn archive(mut self, table: impl Into<String>) -> Self {
+        self.archive = Some(table.into());
+        self
+    }
+}
+
+/// The parts of a table's name, between its dots, as they are written into a statement: in quotes.
+pub(crate) fn parts(table: &str) -> Vec<String> {
+    table.split('.').map(|part| format!("\"{}\"", part.replace('"', "\"\""))).collect()
+}
+
+/// What one batch of a sweep did.
+#[derive(Debug)]
+pub struct Batch {
+    pub(crate) removed: u64,
+    /// Whether there is probably more to remove.
+    pub(crate) more: bool,
+    /// Where it ended, as the database counts time: the next batch of the same pass can begin there.
+    pub(crate) reached: Option<i64>,
+}
