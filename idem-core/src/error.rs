@@ -251,7 +251,7 @@ impl Error {
         &self.0.detail
     }
 
-    /// How long to wait before asking again, where asking again can help.
+    /// How long to wait before asking again, if asking again can help.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         self.0.retry_after

@@ -1,4 +1,4 @@
-//! Idempotent handlers: the claim on a client's key, everything the handler writes, and its reply are one commit.
+//! Idempotent handlers: the claim on a client's key, all writes of the handler, and its reply are one commit.
 //!
 #![cfg_attr(all(feature = "axum", feature = "memory"), doc = "```")]
 #![cfg_attr(not(all(feature = "axum", feature = "memory")), doc = "```ignore")]
@@ -87,7 +87,7 @@ pub mod docs {
     #[doc = include_str!("../docs/rules.md")]
     pub mod rules {}
 
-    // Pages that name a store are tested where the stores are: in `idem-sqlx`.
+    // Pages that name a store are tested with the stores, in `idem-sqlx`.
     #[cfg_attr(not(doctest), doc = include_str!("../docs/leased.md"))]
     pub mod leased {}
     #[cfg_attr(not(doctest), doc = include_str!("../docs/consumers.md"))]
