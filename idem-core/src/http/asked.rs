@@ -13,12 +13,12 @@ pub enum AskedKey {
     Value(Result<Option<Key>, Error>),
 }
 
-/// What must be equal on a retry.
+/// The parts of a request that must be equal on a retry.
 #[derive(Debug)]
 pub enum AskedFingerprint {
     /// The whole request.
     Request,
-    /// Nothing but the path.
+    /// Only the path.
     None,
     /// An expression over the parameters, together with method, path and query.
     Value(Result<Fingerprint, Error>),

@@ -171,7 +171,7 @@ impl Rows {
         true
     }
 
-    /// Gives a run that is not over all its attempts again. Returns whether there is such a run.
+    /// Resets the attempts of a run that is not over and whose lease has ended. Returns whether there is such a run.
     pub(super) fn reset_attempts(&mut self, identity: &Identity, now: Timestamp) -> bool {
         match self.records.get_mut(identity).map(|row| &mut row.record.state) {
             Some(State::Leased { until, attempt, .. }) if *until <= now => {
