@@ -1,4 +1,4 @@
-//! A run without the macro: the calls that the attribute generates for a plain function.
+//! A run without the macro: by hand, what the attribute does for a plain function.
 
 use std::fmt;
 use std::future::Future;

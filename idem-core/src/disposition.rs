@@ -20,7 +20,7 @@
 /// | `Reject` | rolled back | stored | replays |
 /// | `Release` | rolled back | not stored | runs again at once |
 ///
-/// In a leased run the steps are committed one by one. `Reject` undoes the finished steps by what they have registered
+/// In a leased run the steps are committed one by one. `Reject` undoes the finished steps by their registered undos
 /// ([`Steps::undo`](crate::Steps::undo)), and `Release` keeps them: the retry resumes after them.
 ///
 /// Over HTTP the default is `Commit` for a status below 400 and `Release` otherwise. A handler overrides the default by

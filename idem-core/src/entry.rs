@@ -12,7 +12,8 @@ pub struct Entry {
     pub kind: EntryKind,
     /// The step's name. A rejection has none.
     pub name: String,
-    /// The result of a finished step, or the reply of a rejection. A rejection without a reply had one over the limit.
+    /// The result of a finished step, or the reply of a rejection. If a rejection has none, its reply was over the
+    /// limit.
     pub reply: Option<Reply>,
     /// In a rejection: the steps to undo, in the order in which they are undone.
     pub undoes: Vec<String>,

@@ -28,8 +28,8 @@
 //! - The broker's settings say how often a message is delivered before the broker gives it up. Kafka has no such
 //!   setting, so a message that fails each time holds up its partition. There the consumer has to dead-letter such
 //!   messages by a [`Failure`] of its own: for `store_failed` (a constraint that the message violates), for a panic,
-//!   and for `undo_failed` if an undo fails for good. A message that is sent again from the dead-letter queue resumes
-//!   after the steps that are finished.
+//!   and for `undo_failed` if an undo fails for good. When such a message is sent again from the dead-letter queue, it
+//!   resumes with the steps or undos that are left.
 //! - A message that comes again after its record has expired runs again. The `ttl` must be longer than the broker keeps
 //!   messages, and longer than they stay in a dead-letter queue before an operator sends them again.
 

@@ -6,7 +6,8 @@
 //!
 //! | value | text |
 //! |---|---|
-//! | booleans, integers up to 128 bits, finite floats, strings, characters | as in JSON; floats bit for bit, with `.` or `e` |
+//! | booleans, integers up to 128 bits, strings, characters | as in JSON |
+//! | finite floats | as in JSON, bit for bit, and always with `.` or `e` |
 //! | sequences, tuples | an array |
 //! | structs, and maps whose keys are strings | an object |
 //! | a variant | `"Name"`, or `{"Name": …}` if it has content |
@@ -14,7 +15,7 @@
 //! | `None` | `null` |
 //! | `Some(value)` | the value's own text; `{"~some": …}` around the text of a unit, of `None`, or of another `~some` |
 //! | `()`, a unit struct | `{"~unit": null}` |
-//! | infinite floats and NaN | `{"~f64": "inf"}`, `"-inf"`, `"NaN"`, and `"NaN:…"` (an unusual NaN, by its bits); `~f32` too |
+//! | infinite floats and NaN | `{"~f64": "inf"}`, `"-inf"`, `"NaN"`, `"NaN:…"` (an unusual NaN's bits); `~f32` likewise |
 //! | bytes | `{"~bytes": "00ff"}` |
 //! | any other map | `{"~map": [[key, value], …]}`: a key is no string, begins with `~`, or is there twice |
 //!

@@ -19,7 +19,7 @@
 //!    do not, so a handler must not use them. Until then the request's own future polls the run: middleware that holds
 //!    the future without polling it stops the run.
 //!
-//!    A request that is not claimed is dropped with its client, as Axum does: it does not go on waiting for a
+//!    A request that is not claimed is dropped with its client, as Axum does: it does not keep waiting for a
 //!    connection or for another run. A run in one transaction that is not recorded (rule 3, or `missing_key = run`) is
 //!    dropped too, and rolled back. Unrecorded steps move to a task, since finished steps would stay. A waiting request
 //!    does not hold its body; it does hold the values of its extractors.

@@ -63,7 +63,7 @@ mod tests {
         assert_ne!(key, StepKey::of_undo(&[1; 32], "charge"));
         assert_eq!(key.as_str().len(), 64);
         assert!(key.as_str().bytes().all(|byte| byte.is_ascii_hexdigit()));
-        // What a provider has stored under it must be found by every later release.
+        // Every later release must derive the same keys, since providers have stored results under them.
         assert_eq!(key.as_str(), "26bbf2986eb109ba534cdf0fa6173cb972cdb5ffd4ee458ff299f2b9746c32ea");
     }
 }

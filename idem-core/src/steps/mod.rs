@@ -47,7 +47,7 @@ use undo::{Failure, Undo};
 /// - A process that has lost the lease changes nothing: each write asks for the lease in its own transaction.
 /// - A handler that fails is released: its finished steps stay, and the retry resumes after them. They stay for the
 ///   `ttl`, counted from the end of the last lease.
-/// - When a handler rejects the run ([`Disposition::Reject`]), its finished steps are undone by what they have
+/// - When a handler rejects the run ([`Disposition::Reject`]), its finished steps are undone by the undos that were
 ///   registered with [`undo`](Self::undo) and [`undo_call`](Self::undo_call), the last step first. Each undo runs once
 ///   and is recorded. If the undoing is cut short, the retry runs the handler again. The handler passes its finished
 ///   steps and cannot enter any other ([`Kind::RunRejected`]). Then the undoing resumes, and the caller gets the reply
@@ -77,7 +77,7 @@ use undo::{Failure, Undo};
 ///   `SELECT * FROM idem_records WHERE state = 5 AND lease_until < now()` (on SQLite `unixepoch('subsec') * 1000000`)
 ///   finds the waiting rejections. Setting `expires_at` makes the store forget one of them.
 /// - The lease of a step that was given up is renewed until the database has ended the step, for a minute at most.
-/// - What a handler does between its steps is done again by each attempt.
+/// - Each attempt runs the handler's code between its steps again.
 /// - A step that ends its transaction and begins another is not detected if the second one fails or its connection is
 ///   lost: the next attempt runs the step again.
 /// - A request that is not recorded (a `GET`, or an allowed missing key) runs its steps without records: each

@@ -10,7 +10,7 @@ use crate::record::{Outcome, Reply, Request};
 
 /// The context of one run. A handler gets it as `&mut` in its context parameter.
 ///
-/// # What an implementer owes
+/// # What an implementer must guarantee
 /// - **One arbiter.** Of any number of `claim` calls on one identity, in any number of processes, at most one has an
 ///   undecided `Run` at a time. While a completed or rejected run has not expired, none gets `Run`.
 /// - **One commit.** The handler's writes through the context and the record that `complete` stores become visible

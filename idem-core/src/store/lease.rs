@@ -12,7 +12,7 @@ use crate::record::{Outcome, Request};
 
 /// The right to run one attempt of a leased run, as the store records it.
 ///
-/// # What an implementer owes
+/// # What an implementer must guarantee
 /// - **Committed first.** When `claim` answers `Run`, the lease is visible to every other process.
 /// - **Fenced.** `renew`, `record`, `complete` and `release` change the record only if this claim still holds it, and
 ///   check that in the same statement. Otherwise they answer [`Kind::LeaseLost`](crate::Kind::LeaseLost).

@@ -9,7 +9,7 @@ use crate::error::Error;
 /// A transaction in the store's database, without a claim and without a record. A step of a leased run writes through
 /// it, and so does a request that is not recorded.
 ///
-/// # What an implementer owes
+/// # What an implementer must guarantee
 /// - **One commit.** All writes through the transaction become visible together or not at all.
 /// - **A drop rolls back**, at any await, and no connection goes back to a pool inside a transaction.
 pub trait Transaction: Sized + Send + 'static {

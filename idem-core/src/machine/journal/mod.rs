@@ -371,8 +371,8 @@ impl Journal {
     /// Whether the run may be completed.
     ///
     /// No attempt's work may be forgotten. An attempt that leaves out a step that an earlier attempt has finished, or a
-    /// call that it has started, runs a changed handler. A call that this attempt has started and given up may have
-    /// happened: only the next attempt, which makes the call again, learns its answer.
+    /// call that an earlier attempt has started, comes from a changed handler. A call that this attempt has started and
+    /// given up may have happened: only the next attempt, which makes the call again, learns its answer.
     ///
     /// # Errors
     /// The run may not be completed. The error stops the journal.
@@ -453,8 +453,8 @@ impl Journal {
         }
     }
 
-    /// Notes that a write was sent. Until its result is [known](Self::known), nothing more may be recorded: the handler
-    /// may give up the wait.
+    /// Notes that a write was sent. Nothing more may be recorded until its result is [known](Self::known), since the
+    /// handler may give up the wait.
     pub fn in_doubt(&mut self) {
         self.stopped = Some(Kind::OutcomeUnknown);
     }

@@ -317,7 +317,7 @@ fn act() -> impl Strategy<Value = Act> {
     ]
 }
 
-/// What has really happened, whatever the journal assumes.
+/// The real state of the world, whatever the journal assumes.
 #[derive(Debug, Default)]
 struct World {
     recorded: Vec<Entry>,
