@@ -15,7 +15,7 @@
 //! | `None` | `null` |
 //! | `Some(value)` | the value's own text; `{"~some": …}` around the text of a unit, of `None`, or of another `~some` |
 //! | `()`, a unit struct | `{"~unit": null}` |
-//! | infinite floats and NaN | `{"~f64": "inf"}`, `"-inf"`, `"NaN"`, `"NaN:…"` (an unusual NaN's bits); `~f32` likewise |
+//! | infinite floats and NaN | `{"~f64": "inf"}`, `"-inf"`, `"NaN"`, `"NaN:…"` (bits of an unusual NaN); `~f32` too |
 //! | bytes | `{"~bytes": "00ff"}` |
 //! | any other map | `{"~map": [[key, value], …]}`: a key is no string, begins with `~`, or is there twice |
 //!
