@@ -1,4 +1,4 @@
-//! A run by hand: what the attribute does for a plain function, for people who want no macro.
+//! A run without the macro: by hand, what the attribute does for a plain function.
 
 use std::fmt;
 use std::future::Future;
@@ -16,30 +16,30 @@ use crate::runs::Run;
 use crate::store::{Claimed, Context, Rejected, Store};
 use crate::value::{self, Value, Written};
 
-/// What became of a request to run something once.
+/// The answer to a request to run something once.
 #[derive(Debug)]
 pub enum Start<C: Context> {
-    /// It is claimed. Do the work with this, and say how it ended.
+    /// The request is claimed. Do the work with this guard, then complete, reject or release it.
     Run(Guard<C>),
-    /// It ran. This is its result.
+    /// The request has run. This is its result.
     Stored(Stored),
 }
 
 /// The result of an earlier run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Stored {
-    /// It was completed.
+    /// The run was completed.
     Completed(Value),
-    /// It was rejected: nothing was written but this error.
+    /// The run was rejected: its writes were undone, and this error was stored.
     Rejected(Value),
 }
 
-/// What a rejected run has come to.
+/// The result of a rejection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Settled<T> {
-    /// This is stored, and every retry reads it like this.
+    /// This value is stored, and every retry reads it as it is here.
     Kept(T),
-    /// The result of another run is stored, or of an earlier attempt.
+    /// The stored result of another run or of an earlier attempt counts instead.
     Stored(Stored),
 }
 
@@ -59,21 +59,21 @@ impl Stored {
     }
 }
 
-/// Claims a request, or gives the result of the run that it repeats.
+/// Claims a request, or gives the stored result of its earlier run.
 ///
-/// The stores have this as a method, with an example: `PgStore::begin`.
+/// The stores offer this as a method, with an example: `PgStore::begin`.
 ///
 /// # Errors
-/// By [`Error::kind`]: [`Kind::KeyInFlight`] while the same request runs, [`Kind::KeyReused`] where the key belongs to
-/// another, [`Kind::ReplyTooLarge`] and [`Kind::RecordUnreadable`] where it ran and there is no result to give, and what
-/// the store says when it cannot be asked. In each case nothing is claimed.
+/// By [`Error::kind`]: [`Kind::KeyInFlight`] while the same request runs, [`Kind::KeyReused`] if the key belongs to
+/// another request, [`Kind::ReplyTooLarge`] and [`Kind::RecordUnreadable`] if the request has run and there is no
+/// result to give, and the errors of a store that cannot be asked. In each case nothing is claimed.
 ///
 /// # Limitations
-/// - It does not know what type the result will have. That one cannot be stored is found when it is to be: an attribute on a
-///   function, and the steps of a leased run, ask before.
+/// - The type of the result is not known yet. So a result that cannot be stored is detected only when it is stored. An
+///   attribute on a function, and the steps of a leased run, check the type before they run.
 ///
 /// # Cancel safety
-/// Dropped, it has claimed nothing. What a leased run has claimed is released, or ends with its lease.
+/// Dropped, it has claimed nothing. The claim of a leased run is released, or ends with its lease.
 pub async fn begin<C: Context>(store: &C::Store, request: &Request) -> Result<Start<C>, Error> {
     begin_within(store, request, InFlight::Conflict, &LeaseTerms::DEFAULT).await
 }
@@ -96,17 +96,17 @@ pub(crate) async fn begin_within<C: Context>(
     claimed.await.inspect_err(|refused: &Error| resume::note_refusal_of(&request.identity, refused.kind()))
 }
 
-/// A claimed request: the context to work with, and the three ways to end.
+/// A claimed request: the context to work with, and the three ways to end the run.
 ///
-/// Use it like the context itself: with `PgStore`, `&mut *run` is an executor.
+/// Use the guard like the context itself: with `PgStore`, `&mut *run` is an executor.
 ///
 /// # Rules
-/// - [`complete`](Self::complete) keeps the writes and the result, as one.
-/// - [`reject`](Self::reject) undoes the writes and keeps the error.
-/// - [`release`](Self::release) undoes the writes and keeps nothing: the next attempt runs.
+/// - [`complete`](Self::complete) commits the writes and stores the result, together.
+/// - [`reject`](Self::reject) undoes the writes and stores the error.
+/// - [`release`](Self::release) undoes the writes and stores nothing: the next attempt runs.
 ///
 /// # Cancel safety
-/// Dropped, it releases.
+/// Dropped, the guard releases the run.
 pub struct Guard<C: Context> {
     context: C,
     limit: usize,
@@ -114,19 +114,19 @@ pub struct Guard<C: Context> {
 }
 
 impl<C: Context> Guard<C> {
-    /// Makes the writes and the result permanent, as one. Gives the result as every retry reads it: return that one, so that
-    /// the first caller gets no field that is not stored.
+    /// Commits the writes and the result together. Returns the result as every retry reads it. Return that value, so
+    /// that the first caller gets no field that is not stored.
     ///
     /// A result over the store's limit leaves a tombstone: a retry gets [`Kind::ReplyTooLarge`] and does not run.
     ///
     /// # Errors
-    /// [`Kind::ReplyFailed`] where the result does not serialise, or cannot be read back; and what the store says.
-    /// Nothing was kept, unless the kind is [`Kind::OutcomeUnknown`] or [`Kind::TransactionEnded`].
+    /// [`Kind::ReplyFailed`] if the result does not serialise or cannot be read back, and the errors of the store.
+    /// Nothing was committed, unless the kind is [`Kind::OutcomeUnknown`] or [`Kind::TransactionEnded`].
     pub fn complete<T: Serialize + DeserializeOwned>(
         self,
         result: &T,
     ) -> impl Future<Output = Result<T, Error>> + use<C, T> {
-        // Before the first await, so that the future need not borrow the result.
+        // Written before the first await, so that the future need not borrow the result.
         let written = value::write(Format::VALUE, result, self.limit);
         async move {
             match written {
@@ -140,10 +140,10 @@ impl<C: Context> Guard<C> {
         self.context.complete(&outcome).await
     }
 
-    /// Undoes the writes and makes the error permanent: every retry gets it. Gives the error as every retry reads it.
+    /// Undoes the writes and stores the error: every retry gets it. Returns the error as every retry reads it.
     ///
-    /// The key stays claimed between the two, so nobody else runs. Where an earlier attempt of a leased run was rejected,
-    /// that one counts: its error is the answer.
+    /// The key stays claimed between the two steps, so no other run begins. If an earlier attempt of a leased run was
+    /// rejected, its error counts and is the answer.
     ///
     /// # Errors
     /// As for [`complete`](Self::complete).
@@ -170,7 +170,8 @@ impl<C: Context> Guard<C> {
         }
     }
 
-    /// Releases a run whose outcome cannot be stored. The error is the answer, unless to release fails.
+    /// Releases a run whose outcome cannot be stored. Returns the given error, or the error of the release if that
+    /// fails.
     pub(crate) async fn release_for<T>(self, error: Error) -> Result<T, Error> {
         self.context.release().await?;
         Err(error)
@@ -183,7 +184,7 @@ impl<C: Context> Guard<C> {
     /// Undoes the writes and frees the key.
     ///
     /// # Errors
-    /// [`Kind::TransactionEnded`] where the work ended the transaction itself: something may have been kept.
+    /// [`Kind::TransactionEnded`] if the work ended the transaction itself: something may have been committed.
     pub async fn release(self) -> Result<(), Error> {
         self.context.release().await
     }

@@ -1,7 +1,7 @@
-//! What the attribute asks of types. What it asks of an Axum handler's is in `http::bounds`.
+//! The bounds that the attribute puts on types. The bounds on an Axum handler are in `http::bounds`.
 //!
-//! Nobody implements these traits: whatever can do what is asked has them. They are here for their compile errors, each of
-//! which says what to write. To name them in code is not supported: they may change in any release.
+//! These traits are not implemented by hand: every type that meets their bounds has them. They exist for their compile
+//! errors, each of which says what to write. Naming them in code is not supported: they may change in any release.
 
 use std::future::Future;
 
@@ -11,11 +11,11 @@ use serde::de::DeserializeOwned;
 use crate::error::Error;
 use crate::store::Context;
 
-/// What is compared on a retry: an argument of a plain function, or the value of `fingerprint = …`.
+/// A value that is compared on a retry: an argument of a plain function, or the value of `fingerprint = …`.
 ///
-/// Values are compared by serde's data model ([`Fingerprint::of_value`](crate::Fingerprint::of_value)), in which a set is a
-/// list. A `HashSet` iterates in another order each time it is made: wrap it in [`Unordered`](crate::Unordered), mark the
-/// field with `#[serde(serialize_with = "idem_core::unordered")]`, or use a `BTreeSet`.
+/// Values are compared by serde's data model ([`Fingerprint::of_value`](crate::Fingerprint::of_value)), in which a set
+/// is a list. A `HashSet` iterates in another order each time it is made: wrap it in [`Unordered`](crate::Unordered),
+/// mark the field with `#[serde(serialize_with = "idem_core::unordered")]`, or use a `BTreeSet`.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be a part of the fingerprint",
     label = "is not `Serialize`",
@@ -26,7 +26,7 @@ pub trait Fingerprinted: Serialize {}
 #[diagnostic::do_not_recommend]
 impl<T: Serialize + ?Sized> Fingerprinted for T {}
 
-/// What is recorded of a plain function's arguments, for whoever goes on with an abandoned run.
+/// The recorded arguments of a plain function, for a process that resumes its abandoned run.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be recorded",
     label = "is not `Serialize`",
@@ -37,7 +37,7 @@ pub trait Recordable: Serialize {}
 #[diagnostic::do_not_recommend]
 impl<T: Serialize + ?Sized> Recordable for T {}
 
-/// What is stored of a plain function: the value of `Ok` and, with `rejects`, that of `Err`.
+/// A stored answer of a plain function: the value of `Ok` and, with `rejects`, the value of `Err`.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be stored",
     label = "is not `Serialize` and `Deserialize`, or holds what is not",
@@ -49,7 +49,7 @@ pub trait Storable: Serialize + DeserializeOwned {}
 #[diagnostic::do_not_recommend]
 impl<T: Serialize + DeserializeOwned> Storable for T {}
 
-/// The error of a plain function, which has to say that a call was refused.
+/// The error of a plain function. It must be able to report that a call was refused.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot say that the call was refused",
     label = "is not `From<idem_core::Error>`",
@@ -61,7 +61,7 @@ pub trait Refusal: From<Error> {}
 #[diagnostic::do_not_recommend]
 impl<E: From<Error>> Refusal for E {}
 
-/// What a plain function returns: a result, whose error can say that the call was refused.
+/// The return type of a plain function: a `Result` whose error can report that the call was refused.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot say that the call was refused",
     label = "an idempotent function returns a `Result`",
@@ -69,15 +69,15 @@ impl<E: From<Error>> Refusal for E {}
     note = "an Axum handler whose key is an expression needs `axum` beside it: `axum, key = …`"
 )]
 pub trait Answer: sealed::Sealed + Sized {
-    /// What is stored.
+    /// The value that is stored.
     type Value;
-    /// What a refusal becomes.
+    /// The error that a refusal becomes.
     type Error;
 
-    /// The answer as what it is.
+    /// The answer from a `Result`.
     fn of(result: Result<Self::Value, Self::Error>) -> Self;
 
-    /// And back.
+    /// The answer as a `Result`.
     fn as_result(&self) -> Result<&Self::Value, &Self::Error>;
 }
 
@@ -108,9 +108,9 @@ impl<T, E> Answer for Result<T, E> {
 )]
 pub trait Leased: Context {}
 
-/// An async function of a transaction whose future may go to another thread: what [`Steps::undo`] takes.
+/// An async function of a transaction whose future is `Send`: the argument of [`Steps::undo`].
 ///
-/// Every such function and closure is one: there is nothing to implement.
+/// Every such function and closure implements this trait: there is nothing to write.
 ///
 /// [`Steps::undo`]: crate::Steps::undo
 #[diagnostic::on_unimplemented(
@@ -119,10 +119,10 @@ pub trait Leased: Context {}
     note = "write `async move |tx| …`; what it holds across an await is `Send`, and its error is `Into<Box<dyn Error + Send + Sync>>`"
 )]
 pub trait UndoIn<'t, T: 't, E> {
-    /// Its future.
+    /// The future of the function.
     type Undone: Future<Output = Result<(), E>> + Send + 't;
 
-    /// Calls it.
+    /// Calls the function.
     fn undo(self, tx: &'t mut T) -> Self::Undone;
 }
 

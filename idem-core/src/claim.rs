@@ -12,15 +12,15 @@ use crate::policy::{InFlight, Intent, LeaseTerms};
 use crate::record::Request;
 use crate::store::{Claimed, Context};
 
-/// The first pause of a duplicate that waits; each further one is twice as long.
+/// The first pause of a duplicate that waits. Each further pause is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 
-/// The longest pause: what a waiting duplicate may learn too late.
+/// The longest pause, and so the longest delay after which a waiting duplicate sees the result.
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 
-/// Claims the request, waiting for another run of it where the policy says so.
+/// Claims the request. Waits for another run of the request if the policy says so.
 ///
-/// Between two looks it holds no connection (rule 11): everything it learnt went back with the context.
+/// Between two looks no connection is held (rule 11): it went back with the context.
 pub(crate) async fn claim<C: Context>(
     store: &C::Store,
     request: &Request,
@@ -45,7 +45,7 @@ pub(crate) async fn claim<C: Context>(
     }
 }
 
-/// The body's answer, or `None` where the right to run was lost first: then the body is dropped where it stands.
+/// The body's answer, or `None` if the right to run was lost first. The body is dropped then.
 pub(crate) async fn unless<T>(lost: impl Future<Output = ()>, body: impl Future<Output = T>) -> Option<T> {
     match select(pin!(body), pin!(lost)).await {
         Either::Left((answer, _)) => Some(answer),

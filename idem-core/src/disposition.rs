@@ -1,4 +1,4 @@
-//! What becomes of a run.
+//! The disposition: what becomes of a run.
 
 /// What becomes of a handler's writes and its reply.
 ///
@@ -20,17 +20,17 @@
 /// | `Reject` | rolled back | stored | replays |
 /// | `Release` | rolled back | not stored | runs again at once |
 ///
-/// In a leased run, whose steps are committed one by one, `Reject` undoes the finished steps by what they have registered
-/// ([`Steps::undo`](crate::Steps::undo)), and `Release` keeps them: the retry goes on behind them.
+/// In a leased run the steps are committed one by one. `Reject` undoes the finished steps by their registered undos
+/// ([`Steps::undo`](crate::Steps::undo)), and `Release` keeps them: the retry resumes after them.
 ///
-/// Over HTTP the default is `Commit` for a status below 400 and `Release` otherwise. A handler overrides it by
-/// putting a `Disposition` among its response's parts; the last one counts. "Kept but not stored" does not exist.
+/// Over HTTP the default is `Commit` for a status below 400 and `Release` otherwise. A handler overrides the default by
+/// a `Disposition` among its response's parts; the last one counts. "Kept but not stored" does not exist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Disposition {
-    /// The writes and the reply are kept.
+    /// The writes are committed and the reply is stored.
     Commit,
-    /// The writes are rolled back, the reply is kept.
+    /// The writes are rolled back and the reply is stored.
     Reject,
-    /// The writes are rolled back and the reply is not kept: the key is free again.
+    /// The writes are rolled back and the reply is not stored: the key is free again.
     Release,
 }

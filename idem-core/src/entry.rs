@@ -1,4 +1,4 @@
-//! What is stored of the steps of a leased run.
+//! The entries of a leased run's journal.
 
 use crate::record::Reply;
 
@@ -6,15 +6,16 @@ use crate::record::Reply;
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Entry {
-    /// Its place in the journal of the run: 0 is the first.
+    /// The place in the journal of the run: 0 is the first.
     pub position: u32,
-    /// What it says.
+    /// The kind of the entry.
     pub kind: EntryKind,
     /// The step's name. A rejection has none.
     pub name: String,
-    /// A finished step's result, or the reply of a rejection. A rejection without one had a reply over the limit.
+    /// The result of a finished step, or the reply of a rejection. If a rejection has none, its reply was over the
+    /// limit.
     pub reply: Option<Reply>,
-    /// Of a rejection: the steps to undo, in the order in which they are undone.
+    /// In a rejection: the steps to undo, in the order in which they are undone.
     pub undoes: Vec<String>,
 }
 
@@ -38,7 +39,7 @@ impl Entry {
     }
 }
 
-/// What an entry says: a number that a later release may add to, and never gives another meaning.
+/// The kind of an entry. A later release may add numbers, and never gives a number another meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct EntryKind(pub i16);
 
@@ -49,15 +50,15 @@ impl EntryKind {
     /// A call of the outside world is finished.
     pub const CALL: Self = Self(2);
 
-    /// The run is rejected: its reply, and the steps to undo. Only undos follow it.
+    /// The run is rejected, with its reply and the steps to undo. Only undos follow this entry.
     pub const REJECTION: Self = Self(3);
 
     /// A step is undone.
     pub const UNDO: Self = Self(4);
 
-    /// No step, but what the run was begun with.
+    /// The input that the run was begun with. It is no step.
     pub const INPUT: Self = Self(5);
 
-    /// A call was started, and its answer is not recorded. The finished call takes its place.
+    /// A call was started, and its answer is not recorded. The finished call replaces this entry.
     pub const CALL_STARTED: Self = Self(6);
 }

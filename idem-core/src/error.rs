@@ -5,7 +5,7 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::time::Duration;
 
-/// Why a request was not run, or why its run was not kept.
+/// Why a request was not run, or why its run was not committed.
 ///
 /// ```
 /// use idem_core::{Error, Kind};
@@ -15,11 +15,11 @@ use std::time::Duration;
 /// assert!(error.retry_after().is_some());
 /// ```
 ///
-/// Decide by [`kind`](Error::kind) and show people the message, which holds no secrets. What caused it is not in the
-/// message: log the [`source`](StdError::source), too, or print the error with `{:?}`. The text may change in any
+/// Decide by [`kind`](Error::kind), and show people the message, which holds no secrets. The message does not include
+/// the cause: log the [`source`](StdError::source) too, or print the error with `{:?}`. The text may change in any
 /// release; the kind's [`code`](Kind::code) does not.
 ///
-/// With the feature `axum` it is a response, `application/problem+json` with the kind's status.
+/// With the feature `axum` an error is a response: `application/problem+json` with the kind's status.
 pub struct Error(Box<Inner>);
 
 struct Inner {
@@ -29,16 +29,16 @@ struct Inner {
     retry_after: Option<Duration>,
 }
 
-/// What went wrong, as far as a caller's next step depends on it.
+/// What went wrong, as far as the caller's next step depends on it.
 ///
-/// Each kind has a stable [`code`](Kind::code). Unless its text says otherwise, nothing of the run was kept, but for the
-/// finished steps of a leased one.
+/// Each kind has a stable [`code`](Kind::code). Unless its text says otherwise, nothing of the run was kept, except for
+/// the finished steps of a leased run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Kind {
-    /// The request names no key, and the handler asks for one.
+    /// The request has no key, and the handler requires one.
     KeyMissing,
-    /// The key is blank, too long, repeated, or has characters that a key cannot have.
+    /// The key is blank, too long or repeated, or has characters that a key cannot have.
     KeyInvalid,
     /// The same request is running now. Ask again later.
     KeyInFlight,
@@ -48,7 +48,7 @@ pub enum Kind {
     ScopeInvalid,
     /// The `ttl` is out of its range. A mistake of the application.
     TtlInvalid,
-    /// What the fingerprint is made of could not be serialised. A mistake of the application.
+    /// The input of the fingerprint could not be serialised. A mistake of the application.
     FingerprintFailed,
     /// The request's body is over the limit.
     BodyTooLarge,
@@ -56,43 +56,42 @@ pub enum Kind {
     BodyUnreadable,
     /// The request ran once, but its reply was too large to be stored. It does not run again.
     ReplyTooLarge,
-    /// The reply's body failed while it was read.
+    /// The reply's body failed while it was read, or a result could not be stored.
     ReplyFailed,
     /// The stored record is corrupt or of a newer format. The request does not run again.
     RecordUnreadable,
-    /// What became of the run is not known, since the database did not answer, or a call that it has made has no answer
-    /// yet. A retry finds it out, if it makes that call again.
+    /// The outcome of the run is not known: the database did not answer, or a call that the run has made has no answer
+    /// yet. A retry resolves this, if it makes the call again.
     OutcomeUnknown,
-    /// The handler ended the transaction it was lent, now or in an earlier run. Something may have been kept; the key
-    /// does not run again until its record expires.
+    /// The handler ended the transaction it was lent, now or in an earlier run. Something may have been committed. The
+    /// key does not run again until its record expires.
     TransactionEnded,
-    /// A statement of the handler failed, the handler went on as if it had not, and the database refused to commit.
+    /// A statement of the handler failed, the handler continued as if it had not, and the database refused to commit.
     TransactionAborted,
     /// The database could not order this run among the others (deadlock, serialization failure, busy). Ask again.
     RetryLater,
-    /// The store cannot be reached. The handler was not run, or its run was not kept.
+    /// The store cannot be reached. The handler was not run, or its run was not committed.
     StoreUnavailable,
     /// The store refused a statement: a missing migration, a constraint checked at commit. An operator must look.
     StoreFailed,
     /// The handler panicked.
     Panicked,
-    /// A leased run has lost its right to run: another attempt has taken it over, or the store did not renew it in time.
-    /// Its finished steps stay; the retry goes on behind them.
+    /// A leased run has lost its right to run: another attempt has taken the run over, or the store did not renew the
+    /// lease in time. The finished steps stay; the retry resumes after them.
     LeaseLost,
-    /// The steps of a leased run are not those that an earlier attempt has finished, or one stands there twice, or behind
-    /// one that failed, or one is left out that was finished, or a call that was made, or an undo belongs to none. A mistake
-    /// of the application.
+    /// The steps of a leased run do not fit. They differ from the steps that an earlier attempt finished, one occurs
+    /// twice, one comes after a failed step, a finished step or a started call is left out, or an undo belongs to no
+    /// step. A mistake of the application.
     StepMismatch,
-    /// A leased run was begun as often as it may be. It does not run again until an operator releases it, or its record
+    /// A leased run has used up its attempts. It does not run again until an operator releases it, or its record
     /// expires.
     AttemptsExhausted,
-    /// An earlier attempt was rejected, and what it did is not undone yet: no further step runs. Let the handler end; its
-    /// caller gets the reply of the attempt that was rejected.
+    /// An earlier attempt was rejected and is not undone yet: no further step runs. Let the handler end; its caller
+    /// gets the reply of the rejected attempt.
     RunRejected,
-    /// A leased run was rejected, and what it did is not all undone yet. The retry goes on behind what is.
+    /// A leased run was rejected and is not completely undone yet. The retry undoes the rest.
     UndoFailed,
-    /// A process was to go on with an abandoned run, and there is none: it is over, or has expired, or its recorded input
-    /// leads to another key.
+    /// There is no abandoned run to resume: it is over, or has expired, or its recorded input leads to another key.
     NothingToResume,
 }
 
@@ -129,7 +128,7 @@ impl Kind {
         }
     }
 
-    /// What it means and what to do about it, in one sentence or two.
+    /// What the kind means and what to do about it, in one or two sentences.
     const fn detail(self) -> &'static str {
         match self {
             Self::KeyMissing => "this operation needs an idempotency key; send one, and the same one on every retry",
@@ -176,7 +175,7 @@ impl Kind {
         }
     }
 
-    /// How long to wait before asking again, where asking again can help.
+    /// How long to wait before asking again, if asking again can help.
     const fn retry_after(self) -> Option<Duration> {
         match self {
             Self::KeyInFlight
@@ -220,14 +219,14 @@ impl Error {
         }))
     }
 
-    /// The same error, with what caused it: for logs, never for a client.
+    /// The same error with its cause, for logs and never for a client.
     #[must_use]
     pub fn caused_by(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         self.0.source = Some(source.into());
         self
     }
 
-    /// The same error in more exact words. They may reach a client: no secrets, no key, no row.
+    /// The same error with a more exact message. It may reach a client: no secrets, no key, no row.
     #[must_use]
     pub fn because(mut self, detail: impl Into<Cow<'static, str>>) -> Self {
         self.0.detail = detail.into();
@@ -246,13 +245,13 @@ impl Error {
         self.0.kind.code()
     }
 
-    /// What to tell a client, in words that hold no secrets.
+    /// The message for a client. It holds no secrets.
     #[must_use]
     pub fn detail(&self) -> &str {
         &self.0.detail
     }
 
-    /// How long to wait before asking again, where asking again can help.
+    /// How long to wait before asking again, if asking again can help.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         self.0.retry_after

@@ -1,4 +1,4 @@
-//! What was asked: the digest that tells a retry from another request under the same key.
+//! The fingerprint: the digest that tells a retry from another request under the same key.
 
 use serde::{Serialize, Serializer};
 use sha2::{Digest, Sha256};
@@ -7,7 +7,7 @@ use crate::encoding;
 use crate::error::{Error, Kind};
 use crate::json;
 
-/// A digest of what a request asked for. The same key with another fingerprint is refused.
+/// A digest of what a request asks for. The same key with another fingerprint is refused.
 ///
 /// ```
 /// use idem_core::Fingerprint;
@@ -18,8 +18,8 @@ use crate::json;
 /// # Ok::<(), idem_core::Error>(())
 /// ```
 ///
-/// It starts with the version of the rules that made it, so that rules may change in a later release without a
-/// retry being taken for another request.
+/// A fingerprint starts with the version of its rules. So a later release may change the rules, and a retry is still
+/// not taken for another request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Fingerprint([u8; Self::LEN]);
 
@@ -27,7 +27,7 @@ impl Fingerprint {
     /// The version of the rules below.
     pub const VERSION: u8 = 1;
 
-    /// Its length in bytes: the version and a SHA-256.
+    /// The length in bytes: the version and a SHA-256.
     pub const LEN: usize = 33;
 
     /// The fingerprint of a plain function that compares nothing (`fingerprint = none`).
@@ -36,7 +36,8 @@ impl Fingerprint {
         Self::of_parts(&[b"none"])
     }
 
-    /// The fingerprint of a serialisable value, by serde's data model: what serde tells apart has another fingerprint.
+    /// The fingerprint of a serialisable value, by serde's data model: values that serde tells apart have different
+    /// fingerprints.
     ///
     /// ```
     /// use idem_core::Fingerprint;
@@ -48,16 +49,17 @@ impl Fingerprint {
     /// ```
     ///
     /// # Rules
-    /// - Options, units, variants and bytes are told apart from what they hold. Floats are compared bit for bit, integers by
-    ///   their value whatever their width, strings byte by byte. A newtype struct is what it holds.
+    /// - Options, units, variants and bytes differ from the values that they hold. Floats are compared bit for bit,
+    ///   integers by value whatever their width, strings byte by byte. A newtype struct equals the value that it holds.
     /// - The order of a map's entries and of a struct's fields does not matter.
     ///
     /// # Errors
-    /// [`Kind::FingerprintFailed`] where the value does not serialise.
+    /// [`Kind::FingerprintFailed`] if the value does not serialise.
     ///
     /// # Limitations
-    /// - A set is a list: serde does not tell them apart. A `HashSet` iterates in another order each time it is made, so a
-    ///   retry with the same set is refused as [`Kind::KeyReused`]. Wrap it in [`Unordered`], or use a `BTreeSet`.
+    /// - A set counts as a list, since serde does not tell them apart. A `HashSet` iterates in another order each time
+    ///   it is made, so a retry with the same set is refused as [`Kind::KeyReused`]. Wrap the set in [`Unordered`], or
+    ///   use a `BTreeSet`.
     pub fn of_value<T: Serialize + ?Sized>(value: &T) -> Result<Self, Error> {
         let text = encoding::compared(value).map_err(|error| Error::new(Kind::FingerprintFailed).caused_by(error))?;
         Ok(Self::of_parts(&[b"value", &text]))
@@ -72,8 +74,8 @@ impl Fingerprint {
 
     /// The fingerprint of an HTTP request.
     ///
-    /// `content_type` is the request's `Content-Type`, of which only the media type counts, not its parameters.
-    /// A JSON body is compared by meaning, every other byte by byte.
+    /// `content_type` is the request's `Content-Type`. Only its media type counts, not the parameters. A JSON body is
+    /// compared by meaning, every other body byte by byte.
     #[must_use]
     pub fn of_request(method: &str, path: &str, query: Option<&str>, content_type: &[u8], body: &[u8]) -> Self {
         let media_type = media_type(content_type);
@@ -95,10 +97,10 @@ impl Fingerprint {
         ])
     }
 
-    /// The fingerprint of an HTTP request whose handler has chosen what is compared of its content.
+    /// The fingerprint of an HTTP request whose handler has chosen which of its content is compared.
     ///
-    /// The method, the path and the query count beside it: they say what the request is about, and a route may get
-    /// all its parameters from there.
+    /// The method, the path and the query count, too: they say what the request is about, and a route may take all its
+    /// parameters from them.
     #[must_use]
     pub fn of_request_with(method: &str, path: &str, query: Option<&str>, chosen: &Self) -> Self {
         let query = query_parts(query);
@@ -106,13 +108,13 @@ impl Fingerprint {
         Self::of_parts(&[b"http chosen", method, path, query[0], query[1], &chosen.0])
     }
 
-    /// The fingerprint of an HTTP request whose handler compares nothing of it but where it went.
+    /// The fingerprint of an HTTP request whose handler compares only the path.
     #[must_use]
     pub fn of_path(path: &str) -> Self {
         Self::of_parts(&[b"http path", path.as_bytes()])
     }
 
-    /// A digest over the parts, each with its length: no joining of parts makes two lists one.
+    /// A digest over the parts, each with its length: no joining of parts makes two lists equal.
     fn of_parts(parts: &[&[u8]]) -> Self {
         let mut digest = Sha256::new();
         for part in parts {
@@ -124,7 +126,7 @@ impl Fingerprint {
         Self(bytes)
     }
 
-    /// A stored fingerprint, or `None` where these bytes are none of a version that this release knows.
+    /// A stored fingerprint, or `None` if the bytes have no version that this release knows.
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let bytes: [u8; Self::LEN] = bytes.try_into().ok()?;
@@ -152,12 +154,12 @@ impl Fingerprint {
 /// # Ok::<(), idem_core::Error>(())
 /// ```
 ///
-/// In an expression: `fingerprint = (order.id, Unordered(&order.tags))`. For a field, wherever its struct is compared:
-/// `#[serde(serialize_with = "idem_core::unordered")]`.
+/// In an expression: `fingerprint = (order.id, Unordered(&order.tags))`. On a field, for every comparison of its
+/// struct: `#[serde(serialize_with = "idem_core::unordered")]`.
 ///
 /// # Rules
-/// - The items are compared as a multiset: twice the same item is not once.
-/// - Everything else that serialises it sees the collection as it is.
+/// - The items are compared as a multiset: the same item twice is not the same item once.
+/// - Every other serialisation sees the collection as it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unordered<T>(pub T);
 
@@ -179,7 +181,7 @@ impl<T: Serialize> Serialize for Unordered<T> {
 /// ```
 ///
 /// # Errors
-/// The collection's own.
+/// The errors of the collection's serialisation.
 pub fn unordered<T: Serialize + ?Sized, S: Serializer>(collection: &T, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_newtype_struct(encoding::UNORDERED, collection)
 }
@@ -310,7 +312,7 @@ mod tests {
         assert_eq!(Fingerprint::from_bytes(&newer[1..]), None);
     }
 
-    /// Pinned: a release that digests a request otherwise would refuse every retry that spans the deploy.
+    /// Pinned: a release with another digest would refuse every retry that spans the deploy.
     #[test]
     fn r06_the_digest_of_version_1_does_not_change() {
         let asked = request(("POST", "/payments", None, "application/json", r#"{"amount":100}"#));
@@ -346,7 +348,7 @@ mod tests {
         let maybe = |tags: Option<[u8; 2]>| Fingerprint::of_value(&Unordered(tags)).expect("serialisable");
         assert_eq!(maybe(Some([1, 2])), maybe(Some([2, 1])));
         assert_ne!(maybe(Some([1, 2])), maybe(None));
-        // A list of what is unordered is a list.
+        // A list in an unordered collection keeps its order.
         let nested = |lists: [[u8; 2]; 2]| Fingerprint::of_value(&Unordered(lists)).expect("serialisable");
         assert_eq!(nested([[1, 2], [3, 4]]), nested([[3, 4], [1, 2]]));
         assert_ne!(nested([[1, 2], [3, 4]]), nested([[2, 1], [3, 4]]));

@@ -15,10 +15,10 @@ use crate::resume;
 use crate::store::{Context, Store};
 use crate::value::{self, Written};
 
-/// What the attribute's expressions said about one call.
+/// The values of the attribute's expressions for one call.
 type Asked = crate::asked::Asked<Result<Option<Key>, Error>, Result<Fingerprint, Error>>;
 
-/// An absent key is no key, and never one that all callers share.
+/// An absent key is refused: callers without a key never share one.
 fn request(asked: Asked, policy: &Policy) -> Result<Request, Error> {
     let key = asked.key?.ok_or_else(|| Error::new(Kind::KeyMissing))?;
     let identity = Identity { scope: asked.scope?, operation: policy.operation, key };
@@ -29,7 +29,7 @@ fn request(asked: Asked, policy: &Policy) -> Result<Request, Error> {
     })
 }
 
-/// How answers are stored and read. What that requires of them is said in one place, and to the user once.
+/// How answers are stored and read. The bounds on their types are in one place, so that the user gets one error.
 pub struct Codec<R> {
     check: fn() -> Result<(), Error>,
     refuse: fn(Error) -> R,
@@ -38,10 +38,10 @@ pub struct Codec<R> {
     error: Write<R>,
 }
 
-/// Writes an answer within a limit, if it is one to be stored.
+/// Writes an answer within a limit, or returns `None` if it is not stored.
 type Write<R> = fn(&R, usize) -> Option<Result<Written<R>, Error>>;
 
-/// Of a function that stores no errors.
+/// The codec of a function that stores no errors.
 pub fn codec<R: Answer>() -> Codec<R>
 where
     R::Value: Storable,
@@ -52,7 +52,7 @@ where
         refuse: |refusal| R::of(Err(refusal.into())),
         read: |stored| match stored {
             Stored::Completed(value) => Ok(R::of(Ok(value.read()?))),
-            // By a release of the program whose function had `rejects`.
+            // The error was stored by a release of the program whose function had `rejects`.
             Stored::Rejected(_) => Err(Error::new(Kind::RecordUnreadable)),
         },
         value: |answer, limit| {
@@ -63,7 +63,7 @@ where
     }
 }
 
-/// Of a function with `rejects`.
+/// The codec of a function with `rejects`.
 pub fn codec_with_errors<R: Answer>() -> Codec<R>
 where
     R::Value: Storable,
@@ -83,12 +83,13 @@ where
     }
 }
 
-/// [`codec`] of a result that is spelt out. Whatever one of its types cannot do, rustc says at that type.
+/// [`codec`] for a function whose return type is written as `Result<T, E>`. rustc reports a missing bound at the type
+/// that lacks it.
 pub fn codec_of<T: Storable, E: Refusal>() -> Codec<Result<T, E>> {
     codec()
 }
 
-/// [`codec_with_errors`] of a result that is spelt out.
+/// [`codec_with_errors`] for a function whose return type is written as `Result<T, E>`.
 pub fn codec_with_errors_of<T: Storable, E: Storable + Refusal>() -> Codec<Result<T, E>> {
     codec_with_errors()
 }
@@ -98,12 +99,12 @@ pub fn is_final<R: Answer>(answer: &Option<R>, rejects: impl FnOnce(&R::Error) -
     answer.as_ref().and_then(|answer| answer.as_result().err()).is_some_and(rejects)
 }
 
-/// What becomes of a call.
+/// The result of entering a call.
 #[derive(Debug)]
 pub enum Entered<C: Context, R> {
-    /// It runs the body with this.
+    /// The call runs its body with this guard.
     Run(Guard<C>),
-    /// It is over.
+    /// The call is over. This is its answer.
     Over(R),
 }
 
@@ -137,23 +138,23 @@ async fn claim<C: Context, R>(
     begin_within(store, &request, policy.in_flight, &policy.lease).await
 }
 
-/// The body's answer, or nothing where the right to run is lost before there is one.
+/// The body's answer, or `None` if the right to run is lost before there is an answer.
 pub async fn answer<R>(lost: impl Future<Output = ()>, body: impl Future<Output = R>) -> Option<R> {
     unless(lost, body).await
 }
 
 /// Ends a run as its answer says.
 pub async fn settle<C: Context, R>(run: Guard<C>, answer: Option<R>, is_final: bool, codec: &Codec<R>) -> R {
-    // The body may have made calls of its own, which have noted theirs.
+    // The body may have made calls of its own, which have noted their replays.
     observe::note(false);
-    // A lost right is nobody's final error, whatever `rejects` would say of it.
+    // A lost lease is never a final error, whatever `rejects` would say.
     let Some(answer) = answer else {
         let released = run.release().await;
         return (codec.refuse)(released.err().unwrap_or_else(|| Error::new(Kind::LeaseLost)));
     };
     let limit = run.limit();
     let settled = if run.is_rejected() {
-        // Its outcome is recorded; what the function says this time is not looked at.
+        // The outcome of the rejection is recorded; this attempt's answer does not count.
         run.reject_with(Outcome::Oversized).await.map(|stored| Settled::of(stored, answer))
     } else if let Some(written) = (codec.value)(&answer, limit) {
         match written {
@@ -172,7 +173,7 @@ pub async fn settle<C: Context, R>(run: Guard<C>, answer: Option<R>, is_final: b
     };
     match settled {
         Ok(Settled::Kept(answer)) => answer,
-        // Another run took the key while this one was undone, and counts.
+        // The stored outcome of another run or of an earlier attempt counts.
         Ok(Settled::Stored(stored)) => codec.replay(&stored),
         Err(error) => {
             resume::note_end(error.kind());

@@ -1,4 +1,4 @@
-//! Who asks: scope, operation and key, the three parts of a record's identity.
+//! The identity of a record: scope, operation and key.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Kind};
 
-/// Who owns a key: two callers with different scopes never see each other's replies.
+/// The owner of a key: two callers with different scopes never see each other's replies.
 ///
 /// ```
 /// use idem_core::ToScope;
@@ -16,8 +16,8 @@ use crate::error::{Error, Kind};
 /// # Ok::<(), idem_core::Error>(())
 /// ```
 ///
-/// 1 to 255 bytes without a NUL character. It is stored in clear, so that an operator can find a caller's records;
-/// use an identifier, not a name or an address.
+/// A scope has 1 to 255 bytes without a NUL character. It is stored in clear, so that an operator can find a caller's
+/// records. Use an identifier, not a name or an address.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Scope(String);
 
@@ -25,9 +25,9 @@ impl Scope {
     /// The longest scope, in bytes: three of them fit into one Postgres index row with room to spare.
     pub const MAX_LEN: usize = 255;
 
-    /// The scope that every caller shares: what `scope = global` means.
+    /// The scope that all callers share: the meaning of `scope = global`.
     ///
-    /// It is the empty string, which no [`ToScope`] value can be.
+    /// This scope is the empty string, which no [`ToScope`] value can be.
     #[must_use]
     pub fn global() -> Self {
         Self(String::new())
@@ -36,20 +36,21 @@ impl Scope {
     /// A scope of one part.
     ///
     /// # Errors
-    /// [`Kind::ScopeInvalid`] where the part is empty, longer than [`MAX_LEN`](Self::MAX_LEN) bytes, or holds NUL.
+    /// [`Kind::ScopeInvalid`] if the part is empty, longer than [`MAX_LEN`](Self::MAX_LEN) bytes, or holds NUL.
     pub fn of(part: impl Into<String>) -> Result<Self, Error> {
         let part = part.into();
-        // What looks like a tuple is written as a tuple of one, so that no single value can pass for a real tuple.
+        // A value that looks like a tuple is written as a tuple of one, so that no single value can pass for a real
+        // tuple.
         if part.starts_with('[') {
             return Self::of_parts(&[part]);
         }
         Self::checked(part)
     }
 
-    /// A scope of several parts. Two lists of parts are the same scope only where each part is the same.
+    /// A scope of several parts. Two lists of parts are the same scope only if all their parts are equal.
     ///
     /// # Errors
-    /// [`Kind::ScopeInvalid`] where a part is empty, or the whole is longer than [`MAX_LEN`](Self::MAX_LEN) bytes.
+    /// [`Kind::ScopeInvalid`] if a part is empty, or the whole is longer than [`MAX_LEN`](Self::MAX_LEN) bytes.
     pub fn of_parts(parts: &[String]) -> Result<Self, Error> {
         if parts.is_empty() || parts.iter().any(|part| part.is_empty() || part.contains('\0')) {
             return Err(Error::new(Kind::ScopeInvalid));
@@ -72,7 +73,7 @@ impl Scope {
     }
 }
 
-/// A value that says who owns a key: what `scope = EXPR` evaluates to.
+/// A value that names the owner of a key: the value of `scope = EXPR`.
 ///
 /// ```
 /// use idem_core::{Error, Scope, ToScope};
@@ -87,10 +88,10 @@ impl Scope {
 /// ```
 ///
 /// # Rules
-/// - Two callers who must not see each other's replies have different scopes; one caller has the same scope on
-///   every retry, on every server. A session identifier is no scope: it changes.
-/// - `Option<T>` is deliberately none: anonymous callers would share one. Refuse them in an extractor, or write
-///   `scope = global` where sharing is meant.
+/// - Two callers who must not see each other's replies have different scopes. One caller has the same scope on every
+///   retry, on every server. A session identifier is no scope, since it changes.
+/// - `Option<T>` is deliberately no scope: all anonymous callers would share one. Refuse them in an extractor, or write
+///   `scope = global` if sharing is meant.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be a scope",
     label = "does not say who owns the key",
@@ -102,14 +103,14 @@ pub trait ToScope {
     /// The scope of this value.
     ///
     /// # Errors
-    /// [`Kind::ScopeInvalid`] where the value is empty or too long. The request then fails and nothing is recorded.
+    /// [`Kind::ScopeInvalid`] if the value is empty or too long. The request then fails and nothing is recorded.
     fn to_scope(&self) -> Result<Scope, Error>;
 }
 
-/// A value that is a key: what `key = EXPR` evaluates to.
+/// A value that is a key: the value of `key = EXPR`.
 ///
-/// An empty string and `None` are no keys; they are refused, or run unrecorded where the handler says
-/// `missing_key = run`. They are never one shared record.
+/// An empty string and `None` are no keys: the request is refused, or runs unrecorded if the handler says
+/// `missing_key = run`. Such requests never share a record.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be an idempotency key",
     label = "is no string, integer or option of one",
@@ -117,16 +118,16 @@ pub trait ToScope {
     note = "`uuid::Uuid` is a key with `features = [\"uuid\"]` of `idem-core`"
 )]
 pub trait ToKey {
-    /// The key of this value, or `None` where it has none.
+    /// The key of this value, or `None` if it has none.
     ///
     /// # Errors
-    /// [`Kind::KeyInvalid`] where the value cannot be a key.
+    /// [`Kind::KeyInvalid`] if the value cannot be a key.
     fn to_key(&self) -> Result<Option<Key>, Error>;
 }
 
 /// The key that a client chose for one request and all its retries.
 ///
-/// Only its SHA-256 is kept, here and in the store: keys are often guessable, and sometimes secrets.
+/// Only the key's SHA-256 is held in memory and stored: keys are often guessable, and sometimes secrets.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Key([u8; 32]);
 
@@ -137,7 +138,7 @@ impl Key {
     /// A key from its text. Blank text is no key.
     ///
     /// # Errors
-    /// [`Kind::KeyInvalid`] where the text is longer than [`MAX_LEN`](Self::MAX_LEN) bytes.
+    /// [`Kind::KeyInvalid`] if the text is longer than [`MAX_LEN`](Self::MAX_LEN) bytes.
     pub fn of(text: &str) -> Result<Option<Self>, Error> {
         if text.trim().is_empty() {
             return Ok(None);
@@ -148,13 +149,13 @@ impl Key {
         Ok(Some(Self(Sha256::digest(text).into())))
     }
 
-    /// A key of which only the stored hash is known: for an operator who has a record and not its key.
+    /// A key from its stored hash: for an operator who has a record but not its key.
     #[must_use]
     pub fn from_hash(hash: [u8; 32]) -> Self {
         Self(hash)
     }
 
-    /// The key's SHA-256: what is stored.
+    /// The key's SHA-256, which is stored.
     #[must_use]
     pub fn hash(&self) -> &[u8; 32] {
         &self.0
@@ -163,7 +164,7 @@ impl Key {
 
 impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The first bytes are enough to find a record, and too few to look a key up in a table of likely ones.
+        // The first bytes are enough to find a record, and too few to find the key in a table of likely keys.
         write!(f, "Key({:02x}{:02x}{:02x}{:02x}…)", self.0[0], self.0[1], self.0[2], self.0[3])
     }
 }
@@ -179,7 +180,7 @@ impl Operation {
     /// A name given in code.
     ///
     /// # Panics
-    /// Where it is empty or longer than [`MAX_LEN`](Self::MAX_LEN) bytes: in a `const`, that is a compile error.
+    /// If the name is empty or longer than [`MAX_LEN`](Self::MAX_LEN) bytes. In a `const` that is a compile error.
     #[must_use]
     pub const fn new(name: &'static str) -> Self {
         assert!(!name.is_empty(), "an operation needs a name");
@@ -197,16 +198,16 @@ impl Operation {
     }
 }
 
-/// What tells one record from all others: scope, operation and key, side by side.
+/// The identity of a record: scope, operation and key.
 ///
-/// They stay apart down to the store's columns, so that no joining of strings makes two identities one.
+/// The three parts stay separate down to the store's columns, so that no joining of strings makes two identities equal.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Identity {
-    /// Who owns the key.
+    /// The owner of the key.
     pub scope: Scope,
-    /// Which handler.
+    /// The handler's stable name.
     pub operation: Operation,
-    /// Which request.
+    /// The client's key for the request.
     pub key: Key,
 }
 
@@ -222,17 +223,17 @@ impl Identity {
     /// ```
     ///
     /// # Errors
-    /// [`Kind::KeyMissing`] where the key is blank or `None`, [`Kind::KeyInvalid`] and [`Kind::ScopeInvalid`] where one
-    /// cannot be stored.
+    /// [`Kind::KeyMissing`] if the key is blank or `None`, [`Kind::KeyInvalid`] and [`Kind::ScopeInvalid`] if the key
+    /// or the scope cannot be stored.
     ///
     /// # Panics
-    /// Where the operation is empty or too long: see [`Operation::new`].
+    /// If the operation is empty or too long: see [`Operation::new`].
     pub fn new(scope: impl ToScope, operation: &'static str, key: &(impl ToKey + ?Sized)) -> Result<Self, Error> {
         let key = key.to_key()?.ok_or_else(|| Error::new(Kind::KeyMissing))?;
         Ok(Self { scope: scope.to_scope()?, operation: Operation::new(operation), key })
     }
 
-    /// A digest of the three parts, each with its length: for locks and tables that want one value.
+    /// A digest of the three parts, each with its length: for locks and tables that need a single value.
     #[must_use]
     pub fn digest(&self) -> [u8; 32] {
         let mut digest = Sha256::new();
@@ -294,7 +295,7 @@ impl<T: ToKey> ToKey for Option<T> {
 
 macro_rules! by_display {
     ($($type:ty),*) => {$(
-        // A list of integers in an error tells nobody what to write.
+        // A list of integer types in a compile error would not help the user.
         #[diagnostic::do_not_recommend]
         impl ToScope for $type {
             fn to_scope(&self) -> Result<Scope, Error> {

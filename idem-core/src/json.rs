@@ -1,8 +1,8 @@
-//! JSON by meaning: one canonical digest for all the ways to write the same value.
+//! JSON by meaning: one canonical digest for all texts of the same value.
 //!
-//! Objects are compared as sets of members, arrays in order, strings by the characters they stand for, numbers by their
-//! exact decimal value (`1`, `1.0` and `1e0` are one number; 9007199254740993 is not 9007199254740992). White space counts
-//! nowhere. Text that is no JSON, holds one object key twice or nests deeper than [`MAX_DEPTH`] has no canonical form.
+//! Objects are compared as sets of members, arrays in order, strings by their characters, numbers by their exact
+//! decimal value (`1`, `1.0` and `1e0` are one number; 9007199254740993 is not 9007199254740992). White space does not
+//! count. Text that is not JSON, holds one object key twice or nests deeper than [`MAX_DEPTH`] has no canonical form.
 
 use std::borrow::Cow;
 
@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 /// Deeper values are not compared by meaning: the reader recurses, and a request must not exhaust its stack.
 const MAX_DEPTH: usize = 128;
 
-/// The digest of the value's meaning, or `None` where it has no canonical form.
+/// The digest of the value's meaning, or `None` if it has no canonical form.
 pub(crate) fn digest(text: &[u8]) -> Option<[u8; 32]> {
     let text = std::str::from_utf8(text).ok()?;
     let mut reader = Reader::new(text);
@@ -27,17 +27,17 @@ pub(crate) fn digest(text: &[u8]) -> Option<[u8; 32]> {
 enum Value<'t> {
     /// `null`, `true` and `false`: the text is the value.
     Literal(&'t str),
-    /// A number as it is written.
+    /// The text of a number.
     Number(&'t str),
-    /// The string with its escapes resolved, as UTF-16 would order nothing here: kept as bytes.
+    /// A string with its escapes resolved, as UTF-8 bytes.
     String(Cow<'t, [u8]>),
     Array(Vec<Value<'t>>),
-    /// Sorted by key, no key twice.
+    /// The members sorted by key. No key occurs twice.
     Object(Vec<(Cow<'t, [u8]>, Value<'t>)>),
 }
 
 impl Value<'_> {
-    /// Each value is a type letter, a length, and its parts: no two values write the same bytes.
+    /// Writes a type letter, a length and the parts, so that no two values write the same bytes.
     fn write(&self, digest: &mut Sha256) {
         let mut head = |letter: u8, length: usize| {
             digest.update([letter]);
@@ -80,10 +80,10 @@ impl Value<'_> {
     }
 }
 
-/// The exact value of a number: its digits as one integer, times a power of ten. Equal values have equal parts, since the
-/// digits neither begin nor end with a zero, and zero has none.
+/// The exact value of a number: its digits as one integer, times a power of ten. Equal values have equal parts: the
+/// digits neither begin nor end with a zero, and zero has no digits.
 ///
-/// Never a float, which would make two large integers one, and never expanded: `1e999999999` is nine bytes.
+/// It is never a float, which would make two large integers equal. It is never expanded, so `1e999999999` stays small.
 struct Decimal {
     is_negative: bool,
     digits: Vec<u8>,
@@ -91,7 +91,7 @@ struct Decimal {
 }
 
 impl Decimal {
-    /// `None` where the exponent itself has some forty digits: such numbers are compared as they are written.
+    /// Returns `None` if the exponent itself has some forty digits: such numbers are compared as they are written.
     fn of(text: &str) -> Option<Self> {
         let (mantissa, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
         let (sign, mantissa) = mantissa.strip_prefix('-').map_or((false, mantissa), |rest| (true, rest));
@@ -108,7 +108,7 @@ impl Decimal {
     }
 }
 
-/// A reader of RFC 8259 text. Every method returns `None` where the text is no JSON.
+/// A reader of RFC 8259 text. Every method returns `None` if the text is not JSON.
 #[derive(Clone, Copy)]
 pub(crate) struct Reader<'t> {
     text: &'t str,
@@ -156,7 +156,7 @@ impl<'t> Reader<'t> {
             }
         }
         members.sort_by(|one, other| one.0.cmp(&other.0));
-        // Which of two equal keys counts depends on who reads the object, so it has no one meaning.
+        // Readers differ on which of two equal keys counts, so the object has no single meaning.
         let twice = members.windows(2).any(|pair| pair[0].0 == pair[1].0);
         (!twice).then_some(Value::Object(members))
     }
@@ -190,7 +190,7 @@ impl<'t> Reader<'t> {
         }
     }
 
-    /// The bytes up to the next one that is no plain part of a string.
+    /// The plain bytes of a string, up to the next quote, escape or control character.
     fn plain(&mut self) -> Option<&'t [u8]> {
         let start = self.at;
         while !matches!(self.peek()?, b'"' | b'\\' | 0..=0x1f) {
@@ -220,7 +220,7 @@ impl<'t> Reader<'t> {
 
     fn unicode(&mut self) -> Option<char> {
         let first = self.hex()?;
-        // A half of a surrogate pair alone stands for no character.
+        // Half of a surrogate pair alone is no character.
         if !(0xd800..0xdc00).contains(&first) {
             return char::from_u32(first);
         }
@@ -372,7 +372,7 @@ mod tests {
     }
 
     proptest! {
-        /// A number is written in many ways, and is one number.
+        /// One number can be written in many ways.
         #[test]
         fn r05_a_number_is_its_decimal_value(digits in "[1-9][0-9]{0,40}", shift in 0_usize..45, other in "[1-9][0-9]{0,40}") {
             let zeros = "0".repeat(shift);

@@ -1,4 +1,4 @@
-//! Idempotent handlers: the claim on a client's key, everything the handler writes, and its reply are one commit.
+//! Idempotent handlers: the claim on a client's key, all writes of the handler, and its reply are one commit.
 //!
 #![cfg_attr(all(feature = "axum", feature = "memory"), doc = "```")]
 #![cfg_attr(not(all(feature = "axum", feature = "memory")), doc = "```ignore")]
@@ -28,9 +28,9 @@
 //! # let _: axum::Router = app;
 //! ```
 //!
-//! A retry gets the first reply, with `Idempotent-Replayed: true`. A duplicate in flight gets 409 with `Retry-After`,
-//! the same key with another body 422. One caller never sees another's reply. After a crash either nothing was committed
-//! and the retry runs, or everything was and it is replayed.
+//! A retry gets the first reply, with `Idempotent-Replayed: true`. A duplicate in flight gets 409 with `Retry-After`.
+//! The same key with another body gets 422. One caller never sees another's reply. After a crash either nothing was
+//! committed and the retry runs, or everything was and it is replayed.
 //!
 //! The stores and their contexts (`PgStore` and `PgTx`, `SqliteStore` and `SqliteTx`) are in `idem-sqlx`; this crate
 //! knows no database.
@@ -53,18 +53,19 @@
 //! | write a store of your own | [`store`] |
 //!
 //! # Rules
-//! - The `&mut` parameter is the context, and its type decides how the handler runs. There is exactly one.
-//! - A record is found by scope, operation and key, side by side. Only the key's SHA-256 is kept.
-//! - What becomes of the writes and the reply is the handler's [`Disposition`].
+//! - The `&mut` parameter is the context, and its type decides how the handler runs. A handler has exactly one context.
+//! - A record is identified by scope, operation and key, in separate columns. Only the key's SHA-256 is stored.
+//! - The handler's [`Disposition`] decides what becomes of the writes and the reply.
 //!
 //! # Limitations
-//! - What a handler does outside of its transaction (a call to another service, a mail) is not undone by a crash. The
-//!   retry does it again.
+//! - Effects of a handler outside its transaction (a call to another service, a mail) are not undone by a crash. The
+//!   retry does them again.
 //! - A key counts until its record expires. After that the same request runs again.
-//! - A handler that ends the transaction itself (raw `COMMIT` or `ROLLBACK`) is detected when it returns. Its caller gets
-//!   `transaction_ended`, and its key does not run again until it expires; what it had committed stays. Between a raw
-//!   `ROLLBACK` and the end of the handler the key is free: a duplicate that comes just then runs. So does a retry where
-//!   the process dies there, or where the handler begins another transaction and fails in it.
+//! - A handler that ends the transaction itself (raw `COMMIT` or `ROLLBACK`) is detected when it returns. Its caller
+//!   gets `transaction_ended`, and the key does not run again until its record expires; what the handler had committed
+//!   stays. Between a raw `ROLLBACK` and the end of the handler the key is free: a duplicate that arrives in that time
+//!   runs. A retry runs, too, if the process dies in that time, or if the handler begins another transaction and fails
+//!   in it.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod bounds;
@@ -87,7 +88,7 @@ pub mod docs {
     #[doc = include_str!("../docs/rules.md")]
     pub mod rules {}
 
-    // Pages that name a store are tested where the stores are: in `idem-sqlx`.
+    // Pages that name a store are tested with the stores, in `idem-sqlx`.
     #[cfg_attr(not(doctest), doc = include_str!("../docs/leased.md"))]
     pub mod leased {}
     #[cfg_attr(not(doctest), doc = include_str!("../docs/consumers.md"))]

@@ -1,4 +1,4 @@
-//! What a consumer does with a message, whatever the broker.
+//! What a consumer does with a message, for any broker.
 //!
 //! ```
 //! use idem_core::message::Action;
@@ -11,26 +11,27 @@
 //! assert!(matches!(Action::of(&elsewhere), Action::Redeliver { .. }));
 //! ```
 //!
-//! A broker that delivers at least once delivers twice. An idempotent function makes the second delivery harmless;
-//! what is left to the consumer is to say to the broker what became of a message, and that only after the commit.
+//! A broker that delivers at least once sometimes delivers twice. An idempotent function makes the second delivery
+//! harmless. The consumer still has to tell the broker what became of a message, and only after the commit.
 //!
 //! # Rules
 //! - Done or replayed: acknowledge.
-//! - Running elsewhere, or the store cannot be reached: have it redelivered. It is not acknowledged, since whoever runs
-//!   it may fail.
-//! - Refused for good: dead-letter it, with the reason. To deliver it again would be refused again.
+//! - Running elsewhere, or the store cannot be reached: have the message redelivered. It is not acknowledged, since the
+//!   other run may fail.
+//! - Refused for good: dead-letter it, with the reason. A redelivery would be refused again.
 //!
 //! # Limitations
-//! - A message is compared with its first delivery by serde's data model, in which a set is a list. A `HashSet` in it
-//!   iterates in another order each time the message is read, so the redelivery is refused as `key_reused` and dead-lettered.
-//!   Use a `BTreeSet`, mark the field with `#[serde(serialize_with = "idem_core::unordered")]`, or name what is to be equal:
-//!   `fingerprint = (order.id, Unordered(&order.tags))`. See [`Unordered`](crate::Unordered).
-//! - How often a message is delivered before the broker gives it up is the broker's setting. Kafka has none, so a message
-//!   that fails each time holds up its partition: there, what would fail each time is for the consumer to put aside, by a
-//!   [`Failure`] of its own. `store_failed` is such a one (a constraint that the message violates), and a panic, and `undo_failed` where
-//!   an undo fails for good; sent again from there, the message goes on with what is left.
-//! - A message that comes again after its record has expired runs again. The `ttl` has to be longer than the broker keeps
-//!   messages, and longer than they lie in a dead-letter queue before somebody sends them again.
+//! - A message is compared with its first delivery by serde's data model, in which a set is a list. A `HashSet` in a
+//!   message iterates in another order each time the message is read, so the redelivery is refused as `key_reused` and
+//!   dead-lettered. Use a `BTreeSet`, mark the field with `#[serde(serialize_with = "idem_core::unordered")]`, or name
+//!   the parts to compare: `fingerprint = (order.id, Unordered(&order.tags))`. See [`Unordered`](crate::Unordered).
+//! - The broker's settings say how often a message is delivered before the broker gives it up. Kafka has no such
+//!   setting, so a message that fails each time holds up its partition. There the consumer has to dead-letter such
+//!   messages by a [`Failure`] of its own: for `store_failed` (a constraint that the message violates), for a panic,
+//!   and for `undo_failed` if an undo fails for good. When such a message is sent again from the dead-letter queue, it
+//!   resumes with the steps or undos that are left.
+//! - A message that comes again after its record has expired runs again. The `ttl` must be longer than the broker keeps
+//!   messages, and longer than they stay in a dead-letter queue before an operator sends them again.
 
 use std::borrow::Cow;
 use std::panic::AssertUnwindSafe;
@@ -44,27 +45,27 @@ use crate::error::{Error, Kind};
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use = "the broker waits to be told"]
 pub enum Action {
-    /// Say that it is done: its effect is committed, now or by an earlier delivery.
+    /// Acknowledge the message: its effect is committed, now or by an earlier delivery.
     Acknowledge,
-    /// Do not say that it is done, so that it is delivered again, if the broker can wait: after this time.
+    /// Do not acknowledge the message, so that the broker delivers it again, after this time if the broker can wait.
     Redeliver {
-        /// How long to wait, where the broker lets one say so.
+        /// How long to wait, if the broker supports a delay.
         after: Duration,
     },
-    /// Put it aside for a person, with the reason, and say that it is done.
+    /// Dead-letter the message with the reason, and acknowledge it.
     DeadLetter {
         /// A stable code.
         code: Cow<'static, str>,
-        /// What to tell the person.
+        /// The reason, for people.
         reason: String,
     },
 }
 
 impl Action {
-    /// How long a message waits whose failure does not say.
+    /// The pause before a redelivery if the failure names none.
     pub const PAUSE: Duration = Duration::from_secs(1);
 
-    /// What to do after a call.
+    /// The action for the result of a call.
     pub fn of<T, E: Failure>(result: &Result<T, E>) -> Self {
         match result {
             Ok(_) => Self::Acknowledge,
@@ -72,14 +73,14 @@ impl Action {
         }
     }
 
-    /// Have it delivered again after [`PAUSE`](Self::PAUSE).
+    /// A redelivery after [`PAUSE`](Self::PAUSE).
     pub const fn redeliver() -> Self {
         Self::Redeliver { after: Self::PAUSE }
     }
 
-    /// Has the broker wait longer where this is not the first delivery that failed: see [`backoff`].
+    /// Has the broker wait longer if earlier deliveries failed: see [`backoff`].
     ///
-    /// `earlier` counts the deliveries before this one. Whatever is not to be redelivered stays as it is.
+    /// `earlier` is the number of deliveries before this one. An action that is no redelivery stays as it is.
     pub fn backed_off(self, earlier: u32) -> Self {
         match self {
             Self::Redeliver { after } => Self::Redeliver { after: backoff(after, earlier) },
@@ -87,13 +88,13 @@ impl Action {
         }
     }
 
-    /// Put it aside: `code` is stable, `reason` is for people.
+    /// Dead-letters the message: `code` is stable, `reason` is for people.
     pub fn dead_letter(code: impl Into<Cow<'static, str>>, reason: impl ToString) -> Self {
         Self::DeadLetter { code: code.into(), reason: reason.to_string() }
     }
 }
 
-/// An error that knows what becomes of the message that it is about.
+/// An error that decides what becomes of its message.
 ///
 /// ```
 /// use idem_core::message::{Action, Failure};
@@ -113,7 +114,7 @@ impl Action {
 /// }
 /// ```
 pub trait Failure {
-    /// What to do with the message.
+    /// The action for the message.
     fn action(&self) -> Action;
 }
 
@@ -130,10 +131,10 @@ impl Failure for Error {
             | Kind::RunRejected
             | Kind::UndoFailed
             | Kind::NothingToResume
-            // By an instance of the release that has begun it, it can still be ended.
+            // An instance of the release that began the run can still end it.
             | Kind::StepMismatch
             | Kind::BodyUnreadable => Action::Redeliver { after: self.retry_after().unwrap_or(Action::PAUSE) },
-            // A tombstone may stand for a result or for a final error. To acknowledge the second would lose it.
+            // A tombstone may stand for a result or for a final error. Acknowledging it would lose a final error.
             Kind::ReplyTooLarge
             | Kind::KeyMissing
             | Kind::KeyInvalid
@@ -151,7 +152,8 @@ impl Failure for Error {
     }
 }
 
-/// How long to wait after a failure that `earlier` failures came before: `first`, doubled for each, up to 30 s.
+/// How long to wait after a failure with `earlier` failures before it: `first`, doubled for each earlier one, up to 30
+/// s.
 ///
 /// ```
 /// use std::time::Duration;
@@ -161,15 +163,15 @@ impl Failure for Error {
 /// assert_eq!(waits, [1, 2, 4, 30]);
 /// ```
 ///
-/// A broker or a database that is gone for an hour is asked twice a minute, and its consumer goes on half a minute after
-/// it is back. `first` itself is never cut: a store that asks for a minute gets a minute.
+/// A broker or a database that is down for an hour is asked twice a minute, and its consumer resumes at most half a
+/// minute after it is back. `first` itself is never cut: a store that asks for a minute gets a minute.
 pub fn backoff(first: Duration, earlier: u32) -> Duration {
     const MOST: Duration = Duration::from_secs(30);
     let doubled = first.saturating_mul(2_u32.saturating_pow(earlier));
     doubled.min(MOST).max(first)
 }
 
-/// Handles the messages of a batch, `at_once` at a time, and says for each what to do with it, in their order.
+/// Handles the messages of a batch, `at_once` at a time, and returns the action for each, in the order of the messages.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() {
@@ -186,11 +188,11 @@ pub fn backoff(first: Duration, earlier: u32) -> Duration {
 /// ```
 ///
 /// # Rules
-/// - One message does not fail the others. One whose handling panics is to be redelivered.
-/// - Messages that must be handled one after the other, as those of one Kafka partition, want `at_once` to be 1.
+/// - The failure of one message does not affect the others. A message whose handling panics is redelivered.
+/// - Messages that must be handled one after the other, such as those of one Kafka partition, need `at_once` to be 1.
 ///
 /// # Cancel safety
-/// Dropped, it says nothing about any message, so all are delivered again; those that were done are replayed.
+/// Dropped, it returns no action for any message, so all are delivered again. Messages that were done are replayed.
 pub async fn each<M>(messages: &[M], at_once: usize, handle: impl AsyncFn(&M) -> Action) -> Vec<Action> {
     let handled = messages.iter().map(async |message| {
         let action = AssertUnwindSafe(handle(message)).catch_unwind().await;
@@ -218,7 +220,8 @@ mod tests {
 
     #[test]
     fn what_would_be_refused_again_is_put_aside_with_its_code() {
-        // A body that ended its transaction among them: sent again and again it would run when its record expires.
+        // A body that ended its transaction is among them: redelivered again and again, it would run once its record
+        // expires.
         for kind in
             [Kind::KeyReused, Kind::KeyMissing, Kind::ReplyTooLarge, Kind::RecordUnreadable, Kind::TransactionEnded]
         {

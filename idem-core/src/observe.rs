@@ -1,12 +1,12 @@
-//! Whether a plain function's result is of this call or of an earlier one.
+//! Tells whether a plain function's result was replayed.
 
 use std::cell::Cell;
 use std::future::Future;
 
-/// A result, and where it is from.
+/// A result, and whether it was replayed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Observed<T> {
-    /// What the call gave.
+    /// The result of the call.
     pub result: T,
     /// Whether it is the stored result of an earlier run.
     pub replayed: bool,
@@ -27,9 +27,9 @@ tokio::task_local! {
 /// ```
 ///
 /// # Rules
-/// - It is about the call that is awaited, not about calls that its body makes.
+/// - Only the awaited call counts, not the calls that its body makes.
 /// - A refusal is not a replay.
-/// - The call is awaited here: what it spawns is not seen.
+/// - Calls in tasks that the awaited call spawns are not seen.
 pub async fn observe<T>(call: impl Future<Output = T>) -> Observed<T> {
     let observed = async {
         let result = call.await;
@@ -38,8 +38,8 @@ pub async fn observe<T>(call: impl Future<Output = T>) -> Observed<T> {
     REPLAYED.scope(Cell::new(false), observed).await
 }
 
-/// The outermost call is the last to say so.
+/// Notes whether the call was replayed. The outermost call notes it last.
 pub(crate) fn note(replayed: bool) {
-    // Nobody may be looking.
+    // The call may not be observed.
     let _unobserved = REPLAYED.try_with(|cell| cell.set(replayed));
 }

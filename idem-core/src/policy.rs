@@ -1,31 +1,31 @@
-//! What the attribute said about a handler.
+//! The policy: the attribute's arguments for a handler.
 
 use std::time::Duration;
 
 use crate::identity::Operation;
 
-/// How one handler is to be run: the attribute's arguments that are known when it is compiled.
+/// How one handler runs: the attribute's arguments that are known at compile time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Policy {
     /// The handler's stable name.
     pub operation: Operation,
     /// How long a finished record is replayed, counted from its completion.
     pub ttl: Duration,
-    /// What a duplicate gets while the first still runs.
+    /// What a duplicate gets while the first request still runs.
     pub in_flight: InFlight,
     /// What a request without a key gets.
     pub missing_key: MissingKey,
-    /// How a leased handler holds its right to run. Transactional ones have no use for it.
+    /// The terms of a leased handler's lease. A transactional handler has no use for them.
     pub lease: LeaseTerms,
 }
 
-/// How a leased run holds its right to run.
+/// The terms of a leased run's lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LeaseTerms {
-    /// How long the right lives without a renewal. It is renewed every third of this time.
+    /// How long the lease lasts without a renewal. It is renewed every third of this time.
     pub duration: Duration,
-    /// How often the run may be begun, the first time included. After that it is refused.
+    /// How many attempts the run may have, the first included. After that it is refused.
     pub attempts: u32,
 }
 
@@ -39,7 +39,7 @@ impl LeaseTerms {
         Self { duration, ..self }
     }
 
-    /// The same terms with so many attempts.
+    /// The same terms with this number of attempts.
     #[must_use]
     pub const fn attempts(self, attempts: u32) -> Self {
         Self { attempts, ..self }
@@ -52,21 +52,21 @@ impl Default for LeaseTerms {
     }
 }
 
-/// What a run is claimed for.
+/// The purpose of a claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Intent {
-    /// To run, be it for the first time or behind an earlier attempt.
+    /// To run, for the first time or after an earlier attempt.
     Run,
-    /// Only to resume what an earlier attempt has begun and abandoned.
+    /// Only to resume a run that an earlier attempt began and abandoned.
     Resume,
 }
 
-/// What a duplicate gets while the first still runs.
+/// What a duplicate gets while the first request still runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InFlight {
     /// 409 with `Retry-After`, at once.
     Conflict,
-    /// The first one's reply, if it comes within this time, else 409. No connection is held while it waits.
+    /// The first request's reply, if it comes within this time, else 409. No connection is held during the wait.
     Wait(Duration),
     /// 202 with `Retry-After`, at once.
     Accepted,

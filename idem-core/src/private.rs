@@ -1,4 +1,4 @@
-//! What expansions of the attribute call. Not for people: it may change in any release.
+//! Functions and types for expansions of the attribute. They are not for direct use: they may change in any release.
 
 pub use crate::asked::Asked;
 pub use crate::function::{
@@ -67,7 +67,7 @@ pub fn arguments<const N: usize>(arguments: [Result<Fingerprint, Error>; N]) -> 
     Ok(Fingerprint::of_all(&arguments))
 }
 
-/// What an Axum handler has returned.
+/// The response of an Axum handler.
 #[cfg(feature = "axum")]
 pub fn reply<T: Replies>(value: T) -> Response {
     value.into_response()

@@ -8,18 +8,18 @@ use crate::error::{Error, Kind};
 use crate::fingerprint::Fingerprint;
 use crate::identity::Identity;
 
-/// A request to run something once: its identity, what was asked, and how long its record is kept.
+/// A request to run something once: its identity, its fingerprint, and how long its record is replayed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Request {
-    /// Who asks, by which key.
+    /// The scope, the operation and the key.
     pub identity: Identity,
-    /// What was asked.
+    /// The fingerprint of what was asked.
     pub fingerprint: Fingerprint,
     /// How long the finished record is replayed, counted from its completion.
     pub ttl: Duration,
-    /// What [`resume_abandoned`](crate::resume_abandoned) gives to a handler that goes on with the run. Recorded by leased
-    /// runs only.
+    /// The input that [`resume_abandoned`](crate::resume_abandoned) gives to the handler when it resumes the run. Only
+    /// leased runs record it.
     pub input: Option<Input>,
 }
 
@@ -27,7 +27,7 @@ impl Request {
     /// The shortest `ttl`.
     pub const MIN_TTL: Duration = Duration::from_secs(1);
 
-    /// The longest `ttl`: 3650 days. More is a slip of the unit, or means "for ever".
+    /// The longest `ttl`: 3650 days. A longer one is a wrong unit, or means "for ever".
     pub const MAX_TTL: Duration = Duration::from_secs(3650 * 24 * 60 * 60);
 
     /// A request whose record is replayed for this long.
@@ -42,7 +42,7 @@ impl Request {
     /// ```
     ///
     /// # Errors
-    /// [`Kind::TtlInvalid`] where the `ttl` is shorter than [`MIN_TTL`](Self::MIN_TTL) or longer than
+    /// [`Kind::TtlInvalid`] if the `ttl` is shorter than [`MIN_TTL`](Self::MIN_TTL) or longer than
     /// [`MAX_TTL`](Self::MAX_TTL).
     pub fn new(identity: Identity, fingerprint: Fingerprint, ttl: Duration) -> Result<Self, Error> {
         if !(Self::MIN_TTL..=Self::MAX_TTL).contains(&ttl) {
@@ -51,20 +51,20 @@ impl Request {
         Ok(Self { identity, fingerprint, ttl, input: None })
     }
 
-    /// The same request, with what [`resume_abandoned`](crate::resume_abandoned) gives to its handler.
+    /// The same request with the input that [`resume_abandoned`](crate::resume_abandoned) gives to its handler.
     #[must_use]
     pub fn with_input(self, input: Input) -> Self {
         Self { input: Some(input), ..self }
     }
 }
 
-/// What a function was called with, encoded like a result (see [`Value`](crate::Value)).
+/// The recorded input of a function, encoded like a result (see [`Value`](crate::Value)).
 #[derive(Clone, PartialEq, Eq)]
 pub struct Input(pub Bytes);
 
 impl std::fmt::Debug for Input {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // It may hold the raw key, and whatever else is nobody's business.
+        // The input may hold the raw key and private data.
         write!(f, "Input({} bytes)", self.0.len())
     }
 }
@@ -73,51 +73,51 @@ impl std::fmt::Debug for Input {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Record {
-    /// What was asked, or `None` where it was written by rules that this release does not know.
+    /// The fingerprint, or `None` if it was written by rules that this release does not know.
     pub fingerprint: Option<Fingerprint>,
-    /// How far its run came.
+    /// The state of its run.
     pub state: State,
-    /// Who had the right to run.
+    /// The claim of the run.
     pub claim: Claim,
-    /// When it stops counting.
+    /// When the record stops counting.
     pub expires_at: Timestamp,
 }
 
 impl Record {
-    /// A row as it was read.
+    /// A record from the columns of its row.
     #[must_use]
     pub fn new(fingerprint: Option<Fingerprint>, state: State, claim: Claim, expires_at: Timestamp) -> Self {
         Self { fingerprint, state, claim, expires_at }
     }
 }
 
-/// How far the run of a record came.
+/// The state of a record's run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum State {
-    /// Claimed, not completed, and yet visible: the handler ended the transaction it was lent. Nobody knows what it
-    /// kept, so it is refused until it expires.
+    /// Claimed, not completed, and yet visible: the handler ended the transaction it was lent. What it committed is not
+    /// known, so the request is refused until the record expires.
     Running,
-    /// A leased run that is not over: it runs until the lease ends, and may then be taken over.
+    /// A leased run that is not over. It may be taken over when its lease ends.
     Leased {
         /// When the lease ends.
         until: Timestamp,
-        /// Which attempt holds it, or held it last: 1 is the first.
+        /// The number of the attempt that holds the lease, or held it last: 1 is the first.
         attempt: u32,
-        /// Whether it is rejected, and is to be undone.
+        /// Whether the run is rejected and still to be undone.
         is_rejected: bool,
     },
-    /// Completed, with its reply. It is replayed.
+    /// Completed. Its reply is replayed.
     Completed(Reply),
-    /// Completed, with a reply over the limit, which was not kept. It is refused and does not run again.
+    /// Completed with a reply over the limit, which was not stored. The request is refused and does not run again.
     Oversized,
-    /// Of a format or state that this release cannot read. It is refused and does not run again.
+    /// A format or state that this release cannot read. The request is refused and does not run again.
     Unreadable,
 }
 
-/// A reply as it is stored. The store does not look inside.
+/// A stored reply. The store does not look inside.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Reply {
-    /// How `headers` and `body` are written.
+    /// The format of `headers` and `body`.
     pub format: Format,
     /// The HTTP status; `None` for the value of a plain function.
     pub status: Option<u16>,
@@ -127,7 +127,7 @@ pub struct Reply {
     pub body: Bytes,
 }
 
-/// How a reply is written: a number that a later release may add to, and never gives another meaning.
+/// The format of a reply. A later release may add numbers, and never gives a number another meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Format(pub i16);
 
@@ -135,19 +135,20 @@ impl Format {
     /// An HTTP response: status, length-prefixed headers, body.
     pub const HTTP: Self = Self(1);
 
-    /// The result of a plain function: its type's name in place of headers, its text (see [`Value`](crate::Value)) in place of a body.
+    /// The result of a plain function. Its type's name is stored as the headers, its text (see [`Value`](crate::Value))
+    /// as the body.
     pub const VALUE: Self = Self(2);
 
     /// The final error of a plain function, written like a result.
     pub const ERROR: Self = Self(3);
 }
 
-/// What to store when a run is over.
+/// The outcome to store when a run is over.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Outcome {
-    /// Its reply.
+    /// The reply of the run.
     Reply(Reply),
-    /// That its reply was over the limit.
+    /// The reply was over the limit: a tombstone is stored.
     Oversized,
 }
 
@@ -156,10 +157,10 @@ pub enum Outcome {
 pub struct Claim([u8; 16]);
 
 impl Claim {
-    /// A token that nobody else has.
+    /// A new random token.
     ///
     /// # Errors
-    /// [`Kind::StoreUnavailable`] where the system has no randomness to give.
+    /// [`Kind::StoreUnavailable`] if the system provides no randomness.
     pub fn random() -> Result<Self, Error> {
         let mut bytes = [0; 16];
         getrandom::fill(&mut bytes).map_err(|error| Error::new(Kind::StoreUnavailable).caused_by(error.to_string()))?;
@@ -181,7 +182,7 @@ impl Claim {
 
 impl std::fmt::Debug for Claim {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // A token is a right: logs get enough of it to tell two apart.
+        // A token is a right to run: logs get only enough of it to tell two apart.
         write!(f, "Claim({:02x}{:02x}…)", self.0[0], self.0[1])
     }
 }

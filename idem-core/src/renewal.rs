@@ -1,4 +1,4 @@
-//! Keeps a lease alive while its run goes on, and says when it is lost.
+//! Renews a lease while its run is in progress, and reports its loss.
 
 use std::future::Future;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,9 +11,10 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::error::{Error, Kind};
 
-/// Renews until it is dropped, or the lease is lost.
+/// Renews the lease until this value is dropped or the lease is lost.
 ///
-/// By our own clock we only give up a right, never claim one: whether somebody else may run is for the store to say.
+/// The local clock only gives up a right to run, and never claims one: the store decides whether another process may
+/// run.
 #[derive(Debug)]
 pub(crate) struct Renewal {
     shared: Arc<Shared>,
@@ -23,9 +24,9 @@ pub(crate) struct Renewal {
 #[derive(Debug)]
 struct Shared {
     duration: Duration,
-    /// The lease is ours at least until then, as far as we can know.
+    /// As far as this process knows, it holds the lease at least until this time.
     held_until: Mutex<Instant>,
-    /// How many transactions are open, under which the store takes no renewal and gives the lease to nobody.
+    /// The number of open transactions during which the store takes no renewal and gives the lease to no other process.
     excluding: AtomicUsize,
     lost: watch::Sender<bool>,
 }
@@ -51,7 +52,7 @@ impl Renewal {
         let mut lost = self.shared.lost.subscribe();
         async move {
             if lost.wait_for(|lost| *lost).await.is_err() {
-                // The run is over, and nobody is left to lose anything.
+                // The run is over: there is no lease left to lose.
                 std::future::pending::<()>().await;
             }
         }
@@ -61,19 +62,19 @@ impl Renewal {
         *self.shared.lost.borrow()
     }
 
-    /// The store was asked to renew at this time, and did.
+    /// Notes that the store was asked to renew at this time, and did.
     pub(crate) fn renewed(&self, asked: Instant) {
         self.shared.renewed(asked);
     }
 
-    /// Says that a transaction is open that excludes everybody else, until the answer is dropped.
+    /// Notes that a transaction is open that excludes all other processes, until the returned value is dropped.
     pub(crate) fn exclude(&self) -> Excluded {
         self.shared.excluding.fetch_add(1, Ordering::SeqCst);
         Excluded(Arc::clone(&self.shared))
     }
 }
 
-/// A transaction is open that excludes everybody else.
+/// An open transaction that excludes all other processes.
 #[derive(Debug)]
 pub(crate) struct Excluded(Arc<Shared>);
 
@@ -95,7 +96,7 @@ impl Shared {
         *held_until = (*held_until).max(asked + self.duration);
     }
 
-    /// How much of the lease is left, as far as we can know.
+    /// The rest of the lease, as far as this process knows.
     fn left(&self) -> Duration {
         let held_until = *self.held_until.lock().unwrap_or_else(PoisonError::into_inner);
         held_until.saturating_duration_since(Instant::now())
@@ -119,8 +120,9 @@ where
             has_failed = false;
             continue;
         }
-        // One try that does not answer must not cost the lease, and none keeps the body running behind its end. But we may
-        // have been stopped until then, and the store still say that it is ours.
+        // A try that does not answer must not cost the lease, and no try may keep the body running after the end of the
+        // lease. But this process may have been suspended until after that end while the store still counts the lease
+        // as held: then one more try is made.
         let (asked, left) = (Instant::now(), shared.left());
         let limit = if left.is_zero() && !has_failed { third } else { third.min(left) };
         match timeout(limit, try_renew()).await {
@@ -200,7 +202,7 @@ mod tests {
         assert_eq!(lost_after(async || Err(Error::new(Kind::LeaseLost))).await, LEASE / 3);
     }
 
-    /// Answers so many tries, and then no more.
+    /// Answers this number of tries, and no more.
     fn answering(tries: usize) -> impl Fn() -> BoxFuture<'static, Result<(), Error>> {
         let left = AtomicUsize::new(tries);
         move || match left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)) {
@@ -219,7 +221,7 @@ mod tests {
         for (answers, lost) in [(1, LEASE * 3), (0, LEASE * 2 + LEASE / 3)] {
             let begin = Instant::now();
             let renewal = Renewal::start(LEASE, begin, answering(answers));
-            // The whole process, behind the task's first look at the clock.
+            // The whole process is suspended after the task's first look at the clock.
             tokio::task::yield_now().await;
             tokio::time::advance(LEASE * 2).await;
             renewal.lost().await;

@@ -1,4 +1,4 @@
-//! Runs that were begun and abandoned, for a process to go on with where no client comes again.
+//! Resumes abandoned runs whose client does not come again.
 
 use std::cell::Cell;
 use std::future::Future;
@@ -14,28 +14,28 @@ use crate::policy::Intent;
 use crate::record::Input;
 use crate::store::{Abandoned, Place, Recover};
 
-/// What came of abandoned runs.
+/// How many abandoned runs were resumed, and how many failed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Resumed {
-    /// How many the handler answered with `Ok`.
+    /// The number of runs for which the handler returned `Ok`.
     pub succeeded: u64,
-    /// How many it answered with `Err`, final ones included, or panicked in, or could not be given, since their input
-    /// cannot be read.
+    /// The number of runs for which the handler returned `Err` (final errors included) or panicked, or whose input
+    /// could not be read.
     pub failed: u64,
 }
 
 tokio::task_local! {
-    /// The run that is to be gone on with.
+    /// The run that is being resumed.
     static RESUMING: Resuming;
 }
 
 struct Resuming {
     operation: String,
     place: Place,
-    /// Whether it was asked for. From then on, what its body calls may begin.
+    /// Whether the handler has asked for this run. From then on, other functions that its body calls may begin runs.
     is_met: Cell<bool>,
-    /// Why it was refused, or what has ended it.
+    /// Why the run was refused, or what has ended it.
     refusal: Cell<Option<Kind>>,
 }
 
@@ -47,11 +47,12 @@ impl Resuming {
     }
 }
 
-/// How the run may be claimed. A process that resumes abandoned runs begins none: the run may be over by now, or expired.
+/// The intent with which the run may be claimed. A process that resumes abandoned runs begins none, since the run may
+/// be over or expired by now.
 pub(crate) fn intent_of(identity: &Identity) -> Result<Intent, Error> {
     let of = |resuming: &Resuming| {
         if resuming.is(identity) {
-            // However often the handler asks.
+            // The intent stays the same however often the handler asks.
             resuming.is_met.set(true);
             return Ok(Intent::Resume);
         }
@@ -64,38 +65,38 @@ pub(crate) fn intent_of(identity: &Identity) -> Result<Intent, Error> {
     RESUMING.try_with(of).unwrap_or(Ok(Intent::Run))
 }
 
-/// Notes why the claim of the run that is resumed was refused, for the log. What its body calls is another run.
+/// Notes for the log why the claim of the resumed run was refused. Other runs that its body calls are not noted.
 pub(crate) fn note_refusal_of(identity: &Identity, kind: Kind) {
     // Most calls resume nothing.
     let _not_resuming = RESUMING.try_with(|resuming| {
-        // What leads to another run than the recorded one is refused before it is met.
+        // An input that leads to another run is refused before the recorded run is met.
         if resuming.is(identity) || !resuming.is_met.get() {
             resuming.refusal.set(Some(kind));
         }
     });
 }
 
-/// Notes what has ended the steps or the result of a run.
+/// Notes the error that ended the steps of a run, or made its result impossible to store.
 pub(crate) fn note_end(kind: Kind) {
     let _not_resuming = RESUMING.try_with(|resuming| resuming.refusal.set(Some(kind)));
 }
 
-/// What `record_input` records, encoded like a result. That it can be read again is for its reader to say.
+/// Encodes the input for `record_input` as a result is encoded. Whether it can be read again is not checked here.
 pub(crate) fn written<T: Serialize + ?Sized>(input: &T) -> Result<Input, Error> {
     encoding::stored(input).map(|text| Input(text.into())).map_err(|error| {
         Error::new(Kind::ReplyFailed).caused_by(error).because("the input could not be recorded; nothing was run")
     })
 }
 
-/// Gives the recorded input of each abandoned run of an operation to the handler, one after the other.
+/// Gives the recorded input of each abandoned run of an operation to the handler, one run after the other.
 ///
-/// The stores have this as a method, with an example: `PgStore::resume_abandoned`.
+/// The stores offer this as a method, with an example: `PgStore::resume_abandoned`.
 ///
 /// # Errors
-/// The store could not be asked for abandoned runs. Those before were given to the handler.
+/// The store could not be asked for abandoned runs. The runs of earlier pages were given to the handler.
 ///
 /// # Cancel safety
-/// Dropped, the run at hand is what the handler's own cancel safety says.
+/// Dropped, the current run ends as the handler's own cancel safety says.
 pub async fn resume_abandoned<S, T, F, R, E>(
     store: &S,
     operation: &str,
@@ -126,7 +127,7 @@ where
     }
 }
 
-/// Gives one run to the handler. Whatever becomes of it, the others are resumed, too.
+/// Gives one run to the handler. A failure does not stop the other runs from being resumed.
 async fn resume<T, F, R, E>(operation: &str, run: Abandoned, handler: &impl Fn(T) -> F) -> Result<(), NotResumed>
 where
     T: DeserializeOwned,
@@ -139,7 +140,7 @@ where
         refusal: Cell::new(None),
     };
     let handled = async {
-        // Not only its future may panic, but the handler itself, and what reads the input.
+        // Caught here: the handler's future, the handler itself, and the code that reads the input may panic.
         let ended = catch(async {
             match encoding::read::<T>(&run.input.0) {
                 Ok(input) => Ok(handler(input).await.is_ok()),
@@ -158,18 +159,18 @@ where
     RESUMING.scope(resuming, handled).await
 }
 
-/// Why an abandoned run was not resumed to its end.
+/// Why an abandoned run was not resumed successfully.
 enum NotResumed {
-    /// Its recorded input is not what the handler takes.
+    /// The recorded input cannot be read as the handler's input type.
     Unreadable(Unsuitable),
-    /// The library said so, or the handler panicked.
+    /// The library refused the run, or the handler panicked.
     Refused(Kind),
     /// The handler answered with an error of its own.
     Failed,
 }
 
 impl NotResumed {
-    /// Says it to an operator, without a word of the run's scope, key or input.
+    /// Logs the reason for an operator, without the run's scope, key or input.
     fn log(&self, operation: &str) {
         match self {
             Self::Unreadable(why) => {

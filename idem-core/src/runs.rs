@@ -1,10 +1,10 @@
-//! The runs that are going on, so that a shutdown can wait for them.
+//! The runs in progress, for a shutdown that waits for them.
 
 use std::sync::Arc;
 
 use tokio::sync::watch;
 
-/// Counts the runs that are going on in this process.
+/// Counts the runs in progress in this process.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() {
@@ -25,24 +25,24 @@ impl Default for Runs {
 }
 
 impl Runs {
-    /// Counts a run until the answer is dropped.
+    /// Counts a run until the returned value is dropped.
     #[must_use]
     pub fn enter(&self) -> Run {
         self.0.send_modify(|count| *count += 1);
         Run(Self(Arc::clone(&self.0)))
     }
 
-    /// How many runs are going on.
+    /// The number of runs in progress.
     #[must_use]
     pub fn count(&self) -> usize {
         *self.0.borrow()
     }
 
-    /// Waits until no run is going on. Call it when the server has stopped to accept requests: a run that begins
-    /// meanwhile is waited for, too.
+    /// Waits until no run is in progress. Call it when the server has stopped accepting requests: it also waits for
+    /// runs that begin meanwhile.
     ///
     /// # Cancel safety
-    /// Safe: put it under a timeout to wait for a limited time.
+    /// Safe: use a timeout to wait for a limited time.
     pub async fn drained(&self) {
         let mut count = self.0.subscribe();
         // The sender lives in `self`, so the wait cannot fail.
@@ -50,7 +50,7 @@ impl Runs {
     }
 }
 
-/// A run that is going on, until it is dropped.
+/// A run in progress, until it is dropped.
 #[derive(Debug)]
 pub struct Run(Runs);
 

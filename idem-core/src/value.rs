@@ -1,4 +1,4 @@
-//! A plain function's result as it is stored.
+//! The stored result of a plain function.
 
 use std::any::type_name;
 
@@ -10,28 +10,28 @@ use crate::encoding::{self, Unsuitable};
 use crate::error::{Error, Kind};
 use crate::record::{Format, Outcome, Reply};
 
-/// A result that was stored by an earlier run.
+/// The stored result of an earlier run.
 ///
-/// It is read as the type that was stored: one of another name is refused, so that a `0` of last week is not taken
+/// It is read as the type that was stored. A type of another name is refused, so that a `0` of last week is not taken
 /// for the `None` of today.
 ///
 /// # Rules
-/// - A value reads back as exactly what it was: options in options, `Some(())`, every float bit for bit, maps whatever their
-///   keys are.
-/// - It is stored as JSON, which people read by `convert_from(body, 'UTF8')` in Postgres and `CAST(body AS text)` in SQLite.
-///   What JSON would lose is an object with one name, which begins with `~`: `{"~some": null}` is `Some(None)`,
-///   `{"~unit": null}` is `()`, `{"~f64": "NaN"}` and `{"~f64": "inf"}` are floats, `{"~bytes": "00ff"}` is two bytes, and
-///   `{"~map": [[1, "a"]]}` is a map with a key that is no string, begins with `~`, or occurs twice.
-/// - It grows as JSON does: a new field with `#[serde(default)]` reads old records, and a field that is gone is passed over,
-///   unless the type has `deny_unknown_fields`.
+/// - A value reads back as exactly what it was: nested options, `Some(())`, every float bit for bit, maps with any
+///   keys.
+/// - A value is stored as JSON. People read it by `convert_from(body, 'UTF8')` in Postgres and `CAST(body AS text)` in
+///   SQLite. A value that JSON would lose is an object with one name, which begins with `~`: `{"~some": null}` is
+///   `Some(None)`, `{"~unit": null}` is `()`, `{"~f64": "NaN"}` and `{"~f64": "inf"}` are floats, `{"~bytes": "00ff"}`
+///   is two bytes, and `{"~map": [[1, "a"]]}` is a map with a key that is no string, begins with `~`, or occurs twice.
+/// - A type may grow as with JSON: a new field with `#[serde(default)]` reads old records, and a removed field is
+///   ignored, unless the type has `deny_unknown_fields`.
 ///
 /// # Limitations
 /// - A value nests up to 500 levels deep.
-/// - Where serde buffers what it reads (`untagged`, `tag = "…"`, `flatten`), it takes no integer beyond 64 bits.
-/// - That a type does not read back is found before anything is run for it where serde lets a value be made up: not for types
-///   that read whatever they find (`untagged`, `tag = "…"`, `flatten`). Of those it is found when a value is to be stored.
-/// - The name is [`type_name`]'s, for which no compiler promises to keep to what another one says. Where it changes,
-///   results that were stored before are unreadable, and nothing runs twice.
+/// - If serde buffers the value (`untagged`, `tag = "…"`, `flatten`), it takes no integer beyond 64 bits.
+/// - A type that does not read back is detected before the run if serde can make up a value of it. Types that read
+///   whatever they find (`untagged`, `tag = "…"`, `flatten`) are detected only when a value is to be stored.
+/// - The name is [`type_name`]'s, which may differ between compilers. If it changes, results that were stored before
+///   are unreadable, and nothing runs twice.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Value {
     tag: Bytes,
@@ -46,8 +46,8 @@ impl Value {
     /// The result.
     ///
     /// # Errors
-    /// [`Kind::RecordUnreadable`] where another type was stored, by its name without modules, or where its text is not
-    /// one of this type any more.
+    /// [`Kind::RecordUnreadable`] if a type of another name (without modules) was stored, or if the text no longer fits
+    /// this type.
     pub fn read<T: DeserializeOwned>(&self) -> Result<T, Error> {
         let now = tag(type_name::<T>());
         if self.tag != now {
@@ -59,11 +59,12 @@ impl Value {
     }
 }
 
-/// A value on its way into a record.
+/// A value that was written for a record.
 pub(crate) struct Written<T> {
-    /// As it is stored, or the tombstone of one that is too large.
+    /// The value as it is stored, or the tombstone of a value that is too large.
     pub(crate) outcome: Outcome,
-    /// As every later caller reads it. The first one gets it, too, so that a difference shows on the first call (rule 20b).
+    /// The value as every later caller reads it. The first caller gets it, too, so that a difference shows on the first
+    /// call (rule 20b).
     pub(crate) read_back: T,
 }
 
@@ -73,7 +74,7 @@ impl<T> Written<T> {
     }
 }
 
-/// Writes a value. What a retry could not read fails here, before anything is kept.
+/// Writes a value. A value that a retry could not read fails here, before anything is committed.
 pub(crate) fn write<T: Serialize + DeserializeOwned>(
     format: Format,
     value: &T,
@@ -92,7 +93,7 @@ pub(crate) fn write<T: Serialize + DeserializeOwned>(
     Ok(Written { outcome, read_back })
 }
 
-/// Refuses a type of which a value does not read back as it was written, before anything is run for it (rule 20a).
+/// Refuses a type whose values do not read back as they were written, before anything is run for it (rule 20a).
 pub(crate) fn check<T: Serialize + DeserializeOwned>() -> Result<(), Error> {
     encoding::check::<T>().map_err(|error| {
         let detail = "results of this type cannot be stored, since one does not read back; nothing was run";
@@ -100,12 +101,12 @@ pub(crate) fn check<T: Serialize + DeserializeOwned>() -> Result<(), Error> {
     })
 }
 
-/// A type's name without modules: it may move, but not become another.
+/// A type's name without modules: the type may move to another module, but may not get another name.
 fn tag(name: &str) -> String {
     let mut tag = String::with_capacity(name.len());
     let mut words = name.split("::").peekable();
     while let Some(word) = words.next() {
-        // The last name of the word is a module's, unless the word is the last.
+        // The last name in the word is a module's, unless the word is the last one.
         let end = word.rfind(|letter: char| !(letter.is_alphanumeric() || letter == '_')).map_or(0, |at| at + 1);
         tag.push_str(if words.peek().is_some() { &word[..end] } else { word });
     }

@@ -1,9 +1,9 @@
-//! How deep a value may nest.
+//! Limits how deep a value may nest.
 
-/// Deeper values are not stored: to read them recurses, and a record must not exhaust the stack.
+/// Deeper values are not stored: reading recurses, and a record must not exhaust the stack.
 pub(super) const MAX_DEPTH: usize = 500;
 
-/// How many brackets and braces are open at most.
+/// The largest number of brackets and braces that are open at once.
 pub(super) fn depth(text: &str) -> usize {
     let (mut open, mut most, mut is_string, mut is_escaped) = (0_usize, 0, false, false);
     for byte in text.bytes() {

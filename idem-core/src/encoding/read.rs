@@ -1,4 +1,4 @@
-//! From a text to its value.
+//! Reads a value from its text.
 
 use std::borrow::Cow;
 
@@ -24,17 +24,17 @@ pub(crate) fn read<T: DeserializeOwned>(text: &[u8]) -> Result<T, Unsuitable> {
     if source.0.is_at_end() { Ok(value) } else { Err(Unsuitable::damaged()) }
 }
 
-/// What is left of the text. It begins with a value.
+/// The rest of the text. It begins with a value.
 struct Source<'t>(Reader<'t>);
 
-/// What an object turns out to be by its first name.
+/// The kind of an object, by its first name.
 enum Object {
     Some,
     Unit,
     Float,
     Bytes,
     Pairs,
-    /// An ordinary object, which is not entered.
+    /// An ordinary object. The reader has not entered it.
     Fields,
 }
 
@@ -52,14 +52,14 @@ impl<'t> Source<'t> {
     fn string(&mut self) -> Result<Cow<'t, str>, Unsuitable> {
         self.0.skip_space();
         let bytes = self.0.string().ok_or_else(Unsuitable::damaged)?;
-        // It came from valid text, and its escapes are whole characters.
+        // The bytes come from valid text, and each escape is a whole character.
         Ok(match bytes {
             Cow::Borrowed(bytes) => Cow::Borrowed(std::str::from_utf8(bytes).map_err(|_| Unsuitable::damaged())?),
             Cow::Owned(bytes) => Cow::Owned(String::from_utf8(bytes).map_err(|_| Unsuitable::damaged())?),
         })
     }
 
-    /// Enters an object that is a tag, up to what the tag holds; leaves an ordinary one as it is.
+    /// Enters an object that is a tag, up to the content of the tag. Does not enter an ordinary object.
     fn object(&mut self) -> Result<(Object, &'static str), Unsuitable> {
         let here = self.0;
         self.expect(b'{')?;
@@ -85,7 +85,7 @@ impl<'t> Source<'t> {
         Ok((object, tag))
     }
 
-    /// Whether the text continues with this tag, which is then entered.
+    /// Returns whether the text continues with this tag, and enters the tag if so.
     fn enters(&mut self, tag: &str) -> Result<bool, Unsuitable> {
         if self.peek()? != b'{' {
             return Ok(false);
@@ -147,7 +147,7 @@ impl<'t> Source<'t> {
         Ok(digits.chunks(2).map(|pair| (pair[0] * 16 + pair[1]) as u8).collect())
     }
 
-    /// Passes over one value.
+    /// Skips one value.
     fn skip(&mut self) -> Result<(), Unsuitable> {
         let mut open = 0_usize;
         loop {
@@ -239,7 +239,8 @@ impl<'t> de::Deserializer<'t> for &mut Source<'t> {
             self.expect(b'}')?;
             return Ok(value);
         }
-        // `Some(())` stands in `~some`. A unit alone was written by a type that is no option, and means nothing, as in JSON.
+        // `Some(())` is written in `~some`. A unit alone was written by a type that is no option, and reads as `None`,
+        // as in JSON.
         if self.enters(UNIT)? {
             self.skip()?;
             self.expect(b'}')?;
@@ -261,7 +262,7 @@ impl<'t> de::Deserializer<'t> for &mut Source<'t> {
         name: &'static str,
         visitor: V,
     ) -> Result<V::Value, Unsuitable> {
-        // It is written as a struct, and reads itself as one.
+        // Raw JSON is written as a struct, and reads itself as one.
         if name == RAW_JSON { self.deserialize_any(visitor) } else { visitor.visit_newtype_struct(self) }
     }
 
@@ -315,7 +316,7 @@ struct Items<'s, 't> {
 }
 
 impl Items<'_, '_> {
-    /// What the value did not ask for would be lost.
+    /// Refuses further items: items that the value does not ask for would be lost.
     fn finish(mut self) -> Result<(), Unsuitable> {
         if self.has_next()? { Err(Unsuitable::new("a sequence is longer than what is expected")) } else { Ok(()) }
     }
@@ -349,7 +350,7 @@ impl<'t> SeqAccess<'t> for &mut Items<'_, 't> {
     }
 }
 
-/// The members of an object, or the pairs of a map that is none.
+/// The members of an object, or the pairs of a map that is written as `~map`.
 struct Entries<'s, 't> {
     source: &'s mut Source<'t>,
     are_pairs: bool,
@@ -391,7 +392,7 @@ impl<'t> MapAccess<'t> for &mut Entries<'_, 't> {
     }
 }
 
-/// A variant that holds something.
+/// A variant with content.
 struct Variant<'s, 't> {
     source: &'s mut Source<'t>,
     before_content: u8,

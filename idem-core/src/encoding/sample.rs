@@ -1,11 +1,11 @@
-//! Whether a type can be stored, asked before there is a value of it.
+//! Checks whether a type can be stored, before there is a value of it.
 //!
-//! What a foreign call has answered must not turn out to be unstorable after the call was made. So a few values of the type
-//! are made up, by its own `Deserialize`, written and read back. A field that is skipped when written and required when read
-//! shows, as does `serialize_with` without its `deserialize_with`.
+//! The answer of a foreign call must not turn out to be unstorable after the call was made. So a few values of the type
+//! are made up by its own `Deserialize`, written and read back. This detects a field that is skipped when written and
+//! required when read, and a `serialize_with` without its `deserialize_with`.
 //!
-//! It never refuses a type without a value to show for it: one that was written, and does not read back. A type that reads
-//! whatever it finds (untagged and internally tagged enums, flattened fields), or that takes no made-up value, passes.
+//! A type is refused only if one of its values was written and does not read back. A type that reads whatever it finds
+//! (untagged and internally tagged enums, flattened fields), or that takes no made-up value, passes.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
@@ -21,22 +21,22 @@ use super::read::read;
 use super::unsuitable::Unsuitable;
 use super::write::stored;
 
-/// The types that have passed, by their names.
+/// The names of the types that have passed.
 static STORABLE: LazyLock<Mutex<HashSet<&'static str>>> = LazyLock::new(Mutex::default);
 
-/// How many values are made up of one type: one for each variant of its largest enum, within reason.
+/// The largest number of values made up for one type: one for each variant of its largest enum, up to this limit.
 const MOST_VALUES: usize = 32;
 
-/// How many parts a value may have.
+/// The largest number of parts of a value.
 const MOST_PARTS: usize = 1000;
 
-/// How often a value is begun anew.
+/// The largest number of tries to make up a value.
 const MOST_TRIES: usize = 300;
 
-/// Deeper, options and sequences are empty, so that the value of a recursive type ends.
+/// Below this depth options and sequences are empty, so that the value of a recursive type ends.
 const DEEP: usize = 4;
 
-/// What a string may be, for types that take few.
+/// The texts to try for a string, for types that accept few.
 const TEXTS: [&str; 9] = [
     "a",
     "1",
@@ -49,9 +49,9 @@ const TEXTS: [&str; 9] = [
     "::1",
 ];
 
-/// Fails where a value of the type was made up and written that does not read back.
+/// Fails if a made-up value of the type was written and does not read back.
 pub(crate) fn check<T: Serialize + DeserializeOwned>() -> Result<(), Unsuitable> {
-    // Where a panic ends the process, a type's own code may end it over a value that was made up.
+    // With `panic = "abort"`, a type's own code could end the process over a made-up value.
     if cfg!(panic = "abort") {
         return Ok(());
     }
@@ -81,10 +81,10 @@ fn check_one<T: Serialize + DeserializeOwned>(
     for _ in 0..MOST_TRIES {
         guesses.at.set(0);
         let sample = Sample { choice, is_empty, variants, guesses: &guesses, parts: &Cell::new(0), depth: 0 };
-        // A type's own code may take a made-up value for impossible.
+        // A type's own code may panic on a made-up value.
         let checked = catch_unwind(AssertUnwindSafe(|| {
             let Ok(value) = T::deserialize(sample) else { return None };
-            // A value that is never written, such as a variant of old records, needs not be.
+            // A value that is never written, such as a variant of old records, need not be writable.
             let Ok(text) = stored(&value) else { return Some(Ok(())) };
             Some(read::<T>(&text).map(|_| ()))
         }));
@@ -97,11 +97,11 @@ fn check_one<T: Serialize + DeserializeOwned>(
     Ok(())
 }
 
-/// What was guessed at each place where there is a choice, in the order of the places. Where a value does not come about,
-/// the last guess was wrong.
+/// The guess at each place where there is a choice, in the order of the places. If no value comes about, the last guess
+/// was wrong.
 #[derive(Default)]
 struct Guesses {
-    /// Which of how many.
+    /// The choice, and the number of choices.
     made: RefCell<Vec<(usize, usize)>>,
     at: Cell<usize>,
 }
@@ -130,14 +130,14 @@ impl Guesses {
     }
 }
 
-/// Makes up a value of whatever type asks.
+/// Makes up a value of any type.
 #[derive(Clone, Copy)]
 struct Sample<'s> {
-    /// Which variant of each enum.
+    /// The variant to take of each enum.
     choice: usize,
-    /// Whether it is as empty as it can be.
+    /// Whether the value is as empty as it can be.
     is_empty: bool,
-    /// How many variants the largest enum has.
+    /// The number of variants of the largest enum.
     variants: &'s Cell<usize>,
     guesses: &'s Guesses,
     parts: &'s Cell<usize>,
@@ -174,7 +174,7 @@ impl Sample<'_> {
     }
 
     fn text(&self) -> &'static str {
-        // A type that takes no empty text gets another one.
+        // A type that accepts no empty text gets another one.
         let texts = usize::from(self.is_empty);
         let guess = self.guesses.guess(TEXTS.len() + texts);
         if guess < texts { "" } else { TEXTS[guess - texts] }
@@ -184,7 +184,7 @@ impl Sample<'_> {
 macro_rules! made_up {
     ($($deserialize:ident $visit:ident $value:literal or $empty:literal;)*) => {$(
         fn $deserialize<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, NoSample> {
-            // A type that takes no zero gets another number.
+            // A type that accepts no zero gets another number.
             let is_empty = self.is_empty && self.guesses.guess(2) == 0;
             visitor.$visit(if is_empty { $empty } else { $value })
         }
@@ -221,7 +221,7 @@ impl<'de> de::Deserializer<'de> for Sample<'_> {
         visitor.visit_str(self.text())
     }
 
-    /// A type that reads whatever it finds, as decimal numbers do.
+    /// For a type that reads whatever it finds, such as a decimal number.
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, NoSample> {
         match self.guesses.guess(3) {
             0 => visitor.visit_str(self.text()),
@@ -291,14 +291,14 @@ impl<'de> de::Deserializer<'de> for Sample<'_> {
         visitor: V,
     ) -> Result<V::Value, NoSample> {
         self.variants.set(self.variants.get().max(variants.len()));
-        // The first variant of a recursive type is its end, as a rule.
+        // The first variant of a recursive type usually ends the recursion.
         let choice = if self.depth >= DEEP { 0 } else { self.choice % variants.len().max(1) };
         let name = variants.get(choice).ok_or(NoSample)?;
         visitor.visit_enum(Variant { sample: self.inner()?, name })
     }
 }
 
-/// What a sequence, a map or a struct is made up of.
+/// The parts of a sequence, a map or a struct.
 struct Parts<'s> {
     sample: Sample<'s>,
     /// The names of a struct's fields.
@@ -325,7 +325,7 @@ impl<'de> MapAccess<'de> for Parts<'_> {
         while self.left > 0 {
             self.left -= 1;
             let Some(fields) = self.fields else { return seed.deserialize(self.sample.inner()?).map(Some) };
-            // The names of a field and its aliases are all here, and it takes one of them.
+            // The list holds the names of all fields and their aliases. A field takes only one of its names.
             if self.sample.guesses.guess(2) == 0 {
                 return seed.deserialize(StrDeserializer::new(fields[fields.len() - 1 - self.left])).map(Some);
             }

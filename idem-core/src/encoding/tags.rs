@@ -1,4 +1,4 @@
-//! The words of the format.
+//! The names of the tags.
 
 pub(super) const SOME: &str = "~some";
 pub(super) const UNIT: &str = "~unit";
@@ -7,5 +7,5 @@ pub(super) const F64: &str = "~f64";
 pub(super) const BYTES: &str = "~bytes";
 pub(super) const MAP: &str = "~map";
 
-/// What `serde_json` calls the struct as which it writes and the newtype as which it reads raw JSON.
+/// `serde_json`'s name for the struct as which it writes raw JSON, and for the newtype as which it reads it.
 pub(super) const RAW_JSON: &str = "$serde_json::private::RawValue";

@@ -1,4 +1,4 @@
-//! That every value reads back as itself, and what of it people see.
+//! Tests that every value reads back as itself, and what people see of it.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::{self, Debug};
@@ -65,7 +65,7 @@ enum Any {
     Flattened(Flattened),
 }
 
-/// Its variant is named like one that holds nothing.
+/// An enum whose variant is named like a tag without content.
 #[derive(Debug, Serialize)]
 enum Holding {
     #[serde(rename = "~unit")]
@@ -87,7 +87,7 @@ enum Untagged {
     Floats { float: Bits64, single: Bits32, options: Option<Option<()>>, variant: Tagged },
 }
 
-/// Its variants are named like tags.
+/// An enum whose variants are named like tags.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 enum Tagged {
     #[serde(rename = "~some")]
@@ -129,7 +129,7 @@ struct Inner {
     maybe: Option<()>,
 }
 
-/// Floats are equal where their bits are.
+/// A float that is equal if its bits are equal.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 struct Bits32(f32);
 
@@ -148,7 +148,7 @@ impl PartialEq for Bits64 {
     }
 }
 
-/// Bytes, where a `Vec<u8>` is a sequence of numbers.
+/// Bytes; a `Vec<u8>` would be a sequence of numbers.
 #[derive(Debug, Clone, PartialEq)]
 struct Raw(Vec<u8>);
 
@@ -196,7 +196,7 @@ fn json() -> impl Strategy<Value = serde_json::Value> {
     })
 }
 
-/// Any text, or one that looks like what the encoding writes itself.
+/// Any text, or a text that looks like the encoding's own tags.
 fn text_or_tag() -> impl Strategy<Value = String> {
     prop_oneof![any::<String>(), "~?(some|unit|f32|f64|bytes|map|null|\"|\\\\)?".prop_map(|text: String| text)]
 }
@@ -209,7 +209,7 @@ fn tagged() -> impl Strategy<Value = Tagged> {
     ]
 }
 
-/// One in three is no number or infinite.
+/// One in three is NaN or infinite.
 fn bits32() -> impl Strategy<Value = Bits32> {
     let bits = prop_oneof![2 => any::<u32>(), 1 => any::<u32>().prop_map(|bits| bits | f32::INFINITY.to_bits())];
     bits.prop_map(|bits| Bits32(f32::from_bits(bits)))
@@ -227,7 +227,7 @@ fn maybe_unit() -> impl Strategy<Value = Option<()>> {
 fn any_value() -> impl Strategy<Value = Any> {
     let maybe = any::<Option<Option<Option<u8>>>>();
     let rest = prop::collection::btree_map("[a-z]{1,3}", any::<Option<Option<u8>>>(), 0..4)
-        // A flattened map reads what the other fields did not.
+        // A flattened map reads the fields that the other fields did not.
         .prop_map(|rest| rest.into_iter().map(|(name, value)| (format!("x{name}"), value)).collect());
     let inner = (bits32(), bits64(), maybe_unit()).prop_map(|(single, double, maybe)| Inner {
         single,
@@ -349,9 +349,9 @@ fn r20a_what_json_loses_reads_back_as_itself() {
     comes_back((Some(f64::INFINITY), Some(f32::NEG_INFINITY), -0.0_f64));
     comes_back(Any::Named { value: Box::new(Any::Unit), other: None, nameless: 1 });
     assert!(back(&Some(f64::NAN)).expect("some").is_nan());
-    // One or two units in the last place off, as `serde_json` reads them by default.
+    // Floats that `serde_json` by default reads one or two units in the last place off.
     comes_back(vec![7.098_234_523_456_79e-14_f64, 1.000_000_000_000_000_2, 5e-324, f64::MAX]);
-    // Its shortest text, read as an `f64` and rounded again, is its neighbour: the only one of all `f32`.
+    // The only `f32` whose shortest text, read as an `f64` and rounded again, is its neighbour.
     comes_back(f32::from_bits(0x15ae_43fd));
     comes_back(std::time::Duration::new(1, 5));
     let raw: Box<serde_json::value::RawValue> = serde_json::from_str(r#"{"a" : [1.0, "x"]}"#).expect("JSON");
@@ -413,7 +413,7 @@ fn r20a_it_grows_as_json_does() {
 
     let old = Old { id: 1, gone: vec![Some(()), None], amount: 5 };
     assert_eq!(read::<New>(text(&old).as_bytes()).expect("readable"), New { price: 5.0, id: Some(1), note: None });
-    // As people write it by hand.
+    // Text as people write it by hand.
     let by_hand = " { \"id\" : null , \"price\" : 1e0, \"x\": {\"y\": [1, \"]\\\"\"]} } ";
     assert_eq!(read::<New>(by_hand.as_bytes()).expect("readable"), New { price: 1.0, id: None, note: None });
 }
@@ -465,7 +465,7 @@ enum Line {
     Lamp,
 }
 
-/// Its own code quotes what it refuses.
+/// A type whose own code quotes the value that it refuses.
 #[derive(Debug, Deserialize)]
 #[serde(try_from = "String")]
 struct Iban;
@@ -563,7 +563,7 @@ enum Expression {
     Not(Box<Expression>),
 }
 
-/// Beside a field that takes few texts and one that has another name.
+/// A type with an unwritten field, beside fields that accept few texts and fields with aliases.
 #[derive(Debug, Serialize, Deserialize)]
 struct Charge {
     id: std::net::Ipv4Addr,
@@ -578,12 +578,12 @@ struct Charge {
 #[derive(Debug, Serialize, Deserialize)]
 enum WithOldVariant {
     New(u8),
-    /// Only read.
+    /// A variant that is read and never written.
     #[serde(skip_serializing)]
     Old(#[allow(dead_code)] u8),
 }
 
-/// Reads nothing that was not written by people who know it.
+/// A type whose own code panics on a made-up value.
 #[derive(Debug, Serialize)]
 struct Picky(u8);
 

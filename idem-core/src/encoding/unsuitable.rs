@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{de, ser};
 
-/// Why a value could not be written or read. It quotes nothing that was read: a log may get it.
+/// Why a value could not be written or read. The message quotes nothing that was read, so it may be logged.
 #[derive(Debug)]
 pub(crate) struct Unsuitable(String);
 
@@ -66,7 +66,7 @@ impl de::Error for Unsuitable {
     }
 }
 
-/// What it is, without its content, which must not reach a log.
+/// The kind of a value, without its content, which must not reach a log.
 fn kind(unexpected: de::Unexpected<'_>) -> &'static str {
     match unexpected {
         de::Unexpected::Bool(_) => "a boolean",

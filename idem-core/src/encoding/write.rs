@@ -1,4 +1,4 @@
-//! From a value to its text.
+//! Writes a value as text.
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
@@ -14,19 +14,19 @@ use super::depth::{MAX_DEPTH, depth};
 use super::tags::{BYTES, F32, F64, SOME, UNIT};
 use super::unsuitable::Unsuitable;
 
-/// A newtype struct of this name is a sequence whose order does not count where values are compared.
+/// A newtype struct of this name is a sequence whose order does not count in comparisons.
 pub(crate) const UNORDERED: &str = "$idem::Unordered";
 
-/// What only a compared text tells apart.
+/// Tags that only a compared text has.
 const VARIANT: &str = "~variant";
 const CHAR: &str = "~char";
 
-/// How a map begins that is no object.
+/// The beginning of a map that is not written as an object.
 const PAIRS: &str = "{\"~map\":[";
 
 type Done = Result<(), Unsuitable>;
 
-/// The value as it is stored.
+/// The text of a value, for a record.
 pub(crate) fn stored<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, Unsuitable> {
     let text = text(value, Purpose::Storing)?;
     if depth(&text) > MAX_DEPTH {
@@ -35,8 +35,8 @@ pub(crate) fn stored<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, Unsuit
     Ok(text.into_bytes())
 }
 
-/// The value as it is compared: one text for equal values, however a map iterates, and another for each other value of
-/// serde's data model. It is not read back.
+/// The text of a value, for comparisons. Equal values have the same text, in whatever order a map iterates; different
+/// values of serde's data model have different texts. The text is not read back.
 pub(crate) fn compared<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, Unsuitable> {
     text(value, Purpose::Comparing).map(String::into_bytes)
 }
@@ -49,9 +49,10 @@ fn text<T: Serialize + ?Sized>(value: &T, purpose: Purpose) -> Result<String, Un
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Purpose {
-    /// To be read back as the type that was written, and by people.
+    /// The text is read back as the type that was written, and read by people.
     Storing,
-    /// To be equal where the values are: every option and variant is told apart from what it holds, and maps are sorted.
+    /// The texts of equal values are equal: every option and variant differs from the value that it holds, and maps are
+    /// sorted.
     Comparing,
 }
 
@@ -59,7 +60,7 @@ enum Purpose {
 struct Writer<'t> {
     text: &'t mut String,
     purpose: Purpose,
-    /// Whether the order of the sequence that the value is does not count.
+    /// Whether the value is a sequence whose order does not count.
     is_unordered: bool,
 }
 
@@ -87,7 +88,7 @@ impl<'t> Writer<'t> {
         Ok(())
     }
 
-    /// Opens the object or the pair that holds a variant's content. The answer closes it.
+    /// Opens the object or the pair that holds a variant's content. Returns the text that closes it.
     fn variant(&mut self, name: &str) -> Result<&'static str, Unsuitable> {
         let (open, between, close) = if self.is_comparing() {
             (format!("{{\"{VARIANT}\":["), ",", "]}")
@@ -120,7 +121,7 @@ impl<'t> Writer<'t> {
     }
 }
 
-/// Whether JSON's own text of `Some(value)` would be read as something else.
+/// Whether JSON's own text of `Some(value)` would be read as another value.
 fn hides_some(value: &str) -> bool {
     let tag = value.strip_prefix("{\"").unwrap_or_default();
     value == "null" || tag.starts_with(SOME) || tag.starts_with(UNIT)
@@ -188,8 +189,8 @@ impl<'t> ser::Serializer for Writer<'t> {
         } else if !value.is_finite() || self.is_comparing() {
             self.tagged(F32, &format!("{value:?}"));
         } else {
-            // Whoever buffers a value reads the text as an `f64`, which rounds twice. Where that would end elsewhere, the
-            // text is the value's exact one.
+            // A reader that buffers the value reads the text as an `f64`, which rounds twice. If that would give
+            // another float, the text is the float's exact value.
             let short = format!("{value:?}");
             let is_exact = short.parse::<f64>().is_ok_and(|read| (read as f32).to_bits() == value.to_bits());
             self.text.push_str(&if is_exact { short } else { format!("{:?}", f64::from(value)) });
@@ -201,7 +202,7 @@ impl<'t> ser::Serializer for Writer<'t> {
         if value.is_nan() && value.to_bits() != f64::NAN.to_bits() {
             self.tagged(F64, &format!("NaN:{:016x}", value.to_bits()));
         } else if value.is_finite() {
-            // The shortest text that is read as this float and no other; it has a point or an exponent.
+            // The shortest text that is read as this float and no other. It has a point or an exponent.
             _ = write!(self.text, "{value:?}");
         } else {
             self.tagged(F64, &format!("{value:?}"));
@@ -328,9 +329,9 @@ struct Items<'t> {
     text: &'t mut String,
     purpose: Purpose,
     is_unordered: bool,
-    /// Where the first item begins.
+    /// The beginning of the first item.
     begin: usize,
-    /// Where each item ends, where the order does not count.
+    /// The end of each item, if the order does not count.
     items: Vec<usize>,
     close: &'static str,
 }
@@ -362,12 +363,12 @@ impl Items<'_> {
     }
 }
 
-/// The entries of a map or the fields of a struct. What they are written as is known when all are there.
+/// The entries of a map or the fields of a struct. Their form is known only when all of them are there.
 struct Entries<'t> {
     text: &'t mut String,
     purpose: Purpose,
     key: String,
-    /// Each key and value, as texts.
+    /// The texts of each key and value.
     entries: Vec<(String, String)>,
     close: &'static str,
 }
@@ -384,7 +385,7 @@ impl Entries<'_> {
         Ok(())
     }
 
-    /// Whether each key is a string that stands for itself, and none is there twice.
+    /// Whether each key is a string that needs no tag, and no key occurs twice.
     fn are_fields(&self) -> bool {
         let mut names = HashSet::with_capacity(self.entries.len());
         let is_name = |key: &str| key.starts_with('"') && !key.starts_with("\"~");

@@ -1,4 +1,4 @@
-//! What a handler's expressions say about one request, beside what the request says itself.
+//! The attribute's expressions about one request, in addition to the request itself.
 
 use crate::error::Error;
 use crate::fingerprint::Fingerprint;
@@ -13,13 +13,13 @@ pub enum AskedKey {
     Value(Result<Option<Key>, Error>),
 }
 
-/// What must be equal on a retry.
+/// The parts of a request that must be equal on a retry.
 #[derive(Debug)]
 pub enum AskedFingerprint {
     /// The whole request.
     Request,
-    /// Nothing but the path.
+    /// Only the path.
     None,
-    /// An expression over the parameters, and method, path and query beside it.
+    /// An expression over the parameters, together with method, path and query.
     Value(Result<Fingerprint, Error>),
 }

@@ -1,14 +1,14 @@
-//! What the attribute asks of an Axum handler's reply, and of its router's state.
+//! What the attribute requires of an Axum handler's reply and of its router's state.
 //!
-//! Nobody implements these traits: whatever can do what is asked has them. To name them in code is not supported: they may
-//! change in any release.
+//! These traits are not implemented by hand: every type that meets their bounds has them. Naming them in code is not
+//! supported: they may change in any release.
 
 use std::marker::PhantomData;
 
 use axum::extract;
 use axum::response::IntoResponse;
 
-/// What an Axum handler returns.
+/// The return type of an Axum handler.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is no response",
     label = "is not `IntoResponse`",
@@ -22,8 +22,8 @@ impl<T: IntoResponse> Replies for T {}
 
 /// What a router's state must hold: the store of the handler's context.
 ///
-/// Asked of the state and not of the store: of `PgStore: FromRef<_>`, rustc knows one implementation until the user
-/// writes another, and would take a state that it does not know yet to be the store itself.
+/// The bound is on the state and not on the store. For `PgStore: FromRef<_>` rustc knows one implementation until the
+/// user writes another, so it would infer that a state not yet known is the store itself.
 pub trait HoldsStore<Store> {
     /// The store.
     fn store(&self) -> Store;
@@ -35,8 +35,8 @@ impl<State, Store: extract::FromRef<State>> HoldsStore<Store> for State {
     }
 }
 
-/// `Needs<PgStore, FromRef<App>, _>` stands in the error about a router whose state is an `App` that holds no `PgStore`. Of
-/// that error, which is Axum's about its `Handler`, the names of types are all that a library can choose.
+/// `Needs<PgStore, FromRef<App>, _>` appears in the error about a router whose state is an `App` that holds no
+/// `PgStore`. That error is Axum's, about its `Handler` trait; a library can choose only the names of the types in it.
 #[derive(Debug)]
 pub struct Needs<Store, Bound, Via>(PhantomData<(Store, Bound, Via)>);
 

@@ -1,4 +1,4 @@
-//! A run that its client cannot end.
+//! A run that continues when its client is gone.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -7,19 +7,18 @@ use std::task::{Context, Poll};
 use futures_util::FutureExt;
 use tokio::runtime::Handle;
 
-/// Polls a run in the caller's own task, and moves it into a task of its own where the caller goes away (rule 12).
+/// Polls a run in the caller's own task, and moves it into a task of its own if the caller is dropped (rule 12).
 ///
-/// A task for every run would be simpler, but it costs two hand-overs between threads on each request, and almost no
-/// client hangs up.
+/// A task for every run would be simpler, but would cost two thread switches on each request, and few clients hang up.
 pub(crate) struct DetachOnDrop<F: Future<Output: Send> + Send + Unpin + 'static> {
-    /// There until it has ended.
+    /// `Some` until the run has ended.
     run: Option<F>,
     runtime: Handle,
 }
 
 impl<F: Future<Output: Send> + Send + Unpin + 'static> DetachOnDrop<F> {
     /// # Panics
-    /// Outside of a tokio runtime.
+    /// Panics outside of a tokio runtime.
     pub(crate) fn new(run: F) -> Self {
         Self { run: Some(run), runtime: Handle::current() }
     }
@@ -29,7 +28,7 @@ impl<F: Future<Output: Send> + Send + Unpin + 'static> Future for DetachOnDrop<F
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
-        // Taken out, so that one that panics is not moved anywhere.
+        // Taken out, so that a run that panics is not moved into a task.
         let mut run = self.run.take().expect("not polled after its end");
         let output = run.poll_unpin(context);
         if output.is_pending() {

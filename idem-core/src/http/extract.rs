@@ -1,4 +1,4 @@
-//! The last parameter of a handler: the user's own extractor, and what the run needs of the request.
+//! The last parameter of a handler: the user's own extractor, and the parts of the request that the run needs.
 
 use std::error::Error as StdError;
 use std::iter::successors;
@@ -19,10 +19,10 @@ use crate::http::bounds::{FromRef, HoldsStore, Needs};
 use crate::http::problem;
 use crate::store::Context;
 
-/// The user's last extractor `T`, run over a body that has been read whole, so that it can be digested.
+/// The user's last extractor `T`, run over a body that has been read whole, so that the body can be digested.
 ///
-/// It takes the place of `T` in the handler's parameters, so the handler keeps as many as the user wrote, and Axum
-/// runs it after all others: whatever they refuse is refused before the key is asked for (rule 4).
+/// It takes the place of `T` in the handler's parameters, so the handler has as many parameters as the user wrote. Axum
+/// runs it after all other extractors: a refusal by one of them comes before the key is asked for (rule 4).
 pub struct Recorded<C: Context, T> {
     call: Call<C>,
     last: T,
@@ -35,7 +35,7 @@ impl<C: Context, T> Recorded<C, T> {
     }
 }
 
-/// What a run needs of its request.
+/// The parts of a request that its run needs.
 pub struct Call<C: Context> {
     pub(crate) store: C::Store,
     pub(crate) method: Method,
@@ -46,7 +46,8 @@ pub struct Call<C: Context> {
 }
 
 impl<C: Context> Call<C> {
-    /// The fingerprint of the request. Whatever the handler has chosen, another path never gets its reply (rule 8).
+    /// The fingerprint of the request. A request with another path never gets the stored reply, whatever fingerprint
+    /// the handler has chosen (rule 8).
     pub(crate) fn fingerprint(&self, asked: AskedFingerprint) -> Result<Fingerprint, Error> {
         let (method, path, query) = (self.method.as_str(), self.uri.path(), self.uri.query());
         Ok(match asked {
@@ -70,10 +71,10 @@ where
     type Rejection = Response;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Response> {
-        // As Axum's `DefaultBodyLimit` says, whether it is raised, lowered or off.
+        // The limit is Axum's `DefaultBodyLimit`, whether raised, lowered or off.
         let (parts, body) = request.with_limited_body().into_parts();
         let body = to_bytes(body, usize::MAX).await.map_err(|error| problem::respond(&unread(error)))?;
-        // Nested routers see a shortened path; two routes must not look alike for it (rule 8).
+        // Nested routers see a shortened path. The original one keeps two routes apart (rule 8).
         let uri =
             parts.extensions.get::<OriginalUri>().map_or_else(|| parts.uri.clone(), |original| original.0.clone());
         let (method, headers) = (parts.method.clone(), parts.headers.clone());

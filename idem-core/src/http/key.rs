@@ -5,9 +5,10 @@ use http::{HeaderMap, HeaderName};
 use crate::error::{Error, Kind};
 use crate::identity::Key;
 
-/// Reads the key from a header, as RFC 8941 writes a string item: `"abc"`, or bare `abc`, which is the same key.
+/// Reads the key from a header, as an RFC 8941 string item: `"abc"`, or bare `abc`, which is the same key.
 ///
-/// Parameters behind a quoted key (`"abc";v=1`) are no part of it. `Ok(None)` only where the header is absent.
+/// Parameters after a quoted key (`"abc";v=1`) are not part of the key. The answer is `Ok(None)` only if the header is
+/// absent.
 pub(crate) fn from_headers(headers: &HeaderMap, name: &HeaderName) -> Result<Option<Key>, Error> {
     let mut lines = headers.get_all(name).iter();
     let Some(line) = lines.next() else {
@@ -34,7 +35,7 @@ pub(crate) fn from_headers(headers: &HeaderMap, name: &HeaderName) -> Result<Opt
     Key::of(&key)
 }
 
-/// The string behind an opening quote. Only `"` and `\` can be escaped (RFC 8941, 3.3.3).
+/// The string after an opening quote. Only `"` and `\` can be escaped (RFC 8941, 3.3.3).
 fn quoted(rest: &str) -> Result<String, Error> {
     let mut key = String::new();
     let mut characters = rest.chars();

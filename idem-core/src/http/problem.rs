@@ -6,10 +6,10 @@ use http::{HeaderValue, StatusCode, header};
 
 use crate::error::{Error, Kind};
 
-/// A refusal as it goes out: a status, a stable code, and words for people.
+/// A refusal as it is sent: a status, a stable code, and words for people.
 ///
-/// Every response that the framework makes itself carries one in its extensions, so that an application can give it
-/// another shape:
+/// Every response that the framework itself makes carries a `Refusal` in its extensions, so that an application can
+/// restyle it:
 ///
 /// ```
 /// use axum::{Json, Router, middleware, response::{IntoResponse, Response}};
@@ -40,18 +40,18 @@ impl Refusal {
             kind: error.kind(),
             status: status(error.kind()),
             detail: error.detail().to_owned(),
-            // Whole seconds, as RFC 9110 wants them; rounded up, so that nobody asks too early.
+            // Whole seconds, as RFC 9110 requires, rounded up so that no client asks too early.
             retry_after: error.retry_after().map(|wait| wait.as_millis().div_ceil(1000) as u64),
         }
     }
 
-    /// What a duplicate gets where the handler says `in_flight = accepted`.
+    /// The refusal of a duplicate under `in_flight = accepted`.
     pub(crate) fn accepted(mut self) -> Self {
         self.status = StatusCode::ACCEPTED;
         self
     }
 
-    /// Why, for decisions.
+    /// The kind, for decisions.
     #[must_use]
     pub fn kind(&self) -> Kind {
         self.kind
@@ -69,13 +69,13 @@ impl Refusal {
         self.status
     }
 
-    /// What to tell people.
+    /// The message for people.
     #[must_use]
     pub fn detail(&self) -> &str {
         &self.detail
     }
 
-    /// Seconds to wait before asking again, where asking again can help.
+    /// Seconds to wait before asking again, if asking again can help.
     #[must_use]
     pub fn retry_after(&self) -> Option<u64> {
         self.retry_after
@@ -110,7 +110,8 @@ impl IntoResponse for Error {
     }
 }
 
-/// The refusal as a response, with one trace event: what failed on our side is an error, what the client did is not.
+/// The refusal as a response, with one trace event. A failure on our side is logged as an error, a mistake of the
+/// client is not.
 pub(crate) fn respond(error: &Error) -> Response {
     let refusal = Refusal::new(error);
     if refusal.status.is_server_error() {

@@ -1,4 +1,4 @@
-//! A response as it is stored, and as it is replayed.
+//! Captures a response for its record, and replays it.
 
 use axum::body::Body;
 use axum::response::Response;
@@ -10,10 +10,10 @@ use http_body_util::BodyExt;
 use crate::error::{Error, Kind};
 use crate::record::{Format, Outcome, Reply};
 
-/// Set on every replay, and on nothing else.
+/// Set on every replay, and on no other response.
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
-/// Not stored (rule 19): what belongs to one connection or to one moment, and what identifies a session.
+/// Headers that are not stored (rule 19): they belong to one connection or to one moment, or identify a session.
 const NOT_STORED: [HeaderName; 10] = [
     header::SET_COOKIE,
     header::DATE,
@@ -27,10 +27,9 @@ const NOT_STORED: [HeaderName; 10] = [
     header::UPGRADE,
 ];
 
-/// Reads a response whole: what to store of it, and the response to send.
+/// Reads a response whole. Returns the outcome to store and the response to send.
 ///
-/// Past the limit it stops reading: there is only a tombstone to store, and the rest of the body goes to its caller
-/// as it comes.
+/// Over the limit it stops reading and stores a tombstone. The rest of the body is streamed to the caller.
 pub(crate) async fn capture(response: Response, limit: usize) -> Result<(Outcome, Response), Error> {
     let (parts, mut body) = response.into_parts();
     let headers = encode_headers(&parts.headers);
@@ -67,14 +66,15 @@ pub(crate) fn replay(reply: Reply) -> Result<Response, Error> {
     Ok(response)
 }
 
-/// Name and value of each header in order, each behind its length: 2 bytes for a name, 4 for a value.
+/// The name and the value of each header in order, each after its length: 2 bytes for a name, 4 for a value.
 fn encode_headers(headers: &HeaderMap) -> Bytes {
     let mut bytes = BytesMut::new();
     for (name, value) in headers {
         if NOT_STORED.contains(name) || *name == REPLAYED {
             continue;
         }
-        // `http` keeps names under 64 KiB; a value that does not fit 4 bytes cannot be in memory as one header.
+        // `http` limits names to less than 64 KiB. A value whose length does not fit 4 bytes cannot be in memory as one
+        // header.
         bytes.put_u16(name.as_str().len() as u16);
         bytes.put_slice(name.as_str().as_bytes());
         bytes.put_u32(value.len() as u32);
@@ -140,7 +140,7 @@ mod tests {
     fn r22_cut_headers_are_unreadable() {
         let bytes = encode_headers(&headers());
         let whole = (0..bytes.len()).filter(|end| decode_headers(bytes.slice(..*end)).is_some()).count();
-        // Cut between two headers it is a shorter list, which the store's row cannot come to by itself.
+        // Cut between two headers, the bytes are a shorter list. A stored row cannot be cut like that.
         assert_eq!(whole, headers().len());
     }
 

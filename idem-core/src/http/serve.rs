@@ -20,36 +20,36 @@ use crate::policy::{InFlight, Intent, MissingKey, Policy};
 use crate::record::{Outcome, Request};
 use crate::store::{Claimed, Context, Rejected, Store};
 
-/// What the attribute's expressions said about one request.
+/// The values of the attribute's expressions for one request.
 type Asked = crate::asked::Asked<AskedKey, AskedFingerprint>;
 
 /// The user's handler, waiting for its context.
 type Body<C> = Box<dyn for<'c> FnOnce(&'c mut C) -> BoxFuture<'c, Response> + Send>;
 
 impl<C: Context> Call<C> {
-    /// Runs an annotated handler: the whole of what the attribute generates a call to.
+    /// Runs an annotated handler: the attribute generates only a call to this function.
     ///
-    /// Until the request is claimed, it ends with this future. A claimed run goes on, in a task of its own, when the
-    /// client hangs up or a timeout drops this future (rule 12).
+    /// Dropping this future before the claim ends the request. After the claim, when the client hangs up or a timeout
+    /// drops this future, the run continues in a task of its own (rule 12).
     pub fn serve(
         self,
         policy: &'static Policy,
         asked: Asked,
         body: impl for<'c> FnOnce(&'c mut C) -> BoxFuture<'c, Response> + Send + 'static,
     ) -> impl Future<Output = Response> + Send {
-        // In a box here, so that the rest is compiled once for all handlers of a context.
+        // Boxed, so that the rest is compiled once for all handlers of a context.
         let body: Body<C> = Box::new(body);
         let store = self.store.clone();
-        // Before the first await, which then need not hold the request's headers and body.
+        // Before the first await, so that the future need not hold the request's headers and body.
         let request = catch_now(|| self.into_request(policy, asked)).unwrap_or_else(|panic| Err(bug(panic)));
         serve(store, request, policy, body)
     }
 
-    /// What to claim, or `None` where nothing is to be recorded.
+    /// The request to claim, or `None` if nothing is to be recorded.
     ///
-    /// It uses up the call: a request that waits for another one does not hold its body meanwhile.
+    /// Consumes the call, so that a request that waits for another one does not hold its body.
     fn into_request(self, policy: &Policy, asked: Asked) -> Result<Option<Request>, Error> {
-        // Rule 9: what changes nothing needs no record.
+        // Rule 9: a request that changes nothing needs no record.
         if matches!(self.method, Method::GET | Method::HEAD | Method::OPTIONS) {
             return Ok(None);
         }
@@ -82,8 +82,8 @@ async fn serve<C: Context>(
                 let _counted = counted;
                 run_unrecorded(&store, body).await
             }));
-            // It claims nothing: one transaction is undone where its client has gone. Finished steps would stay, half of
-            // what was asked for, and nobody would resume them.
+            // Nothing is claimed. One transaction is rolled back if its client is gone. Finished steps would stay
+            // without the rest of the request, and no retry could resume them: they continue in a task.
             let ended = if C::IS_ONE_TRANSACTION { run.await } else { DetachOnDrop::new(run.in_current_span()).await };
             return respond(policy, ended.unwrap_or_else(|panic| Err(bug(panic))));
         }
@@ -91,9 +91,9 @@ async fn serve<C: Context>(
     };
     let claimed = catch(claim::claim::<C>(&store, &request, policy.in_flight, &policy.lease, Intent::Run)).await;
     match claimed.unwrap_or_else(|panic| Err(bug(panic))) {
-        // No await stands between the claim and what outlives this future.
+        // No await comes between the claim and the task that outlives this future.
         Ok(Claimed::Run(context)) => {
-            // Put together in its box: a future of this size is not moved about.
+            // Built in its box: a future of this size should not be moved.
             let run = Box::pin(catch(async move {
                 let _counted = counted;
                 respond(policy, run_recorded(context, &store, body).await)
@@ -107,7 +107,7 @@ async fn serve<C: Context>(
     }
 }
 
-/// A panic of ours. The handler's own is caught before it comes here.
+/// A panic of this library. The handler's own panic is caught earlier.
 fn bug(panic: Error) -> Error {
     Error::new(Kind::OutcomeUnknown).caused_by(panic)
 }
@@ -133,7 +133,7 @@ async fn run_recorded<C: Context>(mut context: C, store: &C::Store, body: Body<C
         }
     };
     if context.is_rejected() {
-        // Its outcome is recorded; what the handler says this time is not looked at.
+        // The outcome of the rejection is recorded; this attempt's response does not count.
         return reject(context, &Outcome::Oversized, response).await;
     }
     let disposition = disposition(&response);
@@ -141,7 +141,7 @@ async fn run_recorded<C: Context>(mut context: C, store: &C::Store, body: Body<C
         context.release().await?;
         return Ok(response);
     }
-    // The body may be a stream of the handler's: what it fails or panics with releases, too.
+    // The body may be a stream of the handler's: an error or a panic in it releases the run, too.
     let captured = catch(reply::capture(response, store.reply_limit())).await;
     let (outcome, response) = match captured.and_then(|captured| captured) {
         Ok(captured) => captured,
@@ -158,7 +158,7 @@ async fn run_recorded<C: Context>(mut context: C, store: &C::Store, body: Body<C
 }
 
 async fn reject<C: Context>(context: C, outcome: &Outcome, response: Response) -> Result<Response, Error> {
-    // In a box: every run's future would have room for it.
+    // Boxed: otherwise the future of every run would reserve space for it.
     match Box::pin(context.reject(outcome)).await? {
         Rejected::Stored => Ok(response),
         Rejected::Replay(stored) => reply::replay(stored),
@@ -180,7 +180,7 @@ async fn run_unrecorded<C: Context>(store: &C::Store, body: Body<C>) -> Result<R
     }
 }
 
-/// What the handler said, or else what its status says (rule 14).
+/// The disposition that the handler set, or else the one that follows from the status (rule 14).
 fn disposition(response: &Response) -> Disposition {
     let said = response.extensions().get::<Disposition>().copied();
     said.unwrap_or_else(|| {

@@ -1,7 +1,7 @@
-//! The last parameter of a handler, named by way of its context's store.
+//! The type of a handler's last parameter, named through its context's store.
 //!
-//! A type that is no context has no store, so that what is named through it has no type: rustc reports that once, at the
-//! context, and says nothing of all that an expansion does with it.
+//! A type that is no context has no store, so a type that is named through its store does not exist. rustc reports that
+//! once, at the context, and reports no errors about the rest of the expansion.
 
 use crate::http::extract::Recorded;
 use crate::store::{Context, Store};

@@ -5,33 +5,33 @@ use crate::fingerprint::Fingerprint;
 use crate::policy::{Intent, LeaseTerms};
 use crate::record::{Claim, Record, Reply, Request, State, Timestamp};
 
-/// What a record means for a request: an order to the store.
+/// A decision about a request: what the store has to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
-    /// Nobody ran this. Claim it; the primary key says who of several wins.
+    /// There is no record. Claim the request; the primary key decides which of several claims wins.
     Claim,
-    /// A record is there and no longer counts. Claim it in its place, if it is still the same one.
+    /// The record no longer counts. Claim the request in its place, if this claim still holds the record.
     Replace(Claim),
-    /// A leased run was abandoned or released. Take it over, if it is still held by this claim.
+    /// A leased run was abandoned or released. Take it over, if this claim still holds the record.
     Resume {
-        /// The claim of the attempt that is over.
+        /// The claim of the earlier attempt.
         claim: Claim,
-        /// Which attempt that was.
+        /// The number of the earlier attempt.
         attempt: u32,
-        /// Whether it was rejected, and is to be undone.
+        /// Whether the run was rejected and is still to be undone.
         is_rejected: bool,
-        /// What its first attempt was asked. The keys of its calls are made of it.
+        /// The fingerprint of the first attempt. The keys of its calls are derived from it.
         fingerprint: Fingerprint,
     },
-    /// It ran: answer with this.
+    /// The request has run: answer with this reply.
     Replay(Reply),
-    /// It must not run, and there is no reply to give.
+    /// The request must not run, and there is no reply to give.
     Refuse(Kind),
 }
 
 impl Decision {
-    /// Applies the lease terms: refuses a run whose attempts are used up, and refuses to begin one if the caller may only resume.
-    /// A rejected run is undone however many attempts that takes.
+    /// Applies the lease terms: refuses a run whose attempts are used up, and refuses to begin a run if the caller may
+    /// only resume. A rejected run is undone in any number of attempts.
     #[must_use]
     pub fn within(self, terms: &LeaseTerms, intent: Intent) -> Self {
         match self {
@@ -44,7 +44,7 @@ impl Decision {
     }
 }
 
-/// Decides what becomes of a request, from the record of its identity, on the database's clock.
+/// Decides what becomes of a request, from the record of its identity and the database's clock.
 ///
 /// ```
 /// use idem_core::machine::{Decision, decide};
@@ -55,17 +55,17 @@ impl Decision {
 /// # Ok::<(), idem_core::Error>(())
 /// ```
 ///
-/// In this order: an expired record is as good as none; a record that cannot be compared is refused as unreadable;
-/// another fingerprint is refused as a reuse, whatever the state; then the state decides.
+/// The checks are in this order. An expired record counts as none. A record that cannot be compared is refused as
+/// unreadable. Another fingerprint is refused as a reuse, in any state. Then the state decides.
 #[must_use]
 pub fn decide(record: Option<&Record>, request: &Request, now: Timestamp) -> Decision {
     decide_on(record, Some(request.fingerprint), now)
 }
 
-/// The same for a leased run, [within](Decision::within) its terms.
+/// Decides for a leased run, [within](Decision::within) its terms.
 ///
-/// A process that resumes what was recorded asks nothing of its own: it has rebuilt the request from the record, maybe
-/// with another release of the types. So its fingerprint is not compared.
+/// A process that resumes a run has rebuilt the request from the record, maybe with another release of the types. So
+/// its fingerprint is not compared.
 #[must_use]
 pub fn decide_leased(
     record: Option<&Record>,
@@ -104,19 +104,19 @@ fn decide_on(record: Option<&Record>, asked: Option<Fingerprint>, now: Timestamp
     }
 }
 
-/// What a record means for a run that does not know whether it was kept.
+/// What a record means for a run whose commit did not answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// The run's completion is there: it was kept whole.
+    /// The run's completion is recorded: everything was committed.
     Kept,
-    /// The run left no trace: nothing was kept.
+    /// The run left no trace: nothing was committed.
     NotKept,
-    /// The run's claim is there without its completion: the handler ended the transaction itself.
+    /// The run's claim is recorded without its completion: the handler ended the transaction itself.
     Ended,
 }
 
-/// Decides what became of the run that held `claim`, from the record of its identity as it is after the run's
-/// transaction is over.
+/// Decides what became of the run that held `claim`, from the record of its identity after the end of the run's
+/// transaction.
 #[must_use]
 pub fn verdict(record: Option<&Record>, claim: Claim) -> Verdict {
     match record {
@@ -124,9 +124,9 @@ pub fn verdict(record: Option<&Record>, claim: Claim) -> Verdict {
         Some(record) if record.claim != claim => Verdict::NotKept,
         Some(record) => match record.state {
             State::Running => Verdict::Ended,
-            // The lease is ours, and the run is not over.
+            // This claim holds the lease, and the run is not over.
             State::Leased { .. } => Verdict::NotKept,
-            // Only the completion writes anything else under this claim, so even what cannot be read was kept.
+            // Only the completion writes another state under this claim, so an unreadable state was committed, too.
             State::Completed(_) | State::Oversized | State::Unreadable => Verdict::Kept,
         },
     }
@@ -196,7 +196,7 @@ mod tests {
         assert_eq!(resume(2, false).within(&terms, Intent::Run), resume(2, false));
         assert_eq!(resume(3, false).within(&terms, Intent::Run), Decision::Refuse(Kind::AttemptsExhausted));
         assert_eq!(Decision::Claim.within(&terms, Intent::Run), Decision::Claim);
-        // What is rejected is undone in the end.
+        // A rejected run is undone in the end.
         assert_eq!(resume(3, true).within(&terms, Intent::Run), resume(3, true));
     }
 

@@ -1,6 +1,6 @@
-//! The decisions, as pure functions: what a record means for a request, what it means for a run, and which step may come next.
+//! The decisions, as pure functions: what a record means for a request and for a run, and which step may come next.
 //!
-//! No clock, no database, no waiting: time comes in as an argument, and the stores carry the decision out.
+//! There is no clock, no database and no waiting here: the time is an argument, and the stores carry the decisions out.
 
 mod decide;
 mod journal;

@@ -13,7 +13,7 @@ use crate::record::{Claim, Outcome, Request};
 use crate::steps::Steps;
 use crate::store::{Attempt, Claimed, Lease, Transaction};
 
-/// The steps of a leased run in memory: what a handler gets as `steps: &mut MemorySteps<S>`.
+/// The steps of a leased run in memory. A handler gets them as `steps: &mut MemorySteps<S>`.
 pub type MemorySteps<S = ()> = Steps<MemoryLease<S>>;
 
 /// The right to run one attempt in memory: see [`MemorySteps`].

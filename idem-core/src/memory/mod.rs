@@ -1,4 +1,4 @@
-//! A store in memory: for examples, for unit tests of handlers, and to read as a whole what a store owes.
+//! A store in memory: for examples, for unit tests of handlers, and as a short example of what a store must provide.
 //!
 //! ```
 //! use idem_core::memory::{MemoryStore, MemoryTx};
@@ -19,13 +19,15 @@
 //! ```
 //!
 //! # Rules
-//! - The state is the application's own: any `S: Clone + Send`. A transaction lends it to the handler, and puts it back as it
-//!   was unless it commits.
-//! - One transaction runs at a time, and the others wait for it. So each sees what the ones before it have committed.
-//! - Leases, steps, undos and expiry are those of the other stores, by a clock that [`advance`](MemoryStore::advance) moves.
+//! - The state is the application's own: any `S: Clone + Send`. A transaction lends it to the handler, and restores it
+//!   unless it commits.
+//! - One transaction runs at a time, and the others wait for it. So each transaction sees what the earlier ones have
+//!   committed.
+//! - Leases, steps, undos and expiry work as in the other stores, by a clock that [`advance`](MemoryStore::advance)
+//!   moves.
 //!
 //! # Limitations
-//! - It dies with its process, and other processes do not see it: it protects nobody from a second charge.
+//! - The store dies with its process, and other processes do not see it: it does not protect against a second charge.
 //! - A transaction copies the whole state when it begins.
 
 mod lease;

@@ -1,4 +1,4 @@
-//! The rows, and what each operation asks of them before it changes them.
+//! The rows, and the checks of each operation before it changes them.
 
 use std::collections::HashMap;
 
@@ -11,14 +11,14 @@ use crate::policy::{Intent, LeaseTerms};
 use crate::record::{Claim, Outcome, Record, Request, State, Timestamp};
 use crate::store::{Abandoned, Place};
 
-/// What is to be undone is not forgotten.
+/// A run that is still to be undone does not expire.
 const NEVER: Timestamp = Timestamp(i64::MAX);
 
-/// All that a store in memory keeps, under one lock: each of these functions is one commit.
+/// All rows of a store in memory, under one lock: each of these functions is one commit.
 #[derive(Default)]
 pub(super) struct Rows {
     records: HashMap<Identity, Row>,
-    /// The transactions that hold a claim. Their records come with their commit.
+    /// The transactions that hold a claim. Their records are written by their commit.
     running: HashMap<Identity, Fingerprint>,
 }
 
@@ -29,7 +29,7 @@ struct Row {
     input: Option<crate::record::Input>,
 }
 
-/// What a leased run begins with.
+/// The values with which a leased run begins.
 pub(super) struct Leased {
     pub(super) attempt: u32,
     pub(super) fingerprint: Fingerprint,
@@ -42,7 +42,7 @@ impl Rows {
         let order = decide(self.record(&request.identity), request, now);
         match order {
             Decision::Claim | Decision::Replace(_) => {}
-            // What was begun in steps is not one transaction's.
+            // A run that was begun in steps cannot be resumed in one transaction.
             Decision::Resume { .. } => return Decision::Refuse(Kind::StepMismatch),
             Decision::Replay(_) | Decision::Refuse(_) => return order,
         }
@@ -53,12 +53,12 @@ impl Rows {
         order
     }
 
-    /// The transaction is over.
+    /// Ends the claim of a transaction.
     pub(super) fn leave(&mut self, identity: &Identity) {
         self.running.remove(identity);
     }
 
-    /// The transaction commits with this outcome.
+    /// Commits the transaction's record with this outcome.
     pub(super) fn complete(&mut self, request: &Request, claim: Claim, outcome: &Outcome, now: Timestamp) {
         let record = completed(request, Some(request.fingerprint), claim, outcome, now);
         self.records.insert(request.identity.clone(), Row { record, journal: Vec::new(), input: None });
@@ -103,7 +103,7 @@ impl Rows {
         self.records.get(identity).is_some_and(|row| row.is_held(claim))
     }
 
-    /// Lets the lease begin again. Says whether it is held.
+    /// Renews the lease. Returns whether it is held.
     pub(super) fn renew(&mut self, request: &Request, terms: &LeaseTerms, claim: Claim, now: Timestamp) -> bool {
         let Some(row) = self.held(&request.identity, claim) else { return false };
         let (lives_until, expires) = lives(request, terms, now);
@@ -114,7 +114,7 @@ impl Rows {
         true
     }
 
-    /// Records an entry, once, and lets the lease begin again. Says whether that was done.
+    /// Records an entry, once, and renews the lease. Returns whether that was done.
     pub(super) fn record_entry(
         &mut self,
         request: &Request,
@@ -146,7 +146,7 @@ impl Rows {
         self.renew(request, terms, claim, now)
     }
 
-    /// Completes the record of a leased run, and removes its journal. Says whether that was done.
+    /// Completes the record of a leased run, and removes its journal. Returns whether that was done.
     pub(super) fn complete_leased(
         &mut self,
         request: &Request,
@@ -160,7 +160,8 @@ impl Rows {
         true
     }
 
-    /// Ends the lease and keeps the journal. The claim becomes nobody's. Says whether it was held.
+    /// Ends the lease and keeps the journal. The claim is replaced by `nobodys`, which no run holds. Returns whether
+    /// the lease was held.
     pub(super) fn release(&mut self, identity: &Identity, claim: Claim, nobodys: Claim, now: Timestamp) -> bool {
         let Some(row) = self.held(identity, claim) else { return false };
         if let State::Leased { until, .. } = &mut row.record.state {
@@ -170,7 +171,7 @@ impl Rows {
         true
     }
 
-    /// Lets a run that is not over begin as often as it may once more. Says whether there is one.
+    /// Resets the attempts of a run that is not over and whose lease has ended. Returns whether there is such a run.
     pub(super) fn reset_attempts(&mut self, identity: &Identity, now: Timestamp) -> bool {
         match self.records.get_mut(identity).map(|row| &mut row.record.state) {
             Some(State::Leased { until, attempt, .. }) if *until <= now => {
@@ -203,7 +204,7 @@ impl Rows {
         page
     }
 
-    /// Removes expired records, and says how many.
+    /// Removes expired records, and returns how many.
     pub(super) fn sweep(&mut self, now: Timestamp) -> u64 {
         let before = self.records.len();
         self.records.retain(|_, row| row.record.expires_at > now);
@@ -218,7 +219,7 @@ impl Rows {
         self.records.get_mut(identity).filter(|row| row.is_held(claim))
     }
 
-    /// What a duplicate of a running transaction is refused with.
+    /// The refusal of a duplicate of a running transaction.
     fn in_flight(&self, request: &Request) -> Option<Kind> {
         let running = self.running.get(&request.identity)?;
         Some(if *running == request.fingerprint { Kind::KeyInFlight } else { Kind::KeyReused })
@@ -245,7 +246,7 @@ fn completed(
     Record::new(fingerprint, state, claim, after(now, request.ttl))
 }
 
-/// When a lease that begins now ends, and when its record expires: the `ttl` after that.
+/// When a lease that begins now ends, and when its record expires: the `ttl` after the end of the lease.
 fn lives(request: &Request, terms: &LeaseTerms, now: Timestamp) -> (Timestamp, Timestamp) {
     let until = after(now, terms.duration);
     (until, after(until, request.ttl))

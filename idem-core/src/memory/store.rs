@@ -1,4 +1,4 @@
-//! The handle.
+//! The handle of the store in memory.
 
 use std::fmt;
 use std::future::Future;
@@ -23,11 +23,11 @@ pub struct MemoryStore<S = ()>(Arc<Shared<S>>);
 
 struct Shared<S> {
     rows: std::sync::Mutex<Rows>,
-    /// Whoever has it runs a transaction.
+    /// The holder of this lock runs a transaction.
     state: Arc<Mutex<S>>,
     reply_limit: usize,
     runs: Runs,
-    /// How far its clock is ahead of the system's, in microseconds.
+    /// How far the store's clock is ahead of the system's, in microseconds.
     ahead: AtomicI64,
 }
 
@@ -38,7 +38,7 @@ impl<S: Clone + Send + 'static> MemoryStore<S> {
         Self::with_reply_limit(state, 1024 * 1024)
     }
 
-    /// The same with another limit, in bytes of a reply's headers and body.
+    /// An empty store with another limit, in bytes of a reply's headers and body.
     #[must_use]
     pub fn with_reply_limit(state: S, reply_limit: usize) -> Self {
         Self(Arc::new(Shared {
@@ -50,7 +50,7 @@ impl<S: Clone + Send + 'static> MemoryStore<S> {
         }))
     }
 
-    /// A copy of the state as it is committed. It waits for the transaction that is under way.
+    /// A copy of the committed state. Waits for the transaction that is under way.
     pub async fn state(&self) -> S {
         self.0.state.lock().await.clone()
     }
@@ -60,20 +60,20 @@ impl<S: Clone + Send + 'static> MemoryStore<S> {
         self.0.ahead.fetch_add(i64::try_from(time.as_micros()).unwrap_or(i64::MAX), Ordering::Relaxed);
     }
 
-    /// Waits until no run is going on.
+    /// Waits until no run is in progress.
     pub async fn drain(&self) {
         self.0.runs.drained().await;
     }
 
-    /// Removes expired records, and says how many. They count for nothing whether they are swept or not.
+    /// Removes expired records, and returns how many. An expired record does not count even before it is removed.
     #[must_use]
     pub fn sweep(&self) -> u64 {
         let now = self.now();
         self.rows().sweep(now)
     }
 
-    /// Lets a leased run begin again that was begun as often as its `attempts` allow. Says whether there was such a run, or
-    /// one that is not over.
+    /// Resets the attempts of a leased run, so that a run that has used up its `attempts` may begin again. Returns
+    /// whether there was a run that is not over and whose lease has ended.
     #[must_use]
     pub fn reset_attempts(&self, identity: &Identity) -> bool {
         let now = self.now();
@@ -83,7 +83,7 @@ impl<S: Clone + Send + 'static> MemoryStore<S> {
     /// Resumes the abandoned runs of an operation: see [`resume_abandoned`](crate::resume_abandoned).
     ///
     /// # Errors
-    /// None: memory can always be asked.
+    /// None: the store in memory can always be asked.
     pub async fn resume_abandoned<T, F, R, E>(
         &self,
         operation: &str,

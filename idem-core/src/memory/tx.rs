@@ -13,12 +13,12 @@ use crate::machine::Decision;
 use crate::record::{Claim, Outcome, Request};
 use crate::store::{Claimed, Context, Rejected, Transaction};
 
-/// A transaction in memory: what a handler gets as `tx: &mut MemoryTx<S>`. It is a `&mut S`; unless it commits, the state is
-/// put back as it was.
+/// A transaction in memory. A handler gets it as `tx: &mut MemoryTx<S>`. It derefs to `S`. Unless it commits, the state
+/// is restored.
 pub struct MemoryTx<S: Clone + Send + 'static> {
     store: MemoryStore<S>,
     state: OwnedMutexGuard<S>,
-    /// What is put back where this is dropped.
+    /// The state to restore if this transaction is dropped.
     before: Option<S>,
     run: Option<Run<S>>,
 }
@@ -31,7 +31,7 @@ struct Run<S: Clone + Send + 'static> {
 }
 
 impl<S: Clone + Send + 'static> MemoryStore<S> {
-    /// Claims a request, or gives the result of the run that it repeats: see [`begin`](crate::begin).
+    /// Claims a request, or gives the stored result of its earlier run: see [`begin`](crate::begin).
     ///
     /// # Errors
     /// Those of [`begin`](crate::begin).
@@ -47,7 +47,7 @@ impl<S: Clone + Send + 'static> MemoryTx<S> {
         Self { store: store.clone(), state, before, run }
     }
 
-    /// What was written stays.
+    /// Keeps the writes.
     pub(super) fn commit(mut self) {
         self.before = None;
     }
@@ -73,7 +73,7 @@ impl<S: Clone + Send + 'static> Context for MemoryTx<S> {
             Decision::Refuse(kind) => return Ok(Claimed::Refuse(kind)),
             Decision::Claim | Decision::Replace(_) | Decision::Resume { .. } => {}
         }
-        // From here on a drop gives the claim back.
+        // From here on a drop releases the claim.
         let run = Run { store: store.clone(), request: request.clone(), claim };
         Ok(Claimed::Run(Self::open(store, Some(run)).await))
     }

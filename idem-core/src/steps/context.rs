@@ -1,4 +1,4 @@
-//! A leased run from its claim to its end, as the framework asks for it.
+//! A leased run from its claim to its end: [`Context`] for [`Steps`].
 
 use std::future::Future;
 use std::sync::Arc;
@@ -20,16 +20,16 @@ use crate::renewal::Renewal;
 use crate::store::{Attempt, Claimed, Context, Rejected};
 use crate::store::{Lease, Store};
 
-/// How long an answer waits for the lease to be given back.
+/// How long an answer waits for the release of the lease.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// How long a lease is renewed for a step that the handler has given up and that has not ended.
+/// How long a lease is renewed for a step that the handler gave up and that has not ended.
 const LONGEST_STEP: Duration = Duration::from_secs(60);
 
 impl<L: Lease> Context for Steps<L> {
     type Store = L::Store;
 
-    /// Each step is one, or a call.
+    /// Each step is a transaction or a call.
     const IS_ONE_TRANSACTION: bool = false;
 
     async fn claim(store: &L::Store, request: &Request) -> Result<Claimed<Self>, Error> {
@@ -95,10 +95,10 @@ impl<L: Lease> Context for Steps<L> {
         let is_again = self.is_rejected();
         if let Some(open) = self.last.take() {
             self.journal.unfinished();
-            // What cannot be undone in order is noted, and then nothing is stored.
+            // An error here is noted in the journal, and then nothing is stored.
             _ = self.roll_back(open).await;
         }
-        // In a box: few runs are rejected, and every run's future would have room for it.
+        // Boxed: few runs are rejected, and otherwise the future of every run would reserve space for it.
         let outcome = match Box::pin(self.undo_steps(outcome)).await {
             Ok(outcome) => outcome,
             Err(error) => {
@@ -139,7 +139,7 @@ impl<L: Lease> Leased for Steps<L> {}
 
 impl<L: Lease> Drop for Steps<L> {
     fn drop(&mut self) {
-        // Undoes itself, and the release waits for that.
+        // Dropping the open step rolls it back; the release waits for that.
         self.last = None;
         // Without a runtime the lease ends by itself.
         if let (Some(run), Ok(runtime)) = (self.run.take(), Handle::try_current()) {
@@ -179,7 +179,7 @@ impl<L: Lease> Steps<L> {
         finished
     }
 
-    /// A run that is given back is going on until then, for a shutdown that waits.
+    /// Releases the run. Until that is done, it counts as a run that a shutdown waits for.
     fn release_run(&self, run: Run<L>) -> impl Future<Output = ()> + Send + use<L> {
         let (counted, released) = (self.store.runs().enter(), run.release(self.journal.stopped()));
         async move {
@@ -188,7 +188,7 @@ impl<L: Lease> Steps<L> {
         }
     }
 
-    /// Gives the lease back, unless it is somebody else's by now, or nobody may have it.
+    /// Releases the lease, unless another process holds it by now or the record is poisoned.
     async fn let_go(&mut self) {
         if let Some(open) = self.last.take()
             && let Err(error) = self.roll_back(open).await
@@ -196,7 +196,7 @@ impl<L: Lease> Steps<L> {
             tracing::warn!(target: "idem", %error, "the last writes were not undone in order");
         }
         if let Some(run) = self.run.take() {
-            // A step that the handler has given up may take its time to end, and the answer need not wait for that.
+            // A step that the handler gave up may take long to end, and the answer need not wait for that.
             let released = tokio::spawn(self.release_run(run).in_current_span());
             _ = timeout(PATIENCE, released).await;
         }
@@ -206,7 +206,8 @@ impl<L: Lease> Steps<L> {
 impl<L: Lease> Run<L> {
     async fn release(self, broken: Option<Kind>) {
         let Self { lease, renewal, busy, .. } = self;
-        // Renewed until then: what a step has kept is known before anybody else may run, and whether it has barred the key.
+        // The lease is renewed until the step has ended. What the step has committed, and whether it has poisoned the
+        // record, must be known before another process may run.
         let Ok(has_ended) = timeout(LONGEST_STEP, busy.lock()).await else {
             tracing::error!(target: "idem", "a step that was given up does not end; its lease ends by itself");
             return;

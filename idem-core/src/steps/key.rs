@@ -1,14 +1,14 @@
-//! The key that a foreign call is known by.
+//! The keys of foreign calls.
 
 use std::fmt;
 
 use sha2::{Digest, Sha256};
 
-/// A key for a foreign call: the same on every attempt, and another for every other step, operation, scope and key.
+/// A key for a foreign call: the same on every attempt, and different for every other step, operation, scope and key.
 ///
-/// 64 hexadecimal digits: the SHA-256 of the identity, of the fingerprint and of the step's name, each with its length. The
-/// fingerprint stays the same over attempts; where the key is used for another request when the record has expired, the
-/// other side must not take it for the first.
+/// It has 64 hexadecimal digits: the SHA-256 of the identity, the fingerprint and the step's name, each with its
+/// length. The fingerprint stays the same over all attempts. After the record has expired the client may use its key
+/// for another request: the fingerprint keeps the other side from taking that for the first request.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct StepKey(String);
 
@@ -27,7 +27,7 @@ impl StepKey {
         Self(digest.iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
-    /// The key, to be sent along.
+    /// The key to send with the call.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -40,7 +40,7 @@ impl fmt::Display for StepKey {
     }
 }
 
-/// Turn parts with their lengths.
+/// The SHA-256 of the parts, each with its length.
 pub(super) fn digest<const N: usize>(parts: [&[u8]; N]) -> [u8; 32] {
     let mut digest = Sha256::new();
     for part in parts {
@@ -63,7 +63,7 @@ mod tests {
         assert_ne!(key, StepKey::of_undo(&[1; 32], "charge"));
         assert_eq!(key.as_str().len(), 64);
         assert!(key.as_str().bytes().all(|byte| byte.is_ascii_hexdigit()));
-        // What a provider has stored under it must be found by every later release.
+        // Every later release must derive the same keys, since providers have stored results under them.
         assert_eq!(key.as_str(), "26bbf2986eb109ba534cdf0fa6173cb972cdb5ffd4ee458ff299f2b9746c32ea");
     }
 }

@@ -32,72 +32,75 @@ use key::digest;
 use open::{Open, Turn};
 use undo::{Failure, Undo};
 
-/// The steps of a leased run: what a handler gets as `steps: &mut PgSteps` or `steps: &mut SqliteSteps`.
+/// The steps of a leased run. A handler gets them as `steps: &mut PgSteps` or `steps: &mut SqliteSteps`.
 ///
-/// Between a foreign call and its record a crash can make the call happen again: [`call`](Self::call) gives it a key that
-/// is the same on every attempt, for the other side to know it by.
+/// A crash between a foreign call and its record can make the call happen again. [`call`](Self::call) gives the call a
+/// key that is the same on every attempt, so that the other side can recognise the repetition.
 ///
 /// # Rules
 /// - The claim is committed before the handler runs, and renewed every third of the lease while it runs.
-/// - A finished step does not run again, in whatever attempt: its result is read instead.
-/// - A step gives its result as a retry reads it: what is not serialised is missing on the first attempt, too. A type of which
-///   a value does not read back is refused before the step runs ([`Kind::ReplyFailed`]).
-/// - A step is known by its name and its place. Where an attempt meets another step than an earlier one has finished
-///   there, or one twice, that is [`Kind::StepMismatch`], before the step runs.
-/// - Whoever has lost the lease changes nothing: each write asks for it, in its own transaction.
-/// - A handler that fails is released: its finished steps stay, and the retry goes on behind them. They stay for the `ttl`
-///   behind the end of the last lease.
-/// - A handler that is rejected ([`Disposition::Reject`]) has its finished steps undone by what they have registered with
-///   [`undo`](Self::undo) and [`undo_call`](Self::undo_call), the last first, each once and recorded. Where that is cut
-///   short, the retry runs the handler again, which comes past its finished steps and enters no other
-///   ([`Kind::RunRejected`]); then it goes on behind what is undone, and its caller gets the reply of the first rejection.
-///   Until all is undone the record does not expire, and attempts do not count.
-/// - Behind a step that failed, or that the handler gave up, only the same one may be entered: another attempt might come
-///   past it and go another way. A failure that the handler lives with is the step's result: `Ok(None)`, `Ok(Declined)`.
-/// - An attempt that would be completed without having come past all steps that an earlier one has finished, and to the call
-///   that it has made, is a [`Kind::StepMismatch`], too, and is not kept.
-/// - An attempt that would be completed after it has given up a call, or after a call whose answer could not be recorded, is
-///   [`Kind::OutcomeUnknown`]: the call may have happened. The retry makes it again, under the same key.
+/// - A finished step never runs again, in any attempt: its result is read from its record.
+/// - A step returns its result as a retry reads it: a field that is not serialised is missing on the first attempt,
+///   too. A type whose values cannot be read back is refused before the step runs ([`Kind::ReplyFailed`]).
+/// - A step is known by its name and its place. If an earlier attempt finished another step in this place, or this
+///   attempt has already passed a step of this name, that is [`Kind::StepMismatch`], before the step runs.
+/// - A process that has lost the lease changes nothing: each write asks for the lease in its own transaction.
+/// - A handler that fails is released: its finished steps stay, and the retry resumes after them. They stay for the
+///   `ttl`, counted from the end of the last lease.
+/// - When a handler rejects the run ([`Disposition::Reject`]), its finished steps are undone by the undos that were
+///   registered with [`undo`](Self::undo) and [`undo_call`](Self::undo_call), the last step first. Each undo runs once
+///   and is recorded. If the undoing is cut short, the retry runs the handler again. The handler passes its finished
+///   steps and cannot enter any other ([`Kind::RunRejected`]). Then the undoing resumes, and the caller gets the reply
+///   of the first rejection. Until everything is undone the record does not expire, and attempts do not count.
+/// - After a step that failed, or that the handler gave up, only the same step may be entered: the next attempt might
+///   pass that step and take another way. If the handler can live with a failure, the step returns it as its value:
+///   `Ok(None)`, `Ok(Declined)`.
+/// - An attempt must pass every step that an earlier attempt finished, and make the call that an earlier attempt
+///   started. Otherwise its completion is a [`Kind::StepMismatch`], too, and is not committed.
+/// - An attempt that gave up a call, or could not record the answer of a call, is not completed: it is
+///   [`Kind::OutcomeUnknown`], since the call may have happened. The retry makes the call again, under the same key.
 ///
 /// # Cancel safety
-/// Dropped at any await, a step is finished or not begun, but for a foreign call, which may have happened. The lease is
-/// given back, or ends by itself. A handler that gives up a step (a timeout around it) gets no other one in this attempt, and
-/// if the step was being kept, none at all: [`Kind::OutcomeUnknown`]. The next attempt knows.
+/// Dropped at any await, a step is finished or not begun, except for a foreign call, which may have happened. The lease
+/// is released, or ends by itself. After a handler has given up a step (a timeout around it), it can enter only that
+/// step again in this attempt. If the step's record was being written, it can enter none: [`Kind::OutcomeUnknown`]. The
+/// next attempt reads what was recorded.
 ///
 /// # Limitations
-/// - A finished step without an undo stays as it is when the run is rejected. So does a call whose body failed: reject only
-///   on an answer that says that nothing was done. Where a call was given up, or answered and could not be recorded, or was
-///   made by an earlier attempt and is not finished, a rejection is [`Kind::OutcomeUnknown`] until this attempt has made the
-///   call, under the same key, and has its answer: let nothing reject between a step and the call behind it.
-/// - A rejection that cannot be undone waits for its retry for ever: an undo that can never succeed answers `Ok` and leaves
-///   the rest to people. Over HTTP only the client retries. What waits is found by
-///   `SELECT * FROM idem_records WHERE state = 5 AND lease_until < now()` (on SQLite `unixepoch('subsec') * 1000000`), and
-///   forgotten when its `expires_at` is set.
-/// - The lease of a step that was given up is renewed until the database has ended it, for a minute at the most.
-/// - What a handler does between its steps is done again by each attempt.
-/// - A step that ends its transaction and begins another is not found out where the other one fails, or its connection is
+/// - A finished step without an undo stays as it is when the run is rejected. So does a call whose body failed: reject
+///   only on an answer that says that nothing was done.
+/// - A rejection is [`Kind::OutcomeUnknown`] if a call was given up, or its answer could not be recorded, or an earlier
+///   attempt started the call and it is not finished. It stays so until this attempt has made the call, under the same
+///   key, and has its answer. So do not reject between a step and the call after it.
+/// - A rejection that cannot be undone waits for its retry for ever. An undo that can never succeed should return `Ok`
+///   and leave the rest to an operator. Over HTTP only the client retries.
+///   `SELECT * FROM idem_records WHERE state = 5 AND lease_until < now()` (on SQLite `unixepoch('subsec') * 1000000`)
+///   finds the waiting rejections. Setting `expires_at` makes the store forget one of them.
+/// - The lease of a step that was given up is renewed until the database has ended the step, for a minute at most.
+/// - Each attempt runs the handler's code between its steps again.
+/// - A step that ends its transaction and begins another is not detected if the second one fails or its connection is
 ///   lost: the next attempt runs the step again.
-/// - A request that is not recorded (a `GET`, a missing key that may be missing) runs its steps without a record: each as
-///   a transaction of its own, each call under a key that nobody else gets.
+/// - A request that is not recorded (a `GET`, or an allowed missing key) runs its steps without records: each
+///   transaction step in a transaction of its own, each call under a key that no other run gets.
 pub struct Steps<L: Lease> {
     store: L::Store,
     /// `None` in a request that is not recorded.
     run: Option<Run<L>>,
-    /// The last writes, which are committed with the outcome.
+    /// The last writes. They are committed together with the outcome.
     last: Option<Open<L>>,
-    /// What may come next.
+    /// The steps of this attempt, and which step may come next.
     journal: Journal,
-    /// What undoes the passed steps, by their names. In a mutex only so that `&Steps` may go to another thread.
+    /// The undos of the passed steps, by step name. The mutex is here only so that `&Steps` may go to another thread.
     undos: std::sync::Mutex<Vec<(String, Undo<L::Tx>)>>,
 }
 
 struct Run<L> {
     lease: L,
-    /// What the keys of foreign calls are made of.
+    /// The keys of foreign calls are derived from this seed.
     seed: [u8; 32],
     attempt: u32,
     renewal: Renewal,
-    /// Locked while a transaction of a step is open. Whether a step has ended its transaction itself.
+    /// Locked while a step is open. The value tells whether a step has ended its transaction itself.
     busy: Arc<Mutex<bool>>,
 }
 
@@ -106,7 +109,7 @@ impl<L: Lease> Steps<L> {
         Self { store: store.clone(), run, last: None, journal, undos: std::sync::Mutex::default() }
     }
 
-    /// Runs a step that writes to the store's database: its writes and its record are one commit.
+    /// Runs a step that writes to the store's database. Its writes and its record are one commit.
     ///
     /// ```
     /// # use idem_core::{Error, Steps, store::Lease};
@@ -117,10 +120,10 @@ impl<L: Lease> Steps<L> {
     /// ```
     ///
     /// # Errors
-    /// The step's own, which undoes its writes; by [`Kind`], [`Kind::LeaseLost`], [`Kind::StepMismatch`],
-    /// [`Kind::ReplyFailed`] where the result cannot be stored, [`Kind::RecordUnreadable`] where a stored one cannot be
-    /// read, and what the store says. In each case the step is not finished, unless the kind is
-    /// [`Kind::OutcomeUnknown`], which the next attempt finds out, or [`Kind::TransactionEnded`].
+    /// The step's own error, which rolls its writes back. By [`Kind`]: [`Kind::LeaseLost`], [`Kind::StepMismatch`],
+    /// [`Kind::ReplyFailed`] if the result cannot be stored, [`Kind::RecordUnreadable`] if a stored result cannot be
+    /// read, and the errors of the store. In each case the step is not finished, except for [`Kind::OutcomeUnknown`],
+    /// which the next attempt resolves, and [`Kind::TransactionEnded`].
     pub async fn transaction<T, E>(
         &mut self,
         name: &str,
@@ -157,7 +160,7 @@ impl<L: Lease> Steps<L> {
         }
     }
 
-    /// Runs a step that calls the outside world, with a key for the other side to know it by.
+    /// Runs a step that calls the outside world, with a key by which the other side can recognise a repeated call.
     ///
     /// ```
     /// # use idem_core::{Error, Steps, store::Lease};
@@ -167,28 +170,28 @@ impl<L: Lease> Steps<L> {
     /// }
     /// ```
     ///
-    /// That the call is made is recorded before it is: whoever has lost the lease does not call, and no later attempt is
-    /// completed or rejected without having made it again.
+    /// The call is recorded before it is made. So a process that has lost the lease does not call, and no later attempt
+    /// is completed or rejected without having made the call again.
     ///
-    /// A call that is not finished is made again however late the next attempt comes: until the `ttl` is over behind the
-    /// end of the last lease. The other side has to know the key for as long (Stripe: 24 hours at least).
+    /// A call that is not finished is made again however late the next attempt comes, until the `ttl`, counted from the
+    /// end of the last lease, is over. The other side has to remember the key for as long (Stripe: 24 hours at least).
     ///
     /// # Errors
-    /// As for [`transaction`](Self::transaction). The call may have happened all the same; the next attempt makes it
-    /// again, under the same key.
+    /// As for [`transaction`](Self::transaction). On an error, too, the call may have happened; the next attempt makes
+    /// it again, under the same key.
     pub async fn call<T, E>(&mut self, name: &str, body: impl AsyncFnOnce(StepKey) -> Result<T, E>) -> Result<T, E>
     where
         T: Serialize + DeserializeOwned,
         E: From<Error>,
     {
-        // Not after the call: its answer would be lost.
+        // Checked before the call: after it, the answer would be lost.
         value::check::<T>()?;
         if let Next::Finished(reply) = self.enter(name, StepKind::Call)? {
             return Ok(self.read(name, reply)?);
         }
         let seed = match &self.run {
             Some(run) => run.seed,
-            // Nobody else gets the keys of a request that is not recorded.
+            // A random seed: no other run gets the keys of a request that is not recorded.
             None => digest([Claim::random()?.as_bytes()]),
         };
         self.record_in_tries(&self.journal.call_started()).await?;
@@ -204,12 +207,12 @@ impl<L: Lease> Steps<L> {
         Ok(read_back)
     }
 
-    /// What has happened already is worth more than one try to record it.
+    /// Records the entry in several tries, because the call has already happened.
     async fn record_in_tries(&mut self, entry: &Entry) -> Result<(), Error> {
         const PAUSES: [u64; 6] = [0, 50, 100, 200, 400, 800];
         let (mut recorded, mut is_in_doubt) = (Ok(()), false);
         for pause in PAUSES {
-            // A sleep of nothing takes a millisecond.
+            // Even a sleep of zero takes a millisecond.
             if pause > 0 {
                 tokio::time::sleep(Duration::from_millis(pause)).await;
             }
@@ -232,9 +235,9 @@ impl<L: Lease> Steps<L> {
         recorded
     }
 
-    /// The last writes: they are committed with the reply. No step comes after it.
+    /// Makes the last writes, which are committed with the reply. No step may come after them.
     ///
-    /// It is not a step: its result is not recorded, since a retry gets the reply.
+    /// The last writes are not a step. Their result is not recorded, since a retry gets the reply.
     ///
     /// # Errors
     /// As for [`transaction`](Self::transaction).
@@ -258,7 +261,7 @@ impl<L: Lease> Steps<L> {
         }
     }
 
-    /// Registers what undoes a step in the store's database, should the run be rejected.
+    /// Registers the undo of a step: a transaction in the store's database that runs if the run is rejected.
     ///
     /// ```
     /// # use idem_core::{Error, Steps, store::Lease};
@@ -272,14 +275,15 @@ impl<L: Lease> Steps<L> {
     /// ```
     ///
     /// # Rules
-    /// - It is done only where the step is finished and the run is rejected ([`Disposition::Reject`], `rejects`); not
-    ///   where it is released, since the retry goes on behind the step.
-    /// - Its writes and the note that they are done are one commit.
-    /// - Register it right behind its step, with no await between, so that every attempt has it that came past the step: a
-    ///   name that no step behind it has is [`Kind::StepMismatch`]. Turn two for one step the later counts.
-    /// - An error or a panic rolls its writes back and releases the run as [`Kind::UndoFailed`]: the retry does it again.
-    ///   So does an attempt whose handler fails before it has registered all of them: let what stands before and between
-    ///   the steps succeed on a retry, too.
+    /// - The undo runs only if the step is finished and the run is rejected ([`Disposition::Reject`], `rejects`). It
+    ///   does not run if the run is released, since the retry resumes after the step.
+    /// - Its writes and the record that it is done are one commit.
+    /// - Register the undo right after its step, with no await between, so that every attempt that passed the step has
+    ///   its undo. A name that no step before the undo has is [`Kind::StepMismatch`]. Of two undos for one step the
+    ///   later one counts.
+    /// - An error or a panic rolls the undo's writes back and releases the run as [`Kind::UndoFailed`]: the retry runs
+    ///   the undo again. An attempt whose handler fails before it has registered all undos ends in the same way. So the
+    ///   code before and between the steps should succeed on a retry, too.
     pub fn undo<E, F>(&mut self, step: &str, body: F)
     where
         E: Into<Failure> + 'static,
@@ -288,7 +292,7 @@ impl<L: Lease> Steps<L> {
         self.register(step, Undo::transaction(body));
     }
 
-    /// Registers the call that undoes a step, should the run be rejected: a refund for a charge.
+    /// Registers a call that undoes a step if the run is rejected: a refund for a charge.
     ///
     /// ```
     /// # use idem_core::{Error, Steps, store::Lease};
@@ -303,12 +307,12 @@ impl<L: Lease> Steps<L> {
     /// ```
     ///
     /// # Rules
-    /// - Those of [`undo`](Self::undo). The key is another than the step's, and the same on every attempt: between the
-    ///   call and its note a crash can make it happen again.
-    /// - It may wait for its retry for longer than the provider remembers keys. Let the provider refuse a second refund of
-    ///   one charge by itself.
-    /// - When the record has expired the same request runs anew under the same keys. A provider that still remembers them
-    ///   answers with the charge that was refunded: look at what it says of that.
+    /// - The rules of [`undo`](Self::undo) apply. The key differs from the step's key and is the same on every attempt:
+    ///   a crash between the call and its record can make the call happen again.
+    /// - The undo may wait for its retry for longer than the provider remembers keys. The provider itself should refuse
+    ///   a second refund of one charge.
+    /// - After the record has expired, the same request runs anew under the same keys. A provider that still remembers
+    ///   them answers with the charge that was refunded: check the state of the charge in its answer.
     pub fn undo_call<E, F, R>(&mut self, step: &str, body: F)
     where
         E: Into<Failure>,
@@ -326,7 +330,8 @@ impl<L: Lease> Steps<L> {
                 undos.push((step.to_owned(), undo));
             }
             Ok(Registered::Dropped) => {}
-            // There is nobody to tell it to yet.
+            // The refusal is logged, since this method returns nothing. It stops the journal, so the run cannot be
+            // completed.
             Err(refused) => {
                 tracing::error!(target: "idem", "{refused}");
                 resume::note_end(refused.kind());
@@ -350,14 +355,14 @@ impl<L: Lease> Steps<L> {
         self.journal.has_finished(name)
     }
 
-    /// What the step is to do, or why it may not run.
+    /// Decides whether the step runs or its recorded result is read.
     fn enter(&mut self, name: &str, kind: StepKind) -> Result<Next, Error> {
         self.check_lease()?;
         self.may(|journal| journal.enter(name, kind))
     }
 
     fn read<T: DeserializeOwned>(&mut self, name: &str, reply: Reply) -> Result<T, Error> {
-        // Without its result, the handler cannot say what undoes it.
+        // Without the result of the step, the handler cannot register its undo.
         let value = self.noted(Value::of(reply).read())?;
         self.journal.pass(name);
         Ok(value)
@@ -380,7 +385,7 @@ impl<L: Lease> Steps<L> {
         self.run.as_ref().is_some_and(|run| run.renewal.is_lost())
     }
 
-    /// A step with a transaction.
+    /// Opens a step with a transaction.
     async fn begin(&mut self) -> Result<Open<L>, Error> {
         let Some(of) = self.turn().await? else {
             return Ok(Open::new(Some(L::Tx::begin(&self.store).await?), None));
@@ -391,12 +396,12 @@ impl<L: Lease> Steps<L> {
         Ok(Open::new(Some(tx), Some(Turn { _excluded: excluded, ..of })))
     }
 
-    /// A step that writes nothing but its own record.
+    /// Opens a step that writes only its own record.
     async fn begin_alone(&mut self) -> Result<Open<L>, Error> {
         Ok(Open::new(None, self.turn().await?))
     }
 
-    /// Waits until no other step is open: one that the handler has given up may still be on its way to its end.
+    /// Waits until no other step is open: a step that the handler gave up may still be ending.
     async fn turn(&mut self) -> Result<Option<Turn<L>>, Error> {
         let Some(run) = &self.run else { return Ok(None) };
         let (busy, lease) = (Arc::clone(&run.busy).lock_owned().await, run.lease.clone());
@@ -422,7 +427,7 @@ impl<L: Lease> Steps<L> {
         self.noted(recorded)
     }
 
-    /// Notes what lets nothing more be recorded.
+    /// Notes an error after which nothing more may be recorded.
     fn noted<T>(&mut self, result: Result<T, Error>) -> Result<T, Error> {
         if let Err(error) = &result
             && self.journal.stop(error.kind())

@@ -1,4 +1,4 @@
-//! What a step is about to write.
+//! An open step, and how it ends.
 
 use std::future::Future;
 
@@ -12,21 +12,22 @@ use crate::renewal::Excluded;
 use crate::store::Lease;
 use crate::store::Transaction;
 
-/// A step on its way to its end, with the transaction that it has, if it has one.
+/// An open step, with its transaction if it has one.
 ///
-/// It ends in a task of its own, whoever goes away meanwhile: what a step has kept is to be known before the lease may be
-/// somebody else's.
+/// It ends in a task of its own, even if its caller is dropped meanwhile: what a step has committed must be known
+/// before another process may get the lease.
 pub(super) struct Open<L: Lease> {
-    /// There until it is ended, where it has one.
+    /// `Some` until the step ends, if the step has a transaction.
     tx: Option<L::Tx>,
     /// `None` in a request that is not recorded.
     of: Option<Turn<L>>,
 }
 
-/// What it is a step of.
+/// The part of the run that the step holds while it is open.
 pub(super) struct Turn<L> {
     pub(super) lease: L,
-    /// The lease is not given back while this is there, nor behind it where a step has ended its transaction.
+    /// While this guard is held the lease is not released. It is not released afterwards either if a step has ended its
+    /// transaction itself.
     pub(super) busy: OwnedMutexGuard<bool>,
     pub(super) _excluded: Option<Excluded>,
 }
@@ -50,7 +51,7 @@ impl<L: Lease> Open<L> {
         self.end(Disposition::Release, undo).await
     }
 
-    /// Ends it like this, or where nothing is recorded, by this disposition.
+    /// Ends the step by `how`. If nothing is recorded, ends its transaction by the disposition.
     pub(super) async fn end<F>(
         mut self,
         disposition: Disposition,

@@ -1,4 +1,4 @@
-//! What undoes a finished step.
+//! The undo of a finished step.
 
 use std::error::Error as StdError;
 use std::future::Future;
@@ -8,7 +8,7 @@ use futures_util::future::BoxFuture;
 use super::key::StepKey;
 use crate::bounds::UndoIn;
 
-/// What an undo fails with. It is logged, and never shown to a client.
+/// The error of an undo. It is logged, and never shown to a client.
 pub(super) type Failure = Box<dyn StdError + Send + Sync>;
 
 type InTransaction<T> = Box<dyn for<'t> FnOnce(&'t mut T) -> BoxFuture<'t, Result<(), Failure>> + Send>;

@@ -1,4 +1,4 @@
-//! The undoing of a run that is rejected.
+//! Undoes the steps of a rejected run.
 
 use std::future::Future;
 
@@ -16,8 +16,8 @@ use crate::record::{Claim, Outcome};
 use crate::store::{Context, Lease};
 
 impl<L: Lease> Steps<L> {
-    /// Undoes what the finished steps have done, as far as it is not undone. The answer is the outcome that counts: an
-    /// earlier attempt may have recorded one.
+    /// Undoes the finished steps that are not undone yet. Returns the outcome that counts: an earlier attempt may have
+    /// recorded one.
     pub(super) async fn undo_steps(&mut self, outcome: &Outcome) -> Result<Outcome, Error> {
         let lost = self.lost();
         unless(lost, self.undo_recorded(outcome)).await.unwrap_or_else(|| Err(Error::new(Kind::LeaseLost)))
@@ -41,9 +41,10 @@ impl<L: Lease> Steps<L> {
         Ok(self.journal.rejected_with().unwrap_or(outcome).clone())
     }
 
-    /// Without a record there is no retry that could go on: one that fails does not keep the others from being done.
+    /// Undoes the steps of a request that is not recorded. No retry could resume, so an undo that fails does not stop
+    /// the others.
     pub(super) async fn undo_unrecorded(&mut self) -> Result<(), Error> {
-        // A mistake in the handler, which has no other place to be told.
+        // Reports a mistake of the handler, which is reported nowhere else.
         let mut undone = self.may(|journal| journal.check());
         for name in self.undo_order() {
             undone = undone.and(self.undo_step(Entry::new(0, EntryKind::UNDO, name)).await);
@@ -56,7 +57,7 @@ impl<L: Lease> Steps<L> {
         self.journal.undo_order(|step| with_undo.iter().any(|with| with == step))
     }
 
-    /// Sees to it that a process that has lost the lease does not call. Says what the key is made of.
+    /// Renews the lease, so that a process that has lost it does not call. Returns the seed of the key.
     async fn before_undo_call(&mut self) -> Result<[u8; 32], Error> {
         let Some(run) = &self.run else { return Ok(digest([Claim::random()?.as_bytes()])) };
         let (asked, seed) = (Instant::now(), run.seed);
@@ -82,7 +83,7 @@ impl<L: Lease> Steps<L> {
                 let mut open = self.begin().await?;
                 match caught(async { body(open.tx()).await }).await {
                     Ok(()) => self.record(open, undone).await.map_err(|error| match error.kind() {
-                        // The undo went on as if a statement of its own had not failed, or left a savepoint open.
+                        // The undo ignored a failed statement of its own, or left a savepoint open.
                         Kind::TransactionAborted | Kind::StoreFailed => failed(error.into()),
                         _ => error,
                     }),
@@ -101,7 +102,7 @@ impl<L: Lease> Steps<L> {
     }
 }
 
-/// A panic in an undo leaves it to the retry, as an error does.
+/// Turns a panic in an undo into an error, so that the retry runs the undo again.
 async fn caught(undo: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
     catch(undo).await.unwrap_or_else(|panic| Err(panic.into()))
 }

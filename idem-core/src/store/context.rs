@@ -1,4 +1,4 @@
-//! One run of a handler.
+//! The context: one run of a handler.
 
 use std::future::Future;
 
@@ -8,14 +8,14 @@ use crate::error::{Error, Kind};
 use crate::policy::{Intent, LeaseTerms};
 use crate::record::{Outcome, Reply, Request};
 
-/// One run: what a handler gets as `&mut` in its context parameter.
+/// The context of one run. A handler gets it as `&mut` in its context parameter.
 ///
-/// # What an implementer owes
-/// - **One arbiter.** Of any number of `claim` calls on one identity, over any number of processes, at most one has
-///   an undecided `Run` at a time, and none gets `Run` after one was completed or rejected and has not expired.
-/// - **One commit.** What the handler writes through the context and the record that `complete` stores become
-///   visible together or not at all.
-/// - **The store's clock** decides about expiry, never the application's.
+/// # What an implementer must guarantee
+/// - **One arbiter.** Of any number of `claim` calls on one identity, in any number of processes, at most one has an
+///   undecided `Run` at a time. While a completed or rejected run has not expired, none gets `Run`.
+/// - **One commit.** The handler's writes through the context and the record that `complete` stores become visible
+///   together or not at all.
+/// - **The store's clock** decides about expiry, never the application's clock.
 /// - **A drop is a release**, at any await: the handler's writes are undone, and no connection goes back to a pool
 ///   inside a transaction.
 /// - **At most one connection** at a time for one context, and none once `claim` has answered anything but `Run`.
@@ -28,17 +28,17 @@ pub trait Context: Sized + Send + 'static {
     /// The store that this context belongs to.
     type Store: Store;
 
-    /// Whether dropping the context undoes all that was done through it. Where it does not, a run of which nothing is
-    /// recorded goes on when its client is gone: nobody would resume it.
+    /// True if dropping the context undoes everything that was done through it. If false, a run that is not recorded
+    /// continues after its client is gone, since no retry could resume it.
     const IS_ONE_TRANSACTION: bool = true;
 
-    /// Claims the request's identity, or says what is known of it.
+    /// Claims the request's identity, or answers from its record.
     ///
     /// # Errors
     /// The store could not be asked. Nothing is claimed and the handler must not be run.
     fn claim(store: &Self::Store, request: &Request) -> impl Future<Output = Result<Claimed<Self>, Error>> + Send;
 
-    /// The same on the terms of a lease. A transaction has no use for them.
+    /// Claims the request's identity on lease terms. A context that is one transaction has no use for the terms.
     ///
     /// # Errors
     /// As for [`claim`](Self::claim).
@@ -51,33 +51,33 @@ pub trait Context: Sized + Send + 'static {
         Self::claim(store, request)
     }
 
-    /// Is ready when this run has lost its right to run. Then the handler is dropped, and the run released.
+    /// Is ready when this run has lost its right to run. The handler is dropped then, and the run is released.
     ///
-    /// A transaction holds its right as long as it lives, so by default it is never ready.
+    /// A transaction holds its right as long as it lives, so the default is never ready.
     fn lost(&self) -> impl Future<Output = ()> + Send + 'static {
         std::future::pending()
     }
 
-    /// Makes the handler's writes and the outcome permanent, as one.
+    /// Commits the handler's writes and the outcome together.
     ///
     /// # Errors
-    /// Nothing was kept, unless the kind is [`Kind::OutcomeUnknown`] or [`Kind::TransactionEnded`].
+    /// Nothing was committed, unless the kind is [`Kind::OutcomeUnknown`] or [`Kind::TransactionEnded`].
     ///
     /// # Cancel safety
-    /// Dropped before it answers, it has kept everything or nothing.
+    /// Dropped before it answers, it has committed everything or nothing.
     fn complete(self, outcome: &Outcome) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// Whether an earlier attempt was rejected and is not all undone. Then this run, too, is to be rejected once the
-    /// handler has ended, whatever that says.
+    /// Whether an earlier attempt was rejected and is not completely undone. If so, this run is rejected too once the
+    /// handler has ended, whatever the handler returns.
     fn is_rejected(&self) -> bool {
         false
     }
 
-    /// Undoes the handler's writes and makes the outcome permanent. Where [`is_rejected`](Self::is_rejected), the outcome
-    /// of the earlier attempt counts instead.
+    /// Undoes the handler's writes and commits the outcome. If [`is_rejected`](Self::is_rejected), the outcome of the
+    /// earlier attempt is committed instead.
     ///
-    /// The identity stays claimed between the two: no other request is run for it. A statement of the handler that
-    /// failed, even where that ends what the handler can write, does not free it either.
+    /// The identity stays claimed between the two steps, so no other request runs for it. A failed statement of the
+    /// handler does not free the identity either, even if the handler can write nothing after it.
     ///
     /// # Errors
     /// As for [`complete`](Self::complete).
@@ -86,8 +86,8 @@ pub trait Context: Sized + Send + 'static {
     /// Undoes the handler's writes and frees the identity.
     ///
     /// # Errors
-    /// [`Kind::TransactionEnded`] where the handler ended the transaction itself. A store that cannot be reached is
-    /// no error: it undoes what was not committed.
+    /// [`Kind::TransactionEnded`] if the handler ended the transaction itself. A store that cannot be reached is no
+    /// error: it undoes what was not committed.
     fn release(self) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// Begins a transaction without a record.
@@ -96,20 +96,20 @@ pub trait Context: Sized + Send + 'static {
     /// The store could not be asked.
     fn begin_unrecorded(store: &Self::Store) -> impl Future<Output = Result<Self, Error>> + Send;
 
-    /// Ends a transaction without a record: keeps the handler's writes or undoes them, as the disposition says.
+    /// Ends a transaction without a record: commits the handler's writes or undoes them, as the disposition says.
     ///
     /// # Errors
     /// As for [`complete`](Self::complete).
     fn finish_unrecorded(self, disposition: Disposition) -> impl Future<Output = Result<(), Error>> + Send;
 }
 
-/// What became of an outcome without writes.
+/// What became of a rejection.
 #[derive(Debug)]
 pub enum Rejected {
-    /// It is stored.
+    /// Its outcome is stored.
     Stored,
-    /// The outcome of an earlier attempt counts, and is stored: answer with its reply.
+    /// The outcome of an earlier attempt counts and is stored: answer with its reply.
     Replay(Reply),
-    /// The outcome of an earlier attempt counts, and has no reply: answer with this.
+    /// The outcome of an earlier attempt counts and has no reply: answer with this kind.
     Refuse(Kind),
 }

@@ -1,25 +1,25 @@
-//! A store, and what it says to a request.
+//! A store, and its answer to a request.
 
 use crate::error::Kind;
 use crate::record::Reply;
 use crate::runs::Runs;
 
-/// Where records are kept. A cheap handle: clones share everything.
+/// Where records are stored. A store is a cheap handle: clones share everything.
 pub trait Store: Clone + Send + Sync + 'static {
-    /// The longest reply that is stored, in bytes of its headers and body. A longer one leaves a tombstone.
+    /// The size limit of a stored reply, in bytes of its headers and body. A longer reply leaves a tombstone.
     fn reply_limit(&self) -> usize;
 
-    /// The runs that are going on, so that a shutdown can wait for them.
+    /// The runs in progress in this process. A shutdown waits for them.
     fn runs(&self) -> &Runs;
 }
 
-/// What a store says to a request.
+/// A store's answer to a request.
 #[derive(Debug)]
 pub enum Claimed<T> {
-    /// The identity is claimed: run the handler with this.
+    /// The identity is claimed: run the handler with this value.
     Run(T),
-    /// It ran: answer with this.
+    /// The request has run: answer with this reply.
     Replay(Reply),
-    /// It must not run now, and there is no reply to give. [`Kind::KeyInFlight`] may be asked again.
+    /// The request must not run now, and there is no reply to give. After [`Kind::KeyInFlight`] ask again.
     Refuse(Kind),
 }

@@ -1,4 +1,4 @@
-//! What a store owes to a leased run.
+//! What a store must provide for leased runs.
 
 use std::future::Future;
 
@@ -10,32 +10,32 @@ use crate::fingerprint::Fingerprint;
 use crate::policy::{Intent, LeaseTerms};
 use crate::record::{Outcome, Request};
 
-/// The right to run one attempt of a leased run, as a store keeps it.
+/// The right to run one attempt of a leased run, as the store records it.
 ///
-/// # What an implementer owes
-/// - **Committed first.** When `claim` answers `Run`, every other process sees the lease.
-/// - **Fenced.** `renew`, `record`, `complete` and `release` change something only where the record is still held by this
-///   claim, in the same statement that asks. Otherwise they answer [`Kind::LeaseLost`](crate::Kind::LeaseLost).
+/// # What an implementer must guarantee
+/// - **Committed first.** When `claim` answers `Run`, the lease is visible to every other process.
+/// - **Fenced.** `renew`, `record`, `complete` and `release` change the record only if this claim still holds it, and
+///   check that in the same statement. Otherwise they answer [`Kind::LeaseLost`](crate::Kind::LeaseLost).
 /// - **The store's clock** says when a lease ends.
-/// - **One commit.** A step's writes and the step become visible together or not at all; so do the last writes and the
-///   outcome.
+/// - **One commit.** A step's writes and its record become visible together or not at all. So do the last writes and
+///   the outcome.
 pub trait Lease: Clone + Send + Sync + 'static {
     /// The store.
     type Store: Store;
 
-    /// What a transaction step gets.
+    /// The transaction that a transaction step gets.
     type Tx: Transaction<Store = Self::Store>;
 
     /// True if an open step transaction locks out other claimants and our own renewal, as SQLite's write lock does.
     const EXCLUSIVE: bool;
 
-    /// Claims the request, or takes it over where an earlier attempt was abandoned or released.
+    /// Claims the request, or takes it over if an earlier attempt was abandoned or released.
     ///
     /// # Errors
-    /// The store could not be asked, or did not answer. Whatever it has claimed ends with the lease.
+    /// The store could not be asked, or did not answer. A claim that it may have made ends with the lease.
     ///
     /// # Cancel safety
-    /// Dropped, what it has claimed is released, or ends with the lease.
+    /// Dropped, its claim is released, or ends with the lease.
     fn claim(
         store: &Self::Store,
         request: &Request,
@@ -43,32 +43,32 @@ pub trait Lease: Clone + Send + Sync + 'static {
         intent: Intent,
     ) -> impl Future<Output = Result<Claimed<Attempt<Self>>, Error>> + Send;
 
-    /// Lets the lease begin again.
+    /// Renews the lease: its full duration begins again.
     ///
     /// # Errors
-    /// [`Kind::LeaseLost`](crate::Kind::LeaseLost), and what the store says.
+    /// [`Kind::LeaseLost`](crate::Kind::LeaseLost), and the errors of the store.
     fn renew(&self) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// Begins a transaction for a step, in which the lease was seen to be held.
+    /// Begins a transaction for a step, and checks in it that the lease is held.
     ///
     /// # Errors
     /// As for [`renew`](Self::renew).
     fn begin(&self) -> impl Future<Output = Result<Self::Tx, Error>> + Send;
 
-    /// Commits the entry, with the transaction of its step, and lets the lease begin again. An entry without one that comes
-    /// again, since its commit did not answer, is kept once. In the place of a call that was
-    /// [started](crate::store::EntryKind::CALL_STARTED) the finished call of its name is kept, or the rejection.
+    /// Commits the entry together with the transaction of its step, if there is one, and renews the lease. An entry
+    /// without a transaction may be recorded again after a commit that did not answer; it is stored once. The finished
+    /// call, or a rejection, replaces the entry of a call that was [started](crate::store::EntryKind::CALL_STARTED).
     ///
-    /// From an [`EntryKind::REJECTION`](crate::store::EntryKind::REJECTION) on the record does not expire until it is completed, and its state says that it
-    /// [is rejected](crate::store::State::Leased).
+    /// From an [`EntryKind::REJECTION`](crate::store::EntryKind::REJECTION) on the record does not expire until it is
+    /// completed, and its state says that it [is rejected](crate::store::State::Leased).
     ///
     /// # Errors
-    /// As for [`renew`](Self::renew); [`Kind::TransactionEnded`](crate::Kind::TransactionEnded) where the step ended the
-    /// transaction itself, which bars the record. Nothing was kept, unless it is that or
+    /// As for [`renew`](Self::renew). [`Kind::TransactionEnded`](crate::Kind::TransactionEnded) if the step ended the
+    /// transaction itself, which poisons the record. Nothing was committed, unless the kind is that one or
     /// [`Kind::OutcomeUnknown`](crate::Kind::OutcomeUnknown).
     fn record(&self, tx: Option<Self::Tx>, entry: &Entry) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// Commits the outcome, with the transaction of the last writes where there are some, and ends the lease.
+    /// Commits the outcome together with the transaction of the last writes, if there is one, and ends the lease.
     ///
     /// # Errors
     /// As for [`record`](Self::record).
@@ -77,26 +77,26 @@ pub trait Lease: Clone + Send + Sync + 'static {
     /// Rolls back a transaction of `begin`.
     ///
     /// # Errors
-    /// [`Kind::TransactionEnded`](crate::Kind::TransactionEnded) where the step ended the transaction itself, which bars the
-    /// record. A store that cannot be reached is no error: it undoes what was not committed.
+    /// [`Kind::TransactionEnded`](crate::Kind::TransactionEnded) if the step ended the transaction itself, which
+    /// poisons the record. A store that cannot be reached is no error: it undoes what was not committed.
     fn roll_back(&self, tx: Self::Tx) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// Ends the lease and keeps the finished steps: the next attempt goes on behind them.
+    /// Ends the lease and keeps the finished steps: the next attempt resumes after them.
     ///
     /// # Errors
     /// As for [`renew`](Self::renew).
     fn release(&self) -> impl Future<Output = Result<(), Error>> + Send;
 }
 
-/// One attempt of a leased run, as it begins.
+/// One attempt of a leased run, at its beginning.
 #[derive(Debug)]
 pub struct Attempt<L> {
-    /// The right to run it.
+    /// The right to run this attempt.
     pub lease: L,
-    /// Which attempt this is: 1 is the first.
+    /// The number of this attempt: 1 is the first.
     pub number: u32,
-    /// What the first attempt was asked: of a run that is resumed, the one in its record.
+    /// The fingerprint of the request. For a run that is resumed it is read from the record.
     pub fingerprint: Fingerprint,
-    /// What earlier attempts have recorded, in its order.
+    /// The entries that earlier attempts have recorded, in order.
     pub entries: Vec<Entry>,
 }

@@ -1,9 +1,9 @@
-//! What a store owes.
+//! What a store must provide.
 //!
-//! A store keeps records; a context is one run inside it. The framework calls them in this order and no other:
-//! [`claim`](Context::claim), the handler with `&mut` the context, then exactly one of
-//! [`complete`](Context::complete), [`reject`](Context::reject) and [`release`](Context::release), or a drop.
-//! A request that is not recorded goes through [`begin_unrecorded`](Context::begin_unrecorded) and
+//! A store holds records; a context is one run in it. The framework calls the methods of a context in this order and no
+//! other: [`claim`](Context::claim), the handler with `&mut` the context, then exactly one of
+//! [`complete`](Context::complete), [`reject`](Context::reject) and [`release`](Context::release), or a drop. A request
+//! that is not recorded goes through [`begin_unrecorded`](Context::begin_unrecorded) and
 //! [`finish_unrecorded`](Context::finish_unrecorded) instead.
 
 mod context;

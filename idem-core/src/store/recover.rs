@@ -1,4 +1,4 @@
-//! Finding abandoned runs.
+//! A store that finds abandoned runs.
 
 use std::future::Future;
 
@@ -6,10 +6,10 @@ use super::handle::Store;
 use crate::error::Error;
 use crate::record::Input;
 
-/// A store that finds abandoned runs.
+/// A store that finds abandoned leased runs.
 pub trait Recover: Store {
-    /// A page of the leased runs of this operation that are not over, whose lease is, and whose input was recorded:
-    /// those behind the place, in the order of their places. No run, no further page.
+    /// A page of the abandoned runs of this operation: leased runs that are not over, whose lease has ended, and whose
+    /// input was recorded. The page starts after the given place and is ordered by place. An empty page is the last.
     ///
     /// # Errors
     /// The store could not be asked.
@@ -23,17 +23,17 @@ pub trait Recover: Store {
 /// An abandoned run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Abandoned {
-    /// Where it stands among the others.
+    /// The place of the run among those of its operation.
     pub place: Place,
-    /// What its first attempt recorded with `record_input`.
+    /// The input that the first attempt recorded with `record_input`.
     pub input: Input,
 }
 
-/// Where a run stands among those of its operation.
+/// The place of a run among those of its operation.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
-    /// Its scope.
+    /// The scope of the run.
     pub scope: String,
-    /// The SHA-256 of its key.
+    /// The SHA-256 of the run's key.
     pub key_hash: Vec<u8>,
 }

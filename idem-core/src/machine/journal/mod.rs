@@ -1,4 +1,4 @@
-//! The order of the steps of a leased run.
+//! The journal: the order of the steps of a leased run.
 
 use std::fmt;
 
@@ -6,9 +6,11 @@ use crate::entry::{Entry, EntryKind};
 use crate::error::{Error, Kind};
 use crate::record::{Outcome, Reply};
 
-/// The steps of one attempt: what earlier attempts have recorded, what this one has passed, and what may come next.
+/// The steps of one attempt: the steps that earlier attempts have recorded, the steps that this attempt has passed, and
+/// which may come next.
 ///
-/// It does nothing itself. Whoever drives it records its entries, in the store's transaction, and says what came of that.
+/// The journal itself does no I/O. Its caller records the entries in the store's transaction and reports the result to
+/// the journal.
 ///
 /// ```
 /// use idem_core::machine::{Journal, Next, StepKind};
@@ -18,7 +20,8 @@ use crate::record::{Outcome, Reply};
 /// let started = journal.call_started();  // recorded before the call is made
 /// journal.started();
 /// assert!(journal.clone().may_complete().is_err(), "it may have happened, and its answer is not recorded");
-/// # let reply = idem_core::store::Reply { format: idem_core::store::Format::VALUE, status: None, headers: Default::default(), body: Default::default() };
+/// # use idem_core::store::{Format, Reply};
+/// # let reply = Reply { format: Format::VALUE, status: None, headers: Default::default(), body: Default::default() };
 /// let finished = journal.finished(StepKind::Call, reply);  // recorded with the answer, in the same place
 /// assert_eq!(started.position, finished.position);
 /// journal.pass("charge");
@@ -32,7 +35,7 @@ pub struct Journal {
     passed: Vec<String>,
     at: At,
     rejection: Option<Rejection>,
-    /// Why nothing more may be recorded, if that is so.
+    /// Why nothing more may be recorded, if the journal is stopped.
     stopped: Option<Kind>,
 }
 
@@ -44,17 +47,17 @@ enum At {
     Ready,
     /// Between two steps. An earlier attempt has started this call, and its answer is not recorded.
     Owing(String),
-    /// In a step, or after it failed. Nothing has happened through it.
+    /// In a step, or after the step failed. The step has had no effect.
     Entered(String),
-    /// In a call that an earlier attempt has started, and this one has not.
+    /// In a call that an earlier attempt has started, and this attempt has not.
     EnteredOwing(String),
-    /// In a call that this attempt has started, or after the handler gave it up. It may have happened.
+    /// In a call that this attempt has started, or after the handler gave the call up. The call may have happened.
     Calling(String),
     /// In the last writes, or after them.
     Finishing,
 }
 
-/// A run is rejected, and this is left to undo.
+/// The rejection of the run, and what is left to undo.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Rejection {
     outcome: Outcome,
@@ -63,7 +66,7 @@ struct Rejection {
     next: u32,
 }
 
-/// What kind of step a handler enters.
+/// The kind of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum StepKind {
     /// A transaction in the store's database.
@@ -73,7 +76,7 @@ pub enum StepKind {
 }
 
 impl StepKind {
-    /// How it is stored when it is finished.
+    /// The kind of the entry of the finished step.
     #[must_use]
     pub const fn entry(self) -> EntryKind {
         match self {
@@ -83,25 +86,25 @@ impl StepKind {
     }
 }
 
-/// What a step that was entered is to do.
+/// What to do after a step was entered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Next {
-    /// Run.
+    /// Run the step.
     Run,
-    /// Nothing: an earlier attempt has finished it with this result.
+    /// Nothing: an earlier attempt has finished the step with this result.
     Finished(Reply),
 }
 
 /// What becomes of an undo that a handler registers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Registered {
-    /// Its step is passed: it is kept.
+    /// The step is passed: the undo is kept.
     Kept,
-    /// Its step is not finished, so there is nothing to undo.
+    /// The step is not finished, so there is nothing to undo.
     Dropped,
 }
 
-/// Why a step may not be entered, or a run not end like this.
+/// Why a step may not be entered, or a run may not end in this way.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refused {
     /// Nothing more may be recorded.
@@ -112,36 +115,36 @@ pub enum Refused {
     Rejected,
     /// The name is empty, longer than 255 bytes, or has a NUL.
     BadName,
-    /// This attempt has passed a step of this name.
+    /// This attempt has already passed a step of this name.
     Twice(String),
-    /// Another step failed, or was given up. The next attempt may pass it, and take another way.
+    /// Another step failed or was given up. The next attempt may pass that step and take another way.
     AfterFailed {
         /// The step that failed.
         failed: String,
-        /// The step that comes after it.
+        /// The step after the failed one.
         name: String,
     },
     /// An earlier attempt has finished another step in this place.
     OtherStep {
         /// The place.
         position: usize,
-        /// The step that is there now.
+        /// The step that this attempt enters there.
         name: String,
         /// The step that was finished there.
         finished: String,
     },
-    /// A call was started in this place that is not recorded as finished.
+    /// Another call was started in this place, and it is not recorded as finished.
     OtherCall {
         /// The place.
         position: usize,
-        /// The step that is there now.
+        /// The step that this attempt enters there.
         name: String,
         /// The call that was started there.
         started: String,
     },
-    /// An earlier attempt has finished this step, and this one has left it out.
+    /// An earlier attempt has finished this step, and this attempt has left it out.
     StepLeftOut(String),
-    /// An earlier attempt has started this call, and this one has not.
+    /// An earlier attempt has started this call, and this attempt has not.
     CallLeftOut(String),
     /// This attempt has started this call, and its answer is not recorded.
     CallUnanswered(String),
@@ -152,7 +155,7 @@ pub enum Refused {
 }
 
 impl Refused {
-    /// What that is for the caller.
+    /// The kind of error for the caller.
     #[must_use]
     pub const fn kind(&self) -> Kind {
         match self {
@@ -217,15 +220,15 @@ impl From<Refused> for Error {
     }
 }
 
-/// What is recorded cannot be read.
+/// The recorded entries cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unreadable;
 
 impl Journal {
-    /// The journal of an attempt that follows others, from what those have recorded, in its order.
+    /// The journal of an attempt after others, from the entries that they have recorded, in order.
     ///
     /// # Errors
-    /// The entries are not what this release, or an earlier one, writes.
+    /// The entries are not written by this release or an earlier one.
     pub fn read(mut entries: Vec<Entry>) -> Result<Self, Unreadable> {
         let rejection = match entries.iter().position(|entry| entry.kind == EntryKind::REJECTION) {
             None => None,
@@ -243,11 +246,12 @@ impl Journal {
     /// Enters a step.
     ///
     /// # Errors
-    /// It may not run now. A [mismatch](Kind::StepMismatch) stops the journal.
+    /// The step may not run now. A [mismatch](Kind::StepMismatch) stops the journal.
     pub fn enter(&mut self, name: &str, kind: StepKind) -> Result<Next, Refused> {
         self.check()?;
         if self.rejection.is_some() {
-            // Whatever way the handler takes this time, it enters no step, and has what is finished for its undos.
+            // A rejected run enters no step, whatever way the handler takes this time. The handler gets the results of
+            // finished steps, to register their undos.
             let finished = self.finished.iter().find(|entry| entry.name == name && entry.kind == kind.entry());
             let reply = finished.and_then(|entry| entry.reply.clone());
             return reply.map(Next::Finished).ok_or(Refused::Rejected);
@@ -292,13 +296,13 @@ impl Journal {
         Ok(Next::Run)
     }
 
-    /// The entry that says that the call at hand is started. It is recorded before the call is made.
+    /// The entry that records the current call as started. It is recorded before the call is made.
     #[must_use]
     pub fn call_started(&self) -> Entry {
         self.entry(EntryKind::CALL_STARTED)
     }
 
-    /// The call at hand is recorded as started.
+    /// Notes that the current call is recorded as started.
     pub fn started(&mut self) {
         self.at = match std::mem::take(&mut self.at) {
             At::Entered(name) | At::EnteredOwing(name) | At::Calling(name) => At::Calling(name),
@@ -306,7 +310,7 @@ impl Journal {
         };
     }
 
-    /// The call at hand has answered that it did nothing.
+    /// Notes that the current call has answered that it did nothing.
     pub fn failed(&mut self) {
         self.at = match std::mem::take(&mut self.at) {
             At::Calling(name) => At::Entered(name),
@@ -314,26 +318,27 @@ impl Journal {
         };
     }
 
-    /// The entry that says that the step at hand is finished with this result.
+    /// The entry that records the current step as finished with this result.
     #[must_use]
     pub fn finished(&self, kind: StepKind, reply: Reply) -> Entry {
         self.entry(kind.entry()).with_reply(reply)
     }
 
-    /// The step is recorded as finished, now or by an earlier attempt.
+    /// Notes that the step is recorded as finished, now or by an earlier attempt.
     pub fn pass(&mut self, name: &str) {
         self.passed.push(name.to_owned());
         self.at = match std::mem::take(&mut self.at) {
-            // It was finished by an earlier attempt, and the call comes later.
+            // The step was finished by an earlier attempt, and the started call comes later.
             at @ (At::Owing(_) | At::Finishing) => at,
             At::Ready | At::Entered(_) | At::EnteredOwing(_) | At::Calling(_) => At::Ready,
         };
     }
 
-    /// An undo is registered for a step.
+    /// Registers an undo for a step.
     ///
     /// # Errors
-    /// No such step is passed: a wrong name would keep what is to be undone. That stops the journal.
+    /// This attempt has not passed a step of this name. With a wrong name, the step would not be undone. The error
+    /// stops the journal.
     pub fn register(&mut self, step: &str) -> Result<Registered, Refused> {
         if self.has_passed(step) {
             return Ok(Registered::Kept);
@@ -347,30 +352,30 @@ impl Journal {
     /// Whether the last writes may begin.
     ///
     /// # Errors
-    /// The run may not complete, or it is rejected.
+    /// The run may not complete, or is rejected.
     pub fn may_finish(&mut self) -> Result<(), Refused> {
         self.may_complete()?;
         if self.rejection.is_some() { Err(Refused::Rejected) } else { Ok(()) }
     }
 
-    /// The last writes are made, and wait for the completion.
+    /// Notes that the last writes are made and wait for the completion.
     pub fn finishing(&mut self) {
         self.at = At::Finishing;
     }
 
-    /// The last writes are rolled back.
+    /// Notes that the last writes are rolled back.
     pub fn unfinished(&mut self) {
         self.at = At::Ready;
     }
 
     /// Whether the run may be completed.
     ///
-    /// What an attempt has done must not be forgotten. To leave out a step that an earlier attempt has finished, or a call
-    /// that it has started, is a change of the handler. A call that this attempt has started and given up may have happened:
-    /// only the next attempt, which makes it again, learns its answer.
+    /// No attempt's work may be forgotten. An attempt that leaves out a step that an earlier attempt has finished, or a
+    /// call that an earlier attempt has started, comes from a changed handler. A call that this attempt has started and
+    /// given up may have happened: only the next attempt, which makes the call again, learns its answer.
     ///
     /// # Errors
-    /// It may not. That stops the journal.
+    /// The run may not be completed. The error stops the journal.
     pub fn may_complete(&mut self) -> Result<(), Refused> {
         self.check()?;
         let complete = self.is_complete();
@@ -379,7 +384,7 @@ impl Journal {
 
     fn is_complete(&self) -> Result<(), Refused> {
         if self.rejection.is_some() {
-            // All that is remembered is being undone.
+            // Everything that was recorded is being undone.
             return Ok(());
         }
         match (self.finished.get(self.passed.len()), &self.at) {
@@ -393,7 +398,7 @@ impl Journal {
     /// Whether the run may be rejected, and its steps undone.
     ///
     /// # Errors
-    /// It may not.
+    /// The run may not be rejected.
     pub fn may_reject(&mut self) -> Result<(), Refused> {
         self.check()?;
         match &self.at {
@@ -406,13 +411,13 @@ impl Journal {
         }
     }
 
-    /// The passed steps that have an undo, the last first.
+    /// The passed steps that have an undo, the last step first.
     #[must_use]
     pub fn undo_order(&self, has_undo: impl Fn(&str) -> bool) -> Vec<String> {
         self.passed.iter().rev().filter(|step| has_undo(step)).cloned().collect()
     }
 
-    /// The entry that says that the run is rejected, and what is to be undone. It is recorded before the first undo.
+    /// The entry that records the rejection and the steps to undo. It is recorded before the first undo.
     #[must_use]
     pub fn rejection(&self, outcome: &Outcome, undoes: Vec<String>) -> Entry {
         let entry = Entry::new(place(self.passed.len()), EntryKind::REJECTION, "").with_undoes(undoes);
@@ -422,7 +427,7 @@ impl Journal {
         }
     }
 
-    /// That entry is recorded.
+    /// Notes that the [rejection](Self::rejection) is recorded.
     pub fn rejected(&mut self, outcome: Outcome, undoes: Vec<String>) {
         self.rejection = Some(Rejection { outcome, undoes, next: place(self.passed.len()) + 1 });
     }
@@ -433,14 +438,14 @@ impl Journal {
         self.rejection.as_ref().map(|rejection| &rejection.outcome)
     }
 
-    /// The step to undo next, and the entry that says that it is undone.
+    /// The entry that will record the next undo. It names the step to undo.
     #[must_use]
     pub fn next_undo(&self) -> Option<Entry> {
         let rejection = self.rejection.as_ref()?;
         rejection.undoes.first().map(|name| Entry::new(rejection.next, EntryKind::UNDO, name.clone()))
     }
 
-    /// That entry is recorded.
+    /// Notes that the [next undo](Self::next_undo) is recorded.
     pub fn undone(&mut self) {
         if let Some(rejection) = self.rejection.as_mut().filter(|rejection| !rejection.undoes.is_empty()) {
             rejection.undoes.remove(0);
@@ -448,18 +453,18 @@ impl Journal {
         }
     }
 
-    /// A write was sent. Until it is [known](Self::known) what came of it, nothing more may be recorded: the handler may give
-    /// up the wait.
+    /// Notes that a write was sent. Nothing more may be recorded until its result is [known](Self::known), since the
+    /// handler may give up the wait.
     pub fn in_doubt(&mut self) {
         self.stopped = Some(Kind::OutcomeUnknown);
     }
 
-    /// The write has answered.
+    /// Notes that the result of the write is known.
     pub fn known(&mut self) {
         self.stopped = None;
     }
 
-    /// Stops the journal where this is the end of the attempt: nothing more is recorded. Says whether it is.
+    /// Stops the journal if an error of this kind ends the attempt. Returns whether it does.
     pub fn stop(&mut self, kind: Kind) -> bool {
         let is_the_end = matches!(
             kind,
@@ -475,16 +480,16 @@ impl Journal {
         is_the_end
     }
 
-    /// Why nothing more may be recorded, if that is so.
+    /// Why nothing more may be recorded, if the journal is stopped.
     #[must_use]
     pub fn stopped(&self) -> Option<Kind> {
         self.stopped
     }
 
-    /// Whether anything may be recorded.
+    /// Whether anything more may be recorded.
     ///
     /// # Errors
-    /// It may not.
+    /// Nothing more may be recorded.
     pub fn check(&self) -> Result<(), Refused> {
         match (&self.at, self.stopped) {
             (At::Finishing, _) => Err(Refused::AfterFinish),
@@ -524,14 +529,14 @@ impl Journal {
 }
 
 impl Rejection {
-    /// From its entry and the undos after it.
+    /// Reads the entry of a rejection and the entries of its undos.
     fn read(entries: Vec<Entry>) -> Result<Self, Unreadable> {
         let mut entries = entries.into_iter();
         let Entry { reply, undoes, position, .. } = entries.next().ok_or(Unreadable)?;
         let outcome = reply.map_or(Outcome::Oversized, Outcome::Reply);
         let mut rejection = Self { outcome, undoes, next: position + 1 };
         for undone in entries {
-            // What is not known to be undone is not taken for it.
+            // An undo of an unknown step is unreadable: it must not count as one of the recorded undos.
             let is_undo = |undo: &String| undone.kind == EntryKind::UNDO && *undo == undone.name;
             let at = rejection.undoes.iter().position(is_undo).ok_or(Unreadable)?;
             rejection.undoes.remove(at);

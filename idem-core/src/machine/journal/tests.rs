@@ -125,14 +125,14 @@ fn r28a_no_attempt_ends_over_a_call_without_an_answer() {
     journal.started();
     assert_eq!(journal.may_reject(), Err(Refused::RejectedOverCall("charge".into())));
     assert_eq!(journal.clone().may_complete(), Err(Refused::CallUnanswered("charge".into())));
-    // To start it again, under the same key, changes nothing until it has answered.
+    // Starting the call again, under the same key, changes nothing until it has answered.
     assert_eq!(journal.enter("charge", Call), Ok(Next::Run));
     assert_eq!(journal.may_reject(), Err(Refused::RejectedOverCall("charge".into())));
     journal.started();
-    // That it did nothing is an answer.
+    // "It did nothing" is an answer, too.
     journal.failed();
     assert_eq!((journal.clone().may_complete(), journal.clone().may_reject()), (Ok(()), Ok(())));
-    // Started by an earlier attempt, in front of it, and within it.
+    // Started by an earlier attempt: before the call is entered, and in it.
     for entered in [false, true] {
         let mut journal = after_reserve_and_half_a_charge();
         journal.pass("reserve");
@@ -218,7 +218,7 @@ fn r28a_a_rejection_is_undone_from_the_last_step_on_each_step_once() {
         ["reserve", "charge", "note"].iter().zip(0..).map(|(name, at)| finished(at, Transaction, name)).collect();
     recorded.push(journal.rejection(&outcome, undoes.clone()));
     journal.rejected(outcome.clone(), undoes);
-    // Cut short after each undo, the next attempt goes on there.
+    // When the undoing is cut short after each undo, the next attempt resumes there.
     for left in [2, 1, 0] {
         let mut next = Journal::read(recorded.clone()).expect("readable");
         assert_eq!(next.rejected_with(), Some(&outcome));
@@ -265,7 +265,7 @@ fn r22_what_no_release_writes_is_unreadable() {
     ] {
         assert_eq!(Journal::read(entries.clone()), Err(Unreadable), "{entries:?}");
     }
-    // A step of a kind that a later release may have is another step.
+    // A step of an unknown kind, of a later release, is another step.
     let later = Entry { kind: EntryKind(99), ..reserved };
     let mut journal = Journal::read(vec![later]).expect("readable");
     assert_eq!(journal.enter("reserve", Transaction).expect_err("another").kind(), Kind::StepMismatch);
@@ -290,7 +290,7 @@ fn every_refusal_says_which_step_it_is_about() {
     }
 }
 
-/// What a handler may do, sensible or not, and what may happen to it.
+/// The acts of a handler, sensible or not, and the events that may happen to it.
 #[derive(Debug, Clone)]
 enum Act {
     Enter(usize, StepKind),
@@ -317,12 +317,12 @@ fn act() -> impl Strategy<Value = Act> {
     ]
 }
 
-/// What has truly happened, whatever the journal thinks of it.
+/// The real state of the world, whatever the journal assumes.
 #[derive(Debug, Default)]
 struct World {
     recorded: Vec<Entry>,
     finished: Vec<String>,
-    /// The call that was made, and of which nobody has an answer.
+    /// The call that was made and has no recorded answer.
     made: Option<String>,
     undone: Vec<String>,
     is_rejected: bool,
@@ -342,7 +342,7 @@ impl World {
     }
 }
 
-/// One attempt, and what its handler knows.
+/// One attempt, and the state of its handler.
 struct Attempt {
     journal: Journal,
     entered: Option<(String, StepKind)>,
@@ -355,7 +355,7 @@ impl Attempt {
         Self { journal, entered: None, has_started: false }
     }
 
-    /// Does it, if the journal lets it. Says whether the run is over.
+    /// Does the act if the journal permits it. Returns whether the run is over.
     fn act(&mut self, act: &Act, world: &mut World) -> bool {
         match act {
             Act::Enter(step, kind) => {
@@ -365,7 +365,7 @@ impl Attempt {
                         assert!(!world.finished.iter().any(|finished| finished == name), "a finished step runs again");
                         assert!(!world.is_rejected, "a step runs after a rejection");
                         assert!(world.made.as_deref().is_none_or(|made| made == name), "over a call without an answer");
-                        // A handler that enters a call again has given it up, and knows no answer.
+                        // A handler that enters a call again has given the call up and knows no answer.
                         self.entered = Some((name.to_owned(), *kind));
                         self.has_started = false;
                     }
