@@ -2,8 +2,8 @@
 
 use std::fmt;
 
+use super::handle::MemoryStore;
 use super::rows::Leased;
-use super::store::MemoryStore;
 use super::tx::MemoryTx;
 use crate::entry::Entry;
 use crate::error::{Error, Kind};

@@ -30,13 +30,13 @@
 //! - The store dies with its process, and other processes do not see it: it does not protect against a second charge.
 //! - A transaction copies the whole state when it begins.
 
+mod handle;
 mod lease;
 mod rows;
-mod store;
 mod tx;
 
+pub use handle::MemoryStore;
 pub use lease::{MemoryLease, MemorySteps};
-pub use store::MemoryStore;
 pub use tx::MemoryTx;
 
 #[cfg(test)]

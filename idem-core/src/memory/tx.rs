@@ -5,7 +5,7 @@ use std::ops::{Deref, DerefMut};
 
 use tokio::sync::OwnedMutexGuard;
 
-use super::store::MemoryStore;
+use super::handle::MemoryStore;
 use crate::begin::{self, Start};
 use crate::disposition::Disposition;
 use crate::error::Error;
