@@ -1,6 +1,8 @@
-//! `docs/rules.md` and the tests say the same: each promised rule has a test with its number, and each number is a rule.
+//! `docs/rules.md` and the tests say the same: each promised rule has a test with its number, and each number is a
+//! rule.
 //!
-//! This reads the sources of the whole workspace, so it is no part of the published package (`exclude` in `Cargo.toml`).
+//! This reads the sources of the whole workspace, so it is no part of the published package (`exclude` in
+//! `Cargo.toml`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -231,7 +231,8 @@ contracts! { $ leased_contract in leased:
         }
     }
 
-    /// An abandoned run is kept for its `ttl` after the end of its last lease, and then begins anew without its journal.
+    /// An abandoned run is kept for its `ttl` after the end of its last lease, and then begins anew without its
+    /// journal.
     async fn r32_an_expired_run_begins_anew_without_its_journal(subject) {
         for is_swept in [false, true] {
             let attempt = leased(&subject, &request("k")).await;

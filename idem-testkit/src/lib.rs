@@ -44,8 +44,8 @@
 //! ```
 //!
 //! # Limitations
-//! - What only faults of a wire show, and what a handler can do to the transaction that it is lent, is for the store's own
-//!   tests.
+//! - What only faults of a wire show, and what a handler can do to the transaction that it is lent, is for the store's
+//!   own tests.
 
 use std::future::Future;
 use std::time::Duration;

@@ -127,8 +127,8 @@ impl Leased {
         Self::new(wrong, 3, false)
     }
 
-    /// Runs that may be rejected, too, of one client fewer: of three, there are 1.1 million states, which is too long for
-    /// a test. It takes two for one to be overtaken by the other, at whatever it is.
+    /// Runs that may be rejected, too, of one client fewer: of three, there are 1.1 million states, which is too long
+    /// for a test. It takes two for one to be overtaken by the other, at whatever it is.
     pub(crate) fn with_rejections(wrong: Wrong) -> Self {
         Self::new(wrong, 2, true)
     }

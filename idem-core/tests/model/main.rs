@@ -1,16 +1,17 @@
 //! Leased runs under a model checker: every order of what a few clients, the clock and the sweep may do.
 //!
-//! What a record means is decided by [`idem_core::machine`] itself: by `decide`, and `within` the limit of attempts. Which step
-//! may come next, and whether a run may be completed or rejected, is decided by its `Journal`, which is read from the modelled
-//! entries. The statements are modelled (`store`), each as one change with the guard that it has in SQL; that the SQL has these guards
-//! is for the tests of `idem-sqlx`. A look at the record and what comes of it are two changes, between which anything may
-//! happen. So are the entering of a step and its record. A step is entered when the store says that the lease is held:
-//! what a body still does when it has slept since then is not seen here, and is what the key of a call is for.
+//! What a record means is decided by [`idem_core::machine`] itself: by `decide`, and `within` the limit of attempts.
+//! Which step may come next, and whether a run may be completed or rejected, is decided by its `Journal`, which is read
+//! from the modelled entries. The statements are modelled (`store`), each as one change with the guard that it has in
+//! SQL; that the SQL has these guards is for the tests of `idem-sqlx`. A look at the record and what comes of it are
+//! two changes, between which anything may happen. So are the entering of a step and its record. A step is entered when
+//! the store says that the lease is held: what a body still does when it has slept since then is not seen here, and is
+//! what the key of a call is for.
 //!
-//! A run that is rejected goes back (`run`): its rejection is recorded, its finished steps are undone, each with a record
-//! of its own, and it is completed. Whoever takes it over goes on there. An undo is entered and recorded as a step is, and
-//! the same holds for what its body does when it has slept. Each step has an undo here; which ones have none in truth is
-//! recorded with the rejection, and nothing else comes of it.
+//! A run that is rejected goes back (`run`): its rejection is recorded, its finished steps are undone, each with a
+//! record of its own, and it is completed. Whoever takes it over goes on there. An undo is entered and recorded as a
+//! step is, and the same holds for what its body does when it has slept. Each step has an undo here; which ones have
+//! none in truth is recorded with the rejection, and nothing else comes of it.
 //!
 //! The handler is free: it may complete or reject at any step that has answered, as far as the journal lets it.
 //!

@@ -191,8 +191,8 @@ impl Store {
         is_undone
     }
 
-    /// Completes the record and removes its entries, by a run that has passed so many steps. `heard` is whether the step at
-    /// hand has answered.
+    /// Completes the record and removes its entries, by a run that has passed so many steps. `heard` is whether the
+    /// step at hand has answered.
     pub(crate) fn finish(&mut self, claim: Claim, guard: Guard, ending: Ending, passed: usize, heard: bool) -> bool {
         let finished = self.update(claim, guard, |row, kept, now| {
             row.progress = Progress::Completed(ending);
@@ -275,8 +275,8 @@ impl Row {
 }
 
 impl Kept {
-    /// Puts an entry in its place, as the statement does: where there is another, only over a call that was started, or over
-    /// the rejection that a process without the lease has written.
+    /// Puts an entry in its place, as the statement does: where there is another, only over a call that was started, or
+    /// over the rejection that a process without the lease has written.
     fn record(&mut self, entry: &Entry) {
         match self.0.iter_mut().find(|there| there.position == entry.position) {
             Some(there) => *there = entry.clone(),

@@ -1,5 +1,5 @@
-//! The page "What the compiler tells you", in `idem-core/docs/compiler.md`: all that it quotes is what the fixtures' reports
-//! say, and no fixture is left out.
+//! The page "What the compiler tells you", in `idem-core/docs/compiler.md`: all that it quotes is what the fixtures'
+//! reports say, and no fixture is left out.
 //!
 //! `OVERWRITE=1 cargo test -p idem-macros --test ui` writes the quotations anew.
 
@@ -30,9 +30,9 @@ fn the_page_says_what_the_compiler_says() {
     }
 }
 
-/// What stands behind a marker: `<!-- report: name -->` a whole report, `<!-- table: name … -->` a line for the first error of
-/// each, `<!-- last: name … -->` for the last one, which is rustc's where there are ours, too, and `<!-- alike: name … -->`
-/// nothing, since it would be the report above once more.
+/// What stands behind a marker: `<!-- report: name -->` a whole report, `<!-- table: name … -->` a line for the first
+/// error of each, `<!-- last: name … -->` for the last one, which is rustc's where there are ours, too, and `<!--
+/// alike: name … -->` nothing, since it would be the report above once more.
 fn marker(line: &str) -> Option<(&str, Vec<&str>)> {
     let (kind, names) = line.strip_prefix("<!-- ")?.strip_suffix(" -->")?.split_once(": ")?;
     Some((kind, names.split(' ').collect()))

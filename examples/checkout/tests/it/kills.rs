@@ -1,4 +1,5 @@
-//! Two hundred kills, each second one at a line of the log, and sixteen clients that send each order until it is answered.
+//! Two hundred kills, each second one at a line of the log, and sixteen clients that send each order until it is
+//! answered.
 
 mod books;
 mod clients;

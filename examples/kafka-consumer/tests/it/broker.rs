@@ -70,8 +70,8 @@ impl Broker {
 
 pub(crate) struct Topic {
     servers: String,
-    /// After how many milliseconds a member is missed. Kafka takes six seconds at least by default; the mock cluster needs
-    /// more than three, which it gives a new group to assemble.
+    /// After how many milliseconds a member is missed. Kafka takes six seconds at least by default; the mock cluster
+    /// needs more than three, which it gives a new group to assemble.
     session: &'static str,
     pub(crate) name: String,
     pub(crate) dead_letters: String,

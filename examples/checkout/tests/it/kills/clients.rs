@@ -109,8 +109,8 @@ fn is_final(answer: &Answer) -> bool {
     matches!(answer.status, StatusCode::CREATED | StatusCode::PAYMENT_REQUIRED | StatusCode::GONE)
 }
 
-/// Whether it is an answer that a client may get whose provider and whose server fail. `sold_out` is what a relic is that is
-/// not on sale.
+/// Whether it is an answer that a client may get whose provider and whose server fail. `sold_out` is what a relic is
+/// that is not on sale.
 fn is_to_come_again(answer: &Answer) -> bool {
     const CONFLICTS: [&str; 3] = ["key_in_flight", "lease_lost", "sold_out"];
     const UNAVAILABLE: [&str; 4] = ["payment_pending", "retry_later", "store_unavailable", "undo_failed"];
