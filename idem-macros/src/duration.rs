@@ -20,8 +20,8 @@ pub(crate) const TTL: Limits =
 pub(crate) const WAIT: Limits =
     Limits { least: ("1ms", Duration::from_millis(1)), most: ("5m", Duration::from_secs(5 * MINUTE)) };
 
-/// How long a lease may live without a renewal. Below a second a slow answer loses it; above an hour nobody waits for
-/// the next attempt.
+/// How long a lease may live without a renewal. Below a second, a slow answer loses the lease. Above an hour, no caller
+/// waits for the next attempt.
 pub(crate) const LEASE: Limits =
     Limits { least: ("1s", Duration::from_secs(1)), most: ("1h", Duration::from_secs(HOUR)) };
 

@@ -9,7 +9,9 @@
 //! # struct CurrentUser(u64);
 //! # impl<S: Sync> axum::extract::FromRequestParts<S> for CurrentUser {
 //! #     type Rejection = StatusCode;
-//! #     async fn from_request_parts(_: &mut axum::http::request::Parts, _: &S) -> Result<Self, StatusCode> { Ok(Self(1)) }
+//! #     async fn from_request_parts(_: &mut axum::http::request::Parts, _: &S) -> Result<Self, StatusCode> {
+//! #         Ok(Self(1))
+//! #     }
 //! # }
 //! # impl ToScope for CurrentUser { fn to_scope(&self) -> Result<Scope, Error> { self.0.to_scope() } }
 //!

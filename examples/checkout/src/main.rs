@@ -1,4 +1,4 @@
-//! An order is reserved, charged and confirmed once, whatever crashes in between.
+//! An order is reserved, charged and confirmed once, even if a process crashes in between.
 //!
 //! Run with
 //!

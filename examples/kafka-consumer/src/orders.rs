@@ -79,7 +79,7 @@ impl From<sqlx::Error> for OrderError {
 /// warehouses never share a record. Kafka keeps a message for seven days by default. The record outlives the message.
 ///
 /// # Errors
-/// [`OrderError`]; whatever is not [`Store`](OrderError::Store) is the answer to every redelivery, too.
+/// [`OrderError`]. An error other than [`Store`](OrderError::Store) is also the answer to every redelivery.
 #[idempotent(
     key = order.id,
     scope = warehouse,

@@ -75,7 +75,7 @@ impl Failure for BookingError {
 /// to last longer.
 ///
 /// # Errors
-/// [`BookingError`]; whatever is not [`Store`](BookingError::Store) is the answer to every delivery, too.
+/// [`BookingError`]. An error other than [`Store`](BookingError::Store) is also the answer to every later delivery.
 #[idempotent(
     key = booking.id,
     scope = "bookings",

@@ -87,7 +87,7 @@ pub async fn open_account(
 /// Both accounts and the record change together, or nothing changes.
 ///
 /// # Errors
-/// [`TransferError`]; whatever is not [`Store`](TransferError::Store) is the answer to every retry, too.
+/// [`TransferError`]. An error other than [`Store`](TransferError::Store) is also the answer to every retry.
 #[idempotent(
     key = request,
     scope = owner,

@@ -13,7 +13,7 @@ use crate::errors::{Errors, text};
 /// The default fingerprint leaves out `self`, which may not be serializable.
 pub(super) fn check(args: &Args, form: Form, signature: &Signature, errors: &mut Errors) {
     let (Form::Plain, Some(receiver)) = (form, signature.receiver()) else { return };
-    // A missing scope or key is reported elsewhere.
+    // A missing scope is reported elsewhere.
     let Some(scope) = &args.scope else { return };
     let expressions = [&args.scope, &args.key, &args.fingerprint];
     if expressions.into_iter().flatten().any(|arg| names_self(&arg.value)) {

@@ -22,7 +22,7 @@ pub(crate) trait Database {
 }
 
 pub(crate) trait Requester: Send + 'static {
-    /// A request that nobody has sent before.
+    /// A request that has not been sent before.
     fn request(&self, key: u64) -> impl Future<Output = ()> + Send;
 }
 

@@ -1,4 +1,4 @@
--- This file may be run by `migrate`, by your own migrations, or by both, in any order. It changes nothing the second time, and
+-- `migrate` or your own migrations may run this file, or both, in any order. It changes nothing the second time, and
 -- records its name in `idem_migrations`.
 create table if not exists main.idem_migrations (name text primary key);
 insert into main.idem_migrations (name) values ('20261122000002_create_idem_journal') on conflict (name) do nothing;

@@ -30,8 +30,8 @@ use crate::lease::{self, DbLease};
 ///
 /// # Limitations
 /// - A step's transaction has the store's isolation level. If the level is stricter than read committed, a step that
-///   takes longer than a third of the lease is refused as [`Kind::RetryLater`], because the renewal has changed the
-///   record meanwhile.
+///   takes longer than a third of the lease is refused as [`RetryLater`](idem_core::Kind::RetryLater), because the
+///   renewal has changed the record meanwhile.
 /// - The lease is renewed on a connection of its own. If the pool has no free connection for the length of a lease, the
 ///   lease is lost.
 pub type PgSteps = Steps<PgLease>;

@@ -234,8 +234,8 @@ impl PgStoreBuilder {
         self
     }
 
-    /// The schema that has the store's tables. Default: `current_schema()` at the store's first use, be it to migrate
-    /// or to run a request. The default `search_path` of a connection decides it. If that schema does not have the
+    /// The schema that has the store's tables. Default: `current_schema()` at the store's first use, which may be a
+    /// migration or a request. The default `search_path` of a connection decides it. If that schema does not have the
     /// tables, the connection's current `search_path` decides.
     ///
     /// ```

@@ -91,7 +91,9 @@ impl PgStore {
     /// }
     ///
     /// async fn on_order(store: &PgStore, order: &str) -> Result<u32, Error> {
-    ///     let request = Request::new(Identity::new("inventory", "inventory.reserve", order)?, Fingerprint::of_value(order)?, Duration::from_secs(7 * 24 * 60 * 60))?;
+    ///     let identity = Identity::new("inventory", "inventory.reserve", order)?;
+    ///     let ttl = Duration::from_secs(7 * 24 * 60 * 60);
+    ///     let request = Request::new(identity, Fingerprint::of_value(order)?, ttl)?;
     ///     match store.begin(&request).await? {
     ///         Start::Run(mut run) => {
     ///             let reserved = reserve(&mut run, order).await.map_err(idem_sqlx::into_idem_error)?;
@@ -230,7 +232,7 @@ impl PgTx {
             let records = inner.records(&mut connection).await?;
             (records.find_alone(&mut connection, &request.identity).await?, Some(connection))
         };
-        // A record found inside a transaction that somebody else left open decides nothing. The next BEGIN on the
+        // A record found inside a transaction that an earlier user left open decides nothing. The next BEGIN on the
         // connection ends that transaction.
         let Some((record, now)) = found else { return Ok(ControlFlow::Continue(connection)) };
         Ok(match decide(record.as_ref(), request, now) {

@@ -69,7 +69,7 @@ async fn run(connection: &mut SqliteConnection, statement: String, now: i64, bat
     Ok(query.execute(connection).await?.rows_affected())
 }
 
-/// The same rows for the copy and for the deletions: the time is bound, and nobody else writes between the two.
+/// The same rows for the copy and for the deletions: the time is bound, and no other process writes in between.
 const EXPIRED: &str = "
 (scope, operation, key_hash) IN (
     SELECT scope, operation, key_hash

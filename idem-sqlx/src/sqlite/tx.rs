@@ -86,7 +86,9 @@ impl SqliteStore {
     /// }
     ///
     /// async fn on_order(store: &SqliteStore, order: &str) -> Result<u32, Error> {
-    ///     let request = Request::new(Identity::new("inventory", "inventory.reserve", order)?, Fingerprint::of_value(order)?, Duration::from_secs(7 * 24 * 60 * 60))?;
+    ///     let identity = Identity::new("inventory", "inventory.reserve", order)?;
+    ///     let ttl = Duration::from_secs(7 * 24 * 60 * 60);
+    ///     let request = Request::new(identity, Fingerprint::of_value(order)?, ttl)?;
     ///     match store.begin(&request).await? {
     ///         Start::Run(mut run) => {
     ///             let reserved = reserve(&mut run, order).await.map_err(idem_sqlx::into_idem_error)?;
