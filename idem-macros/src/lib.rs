@@ -138,10 +138,10 @@ use crate::variants::{Variant, variants};
 /// # Cancel safety
 ///
 /// A handler's claimed run continues in a task of its own when the client hangs up or a timeout layer fires. A retry
-/// replays it. The tracing span moves into the task with the run. Task-locals do not: pass their values as an
-/// extractor. A request that is not claimed is dropped with its client, and has kept nothing. So is an unrecorded run
-/// in one transaction. A plain function's future belongs to the caller: dropped at any await, it has kept everything or
-/// nothing.
+/// replays it. The tracing span moves into the task with the run. Task-locals are there until then, and gone
+/// afterwards: pass their values as an extractor. A request that is not claimed, or an unrecorded run in one
+/// transaction, is dropped with its client and has kept nothing. A plain function's future belongs to the caller:
+/// dropped at any await, it has kept everything or nothing.
 ///
 /// # Limitations
 ///
