@@ -8,7 +8,7 @@ use syn::{Expr, Ident, Result, Token, token};
 use crate::errors::{Errors, all_of};
 use crate::nearest::nearest;
 
-/// What stands in `#[idempotent(…)]`. What each value means is for `check` to say.
+/// The content of `#[idempotent(…)]`. `check` decides what each value means.
 #[derive(Default)]
 pub(crate) struct Args {
     pub(crate) scope: Option<Arg>,
@@ -24,7 +24,8 @@ pub(crate) struct Args {
     pub(crate) rejects: Option<Arg>,
     pub(crate) record_input: Option<Arg>,
     pub(crate) krate: Option<Arg>,
-    /// Something was meant for a scope and has been reported, so that its absence need not be.
+    /// True if a mistake that may have been meant as the scope was reported. A missing scope is then not reported as
+    /// well.
     pub(crate) scope_was_meant: bool,
 }
 
@@ -89,7 +90,7 @@ impl Args {
 
     fn read_one(&mut self, input: ParseStream<'_>, errors: &mut Errors) -> Result<()> {
         if !input.peek(Ident::peek_any) {
-            // Whatever it was meant for, it may have been the scope.
+            // It may have been meant as the scope.
             self.scope_was_meant = true;
             return Err(input.error(format!("expected an argument\nhelp: {}", known())));
         }
@@ -99,7 +100,7 @@ impl Args {
             self.flag(name, input, errors);
             return Ok(());
         }
-        // The value is read before its name is looked up, so that an unknown argument costs one error and no more.
+        // The value is read before its name is looked up, so that an unknown argument causes only one error.
         let value = if input.is_empty() || input.peek(Token![,]) { None } else { Some(input.parse::<Expr>()?) };
         let word = name.unraw().to_string();
         self.scope_was_meant |= meant(&word) == Some("scope");
@@ -129,7 +130,7 @@ impl Args {
             return;
         }
         self.scope_was_meant |= meant(&word) == Some("scope");
-        // `ttl("24h")` is a slip of one argument, so its parentheses are not another.
+        // `ttl("24h")` is one mistake in one argument: its parentheses are not a second argument.
         if input.peek(token::Paren) || input.peek(Token![:]) {
             skip_to_comma(input);
         }
@@ -168,7 +169,7 @@ fn expect_comma(input: ParseStream<'_>, errors: &mut Errors) {
         return;
     }
     errors.push(input.error("expected `,` between two arguments\nhelp: write `, ` before this one"));
-    // With only the comma missing, the next argument can be read as it stands.
+    // If only the comma is missing, the next argument can be read as it is.
     if !(input.peek(Ident::peek_any) && input.peek2(Token![=])) {
         skip_to_comma(input);
         let _: Option<Token![,]> = input.parse().unwrap_or_default();
@@ -177,7 +178,7 @@ fn expect_comma(input: ParseStream<'_>, errors: &mut Errors) {
 
 fn skip_to_comma(input: ParseStream<'_>) {
     while !input.is_empty() && !input.peek(Token![,]) {
-        // Any token tree parses; what matters is that each step takes one.
+        // Any token tree parses, and each step takes one, so the loop ends.
         if input.parse::<proc_macro2::TokenTree>().is_err() {
             return;
         }
@@ -192,7 +193,7 @@ fn unknown(word: &str) -> String {
     format!("unknown argument `{word}`\nhelp: {help}")
 }
 
-/// The argument that a word stands for: itself, a slip, or what other libraries call it.
+/// The argument that a word stands for: its own name, a misspelling of it, or another library's word for it.
 fn meant(word: &str) -> Option<&'static str> {
     let other = || OTHER_WORDS.iter().find(|(other, _)| *other == word);
     nearest(word, KNOWN.map(|(name, _)| name)).or_else(|| other().map(|(_, name)| *name))

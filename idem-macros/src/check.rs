@@ -32,24 +32,24 @@ pub(crate) struct Handler {
     pub(crate) lease: Lease,
     /// Which errors of a plain function are stored.
     pub(crate) rejects: Option<Expr>,
-    /// What is recorded for whoever goes on with an abandoned run.
+    /// The input that is recorded, so that another process can resume an abandoned run.
     pub(crate) record_input: Option<Asked>,
-    /// Where `idem_core` is to be found, if not at the root.
+    /// The path of `idem_core`, if it is not at the root.
     pub(crate) krate: Option<Path>,
 }
 
 /// Who calls the handler.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Form {
-    /// Axum, with what its extractors give.
+    /// Axum, with the values of its extractors.
     Axum,
-    /// Anybody, with arguments: a plain function, which keeps its return type.
+    /// Any code, with arguments: a plain function, which keeps its return type.
     Plain,
 }
 
 impl Form {
-    /// A key that is neither in a header nor marked as Axum's is a plain function's, unless Axum's extractors are plain
-    /// to see. They are not where something says that it is one.
+    /// A key expression without `axum` makes a plain function, unless a parameter is one of Axum's extractors by name.
+    /// A receiver, `rejects` or `record_input` makes it a plain function even then.
     pub(crate) fn of(args: &Args, function: &Function) -> Self {
         let Function { signature, .. } = function;
         let says_plain = || signature.receiver().is_some() || args.rejects.is_some() || args.record_input.is_some();
@@ -60,7 +60,7 @@ impl Form {
     }
 }
 
-/// An expression over the parameters, with the name of the argument that it is the value of.
+/// An expression over the parameters, and the name of its argument.
 pub(crate) struct Asked {
     pub(crate) name: Ident,
     pub(crate) value: Expr,
@@ -87,17 +87,17 @@ pub(crate) enum Fingerprint {
     Value(Asked),
 }
 
-/// What a duplicate gets while the first still runs.
+/// What a duplicate gets while the first request still runs.
 pub(crate) enum InFlight {
     Conflict,
     Wait(Duration),
     Accepted,
 }
 
-/// How a leased handler holds its right to run, as far as that is said.
+/// The lease terms of a leased handler, as far as its arguments say them.
 #[derive(Default)]
 pub(crate) struct Lease {
-    /// The name of an argument that says so.
+    /// The name of one of these arguments.
     pub(crate) name: Option<Ident>,
     pub(crate) duration: Option<Duration>,
     pub(crate) attempts: Option<u32>,
@@ -130,7 +130,7 @@ impl Handler {
 
 /// Checks everything, and reports all mistakes together.
 ///
-/// Each part answers with something to go on with, be it right or wrong; the mistakes decide in the end.
+/// Each part returns a value to continue with, right or wrong. In the end the mistakes decide.
 pub(crate) fn check(args: &Args, mut errors: Errors, function: &Function) -> Result<Handler, Error> {
     let form = Form::of(args, function);
     let parameters = parameters(&function.signature);

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use crate::errors::any_of;
 
-/// What an argument takes for a duration.
+/// The durations that an argument takes.
 pub(crate) struct Limits {
-    /// The shortest, as it is written.
+    /// The shortest duration, as it is written.
     pub(crate) least: (&'static str, Duration),
-    /// The longest, as it is written.
+    /// The longest duration, as it is written.
     pub(crate) most: (&'static str, Duration),
 }
 
@@ -20,8 +20,8 @@ pub(crate) const TTL: Limits =
 pub(crate) const WAIT: Limits =
     Limits { least: ("1ms", Duration::from_millis(1)), most: ("5m", Duration::from_secs(5 * MINUTE)) };
 
-/// How long a lease may live without a renewal. Below a second a slow answer loses it; above an hour nobody waits for
-/// the next attempt.
+/// How long a lease may live without a renewal. Below a second, a slow answer loses the lease. Above an hour, no caller
+/// waits for the next attempt.
 pub(crate) const LEASE: Limits =
     Limits { least: ("1s", Duration::from_secs(1)), most: ("1h", Duration::from_secs(HOUR)) };
 
@@ -29,7 +29,8 @@ const MINUTE: u64 = 60;
 const HOUR: u64 = 60 * MINUTE;
 const DAY: u64 = 24 * HOUR;
 
-/// What would not be whole, or would have two units, in a larger one. It is within all limits.
+/// An example of a duration that would be a fraction, or would need two units, in a larger unit. It is within all
+/// limits.
 const IN_ONE_UNIT: &str = "`\"90s\"`";
 
 impl Limits {
@@ -52,7 +53,7 @@ impl Limits {
         Ok(duration)
     }
 
-    /// The digits and what stands behind them.
+    /// The digits and the text after them.
     fn split<'a>(&self, text: &'a str) -> Result<(&'a str, &'a str), String> {
         let start = text.trim_start();
         let end = start.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(start.len());
@@ -117,7 +118,7 @@ impl Limits {
         format!("{unit} has no fixed length\nhelp: {}", self.write([&*days]))
     }
 
-    /// What to write: those of these texts that can stand here, as they stand here, or else anything that can.
+    /// What to write: those of these texts that are valid here, or else any valid text.
     fn write<'a>(&self, texts: impl IntoIterator<Item = &'a str>) -> String {
         let valid = texts.into_iter().filter(|text| self.parse(text).is_ok());
         let valid = any_of(valid.map(|text| format!("\"{text}\"")));

@@ -51,7 +51,7 @@ fn joined<T: Display>(names: impl IntoIterator<Item = T>, word: &str) -> String 
     }
 }
 
-/// Tokens as a person would write them, where `quote` puts a space between any two.
+/// Tokens as a person would write them: `quote` puts a space between any two.
 pub(crate) fn text(tokens: impl ToTokens) -> String {
     let text = tokens.into_token_stream().to_string();
     let spaced = [(" :: ", "::"), (":: ", "::"), (" :: <", "<"), (" <", "<"), ("< ", "<"), (" >", ">"), (" ,", ",")];

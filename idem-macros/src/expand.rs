@@ -54,7 +54,7 @@ fn axum(handler: &Handler) -> TokenStream {
         outside::extractors(parameters).map(|(name, ty)| (name.into_token_stream(), ty.into_token_stream())).unzip();
     let last = names.pop().unwrap_or_else(|| quote!(()));
     let last_type = types.pop().unwrap_or_else(|| quote!(()));
-    // What rustc requires of the context, it says at the context's own type.
+    // rustc reports an unmet requirement on the context at the context's own type.
     let private = handler.private(at(context));
     let recorded = quote_spanned!(at(context)=> #private::RecordedOf<#context, #last_type>);
     let inputs = quote_spanned!(Span::mixed_site()=> #(#names: #types,)* __idem_last: #recorded);
@@ -66,7 +66,7 @@ fn axum(handler: &Handler) -> TokenStream {
     let policy = policy(handler);
     let asked = asked(handler);
     let reply = reply(handler);
-    // A body that is not `Send` is reported here, and the line that makes it so in a note.
+    // A body that is not `Send` is reported here, with a note at the line that causes it.
     let boxed = quote_spanned!(at(&signature.ident)=> ::std::boxed::Box::pin(async move { #reply }));
 
     let whole = quote_spanned! {Span::mixed_site()=>
@@ -82,7 +82,7 @@ fn axum(handler: &Handler) -> TokenStream {
     quote!(#(#outside)* #vis #head #whole)
 }
 
-/// What is known when the handler is compiled.
+/// The policy: everything that is known at compile time.
 fn policy(handler: &Handler) -> TokenStream {
     let private = handler.private(Span::mixed_site());
     let Handler { operation, ttl, in_flight, missing_key, .. } = handler;
@@ -118,13 +118,13 @@ fn policy(handler: &Handler) -> TokenStream {
     }
 }
 
-/// What is said of a lease, where the context has one.
+/// The lease terms, if the context has a lease.
 fn lease(handler: &Handler) -> TokenStream {
     let private = handler.private(Span::mixed_site());
     let Some(name) = &handler.lease.name else { return quote!(#private::LeaseTerms::DEFAULT) };
     let time = handler.lease.duration.map(duration).map(|time| quote!(.lasting(#time)));
     let attempts = handler.lease.attempts.map(Literal::u32_unsuffixed).map(|attempts| quote!(.attempts(#attempts)));
-    // That a transaction holds no lease is said at the argument, which is what has to go.
+    // If the context is a transaction without a lease, the error is at the argument, which has to be removed.
     let context = said_at(&handler.context, name.span());
     let of_context = handler.private(at(name));
     let terms = quote!(#private::LeaseTerms::DEFAULT #time #attempts);
@@ -141,7 +141,7 @@ fn duration(duration: Duration) -> TokenStream {
     quote_spanned!(Span::mixed_site()=> ::core::time::Duration::#constructor(#number))
 }
 
-/// What the expressions say about one request, with the parameters that they mention bound by reference.
+/// The values of the expressions for one request, with the parameters that they mention bound by reference.
 fn asked(handler: &Handler) -> TokenStream {
     let private = handler.private(Span::mixed_site());
     let value = |asked: &Asked| asked_value(handler, asked);
@@ -176,9 +176,9 @@ fn asked(handler: &Handler) -> TokenStream {
     if bindings.is_empty() { asked } else { quote!({ #bindings #asked }) }
 }
 
-/// One expression, as the function of the library with its argument's name takes it.
+/// One expression, as a call of the library's function that has the argument's name.
 fn asked_value(handler: &Handler, asked: &Asked) -> TokenStream {
-    // The argument's name is the function's, too, so that an error underlines it together with the value.
+    // The function has the argument's name, so that an error underlines the name together with the value.
     let span = at(&asked.name);
     let private = handler.private(span);
     let function = Ident::new(&asked.name.to_string(), span);
@@ -208,7 +208,7 @@ fn bindings(handler: &Handler) -> TokenStream {
         .collect()
 }
 
-/// Whether the name stands anywhere in the expression, be it a field's. A macro may take a name out of a string, as
+/// Whether the name occurs anywhere in the expression, also as a field. A macro may take a name out of a string, as
 /// `format!` does.
 fn mentions(expression: &Expr, name: &Ident) -> bool {
     fn stands_in(tokens: TokenStream, name: &Ident) -> bool {
@@ -223,9 +223,10 @@ fn mentions(expression: &Expr, name: &Ident) -> bool {
     stands_in(expression.to_token_stream(), name)
 }
 
-/// The expression as a reference. A tuple's parts are borrowed one by one, so that none is moved out of a parameter.
+/// The expression as a reference. The parts of a tuple are borrowed one by one, so that no part is moved out of a
+/// parameter.
 fn borrowed(expression: &Expr, parameters: &[Parameter]) -> TokenStream {
-    // Tokens that name nothing: with the span of the user's own, the whole expression is underlined, not its beginning.
+    // These tokens name nothing. With the user's span, the whole expression is underlined and not only its beginning.
     let span = expression.span();
     match expression {
         Expr::Group(group) => borrowed(&group.expr, parameters),
@@ -264,7 +265,7 @@ fn is_parameter(path: &ExprPath, parameters: &[Parameter]) -> bool {
 fn reply(handler: &Handler) -> TokenStream {
     let Handler { parameters, function, .. } = handler;
     let signature = &function.signature;
-    // What rustc requires of the return type is said there.
+    // rustc reports an unmet requirement on the return type at that type.
     let span = match &signature.output {
         ReturnType::Type(_, ty) => at(ty),
         ReturnType::Default => at(&signature.ident),
@@ -291,8 +292,8 @@ fn reply(handler: &Handler) -> TokenStream {
 }
 
 impl Handler {
-    /// The module that expansions call, placed where rustc is to underline. A path that the user gave stays where it
-    /// is, so that rustc looks no further where it leads nowhere.
+    /// The module that expansions call, with the span that rustc should underline. A path given by the user keeps its
+    /// own span, so that rustc reports a wrong path there and nothing more.
     fn private(&self, place: Span) -> TokenStream {
         match &self.krate {
             Some(path) => quote_spanned!(place=> #path::__private),
@@ -301,7 +302,7 @@ impl Handler {
     }
 }
 
-/// Tokens that mean what they did, and that rustc underlines elsewhere.
+/// The same tokens with another span for rustc to underline.
 fn said_at(tokens: impl ToTokens, place: Span) -> TokenStream {
     let moved = |token: TokenTree| match token {
         TokenTree::Group(group) => {
@@ -317,7 +318,7 @@ fn said_at(tokens: impl ToTokens, place: Span) -> TokenStream {
     tokens.into_token_stream().into_iter().map(moved).collect()
 }
 
-/// A place in what the user wrote, for tokens whose names are ours.
+/// A span of the user's code, for tokens whose names are ours.
 fn at(tokens: impl Spanned) -> Span {
     Span::mixed_site().located_at(tokens.span())
 }

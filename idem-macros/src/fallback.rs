@@ -1,4 +1,4 @@
-//! A handler with a mistake, in a form that the rest of the program can be compiled against.
+//! A form of a handler with a mistake, against which the rest of the program can be compiled.
 
 use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, quote, quote_spanned};
@@ -9,13 +9,13 @@ use crate::item::{Function, is_ours};
 use crate::outside;
 use crate::parameters::{Role, parameters, role};
 
-/// The handler without its context, so that routes which mention it still resolve and the mistake is the only error.
+/// The handler without its context, so that routes which mention it still resolve, and the mistake is the only error.
 ///
-/// The body is inside where it can be, so that its own mistakes are reported together with the attribute's.
+/// The body is inside if it can be, so that its mistakes are reported together with those of the attribute.
 pub(crate) fn expand(function: &Function, form: Form) -> TokenStream {
     let mut function = function.clone();
     function.attrs.retain(|attr| !is_ours(attr) && !outside::is_debug_handler(&attr.meta));
-    // A method cannot stand inside another function, and a route cannot mention it: it was to be a plain one.
+    // A method cannot be inside another function, and a route cannot mention it: it was meant as a plain function.
     if form == Form::Plain || function.signature.receiver().is_some() {
         return plain(function);
     }
@@ -23,7 +23,7 @@ pub(crate) fn expand(function: &Function, form: Form) -> TokenStream {
     let parameters = parameters(signature);
     let (names, types): (Vec<_>, Vec<_>) = outside::extractors(&parameters).unzip();
     let inputs = quote!(#(#names: #types),*);
-    // A response that never is, and from no crate that could have another name.
+    // A response that is never made. Its type needs no crate, because a crate could have another name.
     let never = quote_spanned!(outside::output_place(signature)=> ::core::convert::Infallible);
     let head = outside::signature(signature, &parameters, &inputs, &never);
     let (outside, inside) = outside::split_attrs(&function);
@@ -37,7 +37,7 @@ pub(crate) fn expand(function: &Function, form: Form) -> TokenStream {
     quote!(#(#outside)* #vis #head #whole)
 }
 
-/// The function for its callers: any store in the context's place, and no body that would want a context.
+/// The function for its callers: it takes any store in the context's place, and has no body that needs a context.
 fn plain(mut function: Function) -> TokenStream {
     function.signature.asyncness.get_or_insert_with(|| Token![async](Span::mixed_site()));
     for input in &mut function.signature.inputs {
@@ -53,7 +53,7 @@ fn plain(mut function: Function) -> TokenStream {
     function.into_token_stream()
 }
 
-/// What the attribute cannot take, rustc may not take either, and would say so again.
+/// What the attribute does not accept, rustc may not accept either, and would report a second time.
 fn can_stand_inside(signature: &Signature) -> bool {
     signature.constness.is_none()
         && signature.abi.is_none()
@@ -62,7 +62,7 @@ fn can_stand_inside(signature: &Signature) -> bool {
         && self_types(signature).is_empty()
 }
 
-/// The signature as the body takes it to be: async, and with a context that it can write through.
+/// The signature that the body expects: async, and with a context that it can write through.
 fn meant(signature: &Signature) -> Signature {
     let mut signature = signature.clone();
     signature.asyncness.get_or_insert_with(|| Token![async](Span::mixed_site()));

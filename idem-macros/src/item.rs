@@ -1,4 +1,4 @@
-//! What the attribute stands on, as it was written.
+//! The item under the attribute, as it was written.
 
 use proc_macro2::{TokenStream, TokenTree};
 use quote::ToTokens;
@@ -31,7 +31,7 @@ impl Parse for Function {
     }
 }
 
-/// Says by name what the attribute stands on, where it is no function.
+/// The name of the item's kind, if the item is not a function.
 fn refuse_other_items(input: ParseStream<'_>) -> Result<()> {
     let ahead = input.fork();
     while ahead.peek(Token![unsafe]) || ahead.peek(Token![async]) || ahead.peek(Token![const]) {

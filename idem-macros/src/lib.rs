@@ -44,12 +44,12 @@ use crate::variants::{Variant, variants};
 /// # }
 /// ```
 ///
-/// The claim on the request's `Idempotency-Key`, every row that the handler writes through `tx`, and its reply are
-/// one commit. Without that commit nothing has happened, and a retry runs; with it everything has, and a retry gets
-/// the stored reply.
+/// The claim on the request's `Idempotency-Key`, every row that the handler writes through `tx`, and its reply are one
+/// commit. Before the commit nothing has happened, and a retry runs. After the commit everything has happened, and a
+/// retry gets the stored reply.
 ///
-/// With a `key = …` over its parameters, a function needs no HTTP: a message consumer, a job, a method. Its context's
-/// place takes the store, and all else stays as it was.
+/// With a `key = …` over its parameters, a function needs no HTTP: a message consumer, a job, a method. Its callers
+/// pass the store in place of the context. Everything else in its signature stays as it was.
 ///
 /// ```
 /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/ui/support.rs"));
@@ -77,46 +77,49 @@ use crate::variants::{Variant, variants};
 /// | `axum, key = EXPR` | the key is an expression over the parameters instead, such as a webhook's `event.id` | – |
 /// | `key = EXPR` without `axum` | a plain function, and its key | – |
 /// | `fingerprint = EXPR` / `none` | what must be equal on a retry, such as `(order.customer_id, order.amount)`; over HTTP, method, path and query are compared as well, with `none` only the path | the whole request; all arguments of a plain function |
-/// | `in_flight = conflict` / `wait("5s")` / `accepted` | what a duplicate gets while the first still runs: 409, a wait of `"1ms"` to `"5m"`, or 202 | `conflict` |
+/// | `in_flight = conflict` / `wait("5s")` / `accepted` | what a duplicate gets while the first request still runs: 409, a wait of `"1ms"` to `"5m"`, or 202 | `conflict` |
 /// | `missing_key = reject` / `run` | what a request without a key gets: 400, or an ordinary run with nothing recorded | `reject` |
 /// | `operation = "payments.create"` | the handler's stable name, 1 to 255 bytes; set it before you rename or move a handler whose records are still to be replayed | module path and function name |
-/// | `lease = "30s"` | leased handlers: how long the right to run lives without a renewal, from `"1s"` to `"1h"`; it is renewed every third of that | `"30s"` |
+/// | `lease = "30s"` | leased handlers: how long the right to run lives without a renewal, from `"1s"` to `"1h"`; the lease is renewed every third of that time | `"30s"` |
 /// | `attempts = 10` | leased handlers: how often a run may be begun before it waits for an operator, from 1 to 1000 | 10 |
 /// | `rejects = PATH` | plain functions: `fn(&E) -> bool`, true where an error is final and is stored | no error is stored |
-/// | `record_input = EXPR` | leased plain functions: what is recorded with the claim, for `resume_abandoned` to go on with a run whose caller does not come again | nothing is recorded |
-/// | `crate = PATH` | where `idem_core` is to be found | `::idem_core` |
+/// | `record_input = EXPR` | leased plain functions: the input that is recorded with the claim, so that `resume_abandoned` can resume a run whose caller does not retry | nothing is recorded |
+/// | `crate = PATH` | the path of `idem_core` | `::idem_core` |
 ///
 /// # Rules
 ///
 /// - The handler is an `async fn`. Exactly one of its parameters, at any place, is `&mut` a context, such as
-///   `tx: &mut PgTx` for one transaction or `steps: &mut PgSteps` for a leased run in recorded steps. All others are Axum's
-///   extractors; up to sixteen.
+///   `tx: &mut PgTx` for one transaction or `steps: &mut PgSteps` for a leased run in recorded steps. All other
+///   parameters are Axum's extractors, up to sixteen.
 /// - The store comes from the router's state: `PgStore: FromRef<S>`.
 /// - `scope`, `key` and `fingerprint` see every other parameter by reference, under the names that its pattern binds:
 ///   with `Json(order): Json<NewPayment>`, that is `order: &NewPayment`. They are evaluated once for each request,
 ///   after all extractors and before the claim. Parts of a tuple are borrowed, too: `(tenant.id, user.id)` moves
 ///   nothing.
-/// - A scope implements `ToScope`: strings, integers, tuples of them, and types of yours. `Option` does not, so that
-///   anonymous callers cannot share one by accident. A key implements `ToKey`, a fingerprint `serde::Serialize`.
-/// - A plain function returns `Result<T, E>`: `T` is `Serialize + DeserializeOwned`, `E` is `From<idem_core::Error>`, and
-///   with `rejects` it is stored like `T`. `Ok` commits, `Err` releases, a final `Err` rejects. A stored result is read as
-///   the type that it was, by its name: one of another name is `record_unreadable`, and nothing runs.
-/// - A plain function may be generic, borrow its arguments, and be a method with `&self`, in a trait's `impl`, too. A
-///   method, and an associated function whose signature says `Self`, needs an `operation`. `observe` tells whether a
+/// - A scope implements `ToScope`: strings, integers, tuples of them, and types of yours. `Option` does not implement
+///   it, so that anonymous callers cannot share a scope by accident. A key implements `ToKey`, a fingerprint
+///   `serde::Serialize`.
+/// - A plain function returns `Result<T, E>`: `T` is `Serialize + DeserializeOwned`, `E` is `From<idem_core::Error>`,
+///   and with `rejects` it is stored like `T`. `Ok` commits, `Err` releases, a final `Err` rejects. A stored result
+///   keeps the name of its type. If the function now returns a type of another name, the call is `record_unreadable`,
+///   and nothing runs.
+/// - A plain function may be generic, borrow its arguments, and be a method with `&self`, also in a trait's `impl`. A
+///   method, or an associated function whose signature says `Self`, needs an `operation`. `observe` tells whether a
 ///   result was replayed.
-/// - A method says by its scope, its key or its fingerprint which `self` it is called on, as in `scope = self.name`: else
-///   another `self` would get this one's result. The default fingerprint is all arguments without `self`. Where any `self`
-///   will do, write the function free, and give it what it needs as an argument.
+/// - A method must name `self` in its scope, key or fingerprint, as in `scope = self.name`. Otherwise a call on another
+///   `self` would get the result of this one. The default fingerprint is all arguments without `self`. If the result
+///   does not depend on `self`, write a free function, and pass what it needs as an argument.
 /// - A key that is blank or `None` is an error of the kind `KeyMissing`.
-/// - Other attributes stay. Of a plain function, all of them see the store in the context's place; of a handler, those on
-///   what Axum sees (documentation, lint levels, `#[axum::debug_handler]`) go to the outer function, all others
-///   (`#[tracing::instrument]`) to yours. A macro above this one comes first, and sees the function as you wrote it: write
-///   `#[axum::debug_handler(state = …)]` *below*, since `&mut PgTx` is no extractor, and what makes items beside a handler,
-///   such as `#[utoipa::path]`, *above*, since below they would be inside it, where nobody finds them.
+/// - Other attributes stay. On a plain function, all of them see the store in the context's place. On a handler,
+///   documentation, lint levels and `#[axum::debug_handler]` go to the outer function, which Axum sees; all others
+///   (`#[tracing::instrument]`) go to your function. A macro above this attribute comes first and sees the function as
+///   you wrote it. So write `#[axum::debug_handler(state = …)]` *below*, because `&mut PgTx` is no extractor. Write a
+///   macro that makes items beside a handler, such as `#[utoipa::path]`, *above*: below, the items would be inside the
+///   outer function, where no code can name them.
 ///
 /// # What it stands for
 ///
-/// The function above becomes this. Yours is inside, whole; what is added calls the library.
+/// The function above becomes this. Your function is inside, unchanged. The added code calls the library.
 ///
 /// ```ignore
 #[doc = include_str!("../tests/expansion/payment.out.rs")]
@@ -125,39 +128,44 @@ use crate::variants::{Variant, variants};
 /// # Errors
 ///
 /// A mistake in the attribute or in the signature is a compile error on the token that is wrong, with what to write
-/// instead. All that the attribute itself sees are reported together, and routes that mention the handler still resolve;
-/// what only types tell comes after that. The page `idem_core::compiler` has them all.
+/// instead. All mistakes that the attribute itself sees are reported together, and routes that mention the handler
+/// still resolve. Mistakes that only the types show are reported after that. The page `idem_core::compiler` has all of
+/// them.
 ///
-/// Over HTTP, what the handler did not answer is answered as `application/problem+json` with a stable `code`.
+/// Over HTTP, a refusal or failure that the handler did not answer itself is `application/problem+json` with a stable
+/// `code`.
 ///
 /// # Cancel safety
 ///
-/// A handler's claimed run goes on in a task of its own when the client hangs up or a timeout layer fires; a retry replays
-/// it. Its tracing span goes with it; task-locals are there until then, and gone after it: pass what they hold as an
-/// extractor. A request that is not claimed is dropped with its client, and has kept nothing; so is a run in one transaction
-/// of which nothing is recorded. A plain function's future is the caller's: dropped at any await, it has kept all or nothing.
+/// A handler's claimed run continues in a task of its own when the client hangs up or a timeout layer fires. A retry
+/// replays it. The tracing span moves into the task with the run. Task-locals are there until then, and gone
+/// afterwards: pass their values as an extractor. A request that is not claimed, or an unrecorded run in one
+/// transaction, is dropped with its client and has kept nothing. A plain function's future belongs to the caller:
+/// dropped at any await, it has kept everything or nothing.
 ///
 /// # Limitations
 ///
-/// - Whatever the handler does other than through its context (a call to another service, a message, a file) is not
-///   part of the commit: after a crash or a failed commit, a retry does it again.
-/// - A reply ends: `Sse` and `WebSocketUpgrade` are refused by name.
+/// - An effect outside of the context (a call to another service, a message, a file) is not part of the commit. After a
+///   crash or a failed commit, a retry repeats the effect.
+/// - A reply must have an end: `Sse` and `WebSocketUpgrade` are refused by name.
 /// - A future that is not `Send` cannot be run in a task of its own, and does not compile.
-/// - A handler is a free function, or an associated one without `self` and `Self`. In an `impl<B: Bank> Api<B>`, it cannot
-///   name `B`, since it goes into another function (rustc says E0401): make it a free one with a `B` of its own.
-/// - A plain function that calls another one holds two connections meanwhile. On SQLite the inner call waits for the
-///   outer one's write lock, and fails as busy.
+/// - A handler is a free function, or an associated function without `self` and `Self`. In an `impl<B: Bank> Api<B>`,
+///   it cannot name `B`, because it is moved into another function (rustc says E0401). Make it a free function with a
+///   `B` of its own.
+/// - A plain function that calls another plain function holds two connections meanwhile. On SQLite the inner call waits
+///   for the write lock of the outer call, and fails as busy.
 /// - A context cannot be generic: its type decides how the handler runs.
-/// - Without an `operation`, a function is known by its module and its name. Associated functions of one name in two `impl`
-///   blocks share that, and so do functions of one name inside two others: with the same scope and key they have one record.
-///   Give each an `operation`; where the signature says `self` or `Self`, a plain function must. All instances of a generic
-///   function share their operation, too: put what tells them apart into the scope or the key.
+/// - Without an `operation`, a function is known by its module and its name. Two associated functions with the same
+///   name in two `impl` blocks then have the same operation, and so do two functions with the same name inside two
+///   other functions: with the same scope and key they have one record. Give each function an `operation`; a plain
+///   function whose signature says `self` or `Self` must have one. All instances of a generic function also share their
+///   operation: put what tells them apart into the scope or the key.
 #[proc_macro_attribute]
 pub fn idempotent(args: proc_macro::TokenStream, item: proc_macro::TokenStream) -> proc_macro::TokenStream {
     expand(args.into(), item.into()).into()
 }
 
-/// The one place where tokens and errors are joined.
+/// The only place where tokens and errors are joined.
 fn expand(args: TokenStream, item: TokenStream) -> TokenStream {
     let function = match syn::parse2(item.clone()) {
         Ok(function) => function,

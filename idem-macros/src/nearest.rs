@@ -1,6 +1,6 @@
-//! What a misspelt word was meant to be.
+//! The word that a misspelt word was meant to be.
 
-/// The known word nearest to what was written, if one is near enough to be meant.
+/// The known word that is nearest to the written one, if it is near enough to be meant.
 pub(crate) fn nearest<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let plain = |word: &str| word.to_lowercase().replace(['-', '_'], "");
     let written = plain(written);
@@ -12,7 +12,7 @@ pub(crate) fn nearest<'a>(written: &str, known: impl IntoIterator<Item = &'a str
         .map(|(_, word)| word)
 }
 
-/// How many slips a word of this length may hold: in a short one, two would make it any other.
+/// How many slips a word of this length may have. In a short word, two slips could make it any other word.
 fn slips(word: &str) -> usize {
     if word.len() < 6 { 1 } else { 2 }
 }

@@ -1,4 +1,4 @@
-//! What is seen of a handler from outside, once the user's own function stands inside it.
+//! The outer function of a handler, which has the user's own function inside.
 
 use std::collections::HashSet;
 
@@ -14,10 +14,10 @@ use syn::{
 use crate::item::Function;
 use crate::parameters::{Parameter, Role};
 
-/// The attributes, apart: those of the handler as Axum sees it, and those that go with the body.
+/// Splits the attributes into those of the outer function, which Axum sees, and those of the body.
 ///
-/// A lint level on the outside holds inside, too; `debug_handler` looks at extractors; everything else, such as
-/// `tracing::instrument`, expects the parameters that the user wrote.
+/// A lint level on the outer function also holds inside. `debug_handler` looks at extractors. Every other attribute,
+/// such as `tracing::instrument`, expects the parameters that the user wrote.
 pub(crate) fn split_attrs(function: &Function) -> (Vec<&Attribute>, Vec<&Attribute>) {
     function.attrs.iter().partition(|attr| is_outside(&attr.meta))
 }
@@ -33,15 +33,15 @@ fn is_outside(meta: &Meta) -> bool {
     OUTSIDE.iter().any(|name| meta.path().is_ident(name)) || is_debug_handler(meta)
 }
 
-/// `#[axum::debug_handler]`, however it was imported.
+/// `#[axum::debug_handler]`, under any import.
 pub(crate) fn is_debug_handler(meta: &Meta) -> bool {
     meta.path().segments.last().is_some_and(|last| last.ident == "debug_handler")
 }
 
 /// The signature that Axum sees, with these parameters and this return type.
 ///
-/// Its other tokens are the user's own, and so is the [`block`] behind it: rustc says nothing of an unused function
-/// whose outline comes from a macro, and a handler that no route mentions is worth a word.
+/// Its other tokens are the user's own, and so is the [`block`] after it. rustc does not warn about an unused function
+/// whose outline comes from a macro, and a handler that no route mentions deserves the warning.
 pub(crate) fn signature(
     written: &Signature,
     parameters: &[Parameter],
@@ -65,7 +65,7 @@ pub(crate) fn block(whole: TokenStream, written: &TokenTree) -> TokenTree {
     block.into()
 }
 
-/// Where the return type stands, or would.
+/// The place of the return type, written or not.
 pub(crate) fn output_place(signature: &Signature) -> Span {
     match &signature.output {
         ReturnType::Type(_, ty) => ty.span(),
@@ -73,7 +73,7 @@ pub(crate) fn output_place(signature: &Signature) -> Span {
     }
 }
 
-/// The generics without lifetimes that only the context has: outside, it is not borrowed yet.
+/// The generics without lifetimes that only the context has: the outer function does not borrow the context yet.
 fn generics(generics: &Generics, parameters: &[Parameter]) -> Generics {
     let mentioned = mentioned_lifetimes(generics, parameters);
     let mut generics = generics.clone();
@@ -120,12 +120,12 @@ fn mentioned_lifetimes(generics: &Generics, parameters: &[Parameter]) -> HashSet
     lifetimes.0
 }
 
-/// The types of the extractors, each with the name that it has outside.
+/// The types of the extractors, each with its name in the outer function.
 pub(crate) fn extractors(parameters: &[Parameter]) -> impl Iterator<Item = (Ident, &Type)> {
     named(parameters).map(|(name, parameter)| (name, &parameter.ty))
 }
 
-/// The extractors, each with the name that it has outside: patterns stay with the body.
+/// The extractors, each with its name in the outer function. Patterns stay with the body.
 pub(crate) fn named(parameters: &[Parameter]) -> impl Iterator<Item = (Ident, &Parameter)> {
     let extractors = parameters.iter().filter(|parameter| matches!(parameter.role, Role::Extractor));
     extractors.enumerate().map(|(at, parameter)| (Ident::new(&format!("__idem_{at}"), Span::mixed_site()), parameter))

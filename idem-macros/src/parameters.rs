@@ -5,29 +5,31 @@ use syn::visit::{self, Visit};
 use syn::visit_mut::{self, VisitMut};
 use syn::{Attribute, FnArg, GenericArgument, Ident, Pat, PatIdent, PatType, PathArguments, Signature, Type};
 
-/// One parameter, and what it is for.
+/// One parameter and its purpose.
 pub(crate) struct Parameter {
-    /// Lint levels, for the most part: `#[cfg]` is decided before.
+    /// Mostly lint levels: `#[cfg]` is evaluated before.
     pub(crate) attrs: Vec<Attribute>,
     pub(crate) pat: Pat,
     pub(crate) ty: Type,
     pub(crate) role: Role,
 }
 
-/// What a parameter is for.
+/// The purpose of a parameter.
 pub(crate) enum Role {
-    /// `&mut T`, with this `T`: no extractor can be one, so it is the context.
+    /// `&mut T`, with this `T`. No extractor is a `&mut`, so the parameter is the context.
     Context(Type),
     /// Anything that Axum gets from the request.
     Extractor,
-    /// A context that is not taken by `&mut`, but by value, by `&` or inside another type: a mistake, told by its name.
+    /// A mistake: a context that is not taken by `&mut`, but by value, by `&` or inside another type. It is detected by
+    /// its name.
     Misused(Type),
 }
 
-/// Names of context types. Only for words: a context is known by its `&mut`, so any other type can be one, too.
+/// Names of context types, used only in reports. A context is known by its `&mut`, so any other type can also be a
+/// context.
 const CONTEXTS: [&str; 4] = ["PgTx", "SqliteTx", "PgSteps", "SqliteSteps"];
 
-/// Whether the type is a context, as far as its name tells.
+/// Whether the type is a context, by its name.
 pub(crate) fn is_known(context: &Type) -> bool {
     let Type::Path(path) = plain(context) else { return false };
     path.path.segments.last().is_some_and(|last| CONTEXTS.iter().any(|name| last.ident == name))
@@ -39,7 +41,7 @@ pub(crate) fn is_sqlx(context: &Type) -> bool {
     let Some(last) = path.path.segments.last() else { return false };
     match last.ident.to_string().as_str() {
         "PgTransaction" | "SqliteTransaction" | "PgConnection" | "SqliteConnection" => true,
-        // With its database, since a context of somebody's own may have this name.
+        // With its database parameter, because a user's own context may have this name.
         "Transaction" | "PoolConnection" => {
             let arguments = last.arguments.to_token_stream().to_string();
             arguments.contains("Postgres") || arguments.contains("Sqlite")
@@ -64,7 +66,7 @@ pub(crate) fn parameters(signature: &Signature) -> Vec<Parameter> {
         .collect()
 }
 
-/// What a parameter of this type is for.
+/// The purpose of a parameter of this type.
 pub(crate) fn role(ty: &Type) -> Role {
     match plain(ty) {
         Type::Reference(reference) if reference.mutability.is_some() => Role::Context((*reference.elem).clone()),
@@ -72,9 +74,9 @@ pub(crate) fn role(ty: &Type) -> Role {
     }
 }
 
-/// The context that a value of this type would hold, as far as its name tells.
+/// The context that a value of this type holds, by its name.
 ///
-/// `Service<PgTx>` and `impl Fn(&mut PgTx)` hold none, so that only what is known to hold something is looked into.
+/// `Service<PgTx>` and `impl Fn(&mut PgTx)` hold none, so only types that are known to hold a value are searched.
 fn named_as_context(ty: &Type) -> Option<Type> {
     const HOLDERS: [&str; 7] = ["Option", "Box", "Pin", "Arc", "Rc", "Mutex", "RefCell"];
     let path = match plain(ty) {
@@ -102,14 +104,14 @@ pub(crate) fn plain(ty: &Type) -> &Type {
     }
 }
 
-/// Axum's extractors that hold something. A plain function has little use for any of them.
+/// Axum's extractors that hold a value. A plain function has little use for them.
 const EXTRACTORS: [&str; 7] = ["Json", "State", "Path", "Query", "Form", "Extension", "TypedHeader"];
 
-/// How a path to one of them begins. `sqlx::types::Json` is another type.
+/// The first segment of a path to such an extractor. `sqlx::types::Json` is another type.
 const AXUM: [&str; 3] = ["axum", "axum_extra", "extract"];
 
 impl Parameter {
-    /// The name of the type where it is one of Axum's, as far as its path tells.
+    /// The name of the type if it is one of Axum's extractors, by its path.
     pub(crate) fn extractor_by_name(&self) -> Option<&Ident> {
         let Type::Path(path) = plain(&self.ty) else { return None };
         let segments = &path.path.segments;
@@ -135,7 +137,7 @@ impl Parameter {
         names.0
     }
 
-    /// Whether a macro stands in the pattern, so that nobody knows what it binds.
+    /// Whether the pattern has a macro, so that its names are not known.
     pub(crate) fn binds_unknown_names(&self) -> bool {
         struct Macros(bool);
 
@@ -150,7 +152,7 @@ impl Parameter {
         macros.0
     }
 
-    /// The pattern as it binds a borrowed value: `mut`, `ref` and `&` are for a value that is moved into it.
+    /// The pattern for a borrowed value, without `mut`, `ref` and `&`, which are for a moved value.
     pub(crate) fn borrowing_pattern(&self) -> Pat {
         struct Borrow;
 

@@ -1,6 +1,6 @@
-//! What handlers become, beside what was written: `tests/expansion/*.in.rs` and `*.out.rs`.
+//! Handlers as written and as expanded: `tests/expansion/*.in.rs` and `*.out.rs`.
 //!
-//! `OVERWRITE=1 cargo test -p idem-macros` writes the second anew.
+//! `OVERWRITE=1 cargo test -p idem-macros` rewrites the `*.out.rs` files.
 
 use std::path::Path;
 use std::{env, fs};

@@ -1,4 +1,4 @@
-//! `#[cfg]` on parameters: one variant of the function for each way in which they can turn out.
+//! `#[cfg]` on parameters: one variant of the function for each combination of the conditions.
 
 use proc_macro2::TokenStream;
 use quote::{ToTokens, quote};
@@ -6,16 +6,16 @@ use syn::{Attribute, FnArg, Meta};
 
 use crate::item::Function;
 
-/// A function without `#[cfg]` on its parameters, and the condition under which it is the one.
+/// A function without `#[cfg]` on its parameters, and the condition under which it is used.
 pub(crate) struct Variant {
     pub(crate) function: Function,
     condition: Vec<TokenStream>,
 }
 
-/// All variants of the function; just one where no parameter has a condition.
+/// All variants of the function. There is only one if no parameter has a condition.
 ///
-/// rustc evaluates such conditions only after us, and there is no way to ask it. A call's arguments, which we write,
-/// cannot have conditions; so the whole handler gets them.
+/// rustc evaluates such conditions only after this macro, and the macro cannot ask it. The arguments of a call cannot
+/// have conditions, and the expansion writes a call. So the whole handler gets the conditions.
 pub(crate) fn variants(function: Function) -> Vec<Variant> {
     let mut open = vec![Variant { function, condition: Vec::new() }];
     let mut decided = Vec::new();
@@ -54,7 +54,7 @@ impl Variant {
     }
 }
 
-/// Takes the condition off a parameter: all its `#[cfg(…)]` in one.
+/// Removes the condition from a parameter: all its `#[cfg(…)]` as one.
 fn take_cfg(input: &mut FnArg) -> Option<TokenStream> {
     let attrs = match input {
         FnArg::Typed(typed) => &mut typed.attrs,

@@ -1,4 +1,4 @@
-//! What differs between databases: the intents that the flows of this crate are made of.
+//! What differs between databases: the intents from which the flows of this crate are made.
 
 use std::future::Future;
 use std::time::Duration;
@@ -10,13 +10,13 @@ use crate::error::into_idem_error;
 use crate::migrations::Migration;
 use crate::sweep::{Batch, Sweep};
 
-/// A database under a store. Each statement that changes something on a lease asks in itself whether the claim still holds
-/// the record; each intent takes part in the transaction that it is given.
+/// The database under a store. A statement that changes a leased record checks in itself that the claim still holds the
+/// record. An intent that gets a transaction works inside that transaction.
 pub trait Database: Store + Unpin {
-    /// A transaction of the store's own, short and read committed. Dropped, it rolls back.
+    /// A short transaction of the store itself, at read committed. It rolls back when it is dropped.
     type Session: Send + 'static;
 
-    /// A connection on which a record was looked up, and which may go on to write.
+    /// The connection of a look-up. [`write`](Self::write) turns it into a session.
     type Look: Send;
 
     /// What a handler writes through.
@@ -25,7 +25,7 @@ pub trait Database: Store + Unpin {
     /// True if an open transaction locks out other claimants and our own renewal.
     const EXCLUSIVE: bool;
 
-    /// How long the answer to a COMMIT is waited for, and again what became of one that did not answer.
+    /// How long to wait for the answer to a COMMIT, and once more for the look-up of a COMMIT that got no answer.
     fn commit_deadline(&self) -> Duration;
 
     // Transactions.
@@ -34,7 +34,7 @@ pub trait Database: Store + Unpin {
 
     fn commit(&self, session: Self::Session) -> impl Future<Output = Result<(), CommitFailed>> + Send + 'static;
 
-    /// The session of a handler's transaction, to be committed.
+    /// Takes the session out of a handler's transaction, to commit it.
     fn session_of(tx: Self::Tx) -> Self::Session;
 
     // Records.
@@ -47,7 +47,7 @@ pub trait Database: Store + Unpin {
         claim: Claim,
     ) -> impl Future<Output = Result<bool, Error>> + Send;
 
-    /// Takes the place of an expired record, if it is still the one that was seen.
+    /// Replaces an expired record, if it is still the record that was seen.
     fn replace(
         &self,
         session: &mut Self::Session,
@@ -63,7 +63,7 @@ pub trait Database: Store + Unpin {
         identity: &Identity,
     ) -> impl Future<Output = Result<Found, Error>> + Send;
 
-    /// The record as the transaction of this claim has left it. It waits for the end of that one.
+    /// The record as the transaction of this claim has left it. Waits until that transaction has ended.
     fn find_settled(
         &self,
         request: &Request,
@@ -72,18 +72,18 @@ pub trait Database: Store + Unpin {
 
     // Leases.
 
-    /// Looks a record up, or says that nobody has looked, where to insert tells as well. `tries` is how often this was
-    /// asked before.
+    /// Looks a record up. `None` means that nothing was looked up, because the insert will show whether there is a
+    /// record. `tries` is the number of earlier tries of this claim.
     fn look(
         &self,
         identity: &Identity,
         tries: usize,
     ) -> impl Future<Output = Result<(Self::Look, Option<Found>), Error>> + Send;
 
-    /// To write, on the connection of a look.
+    /// The session to write in, on the connection of a look-up.
     fn write(&self, look: Self::Look) -> impl Future<Output = Result<Self::Session, Error>> + Send;
 
-    /// Inserts a leased record, takes the place of an expired one, or takes over from an attempt that is over.
+    /// Inserts a leased record, replaces an expired record, or takes over from an attempt whose lease has ended.
     fn lease(
         &self,
         session: &mut Self::Session,
@@ -93,7 +93,7 @@ pub trait Database: Store + Unpin {
         over: Over,
     ) -> impl Future<Output = Result<Leased, Error>> + Send;
 
-    /// What earlier attempts have recorded, in its order.
+    /// The entries that earlier attempts have recorded, in their order.
     fn entries(
         &self,
         session: &mut Self::Session,
@@ -108,7 +108,8 @@ pub trait Database: Store + Unpin {
         terms: &LeaseTerms,
     ) -> impl Future<Output = Result<bool, Error>> + Send;
 
-    /// Ends the lease and keeps the journal. The claim becomes nobody's; an attempt that nobody has run does not count.
+    /// Ends the lease and keeps the journal. `nobodys` replaces the claim. The attempt counts only if `has_run` is
+    /// true.
     fn release(
         &self,
         session: &mut Self::Session,
@@ -118,7 +119,7 @@ pub trait Database: Store + Unpin {
         has_run: bool,
     ) -> impl Future<Output = Result<bool, Error>> + Send;
 
-    /// Sees to it that a leased run does not run again: nobody knows what it has kept.
+    /// Poisons a leased run, so that it does not run again: what the run has kept is not known.
     fn poison_leased(
         &self,
         session: &mut Self::Session,
@@ -126,7 +127,7 @@ pub trait Database: Store + Unpin {
         claim: Claim,
     ) -> impl Future<Output = Result<bool, Error>> + Send;
 
-    /// Lets a run that is not over begin as often as it may once more.
+    /// Resets the attempts of a run that is not over and that no process holds.
     fn reset_attempts(
         &self,
         session: &mut Self::Session,
@@ -142,17 +143,17 @@ pub trait Database: Store + Unpin {
 
     // Steps.
 
-    /// A transaction for a step, in which the lease was seen to be held. Nothing where it is not.
+    /// A transaction for a step, in which the lease was seen to be held. `None` if the lease is not held.
     fn begin_step(
         &self,
         identity: &Identity,
         claim: Claim,
     ) -> impl Future<Output = Result<Option<Self::Tx>, Error>> + Send;
 
-    /// A transaction for an entry that has no step.
+    /// A transaction for an entry or a completion outside of a step's transaction.
     fn begin_alone(&self) -> impl Future<Output = Result<Self::Tx, Error>> + Send;
 
-    /// Records an entry, and lets the lease begin again: the last statement before COMMIT.
+    /// Records an entry and renews the lease. It is the last statement before COMMIT.
     fn record_entry(
         &self,
         tx: &mut Self::Tx,
@@ -162,7 +163,7 @@ pub trait Database: Store + Unpin {
         entry: &Entry,
     ) -> impl Future<Output = Result<Written, Error>> + Send;
 
-    /// Completes a leased record, and removes its journal: the last statement before COMMIT.
+    /// Completes a leased record and removes its journal. It is the last statement before COMMIT.
     fn complete_leased(
         &self,
         tx: &mut Self::Tx,
@@ -171,22 +172,22 @@ pub trait Database: Store + Unpin {
         outcome: &Outcome,
     ) -> impl Future<Output = Result<Written, Error>> + Send;
 
-    /// Rolls a step's transaction back. Says whether it was still the one that was begun; one that cannot be asked is lost,
-    /// and counts as that one.
+    /// Rolls a step's transaction back. Returns false if the step had ended the transaction that it was lent. A
+    /// transaction that cannot be asked is lost, and counts as not ended.
     fn roll_back(&self, tx: Self::Tx) -> impl Future<Output = bool> + Send;
 
     // Upkeep.
 
-    /// One batch of a sweep, from where the one before it has ended.
+    /// One batch of a sweep. `from` is where the previous batch ended.
     fn sweep_batch(&self, sweep: &Sweep, from: Option<i64>) -> impl Future<Output = Result<Batch, Error>> + Send;
 
-    /// The names of the migrations that have been run, as a role can see them that may only read.
+    /// The names of the migrations that have been run. The right to read is enough.
     fn migrated(&self) -> impl Future<Output = Result<Vec<String>, Error>> + Send;
 
-    /// A transaction in which nobody else migrates, and what has been run by then.
+    /// A transaction in which no other process migrates, and the names of the migrations that have been run by then.
     fn begin_migrations(&self) -> impl Future<Output = Result<(Self::Session, Vec<String>), Error>> + Send;
 
-    /// Runs one.
+    /// Runs one migration.
     fn run_migration(
         &self,
         session: &mut Self::Session,
@@ -197,34 +198,35 @@ pub trait Database: Store + Unpin {
 /// The record of an identity, if there is one, and the database's time.
 pub(crate) type Found = (Option<Record>, Timestamp);
 
-/// In whose place a leased run is claimed.
+/// What the claim of a leased run replaces.
 #[derive(Debug, Clone, Copy)]
 pub enum Over {
-    /// Nobody's.
+    /// No record: the claim inserts one.
     Nothing,
-    /// That of an expired record.
+    /// An expired record.
     Expired(Claim),
-    /// That of an attempt that is over.
+    /// An attempt whose lease has ended.
     Attempt(Claim),
 }
 
-/// What came of a claim on a lease.
+/// The outcome of a claim on a leased run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Leased {
-    /// It is claimed.
+    /// The run is claimed.
     Claimed,
-    /// Somebody else was first.
+    /// Another claimant was first.
     Taken,
-    /// Somebody has the row, and the transaction is over: a run that is just ending, or a connection that is lost.
+    /// Another transaction holds the row, and our transaction is over. The other one is of a run that is just ending,
+    /// or of a lost connection.
     Locked,
 }
 
-/// What came of the last statement of a step.
+/// The outcome of the last statement of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Written {
-    /// It is written.
+    /// The statement has written.
     Kept,
-    /// The lease is somebody else's.
+    /// The claim no longer holds the lease.
     NotHeld,
     /// The step has ended the transaction that it was lent.
     Ended,
@@ -235,14 +237,14 @@ pub enum Written {
 pub enum CommitFailed {
     /// The handler left a savepoint open: COMMIT was not sent.
     SavepointOpen,
-    /// The database said no: nothing was kept.
+    /// The database refused: nothing was kept.
     Refused(sqlx::Error),
     /// The answer was lost, or did not come in time.
     Unknown(sqlx::Error),
 }
 
 impl From<CommitFailed> for Error {
-    /// Where nothing was kept, or where it does not matter whether it was.
+    /// For a COMMIT that kept nothing, or where it does not matter whether it did.
     fn from(failed: CommitFailed) -> Self {
         match failed {
             CommitFailed::Refused(error) | CommitFailed::Unknown(error) => into_idem_error(error),

@@ -2,7 +2,7 @@
 
 use idem_core::{Error, Kind};
 
-/// What a failed statement means for the caller of a handler.
+/// Turns the error of a statement into the error that the caller of a handler gets.
 ///
 /// ```
 /// use idem_core::Kind;
@@ -11,10 +11,10 @@ use idem_core::{Error, Kind};
 /// assert_eq!(error.kind(), Kind::StoreUnavailable);
 /// ```
 ///
-/// For a handler's own errors: a deadlock, a serialization failure and a busy file are [`Kind::RetryLater`], which is
-/// 503 with `Retry-After`; a lost connection is [`Kind::StoreUnavailable`]; a statement in a failed transaction is
-/// [`Kind::TransactionAborted`]; everything else is [`Kind::StoreFailed`], which is 500. Look at constraint violations
-/// that mean something to your callers before you ask.
+/// Use it for a handler's own statements. A deadlock, a serialization failure and a busy file are [`Kind::RetryLater`],
+/// which is 503 with `Retry-After`; a lost connection is [`Kind::StoreUnavailable`]; a statement in a failed
+/// transaction is [`Kind::TransactionAborted`]; everything else is [`Kind::StoreFailed`], which is 500. Handle
+/// constraint violations that mean something to your callers before you call it.
 #[must_use]
 pub fn into_idem_error(error: sqlx::Error) -> Error {
     Error::new(kind(&error)).caused_by(error)
@@ -34,11 +34,11 @@ fn kind(error: &sqlx::Error) -> Kind {
     }
 }
 
-/// What it means that no connection could be had, or that no transaction could be begun on it.
+/// The error where no connection could be had, or where no transaction could be begun on it.
 ///
-/// Nothing was run yet, whatever the code is, and nothing in the request is to blame: a database that was dropped, a
-/// password that was changed and a configuration that is wrong are mended by an operator, and then the same request
-/// runs. So they are no failures of a statement (rule 30). A busy database stays one.
+/// Nothing has run yet, whatever the code is, and the request is not to blame. An operator can fix a dropped database,
+/// a changed password or a wrong configuration, and then the same request runs. So the error is `StoreUnavailable` and
+/// not that of a failed statement (rule 30). A busy database stays `RetryLater`.
 pub(crate) fn not_begun(error: sqlx::Error) -> Error {
     let kind = if kind(&error) == Kind::RetryLater { Kind::RetryLater } else { Kind::StoreUnavailable };
     Error::new(kind).caused_by(error)

@@ -12,7 +12,7 @@ use crate::release_on_drop::{self, Unused};
 use crate::retry;
 use crate::settle::find_out;
 
-/// The right to run one attempt of a leased run. A store's own name for it is the one to use.
+/// The right to run one attempt of a leased run. Each store has its own name for this type: use that name.
 pub struct DbLease<D> {
     store: D,
     request: Request,
@@ -40,15 +40,15 @@ impl<D: Database> Lease for DbLease<D> {
                 Some((record, now)) => decide_leased(record.as_ref(), request, terms, intent, now),
                 None => Decision::Claim.within(terms, intent),
             };
-            // A refusal of what nobody has looked up is no answer.
+            // Without a look-up a refusal is no answer: there may be a record.
             if !nobody_looked && let Some(answer) = answer(&order) {
                 return Ok(answer);
             }
-            // What may have changed since the look, each statement asks for itself.
+            // The record may have changed since the look-up. Each statement checks that itself.
             let mut session = store.write(look).await?;
             let mut leased = lease.carry_out(&mut session, &order).await?;
             if nobody_looked && leased == Leased::Taken {
-                // The insert has told that there is a record.
+                // The insert found a record, or was not tried.
                 let (record, now) = store.find(&mut session, &request.identity).await?;
                 order = decide_leased(record.as_ref(), request, terms, intent, now);
                 if let Some(answer) = answer(&order) {
@@ -59,7 +59,7 @@ impl<D: Database> Lease for DbLease<D> {
             if leased == Leased::Claimed {
                 return lease.begun(session, &order).await.map(Claimed::Run);
             }
-            // The connection goes back first: nobody waits with one in hand.
+            // The connection goes back to the pool first: no request waits while it holds one.
             drop(session);
             sleep(pause).await;
         }
@@ -105,7 +105,7 @@ impl<D: Database> Lease for DbLease<D> {
     }
 }
 
-/// What a decision answers by itself.
+/// The answer of a decision that claims nothing.
 fn answer<T>(order: &Decision) -> Option<Claimed<T>> {
     match order {
         Decision::Replay(reply) => Some(Claimed::Replay(reply.clone())),
@@ -125,7 +125,7 @@ impl<D: Database> Unused for DbLease<D> {
 }
 
 impl<D: Database> DbLease<D> {
-    /// Carries a decision out, as far as it says to claim.
+    /// Carries out a decision to claim. Any other decision counts as taken.
     async fn carry_out(&self, session: &mut D::Session, order: &Decision) -> Result<Leased, Error> {
         let over = match order {
             Decision::Claim => Over::Nothing,
@@ -136,9 +136,10 @@ impl<D: Database> DbLease<D> {
         self.store.lease(session, &self.request, self.claim, &self.terms, over).await
     }
 
-    /// Commits the claim. The attempt as it begins.
+    /// Commits the claim, and returns the attempt.
     async fn begun(self, mut session: D::Session, order: &Decision) -> Result<Attempt<Self>, Error> {
-        // A new record has no entries. One that an operator let begin again has, and counts from 1 again.
+        // A new record has no entries. A record whose attempts were reset has entries, and its attempts count from 1
+        // again.
         let (number, fingerprint, entries) = match order {
             Decision::Resume { attempt, fingerprint, .. } => {
                 (attempt + 1, *fingerprint, self.store.entries(&mut session, &self.request.identity).await?)
@@ -150,7 +151,7 @@ impl<D: Database> DbLease<D> {
         Ok(Attempt { lease, number, fingerprint, entries })
     }
 
-    /// Commits what was done under the lease, if that was held.
+    /// Commits the session, if its statement found the lease held.
     async fn committed(&self, session: D::Session, is_held: bool) -> Result<(), Error> {
         if !is_held {
             return Err(Error::new(Kind::LeaseLost));
@@ -158,7 +159,7 @@ impl<D: Database> DbLease<D> {
         self.store.commit(session).await.map_err(Error::from)
     }
 
-    /// The transaction of a step, or one of its own.
+    /// The transaction of the step, or a new one if there is no step.
     async fn or_alone(&self, tx: Option<D::Tx>) -> Result<D::Tx, Error> {
         match tx {
             Some(tx) => Ok(tx),
@@ -166,7 +167,8 @@ impl<D: Database> DbLease<D> {
         }
     }
 
-    /// The session to be committed, where the last statement was written.
+    /// The session to commit, if the last statement has written. A step that ended its transaction has its key
+    /// poisoned.
     async fn written(&self, tx: D::Tx, written: Written) -> Result<D::Session, Error> {
         match written {
             Written::Kept => Ok(D::session_of(tx)),
@@ -178,7 +180,7 @@ impl<D: Database> DbLease<D> {
         }
     }
 
-    /// Ends the lease, of an attempt that counts where it has run.
+    /// Ends the lease. The attempt counts only if it has run.
     async fn give_back(&self, has_run: bool) -> Result<(), Error> {
         let mut session = self.store.begin().await?;
         let (identity, nobodys) = (&self.request.identity, Claim::random()?);
@@ -186,8 +188,8 @@ impl<D: Database> DbLease<D> {
         self.committed(session, released).await
     }
 
-    /// A step has ended the transaction that it was lent. What it kept is not known, so its key must not run again: the error
-    /// to answer with, once that is seen to.
+    /// Poisons the key of a step that ended the transaction it was lent: what the step kept is not known, so the key
+    /// must not run again. Returns the error to answer with.
     async fn poison_in_tries(&self) -> Error {
         let mut error = Error::new(Kind::TransactionEnded);
         for pause in retry::pauses() {
@@ -202,13 +204,13 @@ impl<D: Database> DbLease<D> {
 
     async fn poison(&self) -> Result<(), Error> {
         let mut session = self.store.begin().await?;
-        // A record that is not held by this claim is somebody else's, who knows what is kept.
+        // A record that this claim does not hold belongs to another attempt, which knows what is kept.
         self.store.poison_leased(&mut session, &self.request.identity, self.claim).await?;
         self.store.commit(session).await.map_err(Error::from)
     }
 }
 
-/// Lets a run begin again that was begun as often as it may be.
+/// Resets the attempts of a run that is not over and that no process holds.
 pub(crate) async fn reset_attempts<D: Database>(store: &D, identity: &Identity) -> Result<bool, Error> {
     let mut session = store.begin().await?;
     let reset = store.reset_attempts(&mut session, identity).await?;

@@ -9,7 +9,9 @@
 //! # struct CurrentUser(u64);
 //! # impl<S: Sync> axum::extract::FromRequestParts<S> for CurrentUser {
 //! #     type Rejection = StatusCode;
-//! #     async fn from_request_parts(_: &mut axum::http::request::Parts, _: &S) -> Result<Self, StatusCode> { Ok(Self(1)) }
+//! #     async fn from_request_parts(_: &mut axum::http::request::Parts, _: &S) -> Result<Self, StatusCode> {
+//! #         Ok(Self(1))
+//! #     }
 //! # }
 //! # impl ToScope for CurrentUser { fn to_scope(&self) -> Result<Scope, Error> { self.0.to_scope() } }
 //!
@@ -36,19 +38,20 @@
 //! # Ok(()) }
 //! ```
 //!
-//! Features: `postgres` (default) and `sqlite`. The two have the same API, so that a program moves from one to the
-//! other by names.
+//! Features: `postgres` (default) and `sqlite`. Both have the same API: a program moves from one to the other by
+//! changing names.
 //!
 //! Tested on PostgreSQL 15 and 18, and on the SQLite that sqlx bundles.
 //!
 //! # Tables
-//! [`PgStore::migrate`] creates `idem_records`, `idem_journal` and, for the names of what was run, `idem_migrations`. The SQL is
-//! in `migrations/` of this crate, to be copied among an application's own migrations by those who prefer that.
+//! [`PgStore::migrate`] creates `idem_records`, `idem_journal` and `idem_migrations`, which has the names of the
+//! migrations that have been run. The SQL is in `migrations/` of this crate. You may copy the files among your
+//! application's own migrations instead.
 //!
 //! # What a run costs
-//! On Postgres a run takes three round trips more than the bare transaction: the claim and a savepoint after `BEGIN`, and the
-//! completion before `COMMIT`.
-//! A replay is one round trip where this process has finished the run a short while ago, and four elsewhere.
+//! On Postgres a run takes three more round trips than the bare transaction: the claim and a savepoint after `BEGIN`,
+//! and the completion before `COMMIT`. A replay takes one round trip if this process finished the run a short while
+//! ago, and four otherwise.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(not(any(feature = "postgres", feature = "sqlite")))]
@@ -82,7 +85,7 @@ pub use sqlite::{SqliteLease, SqliteSteps, SqliteStore, SqliteStoreBuilder, Sqli
 pub use sweep::Sweep;
 pub use sweeper::Sweeper;
 
-/// The code of the README compiles, and that of the pages of `idem-core` that name a store.
+/// Doc tests of the README, and of the pages of `idem-core` that name a store.
 #[cfg(all(doctest, feature = "postgres"))]
 pub mod pages {
     #[doc = include_str!("../../README.md")]

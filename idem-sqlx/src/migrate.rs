@@ -5,13 +5,13 @@ use idem_core::Error;
 use crate::database::Database;
 use crate::migrations::{Migration, pending};
 
-/// Runs what has not been run. Any number of processes may do this at once.
+/// Runs the pending migrations. Any number of processes may do this at once.
 pub(crate) async fn migrate<D: Database>(store: &D, migrations: &[Migration]) -> Result<(), Error> {
-    // To create what exists needs the right to create it, so we look first.
+    // Even creating what already exists needs the right to create, so look first.
     if pending(migrations, &store.migrated().await?).is_empty() {
         return Ok(());
     }
-    // Another process may have done it meanwhile.
+    // Another process may have migrated meanwhile.
     let (mut session, migrated) = store.begin_migrations().await?;
     for migration in pending(migrations, &migrated) {
         store.run_migration(&mut session, migration).await?;

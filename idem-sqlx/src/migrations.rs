@@ -1,20 +1,21 @@
-//! The files in `migrations/`, and what has to hold for each.
+//! The files in `migrations/`, and the rules for each file.
 //!
-//! There are two ways to run them: `migrate` of the store, and sqlx's migrator, for an application that has copied them
-//! among its own. Neither sees the other's list, and an application may change its way at any release, or use both, one after the other.
-//! Therefore:
+//! There are two ways to run the files: the store's `migrate`, and sqlx's migrator, if an application has copied the
+//! files among its own. Neither way sees the other's list. An application may change from one way to the other at any
+//! release, or use both, one after the other. Therefore:
 //!
 //! - A file is never edited after a release. A later release adds files; their versions have 14 digits, and grow.
-//! - A file begins by putting its own name into `idem_migrations`: whichever way runs it, `migrate` knows.
-//! - A file changes nothing where it has been run: `create … if not exists`, `add column if not exists`, and so on. SQLite
-//!   has no `add column if not exists`, and to build `idem_records` anew would take as long as it is large, so on SQLite
-//!   what would be a column is a table of its own, with the same primary key.
-//! - What was released before goes on working beside it: processes are replaced one by one.
+//! - A file begins by putting its own name into `idem_migrations`, so that `migrate` knows of it, whichever way has run
+//!   it.
+//! - A file changes nothing the second time: `create … if not exists`, `add column if not exists`, and so on. SQLite
+//!   has no `add column if not exists`, and rebuilding `idem_records` would take time in proportion to its size. So on
+//!   SQLite a new column becomes a table of its own, with the same primary key.
+//! - Earlier releases keep working on the changed tables, because processes are replaced one by one.
 
 /// One file.
 #[derive(Debug, Clone, Copy)]
 pub struct Migration {
-    /// The file's, without `.sql`.
+    /// The file's name without `.sql`.
     pub(crate) name: &'static str,
     pub(crate) sql: &'static str,
 }
@@ -29,7 +30,7 @@ macro_rules! migrations {
 }
 pub(crate) use migrations;
 
-/// What has not been run.
+/// The migrations that have not been run.
 pub(crate) fn pending<'a>(migrations: &'a [Migration], migrated: &[String]) -> Vec<&'a Migration> {
     migrations.iter().filter(|migration| !migrated.iter().any(|name| name == migration.name)).collect()
 }

@@ -1,11 +1,11 @@
-//! Which identities finished in this process a short while ago.
+//! The identities whose runs finished in this process a short while ago.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A guess at whether a request is a retry: right often enough to choose which statement to send first, and never
-/// asked for anything else. A wrong guess costs one look-up.
+/// A guess at whether a request is a retry. It is right often enough to choose which statement to send first, and it
+/// decides nothing else. A wrong guess costs one look-up.
 ///
-/// Each identity has one slot, and a later one takes it over.
+/// Each identity has one slot. A later identity with the same slot overwrites it.
 pub(crate) struct RecentlyFinished(Box<[AtomicU64]>);
 
 impl RecentlyFinished {

@@ -1,4 +1,4 @@
-//! The commit of a leased claim, whose caller may go away while it is under way.
+//! The COMMIT of a leased claim, whose caller may go away before the answer.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -10,18 +10,19 @@ use idem_core::store::{Lease, Store};
 use idem_core::{Error, Kind};
 use tokio::runtime::Handle;
 
-/// A lease that can be given back before anything was done with it.
+/// A lease that can be released before its attempt has run.
 pub(crate) trait Unused: Lease {
     fn store(&self) -> &Self::Store;
 
-    /// Ends the lease as [`release`](Lease::release) does. What nobody has run is no attempt.
+    /// Ends the lease as [`release`](Lease::release) does, but the attempt does not count, because it has not run.
     fn hand_back(&self) -> impl Future<Output = Result<(), Error>> + Send;
 }
 
-/// Commits a claim, and answers with its lease.
+/// Commits a claim, and returns its lease.
 ///
-/// Nobody can tell of a commit that was sent and dropped whether it is still to come. So it goes on in a task of its own
-/// where the caller goes away, and the lease is handed back after it: the key is free at once, not after a lease.
+/// A COMMIT that was sent may still take effect after its future is dropped. So if the caller goes away, the COMMIT
+/// continues in a task of its own, and the lease is released after it. The key is then free at once, not only when the
+/// lease ends.
 pub(crate) fn commit<L, E>(
     lease: L,
     commit: impl Future<Output = Result<(), E>> + Send + 'static,
@@ -33,7 +34,7 @@ where
     ReleaseOnDrop(Some((lease, commit.map(|committed| committed.map_err(Into::into)).boxed())))
 }
 
-/// A claim on its way: there until its commit has answered.
+/// A claim that is being committed. `Some` until its COMMIT has answered.
 struct ReleaseOnDrop<L: Unused + Unpin>(Option<(L, BoxFuture<'static, Result<(), Error>>)>);
 
 impl<L: Unused + Unpin> Future for ReleaseOnDrop<L> {
@@ -64,7 +65,7 @@ impl<L: Unused + Unpin> Drop for ReleaseOnDrop<L> {
 fn hand_back_after<L: Unused>(lease: L, committed: impl Future<Output = ()> + Send + 'static) {
     // Without a runtime the lease ends by itself.
     let Ok(runtime) = Handle::try_current() else { return };
-    // A shutdown waits for it.
+    // A shutdown waits for this task.
     let counted = lease.store().runs().enter();
     runtime.spawn(async move {
         committed.await;

@@ -1,4 +1,4 @@
-//! Between a row's columns and a record.
+//! Converts between a row's columns and a record.
 
 use bytes::Bytes;
 use idem_core::store::{Claim, Entry, EntryKind, Format, Outcome, Record, Reply, State, Timestamp};
@@ -9,10 +9,10 @@ pub(crate) const RUNNING: i16 = 1;
 const COMPLETED: i16 = 2;
 const OVERSIZED: i16 = 3;
 pub(crate) const LEASED: i16 = 4;
-/// Leased, and rejected. What holds for a lease holds for `state >= LEASED`.
+/// Leased and rejected. Every record with `state >= LEASED` is leased.
 pub(crate) const UNDOING: i16 = 5;
 
-/// The `position` of what a leased run was begun with: before all its steps.
+/// The `position` of the recorded input of a leased run: before all its steps.
 pub(crate) const INPUT_POSITION: i32 = -1;
 
 /// The columns that a decision needs, as both dialects select them, in this order.
@@ -74,7 +74,7 @@ pub(crate) type EntryColumns = (
     Option<String>,  // undoes
 );
 
-/// The entry in a row, or nothing where it is not one that a release writes.
+/// The entry in a row, or `None` if the row is not one that a release writes.
 pub(crate) fn entry(columns: EntryColumns) -> Option<Entry> {
     let (position, kind, name, format, status, headers, body, undoes) = columns;
     let entry = Entry::new(u32::try_from(position).ok()?, EntryKind(kind), name);
@@ -106,7 +106,7 @@ pub(crate) struct EntryRow<'e> {
 impl<'e> EntryRow<'e> {
     pub(crate) fn of(entry: &'e Entry) -> Self {
         let reply = entry.reply.as_ref();
-        // To write a list of strings cannot fail.
+        // Serializing a list of strings cannot fail.
         let undoes = (!entry.undoes.is_empty()).then(|| serde_json::to_string(&entry.undoes).unwrap_or_default());
         Self {
             format: reply.map(|reply| reply.format.0),

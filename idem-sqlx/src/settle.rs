@@ -1,4 +1,4 @@
-//! What became of a run whose end is not known, and keys that must not run again.
+//! The outcome of a run whose COMMIT got no answer, and the poisoning of keys that must not run again.
 
 use std::iter::repeat;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use tokio::time::{sleep, timeout};
 use crate::database::{CommitFailed, Database};
 use crate::retry;
 
-/// Whether a run was kept: by the answer to its COMMIT, or where none came, by a look at its record (rule 16).
+/// Finds out whether a run was kept: from the answer to its COMMIT or, if no answer came, from its record (rule 16).
 pub(crate) async fn find_out<D: Database>(
     store: &D,
     request: &Request,
@@ -22,7 +22,7 @@ pub(crate) async fn find_out<D: Database>(
         Ok(()) => Ok(()),
         Err(CommitFailed::Unknown(error)) => {
             tracing::warn!(target: "idem", %error, "COMMIT did not answer; looking up what became of it");
-            // In a box: every run's future would have room for it.
+            // In a box, so that the future of every run does not grow by it.
             let found = Box::pin(look_up(store, request, claim)).await;
             found.map_err(|kind| Error::new(kind).caused_by(error))
         }
@@ -49,8 +49,8 @@ async fn look_up<D: Database>(store: &D, request: &Request, claim: Claim) -> Res
     }
 }
 
-/// Its handler has ended the transaction it was lent. What it kept is not known, so the key must not run again: the error to
-/// answer with, once that is seen to.
+/// Poisons the key of a handler that ended the transaction it was lent: what the handler kept is not known, so the key
+/// must not run again. Returns the error to answer with.
 pub(crate) async fn ended<D: Database>(store: &D, request: &Request, claim: Claim) -> Error {
     let error = Error::new(Kind::TransactionEnded);
     match poison(store, request, claim).await {
@@ -59,14 +59,14 @@ pub(crate) async fn ended<D: Database>(store: &D, request: &Request, claim: Clai
     }
 }
 
-/// Sees to it that a record keeps the key from running: the run's own, where the handler committed it, somebody else's, where
-/// somebody ran meanwhile, or else the run's claim, put back and committed this time.
+/// Makes sure that a record keeps the key from running. That is the run's own record if the handler committed it,
+/// another run's record if one ran meanwhile, or else the run's claim, which is inserted again and committed.
 async fn poison<D: Database>(store: &D, request: &Request, claim: Claim) -> Result<(), Error> {
     for pause in retry::pauses() {
         let mut session = store.begin().await?;
         let inserted = store.insert(&mut session, request, claim).await;
         if inserted.as_ref().is_err_and(|error| error.kind() == Kind::RetryLater) {
-            // Somebody is just ending with the row.
+            // Another transaction holds the row and is about to end.
             drop(session);
             sleep(pause).await;
             continue;

@@ -25,7 +25,8 @@ impl Default for Sweep {
 }
 
 impl Sweep {
-    /// How long the background task pauses when nothing is left. After a full batch it pauses for as long as that took.
+    /// How long the background task pauses when nothing is left to remove. After a full batch it pauses for as long as
+    /// the batch took.
     #[must_use]
     pub fn every(mut self, pause: Duration) -> Self {
         self.every = pause;
@@ -34,7 +35,7 @@ impl Sweep {
 
     /// How many records one statement removes. At least 1.
     ///
-    /// While a batch runs, a request whose own record has expired waits for it; on SQLite, every writer does.
+    /// While a batch runs, a request whose own record has expired waits for the batch. On SQLite, every writer waits.
     #[must_use]
     pub fn batch(mut self, records: u32) -> Self {
         self.batch = Some(records.max(1));
@@ -45,8 +46,8 @@ impl Sweep {
         self.batch.unwrap_or(default)
     }
 
-    /// A table that expired records are moved to instead of being deleted: `schema.archive`, or `archive` in the schema
-    /// that has the store's own tables.
+    /// A table to which expired records are moved instead of being deleted: `schema.archive`, or `archive` in the
+    /// schema that has the store's own tables.
     ///
     /// It must exist and have the columns of `idem_records`, in their order (`CREATE TABLE archive (LIKE
     /// idem_records)` in Postgres), and no unique constraint: a key may expire twice.
@@ -57,7 +58,7 @@ impl Sweep {
     }
 }
 
-/// The parts of a table's name, between its dots, as they are written into a statement: in quotes.
+/// The parts of a table's name between its dots, each in quotes, as a statement needs them.
 pub(crate) fn parts(table: &str) -> Vec<String> {
     table.split('.').map(|part| format!("\"{}\"", part.replace('"', "\"\""))).collect()
 }
@@ -66,8 +67,8 @@ pub(crate) fn parts(table: &str) -> Vec<String> {
 #[derive(Debug)]
 pub struct Batch {
     pub(crate) removed: u64,
-    /// Whether there is probably more to remove.
+    /// Whether more records have probably expired.
     pub(crate) more: bool,
-    /// Where it ended, as the database counts time: the next batch of the same pass can begin there.
+    /// Where the batch ended, in the database's time. The next batch of the same pass can begin there.
     pub(crate) reached: Option<i64>,
 }

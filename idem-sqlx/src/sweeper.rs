@@ -1,4 +1,4 @@
-//! The pass through what has expired, and the task that repeats it.
+//! The pass over the expired records, and the task that repeats it.
 
 use std::time::{Duration, Instant};
 
@@ -10,16 +10,17 @@ use tokio::time::{sleep, timeout};
 use crate::database::Database;
 use crate::sweep::{Batch, Sweep};
 
-/// Batch by batch through what has expired.
+/// A pass over the expired records, batch by batch.
 #[derive(Default)]
 struct Pass {
-    /// Where the last batch ended. What it had to leave, because somebody held it, is taken by the next pass.
+    /// Where the last batch ended. Rows that were locked then are left to the next pass.
     from: Option<i64>,
 }
 
 impl Pass {
-    /// What to wait after a batch that took so long, or nothing where the pass is over. Half of the time is for the others: on
-    /// SQLite they try for the write lock now and then, and have to find it free.
+    /// How long to pause after a batch that took `took`, or `None` if the pass is over. The pause is as long as the
+    /// batch, so half of the time is left to other writers. On SQLite they try for the write lock only at intervals,
+    /// and have to find it free.
     fn pause(&mut self, batch: &Batch, took: Duration) -> Option<Duration> {
         if !batch.more {
             self.from = None;
@@ -30,7 +31,7 @@ impl Pass {
     }
 }
 
-/// Removes expired records, batch by batch, and says how many.
+/// Removes expired records, batch by batch, and returns how many.
 pub(crate) async fn sweep<D: Database>(store: &D, sweep: &Sweep) -> Result<u64, Error> {
     let (mut pass, mut removed) = (Pass::default(), 0);
     loop {
@@ -52,7 +53,7 @@ pub struct Sweeper {
 }
 
 impl Sweeper {
-    /// Sweeps until told to stop. A batch that fails is reported, and tried again at its time.
+    /// Sweeps until it is stopped. A failed batch is logged, and tried again after `every`.
     pub(crate) fn spawn<D: Database>(store: D, sweep: Sweep) -> Self {
         let (stop, mut stopped) = watch::channel(false);
         let task = tokio::spawn(async move {
@@ -70,7 +71,7 @@ impl Sweeper {
                         sweep.every
                     }
                 };
-                // Only a pause that runs out goes on; a word or a lost handle ends it.
+                // Continue only if the pause runs out. A stop message or a dropped handle ends the task.
                 if timeout(pause, stopped.changed()).await.is_ok() {
                     return;
                 }
@@ -79,11 +80,11 @@ impl Sweeper {
         Self { stop, task }
     }
 
-    /// Stops after the batch that is under way, and waits for it.
+    /// Stops after the current batch, and waits for it.
     pub async fn stop(self) {
         let Self { stop, task } = self;
         stop.send_replace(true);
-        // Its only ends are this word and a panic, which the runtime has reported.
+        // The task ends only by this message or by a panic, which the runtime has reported.
         let _ended = task.await;
     }
 }

@@ -1,4 +1,5 @@
-//! Which database: SQLite, or Postgres where the feature `postgres` is on. Nothing else in the program depends on it.
+//! The database: SQLite, or Postgres if the feature `postgres` is on. No other code of the program depends on this
+//! choice.
 
 use sqlx::Executor;
 
@@ -54,16 +55,18 @@ mod sqlite {
         let options: SqliteConnectOptions = url.parse()?;
         let options = options
             .create_if_missing(true)
-            // Readers go on beside the one writer.
+            // Readers continue beside the one writer.
             .journal_mode(SqliteJournalMode::Wal)
-            // Each commit is on the disk before its answer is sent; less would lose the last orders with the power.
+            // Each commit is on the disk before its answer is sent. A weaker setting could lose the last orders in a
+            // power failure.
             .synchronous(SqliteSynchronous::Full);
         let pool = Pool::connect_with(options).await;
         pool.map_err(|error| format!("cannot open the database of DATABASE_URL: {error}").into())
     }
 }
 
-/// The program's own tables. One that grows keeps them in migrations: sqlx's and the store's do not disturb each other.
+/// The program's own tables. A larger program keeps them in migrations: sqlx's migrations and the store's do not
+/// disturb each other.
 pub(crate) async fn create_tables(pool: &Pool) -> Result<(), Failure> {
     pool.execute(sqlx::raw_sql(chosen::TABLES)).await?;
     Ok(())

@@ -1,5 +1,5 @@
-//! `demo`: starts the shop and a provider, sends orders, kills the shop at each point of them, and says whether the
-//! promises are kept.
+//! `demo`: starts the shop and a provider, sends orders, kills the shop at each point of an order, and reports whether
+//! the promises are kept.
 
 pub(crate) mod client;
 pub(crate) mod halt;
@@ -19,7 +19,7 @@ use client::{Answer, order};
 use program::{Program, Provider, Shop};
 use scratch::Scratch;
 
-/// Where an order is cut short: what is happening, as the shop's log says it.
+/// Where an order is interrupted: the event, in the words of the shop's log.
 const PAID: [(&str, &str); 7] = [
     ("in \"reserve\"", "reserving"),
     ("behind \"reserve\"", "reserved"),
@@ -41,9 +41,9 @@ const WITHDRAWN: [(&str, &str); 4] = [
     ("behind it, not answered", "answering status=410"),
 ];
 
-/// Plays everything through. A broken promise is a failure.
+/// Runs all scenes. A broken promise is a failure.
 pub(crate) async fn play() -> Result<(), Failure> {
-    // Declared first, dropped last: the servers are gone by then.
+    // Declared first, so dropped last: the servers have ended by then.
     let database = Scratch::create("checkout_demo").await?;
     let provider = Provider::start(&env::current_exe()?).await?;
     let broken = tokio::select! {
@@ -61,10 +61,10 @@ pub(crate) async fn play() -> Result<(), Failure> {
     }
 }
 
-/// A program under the demo: the usual one, but it ends with its parent, even when that is killed.
+/// A program under the demo: the usual one, but it ends with its parent, even if the parent is killed.
 pub(crate) async fn serve(program: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
     std::thread::spawn(|| {
-        // Nothing is ever sent; the read ends when the other end is closed.
+        // Nothing is ever sent. The read ends when the other end is closed.
         let _closed = std::io::stdin().read(&mut [0]);
         std::process::exit(1);
     });
@@ -129,7 +129,7 @@ async fn scenes(database: &Scratch, provider: &Provider) -> Result<u32, Failure>
     Ok(table.broken)
 }
 
-/// The shop is killed when its log has these words; another one gets the retry.
+/// The shop is killed when its log has these words. A new shop gets the retry.
 async fn cut_short(shop: Shop<'_>, words: &str, key: &str, card: &str) -> Result<Answer, Failure> {
     let mut server = shop.open_until(words).await?;
     let unanswered = tokio::spawn(client::send(server.address, order("ada", key, card)));
@@ -138,7 +138,7 @@ async fn cut_short(shop: Shop<'_>, words: &str, key: &str, card: &str) -> Result
     retry(shop, unanswered.await?, key, card).await
 }
 
-/// The shop is killed when the provider has charged and not answered.
+/// The shop is killed when the provider has charged but not answered.
 async fn cut_short_at_the_provider(shop: Shop<'_>, provider: &Provider) -> Result<Answer, Failure> {
     let server = shop.open().await?;
     provider.is(Mood::Slow).await?;
@@ -170,7 +170,7 @@ async fn withdrawn_and_cut_short(
     retry(shop, unanswered.await?, key, card).await
 }
 
-/// What the client does that got no answer.
+/// What a client does after it got no answer.
 async fn retry(shop: Shop<'_>, unanswered: Result<Answer, Failure>, key: &str, card: &str) -> Result<Answer, Failure> {
     if let Ok(answer) = unanswered {
         return Err(format!("the shop was killed, and answered {answer}").into());
@@ -181,7 +181,7 @@ async fn retry(shop: Shop<'_>, unanswered: Result<Answer, Failure>, key: &str, c
     Ok(answer)
 }
 
-/// Sends the order until it is not told to come again: the lease of the killed shop has to end.
+/// Sends the order again until the answer no longer asks for a retry: the lease of the killed shop has to end.
 async fn when_free(server: &Program, key: &str, card: &str) -> Result<Answer, Failure> {
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
@@ -209,7 +209,7 @@ fn is_pending(answer: &Answer) -> bool {
     answer.is_refusal(StatusCode::SERVICE_UNAVAILABLE, "payment_pending")
 }
 
-/// What an answer has changed.
+/// The changes that an answer caused.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Change {
     orders: i64,
@@ -224,7 +224,7 @@ const SOLD: Change = Change { orders: 1, lamps: -2, charges: 1, refunds: 0 };
 const REFUNDED: Change = Change { charges: 1, refunds: 1, ..NOTHING };
 
 impl Change {
-    /// Without what has been done already.
+    /// The changes since an earlier state.
     fn less(self, done: Change) -> Change {
         Change {
             orders: self.orders - done.orders,
@@ -235,7 +235,7 @@ impl Change {
     }
 }
 
-/// What was sent, what was answered, and what there is after it, in the database and at the provider.
+/// What was sent, what was answered, and the state afterwards, in the database and at the provider.
 struct Table<'a> {
     database: &'a Scratch,
     provider: &'a Provider,
@@ -253,7 +253,7 @@ impl<'a> Table<'a> {
         println!("\n{words}");
     }
 
-    /// One line. It is ok where the answer is as promised, and the change, too.
+    /// One line. It is ok if the answer and the change are as promised.
     async fn line(&mut self, sent: &str, answer: &Answer, change: Change, promised: bool) -> Result<(), Failure> {
         let now = self.look().await?;
         let verdict = match (now.less(self.before) == change, promised) {
@@ -265,7 +265,7 @@ impl<'a> Table<'a> {
         let answer = answer.to_string();
         println!("{sent:34} {answer:28} {orders:>6} {lamps:>6} {charges:>7} {refunds:>7}  {verdict}");
         self.broken += u32::from(verdict != "ok");
-        // One broken promise is told once.
+        // A broken promise is reported once.
         self.before = now;
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! What goes wrong, as `application/problem+json`: the form that the framework's own refusals have.
+//! Errors as `application/problem+json`, the form of the framework's own refusals.
 
 use axum::extract::rejection::JsonRejection;
 use axum::http::StatusCode;
@@ -21,7 +21,7 @@ pub(crate) enum ApiError {
     Store(idem_core::Error),
 }
 
-/// A step may fail for the store's reasons: the lease is lost, the database is away.
+/// A step may fail because of the store: the lease is lost, or the database cannot be reached.
 impl From<idem_core::Error> for ApiError {
     fn from(error: idem_core::Error) -> Self {
         Self::Store(error)
@@ -29,7 +29,7 @@ impl From<idem_core::Error> for ApiError {
 }
 
 impl From<sqlx::Error> for ApiError {
-    /// A deadlock becomes a 503 with `Retry-After`, and only what a retry cannot mend a 500.
+    /// A deadlock becomes a 503 with `Retry-After`. Only an error that a retry cannot fix becomes a 500.
     fn from(error: sqlx::Error) -> Self {
         Self::Store(idem_sqlx::into_idem_error(error))
     }
@@ -44,9 +44,9 @@ impl IntoResponse for ApiError {
             }
             Self::NoJson(rejection) => problem(rejection.status(), "order_invalid", &rejection.body_text()),
             Self::Invalid(detail) => problem(StatusCode::UNPROCESSABLE_ENTITY, "order_invalid", detail),
-            // Not final, and nothing is reserved: the same request may find more on the shelf.
+            // Not final, and nothing is reserved: a retry may find more on the shelf.
             Self::SoldOut => problem(StatusCode::CONFLICT, "sold_out", "there is not enough of it on sale"),
-            // Final: the finished steps are undone, and a retry is told the same.
+            // Final: the finished steps are undone, and a retry gets the same answer.
             Self::Declined => {
                 let problem = problem(StatusCode::PAYMENT_REQUIRED, "card_declined", "the card was declined");
                 (Disposition::Reject, problem).into_response()
@@ -60,13 +60,13 @@ impl IntoResponse for ApiError {
                 let problem = problem(StatusCode::GONE, "item_withdrawn", "the item is no longer on sale");
                 (Disposition::Reject, problem).into_response()
             }
-            // Not final: an earlier attempt may have charged, and the order is in order. Somebody is told by the log.
+            // Not final: an earlier attempt may have charged, and the order itself is valid. The log tells an operator.
             Self::Provider(NoDecision::Refused(_)) => {
                 let detail = "payments do not work at present; retry the request later, unchanged";
                 let problem = problem(StatusCode::SERVICE_UNAVAILABLE, "payment_unavailable", detail);
                 ([(RETRY_AFTER, "60")], problem).into_response()
             }
-            // Not final, and the charge may have happened: what is reserved stays so, and the retry goes on from here.
+            // Not final, and the charge may have happened: the stock stays reserved, and the retry resumes here.
             Self::Provider(_) => {
                 let detail = "the payment is not through yet; retry the request, unchanged";
                 let problem = problem(StatusCode::SERVICE_UNAVAILABLE, "payment_pending", detail);

@@ -1,4 +1,4 @@
-//! An order is reserved, charged and confirmed once, whatever crashes in between.
+//! An order is reserved, charged and confirmed once, even if a process crashes in between.
 //!
 //! Run with
 //!
@@ -15,11 +15,11 @@
 //!   -H 'Content-Type: application/json' -d '{"item": "lamp", "quantity": 2, "card": "visa"}'
 //! ```
 //!
-//! `PORT` is the port, `DATABASE_URL` the database, `PROVIDER_URL` who takes the money: a stand-in, unless it is set.
-//! `cargo run -p checkout -- provider` is that stand-in by itself. `cargo run -p checkout -- demo` plays it all through,
+//! `PORT` is the port, `DATABASE_URL` the database, `PROVIDER_URL` the payment provider: a stand-in, unless it is set.
+//! `cargo run -p checkout -- provider` runs that stand-in by itself. `cargo run -p checkout -- demo` shows all of it,
 //! with the server killed at each point of an order.
 
-// A program says on its standard output where it listens.
+// A program prints its address on its standard output.
 #![allow(clippy::print_stdout)]
 
 mod caller;
@@ -69,7 +69,7 @@ async fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments[..] {
-        // Its log stops the program where the demo says so.
+        // The log layer stops the program at the line that the demo names.
         ["demo", _] => tracing_subscriber::fmt().with_writer(demo::halt::Log::to_the_point).init(),
         _ => tracing_subscriber::fmt().init(),
     }
@@ -135,7 +135,7 @@ There is one order, and two lamps are gone:
     );
     axum::serve(listener, router).with_graceful_shutdown(stop_signal()).await?;
 
-    // A claimed run goes on when its client hangs up: the last connection may end before the last run.
+    // A claimed run continues when its client hangs up, so the last connection may end before the last run.
     store.drain().await;
     sweeper.stop().await;
     pool.close().await;
@@ -161,7 +161,7 @@ Say how it is with the provider (\"well\", \"down\", \"stranger\", \"slow\", \"c
     Ok(axum::serve(listener, standin::router()).with_graceful_shutdown(stop_signal()).await?)
 }
 
-/// The provider inside of this program, for whoever has none.
+/// A provider inside this program, for trying it out without one.
 async fn stand_in() -> Result<String, Failure> {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
     let url = format!("http://{}", listener.local_addr()?);
@@ -183,8 +183,8 @@ async fn log(response: Response) -> Response {
     response
 }
 
-/// Waits for Ctrl-C, or for the SIGTERM of a supervisor. One that loses patience may send SIGKILL: an order that is cut
-/// short is gone on with by its retry.
+/// Waits for Ctrl-C, or for the SIGTERM of a supervisor. An impatient supervisor may send SIGKILL: the retry of an
+/// interrupted order resumes it.
 async fn stop_signal() {
     let interrupt = async {
         tokio::signal::ctrl_c().await.expect("a handler for Ctrl-C");

@@ -13,7 +13,7 @@ use crate::error::ApiError;
 use crate::provider::Charge;
 use crate::stock;
 
-/// What a client asks for.
+/// An order, as a client sends it.
 #[derive(Deserialize)]
 pub(crate) struct NewOrder {
     item: String,
@@ -31,25 +31,26 @@ pub(crate) struct Order {
     charge: String,
 }
 
-/// Reserves, charges, confirms. Whatever ends this process, the client's retry goes on behind the last finished step.
+/// Reserves, charges, confirms. If this process ends for any reason, the client's retry resumes after the last finished
+/// step.
 ///
-/// An answer that is final and a refusal, as [`ApiError`] says by `Disposition::Reject`, undoes what is finished, the last
-/// step first. One that is not final leaves it to the retry.
+/// A final refusal, for which [`ApiError`] returns `Disposition::Reject`, undoes the finished steps, the last step
+/// first. After an error that is not final, the finished steps stay for the retry.
 ///
-/// **It needs the retry.** A client that gives up after `payment_pending` leaves lamps reserved, and perhaps a charge, and
-/// nothing here goes on with them. Where that may be, do the work in a plain function with `record_input`, which the handler
-/// calls and `store.resume_abandoned` in a loop; or look for what is left in `idem_records`. `idem_core::docs::leased` has the
-/// words and the query.
+/// **It needs the retry.** A client that gives up after `payment_pending` leaves lamps reserved, and perhaps a charge,
+/// and this program does not resume the order. If clients may give up, do the work in a plain function with
+/// `record_input`. Call that function from the handler, and from `store.resume_abandoned` in a loop. Or look for
+/// unfinished runs in `idem_records`: `idem_core::docs::leased` has an explanation and the query.
 ///
-/// `operation` is in the records, and the keys of the calls derive from it: rename or move the function freely. Without it,
-/// a retry that comes after that would charge under another key.
+/// `operation` is in the records, and the keys of the calls derive from it. With it, you may rename or move the
+/// function. Without it, a retry after such a change would charge under another key.
 ///
-/// `lease` and `attempts` are for trying it out: a retry after a kill is in vain for two seconds at most, and a provider
-/// that is away for a while does not use the attempts up. In production take `lease = "30s"`, so that nobody loses it while
-/// the database fails over, and `attempts = 10`, with a longer `Retry-After`: what fails ten times is for an operator. A
-/// charge may take longer than the lease, which is renewed.
+/// `lease` and `attempts` are chosen for trying it out: a retry after a kill is refused for two seconds at most, and a
+/// provider that is down for a while does not use up the attempts. In production take `lease = "30s"`, so that no run
+/// loses its lease while the database fails over. Take `attempts = 10` with a longer `Retry-After`: a run that fails
+/// ten times needs an operator. A charge may take longer than the lease, because the lease is renewed.
 #[idempotent(scope = caller, operation = "orders.create", ttl = "24h", lease = "2s", attempts = 1000)]
-// Below the attribute, so that the span has the attempt. Neither the key nor the card is for a log.
+// Below the attribute, so that the span is about the attempt. The key and the card must not be logged.
 #[tracing::instrument(
     name = "order",
     skip_all,
@@ -83,7 +84,7 @@ pub(crate) async fn create(
     Ok((StatusCode::CREATED, Json(order)))
 }
 
-/// What was withdrawn from sale since it was reserved is not sold.
+/// An item that was withdrawn from sale after it was reserved is not sold.
 async fn confirm(tx: &mut Tx, caller: &Caller, new: &NewOrder, amount: i64, charge: &str) -> Result<Order, ApiError> {
     let confirm = "INSERT INTO orders (caller, item, quantity, amount, charge)
                    SELECT $1, item, $3, $4, $5 FROM stock WHERE item = $2 AND on_sale
@@ -100,8 +101,8 @@ pub(crate) async fn list(caller: Caller, State(app): State<App>) -> Result<Json<
     Ok(Json(orders.bind(&caller.0).fetch_all(app.store.pool()).await?))
 }
 
-/// Checks the body while it is extracted. Extractors run before the key is looked at, so a mistake in the body uses
-/// no key up: the client corrects it and sends the same key.
+/// Checks the body while it is extracted. Extractors run before the key is looked up, so a mistake in the body does not
+/// use up the key: the client corrects the body and sends the same key.
 impl<S: Send + Sync> FromRequest<S> for NewOrder {
     type Rejection = ApiError;
 

@@ -1,4 +1,4 @@
-//! Who takes the money: another company's server.
+//! The payment provider: another company's server.
 
 use std::time::Duration;
 
@@ -24,8 +24,8 @@ pub(crate) struct Provider {
     patience: Duration,
 }
 
-/// What the provider has decided, for good: it is recorded, and not asked for again. `Refused` is an order that is wrong
-/// itself, such as one with a card that there is not.
+/// The final decision of the provider: it is recorded, and not asked for again. `Refused` means that the order itself
+/// is wrong, such as an order with an unknown card.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Charge {
     Paid { id: String },
@@ -44,8 +44,8 @@ pub(crate) enum NoDecision {
     Failed(StatusCode),
     #[error("the provider has charged, and its answer has no `id`")]
     NoId,
-    /// This request has moved no money, and none will before somebody mends what is wrong: the API key, the URL, the
-    /// request itself.
+    /// This request has moved no money, and a retry will move none before an operator fixes the cause: the API key, the
+    /// URL, or the request itself.
     #[error("the provider refuses the request: {0}")]
     Refused(StatusCode),
 }
@@ -65,7 +65,7 @@ impl Provider {
         Ok(Self { client, charges: at("/charges")?, refunds: at("/refunds")?, patience })
     }
 
-    /// Takes the amount from the card. Under one key it is taken once, however often this is asked.
+    /// Takes the amount from the card. Under one key the provider takes it once, however often it is asked.
     pub(crate) async fn charge(&self, key: &StepKey, card: &str, amount: i64) -> Result<Charge, NoDecision> {
         tracing::info!(amount, "charging");
         let answer = self.post(&self.charges, key, &json!({ "card": card, "amount": amount })).await;
@@ -77,17 +77,17 @@ impl Provider {
         })
     }
 
-    /// Gives the money of a charge back.
+    /// Refunds a charge.
     pub(crate) async fn refund(&self, key: &StepKey, charge: &str) -> Result<(), NoDecision> {
         tracing::info!(charge, "refunding");
         let (status, body) = self.post(&self.refunds, key, &json!({ "charge": charge })).await?;
-        // It may have been given back by hand.
+        // The charge may have been refunded by hand.
         if status == StatusCode::CREATED || body["code"] == "already_refunded" {
             return Ok(());
         }
         let error = no_decision(status);
         if let NoDecision::Refused(_) = error {
-            // Until then the order stays `undo_failed`. After a refund by hand the retry hears `already_refunded`.
+            // Until then the order stays `undo_failed`. After a refund by hand, the retry gets `already_refunded`.
             tracing::error!(charge, %error, "the refund is refused: mend why, or give the money back by hand");
         }
         Err(error)
@@ -102,7 +102,7 @@ impl Provider {
         let exchange = async {
             let (parts, body) = self.client.request(request).await?.into_parts();
             let body = body.collect().await?.to_bytes();
-            // An error's page may be no JSON; its status says enough.
+            // The body of an error may not be JSON. Its status is enough.
             Ok((parts.status, serde_json::from_slice(&body).unwrap_or_default()))
         };
         let answer = timeout(self.patience, exchange).await.map_err(|_| NoDecision::Late)?;
@@ -112,10 +112,11 @@ impl Provider {
     }
 }
 
-/// What an answer to a charge says. The codes are this provider's; take those of yours from its documentation.
+/// The meaning of an answer to a charge. The codes are those of this provider: take your provider's codes from its
+/// documentation.
 ///
-/// Final is only what the provider says of this order. That is safe where it looks the key up before anything else:
-/// elsewhere a refusal says nothing of an earlier attempt, which may have charged.
+/// Only an answer about this order is final. That is safe if the provider looks the key up before anything else.
+/// Otherwise a refusal says nothing about an earlier attempt, which may have charged.
 fn decision(status: StatusCode, body: &Value) -> Result<Charge, NoDecision> {
     match (status, body["code"].as_str()) {
         (StatusCode::CREATED, _) => {
@@ -129,13 +130,13 @@ fn decision(status: StatusCode, body: &Value) -> Result<Charge, NoDecision> {
 
 fn no_decision(status: StatusCode) -> NoDecision {
     match status {
-        // They pass: it is too busy, or still at an earlier attempt.
+        // Temporary: the provider is too busy, or still works on an earlier attempt.
         StatusCode::REQUEST_TIMEOUT | StatusCode::CONFLICT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS => {
             NoDecision::Failed(status)
         }
         _ if status.is_redirection() || status.is_client_error() => NoDecision::Refused(status),
-        // Many providers store a 5xx, too, and replay it under the same key: there it does not pass, and somebody has to
-        // look up what was charged.
+        // Many providers also store a 5xx and replay it under the same key. With such a provider the error is
+        // permanent, and an operator has to look up what was charged.
         _ => NoDecision::Failed(status),
     }
 }

@@ -1,4 +1,4 @@
-//! A provider to try with: a server that takes no money, keeps its ledger in memory, and fails when it is told to.
+//! A provider for trying it out: a server that takes no money, keeps its ledger in memory, and fails on request.
 
 use std::panic::resume_unwind;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,22 +13,23 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::sync::watch;
 
-/// How it is with the provider. `PUT /mood` says so, and what waits is told.
+/// The state of the provider. `PUT /mood` sets it, and waiting requests notice the change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Mood {
     Well,
-    /// Answers 500, and does nothing.
+    /// Answers 500, and books nothing.
     Down,
-    /// Answers 401, and does nothing: it does not know the shop any more.
+    /// Answers 401, and books nothing: it no longer knows the shop.
     Stranger,
-    /// Does it, and does not answer before it is in another mood.
+    /// Books the request, and does not answer before the mood changes.
     Slow,
-    /// Does it, and hangs up without an answer.
+    /// Books the request, and hangs up without an answer.
     Cut,
 }
 
-/// What it has done. An entry has its key, how often it was asked for, and when last, in microseconds.
+/// What the provider has booked. An entry has its key, how often it was asked for, and the time of the last request in
+/// microseconds.
 #[derive(Debug, Default, Clone, Serialize, Deserialize)]
 pub(crate) struct Ledger {
     pub(crate) charges: Vec<Entry<NewCharge>>,
@@ -47,7 +48,7 @@ pub(crate) struct Entry<T> {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct NewCharge {
-    /// One whose name begins with `declined` is declined, and one with `unknown` is refused.
+    /// A card whose name begins with `declined` is declined, and one with `unknown` is refused.
     pub(crate) card: String,
     pub(crate) amount: i64,
 }
@@ -110,7 +111,7 @@ async fn mood(State(desk): State<Desk>, Json(mood): Json<Mood>) {
     desk.mood.send_replace(mood);
 }
 
-/// The answer under this key: the one that it has, or a new one.
+/// The entry of this key: the existing entry, or a new one.
 fn book<T: PartialEq + Clone>(
     entries: &mut Vec<Entry<T>>,
     prefix: &str,
@@ -142,7 +143,7 @@ fn has_key(headers: &HeaderMap, key: &str) -> bool {
 }
 
 impl Desk {
-    /// Does it, in the mood of this moment, and answers.
+    /// Books the request in the current mood, and answers.
     async fn serve<T>(&self, book: impl FnOnce(&mut Ledger) -> Result<Entry<T>, Refusal>) -> Response {
         let mood = *self.mood.borrow();
         match mood {
@@ -153,9 +154,9 @@ impl Desk {
         let booked = book(&mut self.ledger());
         match mood {
             Mood::Well | Mood::Down | Mood::Stranger => {}
-            // It fails only where nobody can change the mood any more.
+            // The wait fails only if the mood can no longer change.
             Mood::Slow => drop(self.mood.subscribe().wait_for(|mood| *mood != Mood::Slow).await),
-            // The connection's task ends, and with it the connection. Unlike a panic it writes no message.
+            // The connection's task ends, and the connection with it. Unlike a panic, this prints no message.
             Mood::Cut => resume_unwind(Box::new("hung up")),
         }
         match booked {

@@ -1,4 +1,4 @@
-//! What is on the shelves.
+//! The stock on the shelves.
 
 use axum::Json;
 use axum::extract::State;
@@ -15,7 +15,7 @@ pub(crate) struct Stock {
     available: i64,
 }
 
-/// Takes it off the shelf, and says what it costs.
+/// Takes the quantity off the shelf, and returns the price.
 pub(crate) async fn reserve(tx: &mut Tx, item: &str, quantity: i64) -> Result<i64, ApiError> {
     let reserve = "UPDATE stock SET available = available - $1 WHERE item = $2 AND available >= $1 AND on_sale
                    RETURNING price";

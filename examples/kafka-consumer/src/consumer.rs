@@ -18,41 +18,42 @@ use tracing::{info, warn};
 
 /// A member of a consumer group.
 ///
-/// One message at a time: where one has to wait, those behind it wait, too, and so keep their order.
+/// It handles one message at a time. If a message has to wait, the messages after it wait too, and so keep their order.
 #[derive(Debug, Clone)]
 pub struct Consumer {
-    /// Where the brokers are, and whatever else librdkafka should know.
+    /// The addresses of the brokers, and any other setting of librdkafka.
     pub config: ClientConfig,
     /// The consumer group.
     pub group: String,
     /// The topic that it reads.
     pub topic: String,
-    /// The topic for messages that were refused for good: another one, which is there.
+    /// The topic for messages that were refused for good. It must exist, and be another topic than the one that is
+    /// read.
     pub dead_letters: String,
 }
 
 /// Why a consumer does not run at all.
 #[derive(Debug, thiserror::Error)]
 pub enum ConsumerError {
-    /// What is refused for good would come back, or could be put nowhere.
+    /// A message that is refused for good would come back, or could not be dead-lettered.
     #[error("a consumer needs a topic for dead letters, and one that it does not read itself")]
     NoDeadLetters,
-    /// librdkafka takes no such settings.
+    /// librdkafka does not accept the settings.
     #[error(transparent)]
     Settings(#[from] KafkaError),
 }
 
 impl Consumer {
-    /// Takes messages until `stop` is ready, then finishes the one in hand and leaves the group.
+    /// Takes messages until `stop` is ready, then finishes the current message and leaves the group.
     ///
-    /// A member that cannot go on leaves the group and joins it again. Whatever it had not finished is delivered again,
-    /// to itself or to another one.
+    /// A member that cannot continue leaves the group and joins it again. Messages that it had not finished are
+    /// delivered again, to itself or to another member.
     ///
     /// # Errors
     /// [`ConsumerError`], at once.
     ///
     /// # Cancel safety
-    /// Dropped, it loses nothing, but the thread waits for librdkafka to leave the group: better stop it.
+    /// Dropped, it loses no message, but its thread waits for librdkafka to leave the group. It is better to stop it.
     pub async fn run(
         &self,
         handle: impl AsyncFn(&[u8]) -> Action,
@@ -66,7 +67,7 @@ impl Consumer {
         loop {
             let member = Member::join(self)?;
             let ended = member.run(&handle, stop.as_mut(), &mut failures).await;
-            // To leave the group may take a while, in which this thread has others to serve.
+            // Leaving the group may take a while, and must not block this thread.
             _ = tokio::task::spawn_blocking(move || drop(member)).await;
             let Err(error) = ended else { return Ok(()) };
             let pause = backoff(Action::PAUSE, failures);
@@ -79,7 +80,7 @@ impl Consumer {
     }
 }
 
-/// The stop came.
+/// `stop` was ready.
 struct Stopped;
 
 struct Member {
@@ -92,7 +93,8 @@ impl Member {
     fn join(consumer: &Consumer) -> KafkaResult<Self> {
         let mut config = consumer.config.clone();
         config.set("group.id", &consumer.group);
-        // Offsets are committed in the background, but none that we have not stored, and we store them when all is done.
+        // Offsets are committed in the background, but only after we have stored them, and we store an offset when its
+        // message is done.
         config.set("enable.auto.commit", "true");
         config.set("enable.auto.offset.store", "false");
         // A new group begins with the oldest order. librdkafka's own `latest` skips what was sent before it joined.
@@ -102,21 +104,21 @@ impl Member {
 
         let mut config = consumer.config.clone();
         config.set("acks", "all");
-        // A message that cannot be put aside by then is delivered again.
+        // A message that cannot be dead-lettered by then is delivered again.
         config.set("message.timeout.ms", "10000");
-        // It came through a broker, which knows better what is too large.
+        // The message came through a broker, so the broker decides what is too large.
         config.set("message.max.bytes", "100000000");
         Ok(Self { kafka, producer: config.create()?, dead_letters: consumer.dead_letters.clone() })
     }
 
-    /// `leaves` counts how often the group was left in a row.
+    /// `leaves` counts how often in a row the group was left.
     async fn run(
         &self,
         handle: &impl AsyncFn(&[u8]) -> Action,
         mut stop: impl Future<Output = ()> + Unpin,
         leaves: &mut u32,
     ) -> KafkaResult<Stopped> {
-        // For each partition, how often its next message has failed in a row.
+        // For each partition, how often in a row its next message has failed.
         let mut failures: HashMap<i32, u32> = HashMap::new();
         loop {
             let received = match select(&mut stop, pin!(self.kafka.recv())).await {
@@ -130,7 +132,8 @@ impl Member {
                     warn!(%error, "no message for now");
                     continue;
                 }
-                // A batch that cannot be read would be passed over, and the next message's offset would take it along.
+                // A batch that cannot be read would be skipped, and the offset of the next message would commit the
+                // batch as well.
                 Err(error) => return Err(error),
             };
             let partition = message.partition();
@@ -149,14 +152,14 @@ impl Member {
         }
     }
 
-    /// Handles one message. If it is to be delivered again, then after the time that is returned.
+    /// Handles one message. If the message is to be delivered again, returns the time to wait before that.
     async fn settle(
         &self,
         message: &BorrowedMessage<'_>,
         handle: &impl AsyncFn(&[u8]) -> Action,
     ) -> KafkaResult<Option<Duration>> {
         let (partition, offset) = (message.partition(), message.offset());
-        // What panics now would panic again, with all messages of the partition behind it.
+        // A message that panics would panic again, and block all later messages of the partition.
         let handled = AssertUnwindSafe(handle(message.payload().unwrap_or_default())).catch_unwind().await;
         let action = handled.unwrap_or_else(|_| Action::dead_letter("panicked", "its handler panicked"));
         let pause = match action {
@@ -174,22 +177,22 @@ impl Member {
             Action::Redeliver { after } => Some(after),
         };
         if pause.is_some() {
-            // From here on we are given this message before any other of its partition. Were this left out, the next one
-            // to be done would take this one's offset along, and it would be lost.
+            // After this, we get this message before any other of its partition. Without the seek, the offset of the
+            // next finished message would also commit this message, which would be lost.
             self.kafka.seek(message.topic(), partition, Offset::Offset(offset), Timeout::Never)?;
         } else if let Err(error) = self.kafka.store_offset_from_message(message) {
-            // The partition is another member's by now, who is given the message again and finds it done.
+            // The partition now belongs to another member, which gets the message again and finds it done.
             info!(partition, offset, %error, "offset not stored");
         }
         Ok(pause)
     }
 
-    /// Returns when the dead-letter topic has it.
+    /// Returns when the dead-letter topic has the message.
     async fn put_aside(&self, message: &BorrowedMessage<'_>, code: &str, reason: &str) -> KafkaResult<()> {
         let whole = self.send_aside(message, message.payload(), code, reason).await;
         if whole.as_ref().is_err_and(|error| error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge))
         {
-            // Better a dead letter that says where it lies than a partition that stands still.
+            // A dead letter that only says where the message is, is better than a blocked partition.
             return self.send_aside(message, None, code, "too large; see dead-letter-from").await;
         }
         whole
@@ -216,13 +219,13 @@ impl Member {
     }
 }
 
-/// Whether nothing is wrong but that a broker cannot be reached, or that this member was too slow and is out.
+/// Whether the only problem is that a broker cannot be reached, or that this member was too slow and was excluded.
 fn is_away(error: &KafkaError) -> bool {
     use RDKafkaErrorCode::{AllBrokersDown, BrokerTransportFailure, PollExceeded};
     matches!(error.rdkafka_error_code(), Some(AllBrokersDown | BrokerTransportFailure | PollExceeded))
 }
 
-/// An error if the stop came first.
+/// Returns an error if `stop` was ready first.
 async fn wait(pause: Duration, stop: impl Future<Output = ()> + Unpin) -> Result<(), Stopped> {
     match select(stop, pin!(tokio::time::sleep(pause))).await {
         Either::Left(_) => Err(Stopped),

@@ -1,4 +1,4 @@
-//! A broker in this process, and orders to try it with.
+//! A broker in this process, and orders for trying it out.
 
 use kafka_consumer::consumer::Consumer;
 use rdkafka::error::KafkaResult;
@@ -10,13 +10,13 @@ use sqlx::sqlite::SqlitePool;
 const ORDERS: [(&str, &str); 5] = [
     ("o-1", r#"{"id": "o-1", "item": "lamp", "quantity": 2}"#),
     ("o-2", r#"{"id": "o-2", "item": "lamp", "quantity": 1}"#),
-    // Sent again by a producer that lost the answer.
+    // Sent twice, as by a producer that lost the answer.
     ("o-1", r#"{"id": "o-1", "item": "lamp", "quantity": 2}"#),
     ("o-3", "two lamps, please"),
     ("o-4", r#"{"id": "o-4", "item": "lamp", "quantity": 1000}"#),
 ];
 
-/// One broker that lives as long as what is returned.
+/// A broker that lives as long as the returned value.
 pub(crate) fn cluster(consumer: &Consumer) -> KafkaResult<MockCluster<'static, DefaultProducerContext>> {
     let cluster = MockCluster::new(1)?;
     cluster.create_topic(&consumer.topic, 3, 1)?;
@@ -24,7 +24,7 @@ pub(crate) fn cluster(consumer: &Consumer) -> KafkaResult<MockCluster<'static, D
     Ok(cluster)
 }
 
-/// Puts lamps on the shelf, if there never were any, and sends the orders.
+/// Puts lamps on the shelf if there never were any, and sends the orders.
 pub(crate) async fn send(
     consumer: &Consumer,
     pool: &SqlitePool,

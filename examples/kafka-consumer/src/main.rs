@@ -7,7 +7,7 @@
 //! ```
 //!
 //! It starts a broker of its own (librdkafka's mock cluster), sends itself a few orders, one of them twice and one that
-//! is none, and goes on until Ctrl-C. With `KAFKA_BROKERS` it consumes from those.
+//! is not an order, and runs until Ctrl-C. With `KAFKA_BROKERS` it consumes from those brokers.
 
 #![allow(clippy::print_stdout, reason = "a program says where it listens")]
 
@@ -55,8 +55,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Waits for Ctrl-C, or for the SIGTERM of a supervisor. One that loses patience may send SIGKILL: a message that is cut
-/// short leaves nothing behind, and is delivered again.
+/// Waits for Ctrl-C, or for the SIGTERM of a supervisor. An impatient supervisor may send SIGKILL: an interrupted
+/// message leaves nothing, and is delivered again.
 async fn stop_signal() {
     let interrupt = async {
         tokio::signal::ctrl_c().await.expect("a handler for Ctrl-C");
@@ -75,11 +75,11 @@ async fn stop_signal() {
     }
 }
 
-/// Whatever librdkafka knows: `session.timeout.ms=6000 client.id=london-1`.
+/// Any setting of librdkafka: `session.timeout.ms=6000 client.id=london-1`.
 fn config(settings: &str) -> Result<ClientConfig, &'static str> {
     let mut config = ClientConfig::new();
     for setting in settings.split_whitespace() {
-        // Not shown: it may be a password.
+        // The value is not shown: it may be a password.
         let (name, value) = setting.split_once('=').ok_or("KAFKA_CONFIG is `name=value name=value …`")?;
         config.set(name, value);
     }

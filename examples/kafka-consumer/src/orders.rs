@@ -9,8 +9,8 @@ use tracing::{info, warn};
 /// An order, as its message has it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Order {
-    /// The shop's name for it. A producer that sends the order again sends it under another offset, but not under
-    /// another id, so this is the key.
+    /// The shop's name for the order. A producer that sends the order again sends it under another offset but under the
+    /// same id, so the id is the key.
     pub id: String,
     /// What is ordered.
     pub item: String,
@@ -31,7 +31,7 @@ pub enum OrderError {
     /// The order makes no sense.
     #[error("a quantity is above 0")]
     Invalid,
-    /// The warehouse has never had it.
+    /// The warehouse has never had the item.
     #[error("no such item")]
     NoSuchItem,
     /// There are too few.
@@ -44,7 +44,7 @@ pub enum OrderError {
 }
 
 impl OrderError {
-    /// Whether a redelivery gets the same answer, also when there is stock by then: the order has been put aside.
+    /// Whether a redelivery gets the same answer, even if there is stock by then: the order has been dead-lettered.
     fn is_final(&self) -> bool {
         match self {
             Self::Invalid | Self::NoSuchItem | Self::SoldOut => true,
@@ -59,8 +59,8 @@ impl Failure for OrderError {
             Self::Invalid => Action::dead_letter("invalid", self),
             Self::NoSuchItem => Action::dead_letter("no_such_item", self),
             Self::SoldOut => Action::dead_letter("sold_out", self),
-            // What the database refuses for what it is, it would refuse again, and Kafka would deliver it for ever. A
-            // database that is away or busy is of another kind.
+            // A statement that the database refuses for its content would be refused again, and Kafka would deliver the
+            // message for ever. A database that is unreachable or busy gives another kind.
             Self::Store(error) if error.kind() == Kind::StoreFailed => Action::dead_letter(error.code(), error),
             Self::Store(error) => error.action(),
         }
@@ -75,11 +75,11 @@ impl From<sqlx::Error> for OrderError {
 
 /// Reserves an order's stock in a warehouse.
 ///
-/// Each warehouse has a consumer group of its own and gets every order. It is the scope, so that one's record is never
-/// another's. Kafka keeps a message for seven days unless it is told otherwise; the record outlives it.
+/// Each warehouse has a consumer group of its own and gets every order. The warehouse is the scope, so that two
+/// warehouses never share a record. Kafka keeps a message for seven days by default. The record outlives the message.
 ///
 /// # Errors
-/// [`OrderError`]; whatever is not [`Store`](OrderError::Store) is the answer to every redelivery, too.
+/// [`OrderError`]. An error other than [`Store`](OrderError::Store) is also the answer to every redelivery.
 #[idempotent(
     key = order.id,
     scope = warehouse,
@@ -105,7 +105,7 @@ pub async fn reserve(tx: &mut SqliteTx, warehouse: &str, order: &Order) -> Resul
     Ok(Reserved { left })
 }
 
-/// Reads a message, does what it says, and says what becomes of it.
+/// Reads a message, handles it, and returns what becomes of it.
 pub async fn on_message(store: &SqliteStore, warehouse: &str, payload: &[u8]) -> Action {
     let order: Order = match serde_json::from_slice(payload) {
         Ok(order) => order,

@@ -1,4 +1,4 @@
-//! Who is asking.
+//! The caller of a request.
 
 use axum::extract::FromRequestParts;
 use axum::http::header::AUTHORIZATION;
@@ -9,7 +9,7 @@ use crate::error::ApiError;
 
 /// The caller's name, from `Authorization: Bearer NAME`.
 ///
-/// A stand-in: it believes everybody. In its place, look a session or a token up, and keep the user's number.
+/// A stand-in that believes every caller. In its place, look up a session or a token, and keep the user's number.
 pub(crate) struct Caller(pub(crate) String);
 
 impl<S: Sync> FromRequestParts<S> for Caller {
@@ -28,7 +28,7 @@ impl<S: Sync> FromRequestParts<S> for Caller {
     }
 }
 
-/// Each caller has keys of their own, so `scope = caller` can be said.
+/// Each caller has their own keys: this makes `scope = caller` possible.
 impl ToScope for Caller {
     fn to_scope(&self) -> Result<Scope, Error> {
         self.0.to_scope()

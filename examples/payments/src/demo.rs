@@ -1,4 +1,5 @@
-//! `demo`: starts the program on a database of its own, sends it real requests, and says whether it keeps its promises.
+//! `demo`: starts the program on a database of its own, sends it real requests, and reports whether it keeps its
+//! promises.
 
 pub(crate) mod client;
 pub(crate) mod scratch;
@@ -19,13 +20,13 @@ use server::Server;
 
 /// Long enough for duplicates to arrive while the first is charged.
 const BUSY: Duration = Duration::from_millis(500);
-/// So long that it does not end before it is killed.
+/// Long enough that the charge does not end before the server is killed.
 const ENDLESS: Duration = Duration::from_secs(600);
 const DUPLICATES: usize = 50;
 
-/// Plays everything through. A broken promise is a failure.
+/// Runs all scenes. A broken promise is a failure.
 pub(crate) async fn play() -> Result<(), Failure> {
-    // Declared first, dropped last: the servers are gone by then.
+    // Declared first, so dropped last: the servers have ended by then.
     let database = Scratch::create("payments_demo").await?;
     let broken = tokio::select! {
         broken = scenes(&database) => broken?,
@@ -41,10 +42,10 @@ pub(crate) async fn play() -> Result<(), Failure> {
     }
 }
 
-/// The server under the demo: the usual one, but it ends with its parent, even when that is killed.
+/// The server under the demo: the usual one, but it ends with its parent, even if the parent is killed.
 pub(crate) async fn serve() -> Result<(), Failure> {
     std::thread::spawn(|| {
-        // Nothing is ever sent; the read ends when the other end is closed.
+        // Nothing is ever sent. The read ends when the other end is closed.
         let _closed = std::io::stdin().read(&mut [0]);
         std::process::exit(1);
     });
@@ -128,7 +129,7 @@ async fn at_once(server: &Server, request: impl Fn() -> Request<String>) -> Resu
     sent.join_all().await.into_iter().collect()
 }
 
-/// Of many answers one is the run's; the others say that it is running, or replay it.
+/// One of many answers comes from the run. The others say that the run is in flight, or replay it.
 fn one_of_many(answers: &[Answer]) -> (String, bool) {
     let ran: Vec<_> = answers.iter().filter(|answer| answer.is_fresh(StatusCode::CREATED)).collect();
     let replays = answers.iter().filter(|answer| ran.iter().any(|ran| answer.is_replay_of(ran))).count();
@@ -148,7 +149,8 @@ fn one_of_many(answers: &[Answer]) -> (String, bool) {
     (summary, ran.len() == 1 && others == 0)
 }
 
-/// Sends a request until it is not told to come again: a database may need a moment to see that a client is dead.
+/// Sends a request again until the answer no longer asks for a retry: a database may need a moment to notice a dead
+/// client.
 async fn when_free(server: &Server, request: impl Fn() -> Request<String>) -> Result<Answer, Failure> {
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
@@ -160,7 +162,7 @@ async fn when_free(server: &Server, request: impl Fn() -> Request<String>) -> Re
     }
 }
 
-/// What was sent, what was answered, what is in the database after it.
+/// What was sent, what was answered, and what is in the database afterwards.
 struct Table<'a> {
     database: &'a Scratch,
     payments: i64,
@@ -174,7 +176,8 @@ impl<'a> Table<'a> {
         Self { database, payments: 0, ledger: 0, broken: 0 }
     }
 
-    /// One line. It is ok where the answer is as promised, and so many payments are new, each with two ledger rows.
+    /// One line. It is ok if the answer is as promised, and if this number of payments is new, each with two ledger
+    /// rows.
     async fn line(&mut self, sent: &str, answered: String, new: i64, promised: bool) -> Result<(), Failure> {
         let (payments, ledger) = self.database.rows().await?;
         let rows_promised = (self.payments + new, self.ledger + 2 * new);
@@ -185,7 +188,7 @@ impl<'a> Table<'a> {
         };
         println!("{sent:36} {answered:31} {payments:>8} {ledger:>6}  {verdict}");
         self.broken += u32::from(verdict != "ok");
-        // One broken promise is told once.
+        // A broken promise is reported once.
         (self.payments, self.ledger) = (payments, ledger);
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! What goes wrong, as `application/problem+json`: the form that the framework's own refusals have.
+//! Errors as `application/problem+json`, the form of the framework's own refusals.
 
 use axum::extract::rejection::JsonRejection;
 use axum::http::StatusCode;
@@ -17,7 +17,7 @@ pub(crate) enum ApiError {
 }
 
 impl From<sqlx::Error> for ApiError {
-    /// A deadlock becomes a 503 with `Retry-After`, and only what a retry cannot mend a 500.
+    /// A deadlock becomes a 503 with `Retry-After`. Only an error that a retry cannot fix becomes a 500.
     fn from(error: sqlx::Error) -> Self {
         Self::Database(idem_sqlx::into_idem_error(error))
     }
@@ -32,13 +32,13 @@ impl IntoResponse for ApiError {
             }
             Self::NoJson(rejection) => problem(rejection.status(), "payment_invalid", &rejection.body_text()),
             Self::Invalid(detail) => problem(StatusCode::UNPROCESSABLE_ENTITY, "payment_invalid", detail),
-            // Final: a retry is told the same without another try. What the handler wrote is rolled back.
+            // Final: a retry gets the same answer without another run. The handler's writes are rolled back.
             Self::Declined => {
                 let problem = problem(StatusCode::PAYMENT_REQUIRED, "payment_declined", "the amount is over the limit");
                 (Disposition::Reject, problem).into_response()
             }
             Self::NotFound => problem(StatusCode::NOT_FOUND, "payment_not_found", "you have no such payment"),
-            // Unlike the decline it is not stored, as no status from 400 on is: a retry runs.
+            // Unlike the decline it is not stored, like every other status from 400 on: a retry runs.
             Self::Database(error) => error.into_response(),
         }
     }

@@ -15,10 +15,10 @@
 //!   -H 'Content-Type: application/json' -d '{"customer_id": "c1", "amount": 100, "currency": "USD"}'
 //! ```
 //!
-//! `PORT` is the port, `DATABASE_URL` the database. With `CHARGE_MS=5000` a charge takes five seconds, time enough to
-//! see a duplicate being refused. `cargo run -p payments -- demo` plays all of it through.
+//! `PORT` is the port, `DATABASE_URL` the database. With `CHARGE_MS=5000` a charge takes five seconds, which is long
+//! enough to see a duplicate being refused. `cargo run -p payments -- demo` shows all of it.
 
-// A program says on its standard output where it listens.
+// A program prints its address on its standard output.
 #![allow(clippy::print_stdout)]
 
 mod caller;
@@ -116,15 +116,15 @@ There is one payment:
     );
     axum::serve(listener, router).with_graceful_shutdown(stop_signal()).await?;
 
-    // A claimed run goes on when its client hangs up: the last connection may end before the last run.
+    // A claimed run continues when its client hangs up, so the last connection may end before the last run.
     store.drain().await;
     sweeper.stop().await;
     pool.close().await;
     Ok(())
 }
 
-/// Waits for Ctrl-C, or for the SIGTERM of a supervisor. One that loses patience may send SIGKILL: a charge that is
-/// cut short leaves nothing behind, and its retry charges.
+/// Waits for Ctrl-C, or for the SIGTERM of a supervisor. An impatient supervisor may send SIGKILL: an interrupted
+/// charge leaves nothing, and its retry charges.
 async fn stop_signal() {
     let interrupt = async {
         tokio::signal::ctrl_c().await.expect("a handler for Ctrl-C");

@@ -18,7 +18,7 @@ use crate::error::ApiError;
 /// The highest amount that is not declined.
 const LIMIT: i64 = 1_000_000;
 
-/// What a client asks for.
+/// A payment, as a client sends it.
 #[derive(Deserialize)]
 pub(crate) struct NewPayment {
     customer_id: String,
@@ -36,8 +36,8 @@ pub(crate) struct Payment {
     status: String,
 }
 
-/// Charges a payment. The claim on the key, the three rows and the answer are one commit: no line of the body is
-/// about idempotency, and none can be forgotten.
+/// Charges a payment. The claim on the key, the three rows and the answer are one commit. No line of the body is about
+/// idempotency, so none can be forgotten.
 #[idempotent(scope = caller, ttl = "24h")]
 pub(crate) async fn create(
     caller: Caller,
@@ -72,11 +72,11 @@ pub(crate) async fn create(
     Ok((StatusCode::CREATED, location, Json(payment)))
 }
 
-/// Stands for the rule that says yes or no, and for the time that takes. It comes last, to show that a decline takes
-/// the rows back.
+/// Stands for the rule that accepts or declines a payment, and for the time it takes. It comes last, to show that a
+/// decline rolls the rows back.
 ///
-/// Only what is in the database is undone with the transaction. A bank that is asked here, and a crash before the
-/// commit, would mean a second question from the retry: ask it with a key of its own that stays the same.
+/// Only writes to the database are rolled back with the transaction. If this function called a bank, a crash before the
+/// commit would make the retry call the bank again: send the bank a key of its own that stays the same.
 async fn charge(payment: &Payment, time: Duration) -> Result<(), ApiError> {
     tracing::info!("charging payment {}", payment.id);
     tokio::time::sleep(time).await;
@@ -93,7 +93,7 @@ pub(crate) async fn list(caller: Caller, State(app): State<App>) -> Result<Json<
     Ok(Json(payments))
 }
 
-/// One of the caller's payments. Another caller's is not there, as one that never was.
+/// One of the caller's payments. Another caller's payment is not found, like one that never existed.
 pub(crate) async fn get(
     caller: Caller,
     State(app): State<App>,
@@ -109,8 +109,8 @@ pub(crate) async fn get(
     payment.map(Json).ok_or(ApiError::NotFound)
 }
 
-/// Checks the body while it is extracted. Extractors run before the key is looked at, so a mistake in the body uses
-/// no key up: the client corrects it and sends the same key.
+/// Checks the body while it is extracted. Extractors run before the key is looked up, so a mistake in the body does not
+/// use up the key: the client corrects the body and sends the same key.
 impl<S: Send + Sync> FromRequest<S> for NewPayment {
     type Rejection = ApiError;
 

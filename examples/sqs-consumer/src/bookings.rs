@@ -30,10 +30,10 @@ pub struct Booked {
 /// Why no seats were booked.
 #[derive(Debug, thiserror::Error, Serialize, Deserialize)]
 pub enum BookingError {
-    /// Nobody knows of it.
+    /// The event is not known.
     #[error("no such event")]
     NoSuchEvent,
-    /// There are fewer seats than that.
+    /// There are not enough seats.
     #[error("not enough seats left")]
     SoldOut,
     /// The store refused the call, or could not be asked.
@@ -43,7 +43,7 @@ pub enum BookingError {
 }
 
 impl BookingError {
-    /// Whether each delivery gets the same answer, also when there are seats by then: a person was told of the first.
+    /// Whether each delivery gets the same answer, even if there are seats by then: a person was told the first answer.
     fn is_final(&self) -> bool {
         match self {
             Self::NoSuchEvent | Self::SoldOut => true,
@@ -70,11 +70,12 @@ impl Failure for BookingError {
 
 /// Books seats, once for each booking.
 ///
-/// The key is the producer's and in the body: SQS gives a message that is sent twice two ids. A message lies up to 14
-/// days in a dead-letter queue, and up to 14 in its queue when somebody sends it back. Its record has to last longer.
+/// The key is the producer's and is in the body, because SQS gives two ids to a message that is sent twice. A message
+/// stays up to 14 days in a dead-letter queue, and up to 14 days more in its queue if it is sent back. Its record has
+/// to last longer.
 ///
 /// # Errors
-/// [`BookingError`]; whatever is not [`Store`](BookingError::Store) is the answer to every delivery, too.
+/// [`BookingError`]. An error other than [`Store`](BookingError::Store) is also the answer to every later delivery.
 #[idempotent(
     key = booking.id,
     scope = "bookings",
@@ -97,7 +98,7 @@ pub async fn book(tx: &mut SqliteTx, booking: &Booking) -> Result<Booked, Bookin
     Ok(Booked { left })
 }
 
-/// Does what a message says, and says what becomes of the message. Its log names no booking: that is the key.
+/// Handles a message, and returns what becomes of it. The log does not name the booking, because that is the key.
 pub async fn on_message(store: &SqliteStore, body: &str) -> Action {
     let booking: Booking = match serde_json::from_str(body) {
         Ok(booking) => booking,

@@ -18,20 +18,24 @@ use tracing::{Instrument, info, info_span, warn};
 const RECEIVE_COUNT: MessageSystemAttributeName = MessageSystemAttributeName::ApproximateReceiveCount;
 const GROUP: MessageSystemAttributeName = MessageSystemAttributeName::MessageGroupId;
 
-/// Takes messages from one queue, and puts aside into another what is refused for good.
+/// Takes messages from one queue, and dead-letters to another queue the messages that are refused for good.
 ///
 /// # Rules
 /// - A message is deleted after its effect is committed, never before.
-/// - Of a batch, each message is settled by itself: one that fails is delivered again alone, later each time.
-/// - One that is refused for good is deleted when the dead-letter queue has it, with `code` and `reason` as attributes.
-/// - Messages of one group of a FIFO queue are handled in their order: none overtakes one that is to come again.
-/// - Where the queue cannot be used, or nothing of a batch can be settled (as without a database), the consumer waits,
-///   longer each time, up to half a minute. A lone message that fails again and again makes it wait, too.
+/// - Each message of a batch is settled by itself. A failed message is delivered again alone, after a longer time at
+///   each failure.
+/// - A message that is refused for good is deleted when the dead-letter queue has it, with `code` and `reason` as
+///   attributes.
+/// - Messages of one group of a FIFO queue are handled in their order: no message overtakes one that is to be delivered
+///   again.
+/// - If the queue cannot be used, or no message of a batch can be settled (as without a database), the consumer waits,
+///   longer each time, up to half a minute. A single message that fails again and again also makes it wait.
 ///
 /// # Limitations
-/// A redrive policy counts every delivery, also those while the database was gone or the message's group was held back.
-/// Give it a large `maxReceiveCount`; what panics each time is for it to end. A body of the largest size that SQS takes
-/// leaves no room for attributes: then it is put aside without them, and its code is in the log.
+/// A redrive policy counts every delivery, including those while the database was down or the message's group was held
+/// back. Give it a large `maxReceiveCount`: its purpose is to end messages that panic each time. A body of the largest
+/// size that SQS takes leaves no room for attributes. Such a message is dead-lettered without them, and its code is in
+/// the log.
 #[derive(Debug, Clone)]
 pub struct Consumer {
     sqs: Client,
@@ -39,7 +43,7 @@ pub struct Consumer {
     dead_letter_url: String,
     /// How many messages are handled at once. Those of a FIFO queue are handled one after the other.
     pub at_once: usize,
-    /// How long the queue is asked to wait for a first message, up to 20 s.
+    /// How long a request to the queue waits for a first message, up to 20 s.
     pub poll: Duration,
     /// How long to wait after the first failure.
     pub pause: Duration,
@@ -48,7 +52,7 @@ pub struct Consumer {
 /// Queues that a consumer cannot work with.
 #[derive(Debug, thiserror::Error)]
 pub enum QueueError {
-    /// What is refused for good would be delivered for ever, or lost.
+    /// A message that is refused for good would be delivered for ever, or lost.
     #[error("a consumer needs a dead-letter queue, and one that is not its own queue")]
     NoDeadLetterQueue,
     /// The order of a FIFO queue would end at its dead-letter queue.
@@ -57,10 +61,10 @@ pub enum QueueError {
 }
 
 impl Consumer {
-    /// A consumer of the first queue that puts aside into the second.
+    /// A consumer of the first queue, which dead-letters to the second.
     ///
-    /// The client needs a timeout for an attempt that is longer than [`poll`](Self::poll): without one, a connection that
-    /// died without a word is waited for without an end.
+    /// The client needs a timeout for an attempt that is longer than [`poll`](Self::poll): without a timeout, it waits
+    /// for ever on a connection that died silently.
     ///
     /// # Errors
     /// [`QueueError`].
@@ -81,11 +85,11 @@ impl Consumer {
         })
     }
 
-    /// Handles messages until `stop`, and after it what is in hand. It is to be awaited, and cannot be spawned.
+    /// Handles messages until `stop`, and then finishes the current messages. Await the future: it cannot be spawned.
     ///
     /// # Cancel safety
-    /// Dropped, it leaves messages unsettled: they come again after their visibility timeout, and what was done is
-    /// replayed. The same goes for messages that the queue sends in the instant of `stop`.
+    /// Dropped, it leaves messages unsettled. They are delivered again after their visibility timeout, and finished
+    /// work is replayed. The same holds for messages that the queue sends at the instant of `stop`.
     pub async fn run(&self, handle: impl AsyncFn(&Message) -> Action, stop: impl Future<Output = ()>) {
         let mut stop = pin!(stop);
         let mut failures = 0_u32;
@@ -126,18 +130,19 @@ impl Consumer {
         Ok(request.send().await?.messages.unwrap_or_default())
     }
 
-    /// Whether anything could be settled, if there was anything.
+    /// Whether any message could be settled, or there was none.
     async fn batch(&self, messages: &[Message], handle: &impl AsyncFn(&Message) -> Action) -> Result<bool, Error> {
         let fifo = is_fifo(&self.queue_url);
-        // The group of the message in hand, and of each message that was not settled, also because it panicked.
+        // The groups of the current message and of each message that was not settled, for example because it panicked.
         let held = RefCell::new(HashSet::new());
 
-        // At once, the second message of a group would find its group held by the first, and would have to come again.
+        // FIFO messages are handled one by one. Otherwise the second message of a group would find its group held by
+        // the first, and would have to be delivered again.
         let at_once = if fifo { 1 } else { self.at_once };
         let actions = each(messages, at_once, async |message: &Message| {
             let group = attribute(message, &GROUP).filter(|_| fifo).map(str::to_owned);
             if group.as_ref().is_some_and(|group| !held.borrow_mut().insert(group.clone())) {
-                // The queue itself holds the group back until its first message comes again.
+                // The queue itself holds the group back until the group's first message is delivered again.
                 return Action::Redeliver { after: Duration::ZERO };
             }
             let span = info_span!("message", id = message.message_id());
@@ -152,7 +157,7 @@ impl Consumer {
         Ok(messages.is_empty() || actions.contains(&Action::Acknowledge))
     }
 
-    /// What was put aside is done with; what could not be is to be delivered again.
+    /// A dead-lettered message is done. A message that could not be dead-lettered is to be delivered again.
     async fn handled(&self, message: &Message, handle: &impl AsyncFn(&Message) -> Action) -> Action {
         let (code, reason) = match handle(message).await {
             Action::DeadLetter { code, reason } => (code, reason),
@@ -171,7 +176,7 @@ impl Consumer {
         attributes.extend([("code".to_owned(), text(code)?), ("reason".to_owned(), text(reason)?)]);
         match self.send_aside(message, Some(attributes)).await {
             Err(error) if error.code().is_some() => {
-                // Refused, perhaps for its size or the number of its attributes. The body alone was taken once.
+                // Refused, perhaps for its size or the number of its attributes. The body alone was accepted before.
                 warn!(%code, error = %DisplayErrorContext(error), "put aside without its attributes");
                 self.send_aside(message, None).await
             }
@@ -187,7 +192,7 @@ impl Consumer {
         let request = self.sqs.send_message().queue_url(&self.dead_letter_url);
         let mut request = request.message_body(message.body().unwrap_or_default()).set_message_attributes(attributes);
         if is_fifo(&self.dead_letter_url) {
-            // By its id it is there once, also where the delete that follows fails, and it is put aside again.
+            // Deduplicated by its id, in case the delete that follows fails and the message is dead-lettered again.
             request = request.set_message_deduplication_id(message.message_id.clone());
             request = request.set_message_group_id(attribute(message, &GROUP).map(str::to_owned));
         }
@@ -195,7 +200,8 @@ impl Consumer {
         Ok(())
     }
 
-    /// Whatever is not settled here comes again in its own time, and is replayed if it was done.
+    /// A message that is not settled here is delivered again after its visibility timeout, and is replayed if it was
+    /// done.
     async fn settle(&self, messages: &[Message], actions: &[Action]) -> Result<(), Error> {
         let (mut done, mut later) = (Vec::new(), Vec::new());
         for ((at, message), action) in messages.iter().enumerate().zip(actions) {
@@ -212,7 +218,7 @@ impl Consumer {
                     let entry = ChangeMessageVisibilityBatchRequestEntry::builder().id(id).visibility_timeout(after);
                     later.push(entry.set_receipt_handle(receipt).build()?);
                 }
-                // Put aside before, or left to come again.
+                // Dead-lettered before, or left for another delivery.
                 Action::DeadLetter { .. } => {}
             }
         }
@@ -228,8 +234,8 @@ impl Consumer {
     }
 }
 
-/// An attribute as SQS takes it: not empty, no control characters, and short. A parser's reason may quote a whole body,
-/// and a message of twice the size would not be taken.
+/// An attribute as SQS accepts it: not empty, no control characters, and short. A parser's reason may quote a whole
+/// body, and SQS would not accept a message of twice the size.
 fn text(value: &str) -> Result<MessageAttributeValue, BuildError> {
     let short: String = value
         .chars()

@@ -1,7 +1,7 @@
 //! Books seats from an SQS queue: each message takes effect once, however often it is delivered.
 //!
-//! [`bookings`] says what a message does, and knows no queue. [`consumer`] takes messages from a queue, tells it what
-//! became of each, and knows no bookings.
+//! [`bookings`] says what a message does, and knows no queue. [`consumer`] takes messages from a queue, tells the queue
+//! what became of each, and knows no bookings.
 
 pub mod bookings;
 pub mod consumer;

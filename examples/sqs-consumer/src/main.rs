@@ -7,10 +7,10 @@
 //! cargo run -p sqs-consumer
 //! ```
 //!
-//! It makes its queues on that server, sends a few messages (one of them twice, one that makes no sense), and says what
-//! becomes of each. With `SQS_QUEUE_URL` and `SQS_DEAD_LETTER_URL` it takes messages from AWS, with the credentials and
-//! the region of the environment. The seats are in `sqs-consumer.db`: an event has to be there before its
-//! messages are.
+//! It makes its queues on that server, sends a few messages (one of them twice, one that makes no sense), and reports
+//! what becomes of each. With `SQS_QUEUE_URL` and `SQS_DEAD_LETTER_URL` it takes messages from AWS, with the
+//! credentials and the region of the environment. The seats are in `sqs-consumer.db`: an event must be in it before its
+//! messages arrive.
 
 use std::env;
 use std::error::Error;
@@ -31,7 +31,7 @@ use sqlx::SqlitePool;
 use sqs_consumer::bookings::on_message;
 use sqs_consumer::consumer::Consumer;
 
-/// A server of one's own, for trying out.
+/// A local server, for trying it out.
 const LOCAL: &str = "http://127.0.0.1:5000";
 
 const MESSAGES: [&str; 5] = [
@@ -72,8 +72,8 @@ async fn consume() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Waits for Ctrl-C, or for the SIGTERM of a supervisor. One that loses patience may send SIGKILL: a message that is cut
-/// short leaves nothing behind, and is delivered again.
+/// Waits for Ctrl-C, or for the SIGTERM of a supervisor. An impatient supervisor may send SIGKILL: an interrupted
+/// message leaves nothing, and is delivered again.
 async fn stop_signal() {
     let interrupt = async {
         tokio::signal::ctrl_c().await.expect("a handler for Ctrl-C");
@@ -92,14 +92,15 @@ async fn stop_signal() {
     }
 }
 
-/// What AWS's own tools read, too: the region, the credentials, the endpoint.
+/// The settings that AWS's own tools also read: the region, the credentials, the endpoint.
 fn environment() -> ConfigLoader {
     aws_config::defaults(BehaviorVersion::latest())
 }
 
 async fn client(config: ConfigLoader) -> Client {
     let https = Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https();
-    // A connection that died without a word would be waited for without an end. The longest poll takes 20 s.
+    // Without a timeout, the client would wait for ever on a connection that died silently. The longest poll takes 20
+    // s.
     let timeouts = TimeoutConfig::builder().operation_attempt_timeout(Duration::from_secs(30)).build();
     Client::new(&config.http_client(https).timeout_config(timeouts).load().await)
 }

@@ -9,16 +9,16 @@ use serde::{Deserialize, Serialize};
 pub struct Account {
     /// Its number.
     pub id: i64,
-    /// What is on it, in minor units.
+    /// Its balance, in minor units.
     pub balance: i64,
 }
 
 /// Money to move.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Order {
-    /// The account that pays: one of the caller's.
+    /// The account that pays. It must be the caller's.
     pub from: i64,
-    /// The account that is paid: anybody's.
+    /// The account that is paid. It may be any account.
     pub to: i64,
     /// In minor units, above 0.
     pub amount: i64,
@@ -27,7 +27,7 @@ pub struct Order {
 /// Money that was moved.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Moved {
-    /// What is left on the account that paid.
+    /// The remaining balance of the account that paid.
     pub left: i64,
 }
 
@@ -37,10 +37,10 @@ pub enum TransferError {
     /// The order makes no sense.
     #[error("an amount is above 0, and goes to another account")]
     Invalid,
-    /// An account is not there, or not the caller's to pay from.
+    /// An account does not exist, or the paying account is not the caller's.
     #[error("no such account")]
     NoSuchAccount,
-    /// There is too little on it.
+    /// The balance of the paying account is too low.
     #[error("not enough on the account")]
     NotEnough,
     /// The store refused the call, or could not be asked.
@@ -50,7 +50,7 @@ pub enum TransferError {
 }
 
 impl TransferError {
-    /// Whether a retry gets the same answer, also when there is money by then: its caller may have given up on it.
+    /// Whether a retry gets the same answer, even if there is money by then: its caller may have given the transfer up.
     fn is_final(&self) -> bool {
         match self {
             Self::Invalid | Self::NoSuchAccount | Self::NotEnough => true,
@@ -84,10 +84,10 @@ pub async fn open_account(
 
 /// Moves money. `request` is the caller's name for this transfer, the same on every retry.
 ///
-/// Both accounts change, or neither, and with them the record that says so.
+/// Both accounts and the record change together, or nothing changes.
 ///
 /// # Errors
-/// [`TransferError`]; whatever is not [`Store`](TransferError::Store) is the answer to every retry, too.
+/// [`TransferError`]. An error other than [`Store`](TransferError::Store) is also the answer to every retry.
 #[idempotent(
     key = request,
     scope = owner,
@@ -111,7 +111,7 @@ pub async fn transfer(tx: &mut SqliteTx, owner: &str, request: &str, order: &Ord
     let receive = "UPDATE accounts SET balance = balance + $1 WHERE id = $2";
     let received = sqlx::query(receive).bind(amount).bind(to).execute(tx).await?.rows_affected();
     if received == 0 {
-        // What was paid is undone with everything else.
+        // The payment is rolled back with everything else.
         return Err(TransferError::NoSuchAccount);
     }
     Ok(Moved { left })

@@ -1,4 +1,4 @@
-//! Moves money once, and places an order once, however often it is told to.
+//! Moves money once, and places an order once, however often it is asked.
 //!
 //! Run with
 //!

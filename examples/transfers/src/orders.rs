@@ -1,4 +1,4 @@
-//! Orders: placed once and captured once by what the table is, without a record.
+//! Orders that are placed once and captured once by the design of their table, without a record.
 
 use sqlx::{FromRow, SqlitePool};
 
@@ -16,7 +16,7 @@ pub struct Order {
 /// Why there is no such order.
 #[derive(Debug, thiserror::Error)]
 pub enum OrderError {
-    /// The reference stands for an order of another amount.
+    /// The reference belongs to an order of another amount.
     #[error("this reference stands for another order")]
     OtherOrder,
     /// There is no order of this number.
@@ -27,22 +27,22 @@ pub enum OrderError {
     Database(#[from] sqlx::Error),
 }
 
-/// Whether a call did it, or found it done.
+/// Whether a call did the work, or found it done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Done {
-    /// This call did it.
+    /// This call did the work.
     Now,
-    /// An earlier one did.
+    /// An earlier call did the work.
     Already,
 }
 
-/// Places an order under the user's own reference, or finds the one that is there.
+/// Places an order under the user's own reference, or finds the existing order.
 ///
-/// The unique constraint decides among any number of calls at once. That the second one asks for the same is for us to
-/// see: a constraint knows the reference only.
+/// The unique constraint decides among any number of concurrent calls. The constraint knows only the reference, so this
+/// function checks that a second call asks for the same order.
 ///
 /// # Errors
-/// [`OrderError::OtherOrder`] where the reference is taken.
+/// [`OrderError::OtherOrder`] if the reference is taken.
 pub async fn place_order(
     pool: &SqlitePool,
     user_id: &str,
@@ -57,7 +57,7 @@ pub async fn place_order(
     if order.amount == amount { Ok(order) } else { Err(OrderError::OtherOrder) }
 }
 
-/// Captures an order: a step that can be taken from one state only.
+/// Captures an order: a change that is possible from one state only.
 ///
 /// # Errors
 /// [`OrderError::NoSuchOrder`].

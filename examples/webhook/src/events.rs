@@ -21,18 +21,18 @@ pub(crate) struct Event {
 enum What {
     #[serde(rename = "invoice.paid")]
     InvoicePaid { invoice: String, amount: i64 },
-    /// Nothing that concerns us, and no reason to be sent again.
+    /// An event that does not concern us, and must not be sent again.
     #[serde(other)]
     Other,
 }
 
-/// The key is the message's: `webhook-id` stays the same however often the sender tries.
+/// The key belongs to the message: `webhook-id` stays the same however often the sender tries.
 #[idempotent(scope = "partner", key = header("webhook-id"), ttl = "7d", operation = "webhooks.message")]
 pub(crate) async fn on_message(tx: &mut SqliteTx, Signed(event): Signed<Event>) -> Result<Json<Value>, Error> {
     take_effect(tx, &event).await
 }
 
-/// The key is the event's, in the body: for a sender that makes a new message of an old event.
+/// The key belongs to the event and is in the body: for a sender that makes a new message of an old event.
 #[idempotent(scope = "partner", axum, key = event.id, ttl = "7d", operation = "webhooks.event")]
 pub(crate) async fn on_event(tx: &mut SqliteTx, Signed(event): Signed<Event>) -> Result<Json<Value>, Error> {
     take_effect(tx, &event).await

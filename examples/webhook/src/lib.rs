@@ -17,7 +17,7 @@ use standardwebhooks::Webhook;
 #[derive(Clone, FromRef)]
 struct App {
     store: SqliteStore,
-    /// Knows the secret that the sender signs with.
+    /// Has the secret with which the sender signs.
     sender: Arc<Webhook>,
 }
 

@@ -6,7 +6,7 @@
 //! cargo run -p webhook
 //! ```
 //!
-//! It prints a line with a signed message to send, which is good for five minutes. Send it twice: the second answer is
+//! It prints a line with a signed message to send, which is valid for five minutes. Send it twice: the second answer is
 //! the first one, marked `idempotent-replayed: true`, and so the sender stops.
 
 #![allow(clippy::print_stdout, reason = "a program says where it listens")]
@@ -19,7 +19,7 @@ use idem_sqlx::{SqliteStore, Sweep};
 use standardwebhooks::Webhook;
 use tokio::net::TcpListener;
 
-/// For trying out. A real one comes from the sender, and is in nobody's source.
+/// For trying it out. A real secret comes from the sender, and is never in source code.
 const SECRET: &str = "whsec_aWRlbS1leGFtcGxlLXNlY3JldC0wMDAxIQ==";
 
 #[tokio::main]

@@ -1,4 +1,4 @@
-//! Whether a message is from the sender.
+//! Checks that a message is from the sender.
 
 use std::sync::Arc;
 
@@ -13,8 +13,8 @@ use standardwebhooks::{HEADER_WEBHOOK_TIMESTAMP, Webhook};
 
 /// The body of a message whose signature is right and less than five minutes old.
 ///
-/// It is an extractor, so it is over before the attribute looks for a record: a message that is not from the sender
-/// leaves no trace, and learns nothing of what is stored.
+/// It is an extractor, so it runs before the attribute looks for a record. A message that is not from the sender leaves
+/// no trace, and its answer reveals nothing that is stored.
 pub(crate) struct Signed<T>(pub(crate) T);
 
 impl<S, T> FromRequest<S> for Signed<T>
@@ -37,13 +37,14 @@ where
     }
 }
 
-/// The crate reckons with the timestamp before it knows the signature to be right, and an absurd one would overflow.
+/// The crate calculates with the timestamp before it has verified the signature, and an absurd timestamp would
+/// overflow.
 fn has_plain_timestamp(headers: &HeaderMap) -> bool {
     let timestamp = headers.get(HEADER_WEBHOOK_TIMESTAMP).map(|timestamp| timestamp.as_bytes());
     timestamp.is_some_and(|digits| (1..=12).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit))
 }
 
-/// Why a message was not looked at.
+/// Why a message was refused.
 #[derive(Debug)]
 pub(crate) enum Refused {
     Unread(Response),
@@ -56,7 +57,7 @@ impl IntoResponse for Refused {
         let (status, error) = match self {
             Self::Unread(response) => return response,
             Self::NotSigned(why) => (StatusCode::UNAUTHORIZED, why),
-            // To send it again would not help: the sender puts it aside.
+            // Sending the message again would not help: the sender should dead-letter it.
             Self::Malformed(why) => (StatusCode::UNPROCESSABLE_ENTITY, why.to_string()),
         };
         (status, Json(json!({ "error": error }))).into_response()

@@ -1,4 +1,4 @@
-//! Each argument, from as written to as meant.
+//! Turns each argument from what was written into what was meant.
 
 use std::time::Duration;
 
@@ -13,13 +13,13 @@ use crate::errors::{Errors, any_of, text};
 use crate::nearest::nearest;
 use crate::parameters::Parameter;
 
-/// As the drafts of the `Idempotency-Key` header have it.
+/// The name from the drafts of the `Idempotency-Key` header.
 const DEFAULT_HEADER: &str = "idempotency-key";
 
-/// 24 hours, as most public interfaces keep their keys.
+/// 24 hours, as long as most public interfaces keep their keys.
 const DEFAULT_TTL: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// What the store keeps of an operation's name.
+/// The longest name of an operation that the store keeps.
 const LONGEST_OPERATION: usize = 255;
 
 pub(super) fn scope(args: &Args, names: &Names, errors: &mut Errors) -> Scope {
@@ -275,7 +275,7 @@ pub(super) fn record_input(args: &Args, form: Form, names: &Names, errors: &mut 
     Some(asked(arg))
 }
 
-/// Whether the context has a use for a lease is for its type to say.
+/// The type of the context decides whether it has a use for a lease.
 pub(super) fn lease(args: &Args, errors: &mut Errors) -> Lease {
     let Args { lease, attempts, .. } = args;
     Lease {

@@ -1,4 +1,4 @@
-//! Whether an expression names parameters that are there.
+//! Checks that the parameters an expression names exist.
 
 use std::collections::BTreeSet;
 
@@ -17,7 +17,7 @@ use crate::errors::{Errors, any_of};
 use crate::nearest::nearest;
 use crate::parameters::{Parameter, Role};
 
-/// What an expression may name, and what it may not.
+/// The names that an expression may use, and those that it may not.
 pub(super) struct Names {
     form: Form,
     bound: Vec<Ident>,
@@ -36,7 +36,7 @@ impl Names {
         Self { form, bound, context: names(true), all_known: !parameters.iter().any(Parameter::binds_unknown_names) }
     }
 
-    /// Reports every name in the argument's value that can only be meant for a parameter and is none.
+    /// Reports every name in the argument's value that can only mean a parameter, but is none.
     pub(super) fn check(&self, arg: &Arg, errors: &mut Errors) {
         let name = &arg.name;
         let help = match self.form {
@@ -78,7 +78,7 @@ impl Names {
         }
     }
 
-    /// Reports each parameter that is called like the argument's value where that is a word of the attribute's own.
+    /// Reports a parameter that has the name of the argument's value, if the value is a word of the attribute.
     pub(super) fn check_word(&self, arg: &Arg, word: &str, consequence: &str, errors: &mut Errors) {
         for name in self.bound.iter().chain(&self.context).filter(|name| *name == word) {
             errors.at(
@@ -100,7 +100,7 @@ impl Names {
     }
 }
 
-/// Names that stand where only a variable can.
+/// Names in a place where only a variable can be.
 struct Mentioned(Vec<Ident>);
 
 impl Visit<'_> for Mentioned {
@@ -126,7 +126,8 @@ impl Visit<'_> for Mentioned {
 }
 
 impl Mentioned {
-    /// A bare name handed to a function may be another function: `map(to_id)`. If it is nothing, rustc says so.
+    /// A bare name passed to a function may be another function: `map(to_id)`. If the name does not exist, rustc
+    /// reports it.
     fn visit_argument(&mut self, argument: &Expr) {
         if !matches!(argument, Expr::Path(_)) {
             visit::visit_expr(self, argument);
@@ -144,7 +145,8 @@ impl Visit<'_> for Locals {
     }
 }
 
-/// What would leave the function that the expression is evaluated in, or make it wait. The user's it is not.
+/// What would return from the function that evaluates the expression, or make that function wait. It is not the user's
+/// function.
 struct Leaving<F>(F);
 
 impl<F: FnMut(&dyn ToTokens, &'static str)> Visit<'_> for Leaving<F> {
@@ -163,7 +165,7 @@ impl<F: FnMut(&dyn ToTokens, &'static str)> Visit<'_> for Leaving<F> {
         visit::visit_expr_return(self, expr);
     }
 
-    // Here they leave no more than what is written.
+    // In here they return only from the user's own closure or block.
     fn visit_expr_closure(&mut self, _: &ExprClosure) {}
     fn visit_expr_async(&mut self, _: &ExprAsync) {}
     fn visit_item(&mut self, _: &Item) {}

@@ -1,4 +1,4 @@
-//! Whether the function can be a handler with a context.
+//! Checks that the function can be a handler with a context.
 
 use std::ptr;
 
@@ -13,7 +13,7 @@ use crate::errors::{Errors, text};
 use crate::item::{Function, is_ours};
 use crate::parameters::{Parameter, Role, is_known, is_sqlx, plain};
 
-/// Reports what no handler can have, and answers with the type of the context.
+/// Reports what no handler can have, and returns the type of the context.
 pub(super) fn check(function: &Function, form: Form, parameters: &[Parameter], errors: &mut Errors) -> Type {
     check_once(function, errors);
     check_qualifiers(&function.signature, errors);
@@ -66,14 +66,14 @@ fn check_qualifiers(signature: &Signature, errors: &mut Errors) {
     }
 }
 
-/// Whether it returns a `Pin<Box<dyn Future<…>>>`, by whatever paths.
+/// Whether it returns a `Pin<Box<dyn Future<…>>>`, under any paths.
 fn returns_boxed_future(signature: &Signature) -> bool {
     // rustc writes tokens with line breaks.
     let output: String = signature.output.to_token_stream().to_string().split_whitespace().collect();
     ["Pin<", "Box<dyn", "Future<"].iter().all(|part| output.contains(part))
 }
 
-/// A method shares what it is called on: with a call that waits, and with the retry.
+/// A method shares its `self` with other waiting calls and with the retry.
 fn check_receiver(signature: &Signature, errors: &mut Errors) {
     let Some(FnArg::Receiver(receiver)) = signature.inputs.first() else { return };
     let mutability = match &receiver.kind {
@@ -107,11 +107,11 @@ fn check_no_self(signature: &Signature, errors: &mut Errors) {
     }
 }
 
-/// What is stored is a reply that has an end. An event stream and a socket have none, and are known by name: behind
-/// `impl IntoResponse` nobody can tell, and inside another type they are no reply.
+/// A stored reply must have an end. An event stream and a socket have none, and they are known by name. Behind
+/// `impl IntoResponse` they cannot be detected, and inside another type they are not the reply.
 fn check_reply_ends(signature: &Signature, parameters: &[Parameter], errors: &mut Errors) {
     let (stream, socket) = (("Sse", "an event stream"), ("WebSocketUpgrade", "a socket"));
-    // A socket is asked for by a parameter, a stream is returned.
+    // A socket is a parameter, a stream is returned.
     for parameter in parameters {
         refuse_endless(&parameter.ty, &[socket], errors);
     }
@@ -139,7 +139,7 @@ fn refuse_endless(ty: &Type, names: &[(&str, &str)], errors: &mut Errors) {
     }
     let name = last.ident.to_string();
     if let PathArguments::AngleBracketed(arguments) = &last.arguments
-        // `ApiResult<Sse<…>>` is a result of somebody's own.
+        // `ApiResult<Sse<…>>` is a result type of the user's own.
         && (name.ends_with("Result") || name == "Option")
     {
         for argument in &arguments.args {
@@ -150,7 +150,7 @@ fn refuse_endless(ty: &Type, names: &[(&str, &str)], errors: &mut Errors) {
     }
 }
 
-/// Where the signature says `Self`, which nothing inside another function can.
+/// Where the signature says `Self`: a function inside another function cannot say it.
 pub(crate) fn self_types(signature: &Signature) -> Vec<Ident> {
     struct SelfTypes(Vec<Ident>);
 
@@ -174,7 +174,7 @@ fn context(signature: &Signature, parameters: &[Parameter], errors: &mut Errors)
         Role::Extractor | Role::Misused(_) => None,
     });
     let borrowed: Vec<_> = borrowed.collect();
-    // Of several, the one that is known by its name; otherwise the first.
+    // If there are several, take the one with the name of a context, otherwise the first.
     let meant = borrowed.iter().copied().find(|context| is_known(context)).or(borrowed.first().copied());
 
     let mut misused = false;
@@ -220,7 +220,7 @@ fn context(signature: &Signature, parameters: &[Parameter], errors: &mut Errors)
     meant.cloned().unwrap_or_else(|| parse_quote!(_))
 }
 
-/// The context goes when the run ends.
+/// The context is dropped when the run ends.
 fn check_lifetime(ty: &Type, errors: &mut Errors) {
     if let Type::Reference(reference) = plain(ty)
         && let Some(lifetime) = reference.lifetime.as_ref().filter(|lifetime| lifetime.ident == "static")
@@ -230,7 +230,7 @@ fn check_lifetime(ty: &Type, errors: &mut Errors) {
     }
 }
 
-/// A route has nothing to infer the context from, and the context decides how the handler runs.
+/// A route gives no way to infer the context, and the context decides how the handler runs.
 fn check_generic(signature: &Signature, context: &Type, errors: &mut Errors) {
     let is_generic = match plain(context) {
         Type::ImplTrait(_) => true,

@@ -1,4 +1,4 @@
-//! Whether a method says which `self` it is called on.
+//! Checks that a method says which `self` it is called on.
 
 use proc_macro2::{Literal, TokenStream, TokenTree};
 use syn::visit::{self, Visit};
@@ -8,12 +8,12 @@ use super::Form;
 use crate::args::Args;
 use crate::errors::{Errors, text};
 
-/// Reports a method of which two values would share their records: the second would get the first one's result.
+/// Reports a method whose records do not depend on `self`: a call on a second value would get the result of the first.
 ///
-/// The default fingerprint knows nothing of `self`, which need not serialise.
+/// The default fingerprint leaves out `self`, which may not be serializable.
 pub(super) fn check(args: &Args, form: Form, signature: &Signature, errors: &mut Errors) {
     let (Form::Plain, Some(receiver)) = (form, signature.receiver()) else { return };
-    // Where there is none, one is asked for already.
+    // A missing scope is reported elsewhere.
     let Some(scope) = &args.scope else { return };
     let expressions = [&args.scope, &args.key, &args.fingerprint];
     if expressions.into_iter().flatten().any(|arg| names_self(&arg.value)) {
@@ -46,7 +46,7 @@ fn names_self(value: &Expr) -> bool {
             self.0 |= stands_in(call.tokens.clone());
         }
 
-        // It has a `self` of its own, if any.
+        // A nested item can only have a `self` of its own.
         fn visit_item(&mut self, _: &Item) {}
     }
 
@@ -55,7 +55,7 @@ fn names_self(value: &Expr) -> bool {
     named.0
 }
 
-/// Whether a macro's tokens name `self`, be it in a string, as `format!` takes it.
+/// Whether a macro's tokens name `self`, also inside a string, as `format!` takes it.
 fn stands_in(tokens: TokenStream) -> bool {
     let mut tokens = tokens.into_iter().peekable();
     while let Some(token) = tokens.next() {
@@ -75,10 +75,10 @@ fn stands_in(tokens: TokenStream) -> bool {
     false
 }
 
-/// Whether a format string captures it: `{self}`, `{self:?}`, `{:self$}`.
+/// Whether a format string captures `self`: `{self}`, `{self:?}`, `{:self$}`.
 fn is_captured(literal: &Literal) -> bool {
     let Lit::Str(string) = Lit::new(literal.clone()) else { return false };
-    // Two are a brace, and no argument.
+    // Two braces are an escaped brace, not an argument.
     let string = string.value().replace("{{", "");
     let mut arguments = string.split('{').skip(1).filter_map(|argument| argument.split_once('}'));
     arguments.any(|(argument, _)| {

@@ -1,4 +1,4 @@
-//! A plain function: its context's place takes the store, all else stays.
+//! A plain function: the store replaces the context, everything else stays.
 
 use proc_macro2::{Ident, Span, TokenStream};
 use quote::{ToTokens, format_ident, quote, quote_spanned};
@@ -40,8 +40,8 @@ use crate::parameters::{Parameter, Role, plain};
 /// }
 /// ```
 ///
-/// A closure and not a function inside, as it is for Axum: a method's body says `self`. In a block of its own, since a
-/// closure's body cannot begin with `#![…]`.
+/// The body is a closure and not an inner function as it is for Axum, because a method's body may say `self`. The body
+/// is in a block of its own, because a closure's body cannot begin with `#![…]`.
 pub(super) fn expand(handler: &Handler) -> TokenStream {
     let Handler { function, context, .. } = handler;
     let Function { attrs, vis, signature, body } = function;
@@ -54,7 +54,7 @@ pub(super) fn expand(handler: &Handler) -> TokenStream {
         ReturnType::Type(_, ty) => ty.to_token_stream(),
         ReturnType::Default => quote!(()),
     };
-    // What rustc requires of the return type is said there, once.
+    // rustc reports an unmet requirement on the return type at that type, once.
     let place = Span::mixed_site().located_at(outside::output_place(signature));
     let of_output = handler.private(place);
     let codec = if handler.rejects.is_some() { "codec_with_errors" } else { "codec" };
@@ -85,7 +85,7 @@ pub(super) fn expand(handler: &Handler) -> TokenStream {
         match #private::enter::<#context, _>(#store, &__IDEM_POLICY, __idem_asked, &__idem_codec).await {
             #private::Entered::Over(__idem_answer) => __idem_answer,
             #private::Entered::Run(mut __idem_run) => {
-                // A body that changes an argument makes it a closure that is called by `&mut`.
+                // A body that changes an argument makes the closure one that is called by `&mut`.
                 #[allow(unused_mut)]
                 let mut __idem_body = async move |#lent| -> #output { #moved #body };
                 let __idem_lost = #private::Context::lost(&*__idem_run);
@@ -100,7 +100,7 @@ pub(super) fn expand(handler: &Handler) -> TokenStream {
     quote!(#(#attrs)* #vis #head #whole)
 }
 
-/// `T` and `E`, where the return type says `Result<T, E>`: behind any other name, only rustc knows them.
+/// `T` and `E`, if the return type says `Result<T, E>`. Behind any other name, only rustc knows them.
 fn spelt_out(output: &ReturnType) -> Option<[&Type; 2]> {
     let ReturnType::Type(_, ty) = output else { return None };
     let Type::Path(path) = plain(ty) else { return None };
@@ -126,7 +126,8 @@ fn head(signature: &Signature, inputs: &TokenStream) -> TokenStream {
     tokens
 }
 
-/// The parameters as callers see them. Names stay, for other attributes to name; a pattern goes to the body.
+/// The parameters as callers see them. Names stay, so that other attributes can use them. A pattern moves into the
+/// body.
 fn inputs(handler: &Handler) -> TokenStream {
     let receiver = handler.function.signature.inputs.iter().filter_map(|input| match input {
         FnArg::Receiver(receiver) => Some(receiver.to_token_stream()),
@@ -157,7 +158,7 @@ fn lifetime(ty: &Type) -> Option<&Lifetime> {
     }
 }
 
-/// The store's name: the context's own, where it has one.
+/// The name of the store: the same as the context's, if that has a name.
 fn store(handler: &Handler) -> TokenStream {
     let context = handler.parameters.iter().find(|parameter| !matches!(parameter.role, Role::Extractor));
     match context.map(|context| &context.pat) {
@@ -214,7 +215,7 @@ fn named(handler: &Handler) -> TokenStream {
     if bindings.is_empty() { named } else { quote!({ #bindings #named }) }
 }
 
-/// What is recorded for whoever goes on with the run, where the context holds a lease.
+/// The recorded input from which another process resumes the run, if the context holds a lease.
 fn input(handler: &Handler) -> TokenStream {
     let Some(asked) = &handler.record_input else { return quote!(::core::option::Option::None) };
     let private = handler.private(at(&asked.name));

@@ -14,21 +14,21 @@ use tempfile::TempDir;
 use crate::handlers::{postgres, sqlite};
 use crate::measure::{Keys, Variant, key_text, owner, send};
 
-/// Callers in turn own the keys.
+/// The callers that own the keys, in turn.
 pub(crate) const OWNERS: u64 = 32;
 
 /// How many records each round starts with, and how many steps, although finished runs have none. On empty tables
-/// Postgres would plan a scan and keep to it while they grow.
+/// Postgres would plan a scan, and keep that plan while the tables grow.
 pub(crate) const FINISHED: u64 = 20_000;
 
 /// A database with the application over it.
 pub(crate) trait Database {
     fn name(&self) -> &'static str;
 
-    /// What is measured, `bare` first.
+    /// The variants that are measured, `bare` first.
     fn variants(&self) -> Vec<Variant>;
 
-    /// Empties the tables and puts the finished records back in, so that all rounds begin alike.
+    /// Empties the tables and inserts the finished records again, so that all rounds begin alike.
     async fn reset(&self);
 
     /// Version and settings.
@@ -40,7 +40,7 @@ pub(crate) struct Postgres {
     database: String,
     pool: PgPool,
     app: Router,
-    /// The same application in another process, as far as the store can tell.
+    /// The same application over a second store, which works as another process would.
     elsewhere: Router,
 }
 
@@ -108,7 +108,7 @@ impl Database for Postgres {
         send(&self.app, "/attribute", "template", "template", false).await;
         let (owners, key_hashes) = finished();
         sqlx::query(POSTGRES_FINISHED).bind(owners).bind(key_hashes).execute(&self.pool).await.expect("records");
-        // Vacuum runs in no transaction, so each of these is sent by itself.
+        // Vacuum cannot run in a transaction, so each statement is sent by itself.
         for sql in [POSTGRES_OTHERS.to_owned(), format!("VACUUM ANALYZE {TABLES}"), "CHECKPOINT".to_owned()] {
             sqlx::raw_sql(AssertSqlSafe(sql)).execute(&self.pool).await.expect("a statement between rounds");
         }
@@ -132,7 +132,7 @@ async fn on_server(server: &PgConnectOptions, sql: String) {
 
 const TABLES: &str = "payments, idempotency_keys, idempotency_leases, idem_records, idem_journal";
 
-/// Autovacuum would visit one slice and not another.
+/// Autovacuum off: it would run in some slices and not in others.
 const POSTGRES_TABLES: &str = "
 CREATE TABLE payments (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

@@ -1,4 +1,4 @@
-//! The same payment, written in several ways. Both modules hold the same handlers in the same order.
+//! The same payment, written in several ways. Both modules have the same handlers in the same order.
 
 pub(crate) mod postgres;
 pub(crate) mod sqlite;
@@ -41,7 +41,7 @@ impl Payment {
     }
 }
 
-/// The caller, as an authentication layer in front may have named it.
+/// The caller, as an authentication layer before the handler may have named it.
 pub(crate) struct User(String);
 
 impl<S: Sync> FromRequestParts<S> for User {
@@ -79,7 +79,7 @@ impl KeyHash {
     }
 }
 
-/// What was asked, as far as a digest of the body tells.
+/// A digest of the body, as the fingerprint.
 fn fingerprint(body: &[u8]) -> Vec<u8> {
     Sha256::digest(body).to_vec()
 }
@@ -93,7 +93,7 @@ struct Reply {
 
 impl Reply {
     fn created(payment: &Payment) -> Result<Self, serde_json::Error> {
-        // Name and value behind their lengths, as the framework stores headers.
+        // Each name and value after its length, as the framework stores headers.
         let (name, value) = (CONTENT_TYPE.as_str(), "application/json");
         let mut headers = (name.len() as u16).to_be_bytes().to_vec();
         headers.extend(name.as_bytes());
@@ -113,7 +113,7 @@ impl IntoResponse for Reply {
     }
 }
 
-/// Whatever went wrong, as a 500 that the bench stops at.
+/// Any error, as a 500, at which the bench stops.
 pub(crate) struct Failed(Box<dyn Error + Send + Sync>);
 
 impl<E: Into<Box<dyn Error + Send + Sync>>> From<E> for Failed {

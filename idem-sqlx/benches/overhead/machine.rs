@@ -1,4 +1,4 @@
-//! Where and when it was measured.
+//! The machine and the time of a measurement.
 
 use std::fs;
 use std::process::Command;

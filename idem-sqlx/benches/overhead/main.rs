@@ -1,9 +1,9 @@
-//! What an idempotent handler costs, against the same handler without, against the least that any such handler must
-//! do, and against what people write by hand.
+//! What an idempotent handler costs, compared with the same handler without idempotency, with the least that any such
+//! handler must do, and with what people write by hand.
 //!
-//! `cargo bench -p idem-sqlx --bench overhead --features postgres,sqlite`, with `IDEM_TEST_POSTGRES` naming a server
-//! on which a database may be created. `IDEM_BENCH_ROUNDS` and `IDEM_BENCH_SECONDS` make it longer or shorter, and a
-//! word behind `--` takes only the settings whose names have it: `-- postgres`, `-- "1 client"`.
+//! `cargo bench -p idem-sqlx --bench overhead --features postgres,sqlite`, with `IDEM_TEST_POSTGRES` naming a server on
+//! which a database may be created. `IDEM_BENCH_ROUNDS` and `IDEM_BENCH_SECONDS` make it longer or shorter, and a word
+//! after `--` selects the settings whose names contain it: `-- postgres`, `-- "1 client"`.
 #![allow(clippy::print_stdout, reason = "a bench is there to print its table")]
 
 mod database;
@@ -22,7 +22,7 @@ use measure::{Effort, Measured};
 #[tokio::main]
 async fn main() {
     let arguments: Vec<_> = env::args().skip(1).collect();
-    // `cargo test --all-targets` starts it, too, to see that it starts.
+    // `cargo test --all-targets` also starts the bench, only to check that it starts.
     if !arguments.iter().any(|argument| argument == "--bench") {
         return;
     }

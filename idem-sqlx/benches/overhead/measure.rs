@@ -1,5 +1,5 @@
-//! Rounds of slices: each round gives every variant the same time, in an order that turns from round to round, so
-//! that whatever drifts on the machine hits all alike. Ratios are taken inside a round and never across.
+//! Rounds of slices: each round gives every variant the same time, in an order that turns from round to round, so that
+//! any drift of the machine affects all variants alike. Ratios are taken inside a round, never across rounds.
 
 use std::fmt;
 use std::sync::Arc;
@@ -31,7 +31,7 @@ pub(crate) enum Keys {
     Fresh,
     /// A few keys for each client, which it uses again and again.
     Again,
-    /// The keys of records that were there before the process asked for any.
+    /// The keys of records that existed before the process started.
     Finished,
 }
 
@@ -90,7 +90,7 @@ pub(crate) async fn measure(database: &impl Database, setting: String, clients: 
         for turn in 0..variants.len() {
             let at = (round + turn) % variants.len();
             let callers = callers(&variants[at], clients).await;
-            // Statements are prepared and planned, and pages are touched, before the clock starts.
+            // Warm-up: statements are prepared and planned, and pages are touched, before the clock starts.
             run(&callers, effort.slice / 5).await;
             rates[at].push(run(&callers, effort.slice).await);
         }
@@ -123,7 +123,7 @@ async fn callers(variant: &Variant, clients: u64) -> Vec<Arc<Caller>> {
     callers
 }
 
-/// Lets all clients send one request after the other for so long: requests a second.
+/// Lets all clients send one request after the other for this time. Returns requests a second.
 async fn run(callers: &[Arc<Caller>], slice: Duration) -> f64 {
     let begin = Instant::now();
     let clients: Vec<_> = callers
@@ -177,7 +177,7 @@ pub(crate) fn key_text(key: u64) -> String {
     format!("8e03978e-40d5-43e8-bc93-{key:012x}")
 }
 
-/// Sends the order, and looks whether it was answered as it should be: a bench that measures refusals is soon made.
+/// Sends the order, and checks its answer, so that the bench does not measure refusals by mistake.
 pub(crate) async fn send(app: &Router, path: &str, owner: &str, key: &str, replayed: bool) {
     let request = Request::post(path)
         .header("content-type", "application/json")

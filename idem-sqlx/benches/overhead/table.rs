@@ -20,7 +20,7 @@ pub(crate) fn ratios(measured: &[Measured], baseline: &str) -> String {
     table
 }
 
-/// Some of the variants against another baseline than `bare`.
+/// Some of the variants, with another baseline than `bare`.
 pub(crate) fn against(measured: &[Measured], baseline: &str, names: &[&str]) -> String {
     let mut table = head(&format!("ratio to {baseline}"), measured);
     for name in names {

@@ -22,7 +22,7 @@ pub(crate) trait Database {
 }
 
 pub(crate) trait Requester: Send + 'static {
-    /// A request that nobody has sent before.
+    /// A request that has not been sent before.
     fn request(&self, key: u64) -> impl Future<Output = ()> + Send;
 }
 
@@ -60,7 +60,7 @@ impl Postgres {
                     THEN now() - interval '30 hours' + n * interval '1 hour' / {expired}
                     ELSE now() - interval '20 hours' + n * interval '1 hour' / ({expired} + {live}) END AS at) AS times"
         );
-        // Vacuum runs in no transaction, so each of these is sent by itself.
+        // Vacuum cannot run in a transaction, so each statement is sent by itself.
         for sql in [fill, "VACUUM ANALYZE".to_owned(), "CHECKPOINT".to_owned()] {
             sqlx::raw_sql(AssertSqlSafe(sql)).execute(&pool).await.expect("records");
         }

@@ -1,7 +1,7 @@
-//! How fast the sweep removes expired records, and what the requests beside it notice.
+//! How fast the sweep removes expired records, and how much it slows the requests beside it.
 //!
 //! `cargo bench -p idem-sqlx --bench sweep --features postgres,sqlite`, with `IDEM_TEST_POSTGRES` naming a server on
-//! which a database may be created. A word after `--` takes only the scenarios whose names have it. By environment:
+//! which a database may be created. A word after `--` selects the scenarios whose names contain it. By environment:
 //!
 //! | variable | | default |
 //! |---|---|---|
@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use database::{Database, Postgres, Requester, Sqlite};
 use idem_sqlx::Sweep;
 
-/// What is swept.
+/// One scenario: the database, the scopes, and whether an archive is written.
 #[derive(Clone, Copy)]
 struct Scenario {
     name: &'static str,
@@ -39,7 +39,7 @@ enum Kind {
     Sqlite,
 }
 
-/// Whose the records are.
+/// The scopes of the records.
 #[derive(Clone, Copy)]
 enum Scopes {
     /// Each record has a scope of its own, as where users are scopes.
@@ -56,7 +56,7 @@ const SCENARIOS: [Scenario; 5] = [
     Scenario { name: "SQLite, to an archive", database: Kind::Sqlite, scopes: Scopes::OneEach, archive: true },
 ];
 
-/// How much of everything.
+/// How many records, clients and rounds, and how long.
 #[derive(Clone, Copy)]
 struct Effort {
     expired: u64,
@@ -67,7 +67,7 @@ struct Effort {
     batch: Option<u32>,
 }
 
-/// One scenario: what was removed, and what the requests beside it took.
+/// The results of one scenario: what was removed, and how long the requests beside it took.
 struct Measured {
     /// Records a second of a sweep with nothing beside it.
     alone: f64,
@@ -86,7 +86,7 @@ struct Traffic {
 #[tokio::main]
 async fn main() {
     let arguments: Vec<_> = env::args().skip(1).collect();
-    // `cargo test --all-targets` starts it, too, to see that it starts.
+    // `cargo test --all-targets` also starts the bench, only to check that it starts.
     if !arguments.iter().any(|argument| argument == "--bench") {
         return;
     }
@@ -157,7 +157,7 @@ async fn measure(database: &impl Database, scenario: &Scenario, effort: Effort) 
         }
         rounds.extend(without.zip(with));
     }
-    // What is left is removed as fast as it goes.
+    // The remaining records are removed as fast as possible.
     let (before, begin) = (swept::records(), Instant::now());
     let sweeper = database.sweeper(sweep);
     while begin.elapsed() < effort.window * 5 && database.has_expired().await {
@@ -168,7 +168,7 @@ async fn measure(database: &impl Database, scenario: &Scenario, effort: Effort) 
     Measured { alone, beside, rounds }
 }
 
-/// Lets all clients send one new request after the other for so long.
+/// Lets all clients send one new request after the other for this time.
 async fn requests(database: &impl Database, clients: u64, window: Duration) -> Traffic {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let begin = Instant::now();

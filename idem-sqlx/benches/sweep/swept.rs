@@ -1,4 +1,4 @@
-//! What the sweep says that it has removed: looking at the table would tidy its index meanwhile.
+//! Counts the records that the sweep reports as removed. Reading the table instead would clean its index meanwhile.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,7 +17,7 @@ pub(crate) fn count() {
     tracing::subscriber::set_global_default(subscriber).expect("the first subscriber");
 }
 
-/// How many records were removed since.
+/// How many records have been removed since then.
 pub(crate) fn records() -> u64 {
     RECORDS.load(Ordering::Relaxed)
 }

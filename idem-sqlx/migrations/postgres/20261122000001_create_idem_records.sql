@@ -1,9 +1,9 @@
--- This file may be run by `migrate`, by your own migrations, or by both, in any order. It changes nothing the second time, and
+-- `migrate` or your own migrations may run this file, or both, in any order. It changes nothing the second time, and
 -- records its name in `idem_migrations`.
 create table if not exists idem_migrations (name text primary key);
 insert into idem_migrations (name) values ('20261122000001_create_idem_records') on conflict (name) do nothing;
 
--- One row for each request that ran, or is running inside a transaction that ended without its completion.
+-- One row for each request that has run, for each leased run, and for each key that is poisoned.
 create table if not exists idem_records (
     scope text collate "C" not null,
     operation text collate "C" not null,
@@ -22,7 +22,7 @@ create table if not exists idem_records (
     expires_at timestamptz not null,
     primary key (scope, operation, key_hash)
 )
--- The completion updates the row that the claim inserted: with room left in the page it stays there.
+-- The completion updates the row that the claim inserted. The free space lets the new version stay in the same page.
 with (fillfactor = 60);
 
 -- For the sweep.

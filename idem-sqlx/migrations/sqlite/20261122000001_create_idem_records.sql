@@ -1,10 +1,10 @@
--- This file may be run by `migrate`, by your own migrations, or by both, in any order. It changes nothing the second time, and
+-- `migrate` or your own migrations may run this file, or both, in any order. It changes nothing the second time, and
 -- records its name in `idem_migrations`.
 create table if not exists main.idem_migrations (name text primary key);
 insert into main.idem_migrations (name) values ('20261122000001_create_idem_records') on conflict (name) do nothing;
 
--- One row for each request that ran, or is running inside a transaction that ended without its completion.
--- Times are microseconds since 1970.
+-- One row for each request that has run, for each leased run, and for each key that is poisoned. Times are microseconds
+-- since 1970.
 create table if not exists main.idem_records (
     scope text not null,
     operation text not null,
@@ -23,7 +23,7 @@ create table if not exists main.idem_records (
     expires_at integer not null,
     primary key (scope, operation, key_hash)
 )
--- Rows live in the primary key's own tree: one look-up finds them.
+-- Rows are stored in the tree of the primary key, so one look-up finds a row.
 without rowid;
 
 -- For the sweep.

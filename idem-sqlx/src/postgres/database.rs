@@ -14,7 +14,7 @@ use crate::error::into_idem_error;
 use crate::migrations::Migration;
 use crate::sweep::{Batch, Sweep};
 
-/// Nobody waits long for a row that somebody else has, with a connection in hand.
+/// With a lock timeout: a request does not wait long for a locked row while it holds a connection.
 const BEGIN: Begin = begin!(" ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '500ms'");
 
 impl Database for PgStore {
@@ -22,7 +22,8 @@ impl Database for PgStore {
     type Look = Session;
     type Tx = PgTx;
 
-    /// A renewal changes another row than a step's transaction, as long as that does not end.
+    /// A step's transaction changes the record's row only in its last statement. Until then the renewal can change the
+    /// row.
     const EXCLUSIVE: bool = false;
 
     fn commit_deadline(&self) -> Duration {
@@ -63,14 +64,14 @@ impl Database for PgStore {
     }
 
     async fn find_settled(&self, request: &Request, claim: Claim) -> Result<Option<Record>, Error> {
-        // What waits for a COMMIT that hangs must not hold this connection beyond the deadline.
+        // With the lock timeout: the wait for a hanging COMMIT must not hold this connection beyond the deadline.
         let mut session = self.begin_own().await?;
         let records = self.inner().records(session.connection()).await?;
         records.find_settled(session.connection(), request, claim).await
     }
 
-    /// Most requests come for the first time, and only the others are looked up: the key is the arbiter. To insert waits for
-    /// whoever has the row; to look does not.
+    /// The first try looks nothing up: most requests are new, and the primary key shows whether there is a record.
+    /// Later tries look first, because an insert waits for the transaction that holds the row, and a look-up does not.
     async fn look(&self, identity: &Identity, tries: usize) -> Result<(Session, Option<Found>), Error> {
         let mut session = self.begin_own().await?;
         let found = match tries {
@@ -154,7 +155,7 @@ impl Database for PgStore {
     }
 
     async fn begin_step(&self, identity: &Identity, claim: Claim) -> Result<Option<PgTx>, Error> {
-        // Before its BEGIN: by our clock a lease never lasts longer than by the database's.
+        // Taken before BEGIN, so that a lease never lasts longer by our clock than by the database's.
         let at = Instant::now();
         let mut tx = PgTx::open(self).await?;
         let records = tx.records().await?;
@@ -218,7 +219,8 @@ impl Database for PgStore {
     }
 }
 
-/// The last statement found no row: somebody else holds the lease, or the step ended the transaction that it was lent.
+/// If the last statement found no row, another attempt holds the lease, or the step ended the transaction that it was
+/// lent.
 async fn written_in(tx: &mut PgTx, is_written: bool) -> Result<Written, Error> {
     Ok(match is_written {
         true => Written::Kept,
@@ -227,11 +229,11 @@ async fn written_in(tx: &mut PgTx, is_written: bool) -> Result<Written, Error> {
     })
 }
 
-/// Whether a step's transaction is still the one that was begun, by the time at which it began. One that failed has not ended,
-/// and one that cannot be asked is lost.
+/// Whether a step's transaction is still the one that was begun, by its start time. A failed transaction has not ended.
+/// A transaction that cannot be asked is lost, and counts as not ended.
 async fn is_whole(tx: &mut PgTx) -> bool {
     let Some((began, _)) = tx.began else {
-        // It was lent to nobody.
+        // This transaction was not lent to a step.
         return true;
     };
     let Ok(records) = tx.records().await else { return true };
@@ -239,7 +241,7 @@ async fn is_whole(tx: &mut PgTx) -> bool {
 }
 
 impl PgStore {
-    /// Nobody waits long in it.
+    /// A transaction of the store itself, with the lock timeout.
     async fn begin_own(&self) -> Result<Session, Error> {
         Session::begin(self.pool(), BEGIN).await
     }

@@ -1,4 +1,4 @@
-//! Leased runs, by the names that users have for them.
+//! The public names for leased runs.
 
 use std::future::Future;
 
@@ -29,17 +29,19 @@ use crate::lease::{self, DbLease};
 /// ```
 ///
 /// # Limitations
-/// - A step's transaction has the store's isolation level. Where that is stricter than read committed, a step that is
-///   longer than a third of the lease is refused as [`Kind::RetryLater`]: the renewal has changed the record meanwhile.
-/// - The lease is renewed on a connection of its own. Where the pool has none for a whole lease, the lease is lost.
+/// - A step's transaction has the store's isolation level. If the level is stricter than read committed, a step that
+///   takes longer than a third of the lease is refused as [`RetryLater`](idem_core::Kind::RetryLater), because the
+///   renewal has changed the record meanwhile.
+/// - The lease is renewed on a connection of its own. If the pool has no free connection for the length of a lease, the
+///   lease is lost.
 pub type PgSteps = Steps<PgLease>;
 
 /// The right to run one attempt, on Postgres: see [`PgSteps`].
 pub type PgLease = DbLease<PgStore>;
 
 impl PgStore {
-    /// Lets a leased run begin again that was begun as often as its `attempts` allow: the next retry runs it, behind its
-    /// finished steps. Says whether there was such a run, or one that is not over.
+    /// Resets the attempts of a leased run, for a run that has used up its `attempts`. The next retry resumes the run
+    /// after its finished steps. Returns whether there was a run that is not over and that no process holds.
     ///
     /// # Errors
     /// The database cannot be reached.
@@ -50,8 +52,8 @@ impl PgStore {
         lease::reset_attempts(self, identity).await
     }
 
-    /// Goes on with the runs of an operation that were begun and abandoned: it gives the recorded input of each to the
-    /// handler, one after the other. Call it when the process starts, and every now and then.
+    /// Resumes the abandoned runs of an operation: it gives the recorded input of each run to the handler, one run
+    /// after the other. Call it when the process starts, and at intervals.
     ///
     /// ```no_run
     /// use idem_core::{Error, idempotent};
@@ -77,23 +79,26 @@ impl PgStore {
     /// ```
     ///
     /// # Rules
-    /// - The handler is the annotated function itself, called with what its `record_input` recorded. It claims the run
-    ///   as a retry does, so any number of processes can do this at a time, beside the callers.
-    /// - A run is abandoned when its lease is over and it is not: its process died, or it failed and was released.
-    /// - Each is given once in a pass, and each time counts as an attempt, but for one that is rejected and only to be
-    ///   undone. One whose attempts are used up answers `Err`, until an operator releases it.
-    /// - It begins nothing: a run that is over by then, or has expired, answers
-    ///   [`NothingToResume`](idem_core::Kind::NothingToResume). So does a call under another operation, scope or key in
-    ///   front of the run's own. What the run itself calls is free, as is what the handler spawns.
+    /// - The handler is the annotated function itself, called with the input that its `record_input` recorded. It
+    ///   claims the run as a retry does, so any number of processes can resume runs at a time, beside the callers.
+    /// - A run is abandoned when its lease has ended and the run has not: its process died, or the run failed and was
+    ///   released.
+    /// - Each run is given to the handler once in a pass. Each time counts as an attempt, except for a rejected run,
+    ///   which only has to be undone. A run whose attempts are used up answers `Err` until an operator
+    ///   [resets](Self::reset_attempts) them.
+    /// - It begins no new run. A run that is over by then, or has expired, answers
+    ///   [`NothingToResume`](idem_core::Kind::NothingToResume). So does a call under another operation, scope or key
+    ///   that the handler makes before the run's own. Calls inside the run are not restricted, nor are tasks that the
+    ///   handler spawns.
     ///
     /// # Errors
     /// The database cannot be reached.
     ///
     /// # Cancel safety
-    /// Dropped, the run at hand is released, or ends with its lease.
+    /// When it is dropped, the current run is released, or becomes free when its lease ends.
     ///
     /// # Limitations
-    /// - The input is in the database as JSON, until its run is over or expires.
+    /// - The input is in the database as JSON until its run is over or expires.
     pub async fn resume_abandoned<T, F, R, E>(
         &self,
         operation: &str,

@@ -1,6 +1,6 @@
 //! The statements on leases and steps, and nothing else.
 //!
-//! Each that changes something asks in the same statement whether the record is still held by the claim.
+//! Each statement that changes a leased record checks in itself that the claim still holds the record.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use crate::error::into_idem_error;
 use crate::row::{self, EntryColumns, EntryRow};
 
 impl Records {
-    /// Inserts a leased record, and sees to it that it begins without steps.
+    /// Inserts a leased record without entries of an earlier record, and records the input.
     pub(super) async fn lease(
         self,
         connection: &mut PgConnection,
@@ -33,7 +33,7 @@ impl Records {
         Ok(leased)
     }
 
-    /// Takes the place of an expired record, if it is still the one that was seen.
+    /// Replaces an expired record, if it is still the record that was seen.
     pub(super) async fn replace_leased(
         self,
         connection: &mut PgConnection,
@@ -52,7 +52,7 @@ impl Records {
         Ok(leased)
     }
 
-    /// Takes over from an attempt that is over, if nobody else has.
+    /// Takes over from an attempt whose lease has ended, if no other claimant has.
     pub(super) async fn take_over(
         self,
         connection: &mut PgConnection,
@@ -70,14 +70,14 @@ impl Records {
         Ok(query.execute(connection).await?.rows_affected() == 1)
     }
 
-    /// What earlier attempts have recorded, in its order.
+    /// The entries that earlier attempts have recorded, in their order.
     pub(super) async fn entries(self, connection: &mut PgConnection, identity: &Identity) -> Result<Vec<Entry>, Error> {
         let query = bind_identity(self.query(&self.sql.entries), identity);
         let rows = query.fetch_all(connection).await.map_err(into_idem_error)?;
         entries(&rows)
     }
 
-    /// Lets the lease begin again.
+    /// Renews the lease.
     pub(super) async fn renew(
         self,
         connection: &mut PgConnection,
@@ -107,7 +107,8 @@ impl Records {
         query.fetch_optional(connection).await?.map(|row| row.try_get(0)).transpose()
     }
 
-    /// Writes a finished step, once. No row: the lease is lost, or this is not the transaction that began then.
+    /// Renews the lease and records an entry, once. Returns false if the lease is lost, or if this is not the
+    /// transaction that began at `began`.
     pub(super) async fn record_entry(
         self,
         connection: &mut PgConnection,
@@ -138,7 +139,7 @@ impl Records {
         Ok(query.execute(connection).await?.rows_affected() == 1)
     }
 
-    /// Completes the record and removes its steps. No row: as for [`record_entry`](Self::record_entry).
+    /// Completes the record and removes its journal. Returns false as [`record_entry`](Self::record_entry) does.
     pub(super) async fn complete_leased(
         self,
         connection: &mut PgConnection,
@@ -161,8 +162,8 @@ impl Records {
         Ok(query.fetch_optional(connection).await?.is_some())
     }
 
-    /// Ends the lease and keeps the steps. The claim becomes nobody's, so that a renewal on its way cannot revive it. An
-    /// attempt that nobody has run does not count.
+    /// Ends the lease and keeps the journal. `nobodys` replaces the claim, so that a renewal on its way cannot revive
+    /// the lease. An attempt that has not run does not count.
     pub(super) async fn release(
         self,
         connection: &mut PgConnection,
@@ -177,7 +178,7 @@ impl Records {
         Ok(query.execute(connection).await?.rows_affected() == 1)
     }
 
-    /// Bars the key: nobody knows what a step has kept that ended its transaction.
+    /// Poisons the key of a step that ended its transaction: what the step has kept is not known.
     pub(super) async fn poison_leased(
         self,
         connection: &mut PgConnection,
@@ -188,13 +189,13 @@ impl Records {
         Ok(query.execute(connection).await?.rows_affected() == 1)
     }
 
-    /// Lets a record begin again that was begun as often as it may be.
+    /// Resets the attempts of a run that is not over and that no process holds.
     pub(super) async fn reset_attempts(self, connection: &mut PgConnection, identity: &Identity) -> sqlx::Result<bool> {
         let query = bind_identity(self.query(&self.sql.reset_attempts), identity).bind(row::LEASED);
         Ok(query.execute(connection).await?.rows_affected() == 1)
     }
 
-    /// Records what the run was begun with, if that is to be recorded.
+    /// Records the input of the run, if the request has one to record.
     async fn record_input(self, connection: &mut PgConnection, request: &Request, claim: Claim) -> sqlx::Result<()> {
         let Some(input) = &request.input else { return Ok(()) };
         let query = bind_identity(self.query(&self.sql.record_input), &request.identity)
@@ -228,13 +229,13 @@ impl Records {
     }
 }
 
-/// When the transaction of a step began, by the database's clock, and for how long it has been open. One that was lent to
-/// nobody has just begun.
+/// When the transaction of a step began, by the database's clock, and for how long it has been open. A transaction
+/// without a step has just begun.
 fn since(began: Option<(i64, Instant)>) -> (Option<i64>, Duration) {
     began.map_or((None, Duration::ZERO), |(began, at)| (Some(began), at.elapsed()))
 }
 
-/// $1 to $5: the record, and that it is leased by this claim.
+/// $1 to $5: the identity, the claim, and the lowest state of a leased record.
 fn bind_held<'q>(
     query: Query<'q, Postgres, PgArguments>,
     identity: &Identity,
@@ -243,7 +244,7 @@ fn bind_held<'q>(
     bind_identity(query, identity).bind(claim.as_bytes().as_slice()).bind(row::LEASED)
 }
 
-/// $1 to $8: those, what was asked, and how long the lease and the record live.
+/// $1 to $8: those, the fingerprint, and how long the lease and the record live.
 fn bind_lease<'q>(
     query: Query<'q, Postgres, PgArguments>,
     request: &Request,
@@ -271,7 +272,7 @@ fn entries(rows: &[PgRow]) -> Result<Vec<Entry>, Error> {
     rows.iter().map(entry).collect()
 }
 
-/// A record that somebody has deleted by hand has left its steps.
+/// A record that was deleted by hand has left its entries: they are removed here.
 pub(super) const LEASE: Template = Template(
     "
 WITH leased AS (
@@ -312,7 +313,7 @@ WHERE scope = $1
     AND expires_at <= now()",
 );
 
-/// A statement of its own, so that it sees what was committed until the record was got.
+/// A separate statement, so that it sees every entry that was committed before this transaction got the record's row.
 pub(super) const FORGET_ENTRIES: Template = Template(
     "
 DELETE FROM {schema}.idem_journal
@@ -328,7 +329,8 @@ INSERT INTO {schema}.idem_journal
 VALUES ($1, $2, $3, $4, $5, '', $6, $7, '', $8, 1, now())",
 );
 
-/// In the order of their places, so that a run that is given back is not met again. Only what is not over has steps.
+/// In the order of their places, so that a released run is not met twice in a pass. Only a run that is not over has
+/// entries, its input among them.
 pub(super) const ABANDONED: Template = Template(
     "
 SELECT scope, key_hash, input.body
@@ -370,7 +372,7 @@ WHERE scope = $1
 ORDER BY position",
 );
 
-/// The record is kept for its whole `ttl` behind the last sign of life.
+/// The record is kept for its whole `ttl` after the end of the last lease.
 pub(super) const RENEW: Template = Template(
     "
 UPDATE {schema}.idem_records
@@ -396,9 +398,10 @@ WHERE scope = $1
     AND state >= $5",
 );
 
-/// `now()` is when the transaction began: it is another one after a COMMIT or ROLLBACK of the step's own, and a renewal
-/// may have come later than it. What is to be undone is not forgotten: a hundred years are as good as never. In its place
-/// there may be the call that was made, or the step itself, if its commit did not answer.
+/// `now()` is the start of the transaction. It has changed after a COMMIT or ROLLBACK of the step's own, and a renewal
+/// may have come later than it. A rejected record must not expire before it is undone: a hundred years are as good as
+/// never. The entry's position may already hold the call that was started, or the same entry if its COMMIT got no
+/// answer.
 pub(super) const RECORD_ENTRY: Template = Template(
     "
 WITH held AS (

@@ -10,17 +10,17 @@ use crate::error::into_idem_error;
 use crate::migrate::migrate;
 use crate::migrations::{Migration, migrations};
 
-/// In order; never edited after a release.
+/// In order. A file is never edited after a release.
 const MIGRATIONS: &[Migration] = &migrations!["postgres":
     "20261122000001_create_idem_records",
     "20261122000002_create_idem_journal",
 ];
 
-/// One number for all who migrate: the word `idem` in ASCII.
+/// The advisory lock that every migrating process takes: the word `idem` in ASCII.
 const LOCK: i64 = 0x6964_656d;
 
 impl PgStore {
-    /// Creates and alters the store's tables, as far as that has not been done.
+    /// Creates and alters the store's tables, as far as this has not been done.
     ///
     /// ```no_run
     /// # async fn example(pool: sqlx::PgPool) -> Result<(), idem_core::Error> {
@@ -30,18 +30,19 @@ impl PgStore {
     ///
     /// # Rules
     /// - Any number of processes may call it at once, at every start.
-    /// - Where nothing is to be done it only reads `idem_migrations`, so a role without any right to create will do.
-    /// - It creates the [schema](crate::PgStoreBuilder::schema) that was named, if that is missing.
-    /// - It never touches the application's `_sqlx_migrations`. To run them with your own migrations, copy the files of
-    ///   `migrations/postgres` from this crate's source into your migrations folder, unedited and under their names: sqlx compares
-    ///   checksums. At each upgrade of `idem-sqlx`, copy the files that are new, and run them before the new release serves
-    ///   requests. You may also call `migrate`, before or after: each file changes nothing the second time, and records its
-    ///   name in `idem_migrations`.
-    /// - Copied files name no schema: they create their tables in the first schema of the `search_path` of the connection that
-    ///   runs them. With a [schema](crate::PgStoreBuilder::schema) of a name, set `search_path` to it there.
+    /// - If nothing has to be done, it only reads `idem_migrations`. A role without any right to create is enough then.
+    /// - It creates the named [schema](crate::PgStoreBuilder::schema) if that is missing.
+    /// - It never touches the application's `_sqlx_migrations`. To run the store's migrations together with your own,
+    ///   copy the files of `migrations/postgres` from this crate's source into your migrations folder, unedited and
+    ///   under their names: sqlx compares checksums. At each upgrade of `idem-sqlx`, copy the new files and run them
+    ///   before the new release serves requests. You may also call `migrate`, before or after: each file changes
+    ///   nothing the second time, and records its name in `idem_migrations`.
+    /// - Copied files name no schema: they create their tables in the first schema of the `search_path` of the
+    ///   connection that runs them. If the store has a named [schema](crate::PgStoreBuilder::schema), set `search_path`
+    ///   to it on that connection.
     ///
     /// # Errors
-    /// The database cannot be reached, or refused a statement. Then nothing has changed.
+    /// The database cannot be reached, or it refused a statement. Nothing has changed then.
     ///
     /// # Cancel safety
     /// Safe: it is one transaction.
@@ -60,7 +61,8 @@ impl PgStore {
         Ok(migrated)
     }
 
-    /// A transaction in which nobody else migrates, in the schema of the tables.
+    /// A transaction with the migration lock, in the schema of the tables, and the names of the files that have been
+    /// run.
     pub(super) async fn begin_to_migrate(&self) -> Result<(Session, Vec<String>), Error> {
         let mut session = Session::begin(self.pool(), Isolation::ReadCommitted.begin()).await?;
         let records = self.inner().records(session.connection()).await?;
@@ -73,7 +75,7 @@ impl PgStore {
 }
 
 impl Records {
-    /// The names of the files that have been run, in either way.
+    /// The names of the files that have been run, by `migrate` or by the application's migrator.
     async fn migrated(self, connection: &mut PgConnection) -> sqlx::Result<Vec<String>> {
         let is_there = sqlx::query_scalar(LIST_IS_THERE).persistent(false).bind(self.sql.schema.name());
         if !is_there.fetch_one(&mut *connection).await? {
@@ -83,16 +85,17 @@ impl Records {
         sqlx::query_scalar(AssertSqlSafe(names)).persistent(false).fetch_all(connection).await
     }
 
-    /// The files name no schema, so that they can be copied. A temporary table does not come in between.
+    /// Sets the `search_path`, because the files name no schema, so that they can be copied. `pg_temp` comes last: a
+    /// temporary table does not hide a table of the store.
     async fn prepare(self, connection: &mut PgConnection) -> sqlx::Result<()> {
         let schema = &self.sql.schema;
         let is_there = sqlx::query_scalar(SCHEMA_IS_THERE).persistent(false).bind(schema.name());
-        // `IF NOT EXISTS` needs the right to create where the schema exists, too.
+        // `IF NOT EXISTS` needs the right to create even if the schema exists.
         if !is_there.fetch_one(&mut *connection).await? {
             let create = schema.qualify("CREATE SCHEMA {schema}");
             sqlx::raw_sql(AssertSqlSafe(create)).execute(&mut *connection).await?;
         }
-        // Postgres would notice what exists already.
+        // Otherwise Postgres would send a notice for each object that exists already.
         let set = schema.qualify("SET LOCAL search_path TO {schema}, pg_temp; SET LOCAL client_min_messages = warning");
         sqlx::raw_sql(AssertSqlSafe(set)).execute(connection).await.map(|_| ())
     }
@@ -121,7 +124,7 @@ mod tests {
         assert_are_in(concat!(env!("CARGO_MANIFEST_DIR"), "/migrations/postgres"), MIGRATIONS);
     }
 
-    /// A column of a later release.
+    /// A migration of a later release.
     const LATER: Migration = Migration {
         name: "20270101000001_add_idem_notes",
         sql: "

@@ -15,12 +15,12 @@ use super::statements::Statements;
 use crate::recent::word;
 use crate::row::{self, Columns};
 
-/// The advisory locks of a request. Whoever runs it holds all three until its transaction ends.
+/// The advisory locks of a request. The transaction that runs the request holds all three until it ends.
 ///
-/// They are taken in this order, so a holder of `identity` always holds the `asked` of what it runs. A duplicate
-/// that can share `asked` while `identity` is held therefore knows that another request runs under its key (422).
-/// One that cannot share `asked` may have met the runner, or only another claimant on its way out: `running`, which
-/// nobody takes without `identity`, tells the two apart.
+/// They are taken in this order, so a holder of `identity` always holds the `asked` of the request that it runs. A
+/// duplicate that can share `asked` while `identity` is held therefore knows that another request runs under its key
+/// (422). A duplicate that cannot share `asked` has met the running request, or only another claimant that is about to
+/// give up. `running` tells the two apart: it is taken only after `identity`.
 #[derive(Clone, Copy)]
 pub(super) struct Locks {
     asked: i64,
@@ -40,7 +40,7 @@ impl Locks {
 /// Who holds the locks of a request that has no record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Holder {
-    /// Nobody: whoever held them is gone.
+    /// No transaction: the last holder has ended.
     Nobody,
     /// The same request is running.
     Same,
@@ -50,12 +50,13 @@ pub(super) enum Holder {
     Claimant,
 }
 
-/// The statements on the tables of one schema, in the one of two ways to send them that the application chose.
+/// The statements on the tables of one schema, sent with or without names, as the application chose.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Records {
     pub(super) sql: &'static Statements,
-    /// Without names: a transaction-mode pooler gives every transaction another server connection, and a statement
-    /// prepared by name on one is missing, or somebody else's, on the next.
+    /// True to send statements without names. A pooler in transaction mode gives every transaction another server
+    /// connection. A statement that was prepared by name on one connection is missing on the next, or is another
+    /// client's there.
     pub(super) unnamed: bool,
 }
 
@@ -64,7 +65,7 @@ impl Records {
         sqlx::query(sql).persistent(!self.unnamed)
     }
 
-    /// Inserts the running record. Whether a row was inserted is the arbiter's word: the claimant runs.
+    /// Inserts the running record. If a row was inserted, the claimant runs: the primary key is the arbiter.
     pub(super) async fn insert(
         self,
         connection: &mut PgConnection,
@@ -81,7 +82,7 @@ impl Records {
         Ok(query.execute(connection).await?.rows_affected() == 1)
     }
 
-    /// Takes the place of an expired record, if it is still the one that was seen.
+    /// Replaces an expired record, if it is still the record that was seen.
     pub(super) async fn replace(
         self,
         connection: &mut PgConnection,
@@ -110,9 +111,9 @@ impl Records {
         read(&query.fetch_one(connection).await.map_err(into_idem_error)?)
     }
 
-    /// The same by one statement without a BEGIN, on a connection that comes from the pool. `None` where it may have met
-    /// a transaction that somebody else has left open: then the answer is as old as that, or there is none, and only a
-    /// transaction of one's own tells.
+    /// The same in one statement without a BEGIN, on a connection from the pool. `None` if an earlier user may have
+    /// left a transaction open on the connection. The answer would be as old as that transaction, or the statement
+    /// fails in it, so only a new transaction can answer.
     pub(super) async fn find_alone(
         self,
         connection: &mut PgConnection,
@@ -120,7 +121,8 @@ impl Records {
     ) -> Result<Option<(Option<Record>, Timestamp)>, Error> {
         let row = match bind_identity(self.query(&self.sql.find), identity).fetch_one(connection).await {
             Ok(row) => row,
-            // The transaction has failed, or its settings are in the way. What is no fault of it, comes again.
+            // The open transaction has failed, or its settings are in the way. An error with another cause occurs again
+            // in the new transaction.
             Err(sqlx::Error::Database(_)) => return Ok(None),
             Err(error) => return Err(into_idem_error(error)),
         };
@@ -130,7 +132,7 @@ impl Records {
         read(&row).map(Some)
     }
 
-    /// The record of a request, the database's time, and who holds the request's locks where no record counts.
+    /// The record of a request, the database's time, and the holder of the request's locks if no record is in force.
     pub(super) async fn find_or_holder(
         self,
         connection: &mut PgConnection,
@@ -152,7 +154,7 @@ impl Records {
         Ok((record, now, holder))
     }
 
-    /// Completes the record that this transaction claimed. No row: this is not that transaction any more.
+    /// Completes the record that this transaction claimed. Returns false if this is no longer that transaction.
     pub(super) async fn complete(
         self,
         connection: &mut PgConnection,
@@ -175,15 +177,15 @@ impl Records {
         Ok(query.execute(connection).await?.rows_affected() == 1)
     }
 
-    /// Waits for whatever transaction holds the record's row, and gives the row as that transaction left it.
+    /// Waits for the transaction that holds the record's row, and returns the record as that transaction left it.
     pub(super) async fn find_settled(
         self,
         connection: &mut PgConnection,
         request: &Request,
         claim: Claim,
     ) -> Result<Option<Record>, Error> {
-        // A record that is not there cannot be locked, but its place in the primary key can: the insert waits for
-        // a transaction that has inserted it and not ended.
+        // A missing record cannot be locked, but its place in the primary key can: the insert waits for a transaction
+        // that has inserted the record and has not ended.
         let query = bind_identity(self.query(&self.sql.probe), &request.identity)
             .bind(request.fingerprint.as_bytes().as_slice())
             .bind(row::RUNNING)
@@ -208,8 +210,8 @@ fn read(row: &PgRow) -> Result<(Option<Record>, Timestamp), Error> {
     row::read(Columns::from_row(row).map_err(into_idem_error)?)
 }
 
-/// `CASE` keeps the order of the locks, and `IS NOT NULL` keeps the last one, which is taken for others to see,
-/// from deciding anything.
+/// `CASE` keeps the order of the locks. The last lock is only taken for others to see: with `IS NOT NULL` it decides
+/// nothing.
 pub(super) const INSERT: Template = Template(
     "
 INSERT INTO {schema}.idem_records
@@ -223,7 +225,7 @@ END
 ON CONFLICT (scope, operation, key_hash) DO NOTHING",
 );
 
-/// What it replaces may have been leased, if an earlier release of the handler was.
+/// The replaced record may be leased, if an earlier release of the handler was. So its journal is removed.
 pub(super) const REPLACE: Template = Template(
     "
 WITH replaced AS (
@@ -261,13 +263,12 @@ WITH replaced AS (
 SELECT 1 FROM replaced",
 );
 
-/// One row always: a record that is not there has no `expires_at`.
+/// Always one row: without a record, `expires_at` is NULL.
 ///
-/// `is_alone`: a statement that is a transaction by itself begins it (`now()`) when it is bound and runs
-/// (`statement_timestamp()`) when it is planned, some microseconds later. Where the two are further apart, the
-/// transaction is probably somebody else's, and to think so in vain costs no more than time. A transaction that was left
-/// open less than ten milliseconds ago passes, and so does what could be read in it then: a reply that is stored is not
-/// changed before it expires.
+/// `is_alone`: the transaction of a bare statement begins (`now()`) when the statement is bound. The statement runs
+/// (`statement_timestamp()`) when it is planned, some microseconds later. If the two are further apart, the transaction
+/// was probably left open by an earlier user; a wrong guess costs only time. A transaction that was left open less than
+/// ten milliseconds ago is not detected. That does no harm: a stored reply is not changed before it expires.
 pub(super) const FIND: Template = Template(
     "
 SELECT record.fingerprint, record.state, record.claim, record.format, record.status, record.headers, record.body,
@@ -283,9 +284,9 @@ LEFT JOIN {schema}.idem_records AS record
     AND record.key_hash = $3",
 );
 
-/// The locks are tried only where no record counts. They are shared, so that two who look do not see each other; but
-/// whoever may take an expired record's place has to have them alone, or all who look at it would be in each other's
-/// way.
+/// The locks are tried only if no record is in force. They are shared, so that two look-ups do not see each other. For
+/// an expired record they are exclusive, because the look-up may go on to replace the record: with shared locks,
+/// several look-ups would prevent each other's replacement.
 pub(super) const FIND_OR_HOLDER: Template = Template(
     "
 SELECT record.fingerprint, record.state, record.claim, record.format, record.status, record.headers, record.body,
@@ -309,8 +310,8 @@ LEFT JOIN {schema}.idem_records AS record
     AND record.key_hash = $3",
 );
 
-/// `created_at = now()` is true only in the transaction that claimed: `now()` is a transaction's start. Adding
-/// nothing to `expires_at` keeps its value and so its index entry.
+/// `created_at = now()` is true only in the transaction that claimed: `now()` is a transaction's start. Adding zero to
+/// `expires_at` keeps its value and so its index entry.
 pub(super) const COMPLETE: Template = Template(
     "
 UPDATE {schema}.idem_records

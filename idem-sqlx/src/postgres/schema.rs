@@ -1,4 +1,4 @@
-//! The schema of the tables, and statements that wait for it.
+//! The schema of the tables, and statements that still lack it.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use std::fmt;
 pub(super) struct Schema(String);
 
 impl Schema {
-    /// `None` for what is no identifier of Postgres: empty, longer than 63 bytes, or with a NUL in it.
+    /// `None` if the name is not a Postgres identifier: empty, longer than 63 bytes, or with a NUL in it.
     pub(super) fn new(name: String) -> Option<Self> {
         let is_identifier = (1..=63).contains(&name.len()) && !name.contains('\0');
         is_identifier.then_some(Self(name))
@@ -18,13 +18,13 @@ impl Schema {
         &self.0
     }
 
-    /// The text of a statement, with this schema where it says `{schema}`.
+    /// The text of a statement, with this schema in place of `{schema}`.
     pub(super) fn qualify(&self, text: &str) -> String {
         text.replace("{schema}", &self.to_string())
     }
 }
 
-/// As a statement says it: in quotes.
+/// In quotes, as a statement needs it.
 impl fmt::Display for Schema {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "\"{}\"", self.0.replace('"', "\"\""))
@@ -37,7 +37,7 @@ impl fmt::Debug for Schema {
     }
 }
 
-/// A statement without its schema. It is no text, so that it cannot be sent as it is.
+/// A statement without its schema. It is not a string, so it cannot be sent as it is.
 pub(super) struct Template(pub(super) &'static str);
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! A pooled connection inside a transaction, and how it leaves it.
+//! A pooled connection inside a transaction, and every way out of the transaction.
 
 use std::time::Duration;
 
@@ -16,22 +16,22 @@ use crate::error::not_begun;
 
 type Manager = <Postgres as Database>::TransactionManager;
 
-/// What begins a transaction, with the options and statements that follow its last BEGIN.
+/// The message that begins a transaction: `BEGIN; ROLLBACK; BEGIN`, then options and statements.
 ///
-/// A pool may hand out a connection inside a transaction that somebody else has left: sqlx 0.9.0 leaves one where its
-/// `begin` is cancelled, and a raw BEGIN is not seen by the pool. There BEGIN is a mere warning, and the time, the
-/// snapshot, the settings and the writes would be that transaction's. So the first BEGIN is only there for the ROLLBACK
-/// to find a transaction, ours or the other one; without it, ROLLBACK would put a warning into the server's log for each
-/// request. All of it is one message and one round trip. The time is the message's.
+/// A pool may hand out a connection with an open transaction of an earlier user: sqlx 0.9.0 leaves one open if its
+/// `begin` is cancelled, and the pool does not notice a raw BEGIN. In an open transaction BEGIN only causes a warning,
+/// and the time, the snapshot, the settings and the writes would be those of that transaction. So ROLLBACK ends it. The
+/// first BEGIN is only there so that ROLLBACK always finds a transaction: without it, ROLLBACK would put a warning into
+/// the server's log for each request. All of it is one message and one round trip. `now()` is the time of the message.
 ///
-/// The price is that `pg_stat_database.xact_rollback` counts one rollback for each transaction of the store. Nothing else
-/// is as exact: `SET TRANSACTION` fails where a query has run, but not behind a bare BEGIN or a SET; `now()` compared with
-/// `statement_timestamp()` tells, but is a query to plan.
+/// The price is that `pg_stat_database.xact_rollback` counts one rollback for each transaction of the store. Nothing
+/// else is as exact. `SET TRANSACTION` fails after a query, but not after a bare BEGIN or a SET. Comparing `now()` with
+/// `statement_timestamp()` would do, but is a query to plan.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Begin(&'static str);
 
 impl Begin {
-    /// A statement that [`begin!`] has made. No other is one, which is found when it is compiled.
+    /// Checks at compile time that the statement was made by [`begin!`].
     pub(super) const fn checked(statement: &'static str) -> Self {
         let (begin, statement_bytes) = (b"BEGIN; ROLLBACK; BEGIN", statement.as_bytes());
         let mut at = 0;
@@ -52,11 +52,11 @@ pub(super) use begin;
 
 /// A connection whose transaction has begun, or is about to.
 ///
-/// sqlx's own `Transaction` would do, but for three things: a `begin` that is cancelled leaves its connection inside
-/// the transaction (launchbadge/sqlx#4393), a connection whose COMMIT hangs cannot be taken from it, and it commits
-/// without a look at whether a savepoint was left open.
+/// sqlx's own `Transaction` has three faults: a cancelled `begin` leaves its connection inside the transaction
+/// (launchbadge/sqlx#4393), a connection whose COMMIT hangs cannot be taken from it, and it commits even if a savepoint
+/// was left open.
 ///
-/// Dropped, it rolls back; the connection goes to the pool only after that.
+/// Dropped, it rolls back. The connection goes to the pool only after the rollback.
 pub struct Session(Option<PoolConnection<Postgres>>);
 
 impl Session {
@@ -65,7 +65,7 @@ impl Session {
     }
 
     pub(super) async fn begin_on(connection: PoolConnection<Postgres>, begin: Begin) -> Result<Self, Error> {
-        // The session owns the connection before BEGIN is sent, so that its drop repairs a cancelled one.
+        // The session owns the connection before BEGIN is sent, so that its drop cleans up after a cancelled BEGIN.
         let mut session = Self(Some(connection));
         let mut begun = Manager::begin(session.connection(), Some(begin.0.into_sql_str())).await;
         if begun.as_ref().is_err_and(is_left_behind) {
@@ -84,26 +84,25 @@ impl Session {
         self.0.as_ref().expect("a session has its connection until it ends")
     }
 
-    /// Rolls back and begins again, without letting go of the server's connection: locks and snapshot are new.
+    /// Rolls back and begins again on the same server connection. The locks are released, and the snapshot is new.
     pub(super) async fn restart(&mut self) -> sqlx::Result<()> {
         self.connection().execute("ROLLBACK AND CHAIN").await.map(|_| ())
     }
 
-    /// Marks the place where the handler begins. A statement of the handler that fails undoes no more than what is
-    /// behind it: the claim, and the locks that tell duplicates of it, stay until the transaction ends.
+    /// Marks the place where the handler begins. A failed statement of the handler undoes only what comes after the
+    /// mark. The claim, and the locks that show it to duplicates, stay until the transaction ends.
     ///
-    /// In SQL, and not as a savepoint of sqlx's, which would count it as one that the handler has left open.
+    /// It is plain SQL, because a savepoint of sqlx's would count as one that the handler has left open.
     pub(super) async fn mark(&mut self) -> sqlx::Result<()> {
         self.connection().execute("SAVEPOINT idem_claimed").await.map(|_| ())
     }
 
-    /// Undoes what the handler has written, and keeps the claim. Fails where the transaction is not the one that was
-    /// marked.
+    /// Rolls back the handler's writes, and keeps the claim. Fails if the transaction is not the one that was marked.
     pub(super) async fn undo(&mut self) -> sqlx::Result<()> {
         self.connection().execute("ROLLBACK TO SAVEPOINT idem_claimed").await.map(|_| ())
     }
 
-    /// Fails where the transaction has failed or is over.
+    /// Fails if the transaction has failed or is over.
     pub(super) async fn check(&mut self) -> sqlx::Result<()> {
         self.connection().execute("SAVEPOINT idem_check").await.map(|_| ())
     }
@@ -138,7 +137,7 @@ impl Session {
         }
     }
 
-    /// Closes the connection at once: what it would still answer is not worth the wait.
+    /// Closes the connection at once, without waiting for an answer.
     pub(super) fn discard(&mut self) {
         if let Some(connection) = self.0.take() {
             drop(connection.detach());
@@ -150,7 +149,7 @@ impl Drop for Session {
     fn drop(&mut self) {
         let Some(mut connection) = self.0.take() else { return };
         let Ok(runtime) = Handle::try_current() else {
-            // The pool takes connections back in a task. Without a runtime this one is closed.
+            // The pool takes connections back in a task. Without a runtime the connection is closed.
             drop(connection.detach());
             return;
         };
@@ -163,8 +162,8 @@ impl Drop for Session {
     }
 }
 
-/// A connection on its way out of a transaction. Dropped half way, by a runtime that shuts down, it is closed: no
-/// pool gets it back as it is.
+/// A connection that is being rolled back. Dropped half way, by a runtime that shuts down, it is closed and does not go
+/// back to the pool.
 struct RollingBack(Option<PoolConnection<Postgres>>);
 
 impl RollingBack {

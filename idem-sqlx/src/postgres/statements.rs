@@ -9,7 +9,7 @@ use super::{leases, records, sweeps};
 
 macro_rules! statements {
     ($($name:ident: $text:expr,)*) => {
-        /// Each statement, its tables in one schema.
+        /// All statements, for the tables of one schema.
         pub(super) struct Statements {
             pub(super) schema: Schema,
             $(pub(super) $name: String,)*
@@ -58,11 +58,11 @@ statements! {
 }
 
 impl Statements {
-    /// The statements for a schema. They are made once for each and kept until the process ends, so that a statement is
-    /// a word that is copied, and the same text for every connection's cache.
+    /// The statements for a schema. They are made once for each schema and kept until the process ends. So a statement
+    /// is a reference that is copied, and has the same text in every connection's cache.
     pub(super) fn of(schema: &Schema) -> &'static Self {
         static MADE: LazyLock<Mutex<HashMap<Schema, &'static Statements>>> = LazyLock::new(Mutex::default);
-        // An entry is whole or not there, so a panic beside it has broken nothing.
+        // An entry is complete or absent, so a panic under the lock has broken nothing.
         let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
         made.entry(schema.clone()).or_insert_with(|| Box::leak(Box::new(Self::new(schema.clone()))))
     }

@@ -28,36 +28,38 @@ use crate::recent::RecentlyFinished;
 /// # Ok(()) }
 /// ```
 ///
-/// A cheap handle: clones share everything. Give the router's state one, and let `PgStore: FromRef<State>`.
+/// A cheap handle: clones share everything. Put a clone into the router's state, and implement
+/// `PgStore: FromRef<State>`.
 ///
 /// # Rules
-/// - The pool leads to the primary. A replica answers from the past, and a decision taken there runs twice.
-/// - One request uses one connection; a duplicate that waits uses none. A pool of one works.
-/// - Its tables are in one schema: the one that the [builder](PgStoreBuilder::schema) names, or else the
-///   `current_schema()` when it is used first. Each statement names it, so a `SET search_path`, or a temporary table,
-///   changes nothing.
-/// - A transaction that somebody else has left open on a pooled connection is rolled back, and nothing of it is inherited.
+/// - The pool must connect to the primary. A replica may lag, and a decision taken on old data runs a request twice.
+/// - One request uses one connection. A waiting duplicate uses none. A pool with one connection works.
+/// - Its tables are in one schema: the schema that the [builder](PgStoreBuilder::schema) names, or else the
+///   `current_schema()` at the store's first use. Each statement names this schema, so a `SET search_path` or a
+///   temporary table changes nothing.
+/// - If a pooled connection still has an open transaction of an earlier user, that transaction is rolled back. The
+///   store inherits nothing from it.
 /// - Postgres 14 and newer are tested.
 ///
 /// # Limitations
-/// Advisory locks spare duplicates the wait on each other. Where they are missing or belong to one node (some
-/// distributed Postgres), duplicates wait for the running one instead, and the outcome is the same.
+/// Advisory locks spare duplicates a wait for each other. On a distributed Postgres without advisory locks, or with
+/// locks that belong to one node, duplicates wait for the running request instead. The outcome is the same.
 ///
-/// Each transaction of the store adds one to `xact_rollback` in `pg_stat_database`, also if it commits: it first rolls back
-/// whatever was left open on its connection.
+/// Each transaction of the store adds one to `xact_rollback` in `pg_stat_database`, even if it commits: it begins with
+/// a ROLLBACK of any transaction left open on its connection.
 #[derive(Clone)]
 pub struct PgStore(Arc<Inner>);
 
 pub(super) struct Inner {
     pub(super) pool: PgPool,
     pub(super) unnamed_statements: bool,
-    /// As soon as it is known which schema has the tables.
+    /// Set as soon as the schema of the tables is known.
     statements: OnceLock<&'static Statements>,
     /// The statement that begins a handler's transaction.
     pub(super) begin: Begin,
     pub(super) commit_deadline: Duration,
     pub(super) recent: RecentlyFinished,
-    /// Whether the server has refused to sweep many scopes in one statement.
+    /// True once the server has refused to sweep many scopes in one statement.
     pub(super) sweeps_by_scope: AtomicBool,
     reply_limit: usize,
     runs: Runs,
@@ -70,7 +72,7 @@ pub enum Isolation {
     ReadCommitted,
     /// One snapshot for the whole transaction.
     RepeatableRead,
-    /// As if transactions ran one after another; some are refused and asked to come again.
+    /// As if transactions ran one after another. Some transactions are refused and have to be retried.
     Serializable,
 }
 
@@ -110,7 +112,7 @@ impl PgStore {
         &self.0.pool
     }
 
-    /// Waits until no run is going on: call it when the server has stopped to accept requests.
+    /// Waits until no run is active. Call it after the server has stopped accepting requests.
     ///
     /// # Cancel safety
     /// Safe: put it under a timeout to wait for a limited time.
@@ -124,8 +126,8 @@ impl PgStore {
 }
 
 impl Inner {
-    /// The statements. Where the application has named no schema, the first connections are asked for it, each by its own
-    /// user: nobody waits for another's, and the first answer counts.
+    /// The statements. If the application has named no schema, each of the first callers asks its own connection for
+    /// it. No caller waits for another, and the first answer counts.
     pub(super) async fn records(&self, connection: &mut PgConnection) -> Result<Records, Error> {
         let sql = match self.statements.get() {
             Some(sql) => sql,
@@ -138,17 +140,18 @@ impl Inner {
     }
 }
 
-/// The schema of the tables, where none was named.
+/// The schema of the tables, if the application has named none.
 ///
-/// A connection comes from the pool with whatever `search_path` somebody has SET on it, and two processes must not take two
-/// schemas that both have the tables. So the path that connections begin with is asked first: by the role, the database
-/// and the connection's options. The connection's own is for those that `after_connect` has set, and whose tables are there.
+/// A pooled connection may have any `search_path`, because an earlier user may have SET one. Two processes must not
+/// choose two schemas that both have the tables. So the default path decides first, as the role, the database and the
+/// connection's options set it. The connection's current path decides only if that schema does not have the tables: it
+/// is for a path set by `after_connect`.
 async fn current_schema(connection: &mut PgConnection) -> Result<Schema, Error> {
     connection.execute("SAVEPOINT idem_schema; SET LOCAL search_path TO DEFAULT").await.map_err(into_idem_error)?;
     let (first, has_tables) = schema_in_path(connection).await?;
     connection.execute("ROLLBACK TO SAVEPOINT idem_schema; RELEASE idem_schema").await.map_err(into_idem_error)?;
     let name = if has_tables { first } else { schema_in_path(connection).await?.0 };
-    // The names of the server's own begin so, and those of schemas for temporary tables.
+    // The server's own schemas begin with `pg_`, and so do the schemas of temporary tables.
     let name = name.filter(|name| !name.starts_with("pg_"));
     name.and_then(Schema::new).ok_or_else(|| {
         Error::new(Kind::StoreFailed).because(
@@ -157,7 +160,7 @@ async fn current_schema(connection: &mut PgConnection) -> Result<Schema, Error> 
     })
 }
 
-/// The first schema of the path, and whether it has the tables.
+/// The first schema of the path, and whether that schema has the tables.
 async fn schema_in_path(connection: &mut PgConnection) -> Result<(Option<String>, bool), Error> {
     let query = "
         SELECT current_schema()::text, EXISTS (
@@ -199,7 +202,7 @@ pub struct PgStoreBuilder {
 impl PgStoreBuilder {
     /// The longest reply that is stored, in bytes of its headers and body. Default: 1 MiB.
     ///
-    /// A longer one goes to its caller and leaves a tombstone: a retry gets 410 and does not run.
+    /// A longer reply goes to its caller and leaves a tombstone: a retry gets 410 and does not run.
     #[must_use]
     pub fn reply_limit(mut self, bytes: usize) -> Self {
         self.reply_limit = bytes;
@@ -213,27 +216,27 @@ impl PgStoreBuilder {
         self
     }
 
-    /// How long to wait for the answer to a COMMIT, and again for the look-up that finds out what became of one that
-    /// did not answer. Default: 10 seconds. After both, the caller gets `outcome_unknown`.
+    /// How long to wait for the answer to a COMMIT, and once more for the look-up of a COMMIT that got no answer.
+    /// Default: 10 seconds. After both, the caller gets `outcome_unknown`.
     #[must_use]
     pub fn commit_deadline(mut self, deadline: Duration) -> Self {
         self.commit_deadline = deadline;
         self
     }
 
-    /// Whether the store's own statements go without a name. Default: no.
+    /// Whether the store sends its own statements without a name. Default: no.
     ///
-    /// Needed behind a pooler in transaction mode (`PgBouncer` and the like). The application's own statements need
-    /// `persistent(false)` there, too.
+    /// A pooler in transaction mode (`PgBouncer` and the like) needs this. With such a pooler, the application's own
+    /// statements also need `persistent(false)`.
     #[must_use]
     pub fn unnamed_statements(mut self, unnamed: bool) -> Self {
         self.unnamed_statements = unnamed;
         self
     }
 
-    /// The schema that has the store's tables. Default: `current_schema()` when the store is used first, be it to migrate or
-    /// to run something. That is asked by the `search_path` with which connections begin, or, where that schema does not have
-    /// the tables, by the connection's own.
+    /// The schema that has the store's tables. Default: `current_schema()` at the store's first use, which may be a
+    /// migration or a request. The default `search_path` of a connection decides it. If that schema does not have the
+    /// tables, the connection's current `search_path` decides.
     ///
     /// ```
     /// # fn example(pool: sqlx::PgPool) {
@@ -243,11 +246,11 @@ impl PgStoreBuilder {
     /// # }
     /// ```
     ///
-    /// Name it where two schemas of a `search_path` have such tables. [`migrate`](PgStore::migrate) creates it where it is
-    /// missing. The name is taken as it is, capitals included.
+    /// Name the schema if two schemas of a `search_path` have such tables. [`migrate`](PgStore::migrate) creates a
+    /// missing schema. The name is taken as it is, capitals included.
     ///
     /// # Panics
-    /// The name is no identifier of Postgres: it has 1 to 63 bytes, and none of them is NUL.
+    /// The name is not a Postgres identifier, which has 1 to 63 bytes and no NUL among them.
     #[must_use]
     #[track_caller]
     pub fn schema(mut self, name: impl Into<String>) -> Self {

@@ -14,14 +14,15 @@ use crate::error::into_idem_error;
 use crate::sweep::{Batch, Sweep, parts};
 use crate::sweeper::{self, Sweeper};
 
-/// Some milliseconds. Beside requests that keep two cores busy, longer batches are what their p99 notices.
+/// A batch takes some milliseconds. Under requests that keep two cores busy, longer batches raise the p99 of these
+/// requests.
 const BATCH: u32 = 200;
 
-/// The sweep knows its plan: the index on `expires_at`, then the rows one by one. Statistics from before a great many records
-/// expired would make Postgres read all of them for each batch, or the whole table.
+/// The settings fix the plan: the index on `expires_at`, then the rows one by one. Statistics from before a great many
+/// records expired would make Postgres read all expired records, or the whole table, for each batch.
 ///
-/// Nobody waits for its commits to reach the disk: what a crash brings back has expired all the same, and is not in the
-/// archive either.
+/// Its commits do not wait for the disk. A crash may bring back removed records, but these have expired all the same,
+/// and their copies in the archive are gone as well.
 const BEGIN: Begin = begin!(
     " ISOLATION LEVEL READ COMMITTED;
 SET LOCAL enable_seqscan = off;
@@ -33,8 +34,8 @@ SET LOCAL synchronous_commit = off"
 );
 
 impl PgStore {
-    /// Removes expired records, batch by batch, and says how many. Expired records count for nothing whether they
-    /// are swept or not: this is only for the space.
+    /// Removes expired records, batch by batch, and returns how many. An expired record has no effect even if it is not
+    /// swept: the sweep only frees space.
     ///
     /// ```no_run
     /// # async fn example(store: idem_sqlx::PgStore) -> Result<(), idem_core::Error> {
@@ -43,13 +44,13 @@ impl PgStore {
     /// ```
     ///
     /// # Rules
-    /// - It takes rows that nobody holds, so it runs beside requests and other sweepers.
-    /// - One statement removes a batch, whatever the number of scopes. A distributed Postgres that cannot lock rows of many
-    ///   scopes at once (SQLSTATE 0A000) gets a statement for each scope.
+    /// - It skips locked rows, so it runs beside requests and other sweepers.
+    /// - One statement removes a batch, for any number of scopes. A distributed Postgres that cannot lock rows of many
+    ///   scopes at once (SQLSTATE 0A000) gets one statement for each scope.
     ///
     /// # Errors
-    /// The database cannot be reached, or has no such archive. Batches that were done stay done, but for the last fraction of
-    /// a second before a crash of the server: those are done again.
+    /// The database cannot be reached, or has no such archive. Finished batches stay done. If the server crashes, the
+    /// batches of the last fraction of a second are done again.
     ///
     /// # Cancel safety
     /// Safe: each batch is one transaction.
@@ -57,7 +58,7 @@ impl PgStore {
         sweeper::sweep(self, sweep).await
     }
 
-    /// Sweeps in a background task until the answer is dropped.
+    /// Sweeps in a background task until the returned handle is dropped.
     #[must_use = "the sweep stops when this handle is dropped"]
     pub fn sweeper(&self, sweep: Sweep) -> Sweeper {
         Sweeper::spawn(self.clone(), sweep)
@@ -76,13 +77,13 @@ impl PgStore {
         Ok(batch)
     }
 
-    /// Nothing where this Postgres does not do it in one statement.
+    /// Returns `None` if this Postgres cannot sweep many scopes in one statement.
     async fn sweep_at_once(&self, sweep: &Sweep, from: Option<i64>) -> Result<Option<Batch>, Error> {
         let mut session = Session::begin(self.pool(), BEGIN).await?;
         let sql = self.inner().records(session.connection()).await?.sql;
         let archived = archived(sweep, &sql.schema);
         let batch = sweep.batch_or(BATCH);
-        // As a parameter Postgres would take it for a great many, and plan each batch anew.
+        // The limit is a literal: for a parameter, Postgres would assume a great many rows and plan each batch anew.
         let statement = sql.sweep.replace("$2", &batch.to_string());
         let query = sqlx::query_as(AssertSqlSafe(format!("{statement}{archived}{COUNTED}")))
             .persistent(!self.inner().unnamed_statements)
@@ -117,12 +118,13 @@ impl PgStore {
             removed += swept.cast_unsigned();
         }
         session.commit(self.inner().commit_deadline).await?;
-        // A full batch of which nothing could be taken would be found again, and again.
+        // A full batch whose rows are all locked would be found again and again.
         Ok(Batch { removed, more: found >= sweep.batch_or(BATCH) as usize && removed > 0, reached })
     }
 }
 
-/// What puts the records into the archive, if there is one: in the store's schema, unless another one stands in front of it.
+/// The part of the statement that copies records into the archive, if there is an archive. A name without a schema is
+/// in the store's schema.
 fn archived(sweep: &Sweep, schema: &Schema) -> String {
     let Some(table) = &sweep.archive else { return String::new() };
     let parts = parts(table);

@@ -2,17 +2,17 @@
 
 use super::schema::Template;
 
-/// `SKIP LOCKED` passes over rows that a request is just replacing, and looks again at `expires_at` of one that has been
-/// replaced meanwhile. What it has locked stays where it is until the transaction ends, so its place finds it again: by the
-/// primary key a batch takes half as long again. `tableoid` is for a table with partitions, which count their places each
-/// for itself.
+/// `SKIP LOCKED` skips rows that a request is just replacing. For a row that was replaced meanwhile, Postgres checks
+/// `expires_at` again. A locked row keeps its `ctid` until the transaction ends, so the deletion finds it by that: by
+/// the primary key a batch takes half as long again. `tableoid` is for a table with partitions, each of which has
+/// `ctid`s of its own.
 ///
-/// Steps go with their record; one that was completed has none any more. `OFFSET 0` has Postgres look them up record by record,
-/// whatever its statistics say of the two tables. Whoever writes one lets the record expire later in the same commit, so none is written behind
-/// the statement's back.
+/// Entries are removed with their record. A completed record has no entries. `OFFSET 0` makes Postgres look entries up
+/// record by record, whatever its statistics say of the two tables. A commit that writes an entry also lets the record
+/// expire later, so no entry of a swept record is written while the statement runs.
 ///
-/// $1 is where the batch before it ended: what is deleted stays in the index until a vacuum, and would be read again by
-/// every batch.
+/// $1 is where the previous batch ended. Deleted rows stay in the index until a vacuum, and every batch would read them
+/// again.
 pub(super) const SWEEP: Template = Template(
     "
 WITH expired AS MATERIALIZED (
@@ -45,12 +45,12 @@ WITH expired AS MATERIALIZED (
 )",
 );
 
-/// An operator may have let a record expire at `-infinity`, which is no number.
+/// An operator may have let a record expire at `-infinity`, which is not a number.
 pub(super) const COUNTED: &str = "
 SELECT count(*), max((extract(epoch FROM expires_at) * 1000000)::bigint) FILTER (WHERE isfinite(expires_at))
 FROM swept";
 
-/// For a distributed Postgres, as is the next one. It locks nothing, since it finds rows of many scopes.
+/// For a distributed Postgres, like the next statement. It locks nothing, because it finds rows of many scopes.
 pub(super) const EXPIRED: Template = Template(
     "
 SELECT scope, operation, key_hash,
@@ -62,7 +62,7 @@ ORDER BY expires_at
 LIMIT $1",
 );
 
-/// Rows of one scope, and a second look at `expires_at`: it is another statement than the one that found them.
+/// Removes rows of one scope. It checks `expires_at` again, because another statement found the rows.
 pub(super) const SWEEP_SCOPE: Template = Template(
     "
 WITH swept AS (

@@ -38,23 +38,24 @@ use crate::settle::{self, find_out};
 /// `sqlx::Connection::begin(&mut **tx)` a savepoint.
 ///
 /// # Rules
-/// - What is written through it is kept with the reply, or not at all.
-/// - Do not end it: a raw `COMMIT` or `ROLLBACK` is found out when the handler returns, the caller gets
-///   `transaction_ended`, and the key does not run again until its record expires, since nobody can know what was kept.
-/// - The savepoint `idem_claimed` is the store's: do not release it. It separates the claim, before it, from the handler's
-///   writes, after it.
-/// - Leave the role as it is: the completion is written in the same transaction. `search_path` is free.
-/// - A statement that failed has failed the transaction, as always with Postgres. A handler that goes on as if it had
-///   not gets `transaction_aborted`. Put a savepoint around what may fail.
+/// - Its writes are kept together with the reply, or not at all.
+/// - Do not end it. A raw `COMMIT` or `ROLLBACK` is detected when the handler returns, and the caller gets
+///   `transaction_ended`. The key is then poisoned: it does not run again until its record expires, because what was
+///   kept cannot be known.
+/// - Do not release the savepoint `idem_claimed`: it belongs to the store. The claim is before the savepoint, the
+///   handler's writes are after it.
+/// - Do not change the role: the completion is written in the same transaction. `search_path` may be changed.
+/// - A failed statement fails the whole transaction, as always on Postgres. A handler that continues anyway gets
+///   `transaction_aborted`. Put a savepoint around a statement that may fail.
 ///
 /// # Cancel safety
-/// Dropped at any await, it rolls back, and its connection goes back to the pool after that.
+/// Dropped at any await, it rolls back. Its connection goes back to the pool after the rollback.
 pub struct PgTx {
     store: PgStore,
-    /// There until the run is settled or dropped.
+    /// `Some` until the run is settled or dropped.
     session: Option<Session>,
     run: Option<Run>,
-    /// Of a step: when it began, by the database's clock and by ours.
+    /// For a step: when the transaction began, by the database's clock and by ours.
     pub(super) began: Option<(i64, Instant)>,
 }
 
@@ -65,18 +66,18 @@ struct Run {
     began: Instant,
 }
 
-/// What came of one try to claim.
+/// The outcome of one try to claim.
 enum Tried {
     Run,
     Replay(Reply),
     Refuse(Kind),
-    /// The answer changed while it was given.
+    /// The state of the key changed during the try.
     Again,
 }
 
 impl PgStore {
-    /// Claims a request, or gives the result of the run that it repeats: what the attribute does for a plain function,
-    /// without the attribute.
+    /// Claims a request, or returns the stored result of its earlier run. It does what the attribute does for a plain
+    /// function, without the attribute.
     ///
     /// ```no_run
     /// use std::time::Duration;
@@ -90,7 +91,9 @@ impl PgStore {
     /// }
     ///
     /// async fn on_order(store: &PgStore, order: &str) -> Result<u32, Error> {
-    ///     let request = Request::new(Identity::new("inventory", "inventory.reserve", order)?, Fingerprint::of_value(order)?, Duration::from_secs(7 * 24 * 60 * 60))?;
+    ///     let identity = Identity::new("inventory", "inventory.reserve", order)?;
+    ///     let ttl = Duration::from_secs(7 * 24 * 60 * 60);
+    ///     let request = Request::new(identity, Fingerprint::of_value(order)?, ttl)?;
     ///     match store.begin(&request).await? {
     ///         Start::Run(mut run) => {
     ///             let reserved = reserve(&mut run, order).await.map_err(idem_sqlx::into_idem_error)?;
@@ -136,7 +139,7 @@ impl Context for PgTx {
                 Tried::Refuse(kind) => return Ok(Claimed::Refuse(kind)),
                 Tried::Again => {}
             }
-            // The connection goes back first: nobody waits with one in hand.
+            // The connection goes back to the pool first: no request waits while it holds one.
             drop(tx);
             sleep(pause).await;
         }
@@ -149,7 +152,7 @@ impl Context for PgTx {
     }
 
     async fn reject(mut self, outcome: &Outcome) -> Result<Rejected, Error> {
-        // The claim and its locks stay where they are, so nobody else can enter before the outcome is stored.
+        // The claim and its locks stay in place, so no other request can run before the outcome is stored.
         if !self.holds().await.map_err(into_idem_error)? {
             return Err(self.ended().await);
         }
@@ -188,7 +191,7 @@ impl Transaction for PgTx {
             self.take_session().rollback().await;
             return Ok(());
         }
-        // COMMIT of a transaction that failed or ended reports success all the same: this statement does not.
+        // COMMIT reports success even for a transaction that failed or has ended. This statement fails then.
         self.session().check().await.map_err(into_idem_error)?;
         match self.take_session().commit(deadline).await {
             Ok(()) => Ok(()),
@@ -208,8 +211,8 @@ impl PgTx {
         Ok(Self { store: store.clone(), session: Some(session), run: None, began: None })
     }
 
-    /// Answers a request whose first run ended in this process a short while ago, in one round trip. Otherwise the claim
-    /// decides, on the connection where there is one already.
+    /// Answers a request whose first run ended in this process a short while ago, in one round trip. Otherwise the
+    /// claim decides, on the connection of this look-up if it took one.
     async fn look_up(
         store: &PgStore,
         request: &Request,
@@ -218,7 +221,8 @@ impl PgTx {
         if !inner.recent.contains(&request.identity.digest()) {
             return Ok(ControlFlow::Continue(None));
         }
-        // A pooler in transaction mode needs the transaction around it; elsewhere one statement is one.
+        // A pooler in transaction mode needs a transaction around the statement. Without a pooler, a single statement
+        // is a transaction by itself.
         let (found, connection) = if inner.unnamed_statements {
             let mut session = Session::begin(&inner.pool, inner.begin).await?;
             let records = inner.records(session.connection()).await?;
@@ -228,7 +232,8 @@ impl PgTx {
             let records = inner.records(&mut connection).await?;
             (records.find_alone(&mut connection, &request.identity).await?, Some(connection))
         };
-        // What was found inside of somebody else's transaction decides nothing. To begin on the connection ends that.
+        // A record found inside a transaction that an earlier user left open decides nothing. The next BEGIN on the
+        // connection ends that transaction.
         let Some((record, now)) = found else { return Ok(ControlFlow::Continue(connection)) };
         Ok(match decide(record.as_ref(), request, now) {
             Decision::Replay(reply) => ControlFlow::Break(Claimed::Replay(reply)),
@@ -243,7 +248,7 @@ impl PgTx {
         let records = self.records().await?;
         match records.insert(self, request, claim).await {
             Ok(true) => Ok(Tried::Run),
-            // In a box, like every other way that a run seldom takes: its future makes no room for them.
+            // In a box, like every rare path: the future of a usual run does not grow by it.
             Ok(false) => Box::pin(self.contest(request, claim)).await,
             Err(error) if is_serialization_failure(&error) => {
                 self.session().restart().await.map_err(into_idem_error)?;
@@ -256,8 +261,8 @@ impl PgTx {
     /// Says why the request could not be claimed, or claims it in place of an expired record.
     async fn contest(&mut self, request: &Request, claim: Claim) -> Result<Tried, Error> {
         let records = self.records().await?;
-        // Under a stricter isolation level this may be older than what is in the way: then nobody is seen to hold the
-        // key, and the claim is tried again.
+        // Under a stricter isolation level this snapshot may be older than the record that is in the way. Then the key
+        // seems to be free, and the claim is tried again.
         let (record, now, holder) = match records.find_or_holder(self, request).await {
             Ok(found) => found,
             Err(error) if error.kind() == Kind::RetryLater => return Ok(Tried::Again),
@@ -266,7 +271,7 @@ impl PgTx {
         match (decide(record.as_ref(), request, now), holder) {
             (Decision::Replay(reply), _) => Ok(Tried::Replay(reply)),
             (Decision::Refuse(kind), _) => Ok(Tried::Refuse(kind)),
-            // A leased handler has begun it, and a transaction knows nothing of its steps.
+            // A leased handler began the run, and a transaction cannot resume its steps.
             (Decision::Resume { .. }, _) => Ok(Tried::Refuse(Kind::StepMismatch)),
             (Decision::Claim | Decision::Replace(_), Holder::Same) => Ok(Tried::Refuse(Kind::KeyInFlight)),
             (Decision::Claim | Decision::Replace(_), Holder::Other) => self.refuse_reuse(request).await,
@@ -284,11 +289,11 @@ impl PgTx {
         }
     }
 
-    /// Another request holds the key: it runs, or it is about to lose to a record that this snapshot is too old to
+    /// Another request holds the key. It runs, or it is about to lose to a record that this snapshot is too old to
     /// show. In the second case the record decides.
     async fn refuse_reuse(&mut self, request: &Request) -> Result<Tried, Error> {
         let records = self.records().await?;
-        // Under a stricter isolation level only another transaction has another snapshot.
+        // Under a stricter isolation level only a new transaction gets a new snapshot.
         self.session().restart().await.map_err(into_idem_error)?;
         let (record, now) = records.find(self, &request.identity).await?;
         Ok(match decide(record.as_ref(), request, now) {
@@ -299,19 +304,19 @@ impl PgTx {
         })
     }
 
-    /// Writes the completion: the last statement before COMMIT, so what had failed before fails here (rule 16).
+    /// Writes the completion. It is the last statement before COMMIT, so an earlier failure shows here (rule 16).
     async fn write_outcome(&mut self, outcome: &Outcome) -> Result<(), Error> {
         let records = self.records().await?;
         let Self { session: Some(session), run: Some(run), .. } = self else { unreachable!("a recorded run") };
         let elapsed = run.began.elapsed();
-        // The record expires `ttl` after its claim unless the run took a noticeable part of that.
+        // The record expires `ttl` after its claim, or later if the run took more than a hundredth of that.
         let late = if elapsed > run.request.ttl / 100 { elapsed } else { Duration::ZERO };
         let identity = &run.request.identity;
         match records.complete(session.connection(), identity, run.claim, outcome, elapsed, late).await {
             Ok(true) => Ok(()),
             Ok(false) => Err(self.ended().await),
             Err(error) => {
-                // A transaction that has failed may be another one, which the handler has begun behind ours.
+                // The failed transaction may not be ours: the handler may have ended ours and begun another.
                 if let Ok(false) = self.holds().await {
                     return Err(self.ended().await);
                 }
@@ -340,7 +345,7 @@ impl PgTx {
         self.store.inner().records(session.connection()).await
     }
 
-    /// In a task of its own: a caller that goes away now must not leave the key free.
+    /// In a task of its own: if the caller goes away now, the key must still be poisoned.
     async fn ended(&mut self) -> Error {
         let (store, session, run) = (self.store.clone(), self.take_session(), self.take_run());
         let barred = tokio::spawn(async move { ended(&store, session, run).await });
@@ -363,7 +368,7 @@ impl PgTx {
 impl Drop for PgTx {
     fn drop(&mut self) {
         if let (Some(session), Some(run)) = (self.session.take(), self.run.take()) {
-            // Without a runtime the session's own drop closes the connection, which rolls back as well.
+            // Without a runtime, the session's own drop closes the connection, which also rolls back.
             if let Ok(runtime) = Handle::try_current() {
                 let abandoned = abandon(self.store.clone(), session, run);
                 runtime.spawn(async move {
@@ -385,8 +390,8 @@ async fn abandon(store: PgStore, mut session: Session, run: Run) -> Result<(), E
     Ok(())
 }
 
-/// Whether the transaction is still the one that claimed, failed or not; if it is, everything that the handler has
-/// written in it is undone. One that cannot be asked is lost, and can commit no more than that.
+/// Whether the transaction is still the one that claimed, failed or not. If so, all writes of the handler in it are
+/// rolled back. An error means that the transaction cannot be asked. It is lost then, and commits nothing more.
 async fn still_holds(session: &mut Session) -> sqlx::Result<bool> {
     match session.undo().await {
         Ok(()) => Ok(true),
@@ -395,7 +400,7 @@ async fn still_holds(session: &mut Session) -> sqlx::Result<bool> {
     }
 }
 
-/// The handler ended the transaction it was lent.
+/// Poisons the key of a handler that ended the transaction it was lent.
 async fn ended(store: &PgStore, session: Session, run: Run) -> Error {
     session.rollback().await;
     settle::ended(store, &run.request, run.claim).await

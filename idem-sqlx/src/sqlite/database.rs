@@ -59,13 +59,13 @@ impl Database for SqliteStore {
     }
 
     async fn find_settled(&self, request: &Request, _claim: Claim) -> Result<Option<Record>, Error> {
-        // The write lock is free only when the transaction is over.
+        // The write lock is free only after the transaction has ended, so this BEGIN waits for its end.
         let mut session = Session::begin(self.pool()).await?;
         let (record, _now) = self.inner().records.find(session.connection(), &request.identity).await?;
         Ok(record)
     }
 
-    /// A step may hold the write lock for long, and nobody has to wait for it to read what is finished.
+    /// A step may hold the write lock for long. Reading a finished record does not need the lock.
     async fn look(&self, identity: &Identity, _tries: usize) -> Result<(Reader, Option<Found>), Error> {
         let mut reader = Reader::acquire(self.pool()).await?;
         let found = self.inner().records.find_alone(&mut reader, identity).await?;
@@ -193,14 +193,14 @@ async fn written_in(tx: &mut SqliteTx, is_written: sqlx::Result<bool>) -> Result
     match is_written {
         Ok(true) => Ok(Written::Kept),
         Ok(false) => Ok(Written::NotHeld),
-        // By the code it may be another mistake in the SQL. By the second savepoint it is told.
+        // The code can also mean another SQL error. The second savepoint tells the two apart.
         Err(error) if has_no_savepoint(&error) && !is_whole(tx).await => Ok(Written::Ended),
         Err(error) => Err(into_idem_error(error)),
     }
 }
 
-/// Whether a step's transaction is still the one that was begun, by the savepoint that is gone otherwise. One that cannot be
-/// asked is lost.
+/// Whether a step's transaction is still the one that was begun: otherwise its savepoint is gone. A transaction that
+/// cannot be asked is lost, and counts as not ended.
 async fn is_whole(tx: &mut SqliteTx) -> bool {
     !matches!(tx.session().check().await, Err(error) if is_answer(&error))
 }

@@ -17,7 +17,8 @@ const NOTADB: i32 = 26;
 pub(crate) fn kind(code: i32) -> Kind {
     match code {
         BUSY | LOCKED => Kind::RetryLater,
-        // A file is opened by the first statement that reads it, so that is where it may turn out to be no database.
+        // A file is opened by the first statement that reads it, so only then does a file turn out not to be a
+        // database.
         READONLY | IOERR | FULL | CANTOPEN | NOTADB => Kind::StoreUnavailable,
         _ => Kind::StoreFailed,
     }
@@ -29,24 +30,25 @@ pub(crate) fn code(error: &SqliteError) -> Option<i32> {
     Some(extended & 0xff)
 }
 
-/// The COMMIT failed: is it sure that nothing was kept?
+/// Whether a failed COMMIT has certainly kept nothing.
 ///
-/// Busy and a constraint checked late leave the transaction open, to be rolled back; after anything else the file
-/// has to be asked.
+/// A busy file and a deferred constraint leave the transaction open, and it is rolled back. After any other error the
+/// record has to be looked up.
 pub(super) fn commit_was_refused(error: &sqlx::Error) -> bool {
     matches!(answer(error), Some(BUSY | LOCKED | CONSTRAINT))
 }
 
-/// The completion failed: was the savepoint in front of it gone?
+/// Whether a completion failed because the savepoint that it releases was gone.
 ///
-/// SQLite has no code of its own for that, only the one for an SQL error, which a completion in order does not make.
+/// SQLite has no separate code for that, only the code for an SQL error. A completion whose savepoint exists does not
+/// cause an SQL error.
 pub(super) fn has_no_savepoint(error: &sqlx::Error) -> bool {
     answer(error) == Some(ERROR)
 }
 
-/// BEGIN met a transaction, in the database or in what sqlx counts: the connection's last user left it.
+/// BEGIN met a transaction of the connection's last user, in the database or in sqlx's count.
 ///
-/// SQLite has no code of its own for that either. Any other SQL error comes again when the transaction is ended.
+/// SQLite has no separate code for that either. Any other SQL error occurs again after the open transaction is ended.
 pub(super) fn is_left_behind(error: &sqlx::Error) -> bool {
     answer(error) == Some(ERROR) || matches!(error, sqlx::Error::InvalidSavePointStatement)
 }

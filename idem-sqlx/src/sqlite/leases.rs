@@ -1,7 +1,7 @@
 //! The statements on leases and steps, and nothing else.
 //!
-//! Each that changes something asks in the same statement whether the record is still held by the claim. Where it is not,
-//! its transaction is rolled back, with what stands behind it in one go.
+//! Each statement that changes a leased record checks in itself that the claim still holds the record. If the claim
+//! does not, the transaction is rolled back, together with the later statements of the same text.
 
 use std::sync::LazyLock;
 
@@ -18,7 +18,7 @@ use crate::error::into_idem_error;
 use crate::row::{self, EntryColumns, EntryRow};
 
 impl Records {
-    /// Inserts a leased record, and sees to it that it begins without steps.
+    /// Inserts a leased record without entries of an earlier record, and records the input.
     pub(super) async fn lease(
         self,
         connection: &mut SqliteConnection,
@@ -34,7 +34,7 @@ impl Records {
         Ok(leased)
     }
 
-    /// Takes the place of an expired record, if it is still the one that was seen.
+    /// Replaces an expired record, if it is still the record that was seen.
     pub(super) async fn replace_leased(
         self,
         connection: &mut SqliteConnection,
@@ -51,7 +51,7 @@ impl Records {
         Ok(leased)
     }
 
-    /// Takes over from an attempt that is over, if nobody else has.
+    /// Takes over from an attempt whose lease has ended, if no other claimant has.
     pub(super) async fn take_over(
         self,
         connection: &mut SqliteConnection,
@@ -69,7 +69,7 @@ impl Records {
         Ok(query.execute(connection).await?.rows_affected() == 1)
     }
 
-    /// What earlier attempts have recorded, in its order.
+    /// The entries that earlier attempts have recorded, in their order.
     pub(super) async fn entries(
         self,
         connection: &mut SqliteConnection,
@@ -80,7 +80,7 @@ impl Records {
         entries(&rows)
     }
 
-    /// Lets the lease begin again.
+    /// Renews the lease.
     pub(super) async fn renew(
         self,
         connection: &mut SqliteConnection,
@@ -105,8 +105,8 @@ impl Records {
         Ok(query.fetch_optional(connection).await?.is_some())
     }
 
-    /// Lets the lease begin again and writes a finished step, once. No row: the lease is lost. An error, where the
-    /// transaction is not the session's any more.
+    /// Renews the lease and records an entry, once. Returns false if the lease is lost. Fails if the transaction is no
+    /// longer the session's.
     pub(super) async fn record_entry(
         self,
         connection: &mut SqliteConnection,
@@ -134,7 +134,8 @@ impl Records {
         Ok(query.fetch_all(connection).await?.len() == 1)
     }
 
-    /// Completes the record and removes its steps. No row, or an error: as for [`record_entry`](Self::record_entry).
+    /// Completes the record and removes its journal. Returns false or fails as [`record_entry`](Self::record_entry)
+    /// does.
     pub(super) async fn complete_leased(
         self,
         connection: &mut SqliteConnection,
@@ -153,8 +154,8 @@ impl Records {
         Ok(query.fetch_all(connection).await?.len() == 1)
     }
 
-    /// Ends the lease and keeps the steps. The claim becomes nobody's, so that a renewal on its way cannot revive it. An
-    /// attempt that nobody has run does not count.
+    /// Ends the lease and keeps the journal. `nobodys` replaces the claim, so that a renewal on its way cannot revive
+    /// the lease. An attempt that has not run does not count.
     pub(super) async fn release(
         self,
         connection: &mut SqliteConnection,
@@ -169,7 +170,7 @@ impl Records {
         Ok(query.execute(connection).await?.rows_affected() == 1)
     }
 
-    /// Bars the key: nobody knows what a step has kept that ended its transaction.
+    /// Poisons the key of a step that ended its transaction: what the step has kept is not known.
     pub(super) async fn poison_leased(
         self,
         connection: &mut SqliteConnection,
@@ -180,7 +181,7 @@ impl Records {
         Ok(query.execute(connection).await?.rows_affected() == 1)
     }
 
-    /// Lets a record begin again that was begun as often as it may be.
+    /// Resets the attempts of a run that is not over and that no process holds.
     pub(super) async fn reset_attempts(
         self,
         connection: &mut SqliteConnection,
@@ -190,7 +191,7 @@ impl Records {
         Ok(query.execute(connection).await?.rows_affected() == 1)
     }
 
-    /// Records what the run was begun with, if that is to be recorded.
+    /// Records the input of the run, if the request has one to record.
     async fn record_input(
         self,
         connection: &mut SqliteConnection,
@@ -227,7 +228,7 @@ impl Records {
     }
 }
 
-/// $1 to $5: the record, and that it is leased by this claim.
+/// $1 to $5: the identity, the claim, and the lowest state of a leased record.
 fn bind_held<'q>(
     query: Query<'q, Sqlite, SqliteArguments>,
     identity: &Identity,
@@ -236,7 +237,7 @@ fn bind_held<'q>(
     bind_identity(query, identity).bind(claim.as_bytes().as_slice()).bind(row::LEASED)
 }
 
-/// $1 to $8: those, what was asked, and how long the lease and the record live.
+/// $1 to $8: those, the fingerprint, and how long the lease and the record live.
 fn bind_lease<'q>(
     query: Query<'q, Sqlite, SqliteArguments>,
     request: &Request,
@@ -308,8 +309,9 @@ INSERT INTO main.idem_journal
     (scope, operation, key_hash, claim, position, name, kind, format, headers, body, attempt, created_at)
 SELECT $1, $2, $3, $4, $5, '', $6, $7, x'', $8, 1, CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER)";
 
-/// In the order of their places, so that a run that is given back is not met again. Only what is not over has steps.
-/// A column takes values of every type here: the casts keep one row that was put in by hand from hiding all others.
+/// In the order of their places, so that a released run is not met twice in a pass. Only a run that is not over has
+/// entries, its input among them. A column of SQLite takes values of every type. The casts keep a single row that was
+/// inserted by hand from hiding all other rows.
 const ABANDONED: &str = "
 SELECT CAST(scope AS TEXT) AS scope, CAST(key_hash AS BLOB) AS key_hash, CAST(input.body AS BLOB) AS body
 FROM (SELECT CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER) AS now) AS time,
@@ -347,7 +349,7 @@ WHERE scope = $1
     AND position >= 0
 ORDER BY position";
 
-/// The record is kept for its whole `ttl` behind the last sign of life.
+/// The record is kept for its whole `ttl` after the end of the last lease.
 const RENEW: &str = "
 UPDATE main.idem_records
 SET lease_until = time.now + $6,
@@ -368,8 +370,8 @@ WHERE scope = $1
     AND claim = $4
     AND state >= $5";
 
-/// What is to be undone is not forgotten: a hundred years are as good as never. In its place there may be the call that
-/// was made, or the step itself, if its commit did not answer.
+/// A rejected record must not expire before it is undone: a hundred years are as good as never. The entry's position
+/// may already hold the call that was started, or the same entry if its COMMIT got no answer.
 const RECORD_ENTRY: &str = "
 RELEASE idem_run;
 UPDATE main.idem_records

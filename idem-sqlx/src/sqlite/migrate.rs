@@ -9,14 +9,14 @@ use crate::error::into_idem_error;
 use crate::migrate::migrate;
 use crate::migrations::{Migration, migrations};
 
-/// In order; never edited after a release.
+/// In order. A file is never edited after a release.
 const MIGRATIONS: &[Migration] = &migrations!["sqlite":
     "20261122000001_create_idem_records",
     "20261122000002_create_idem_journal",
 ];
 
 impl SqliteStore {
-    /// Creates and alters the store's tables, as far as that has not been done.
+    /// Creates and alters the store's tables, as far as this has not been done.
     ///
     /// ```no_run
     /// # async fn example(pool: sqlx::SqlitePool) -> Result<(), idem_core::Error> {
@@ -26,15 +26,15 @@ impl SqliteStore {
     ///
     /// # Rules
     /// - Any number of processes may call it at once, at every start.
-    /// - Where nothing is to be done it only reads `idem_migrations`, and waits for no writer.
-    /// - It never touches the application's `_sqlx_migrations`. To run them with your own migrations, copy the files of
-    ///   `migrations/sqlite` from this crate's source into your migrations folder, unedited and under their names: sqlx compares
-    ///   checksums. At each upgrade of `idem-sqlx`, copy the files that are new, and run them before the new release serves
-    ///   requests. You may also call `migrate`, before or after: each file changes nothing the second time, and records its
-    ///   name in `idem_migrations`.
+    /// - If nothing has to be done, it only reads `idem_migrations`, and waits for no writer.
+    /// - It never touches the application's `_sqlx_migrations`. To run the store's migrations together with your own,
+    ///   copy the files of `migrations/sqlite` from this crate's source into your migrations folder, unedited and under
+    ///   their names: sqlx compares checksums. At each upgrade of `idem-sqlx`, copy the new files and run them before
+    ///   the new release serves requests. You may also call `migrate`, before or after: each file changes nothing the
+    ///   second time, and records its name in `idem_migrations`.
     ///
     /// # Errors
-    /// The database cannot be reached, or refused a statement. Then nothing has changed.
+    /// The database cannot be reached, or it refused a statement. Nothing has changed then.
     ///
     /// # Cancel safety
     /// Safe: it is one transaction.
@@ -52,7 +52,7 @@ impl SqliteStore {
         Ok(migrated)
     }
 
-    /// A transaction in which nobody else migrates.
+    /// A transaction with the write lock, and the names of the files that have been run.
     pub(super) async fn begin_to_migrate(&self) -> Result<(Session, Vec<String>), Error> {
         let mut session = Session::begin(self.pool()).await?;
         let migrated = migrated(session.connection()).await.map_err(into_idem_error)?;
@@ -60,7 +60,7 @@ impl SqliteStore {
     }
 }
 
-/// The names of the files that have been run, in either way.
+/// The names of the files that have been run, by `migrate` or by the application's migrator.
 async fn migrated(connection: &mut SqliteConnection) -> sqlx::Result<Vec<String>> {
     let is_there = sqlx::query_scalar(LIST_IS_THERE).persistent(false);
     if !is_there.fetch_one(&mut *connection).await? {
@@ -86,7 +86,7 @@ mod tests {
         assert!(MIGRATIONS.iter().all(|migration| !migration.sql.contains("alter table")));
     }
 
-    /// A column of a later release, as SQLite gets it.
+    /// A migration of a later release, as SQLite gets it.
     const LATER: Migration = Migration {
         name: "20270101000001_add_idem_notes",
         sql: "

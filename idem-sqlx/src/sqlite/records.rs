@@ -13,12 +13,12 @@ use sqlx::{FromRow, Sqlite};
 use super::session::{Reader, alone};
 use crate::row::{self, Columns};
 
-/// The statements.
+/// The statements on records and leases.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Records;
 
 impl Records {
-    /// Inserts the running record. Whether a row was inserted is the arbiter's word: the claimant runs.
+    /// Inserts the running record. If a row was inserted, the claimant runs: the primary key is the arbiter.
     pub(super) async fn insert(
         self,
         connection: &mut SqliteConnection,
@@ -33,7 +33,7 @@ impl Records {
         Ok(query.execute(connection).await?.rows_affected() == 1)
     }
 
-    /// Takes the place of an expired record, if it is still the one that was seen.
+    /// Replaces an expired record, if it is still the record that was seen.
     pub(super) async fn replace(
         self,
         connection: &mut SqliteConnection,
@@ -60,7 +60,7 @@ impl Records {
         row::read(Columns::from_row(&row).map_err(into_idem_error)?)
     }
 
-    /// The same, on a connection that comes from the pool.
+    /// The same, on a connection from the pool.
     pub(super) async fn find_alone(
         self,
         reader: &mut Reader,
@@ -73,8 +73,8 @@ impl Records {
         row::read(Columns::from_row(&row).map_err(into_idem_error)?)
     }
 
-    /// Completes the record that this transaction claimed. No row, or an error about the savepoint
-    /// ([`has_no_savepoint`](super::error::has_no_savepoint)): this is not that transaction any more.
+    /// Completes the record that this transaction claimed. Returns false, or fails on the savepoint
+    /// ([`has_no_savepoint`](super::error::has_no_savepoint)), if this is no longer that transaction.
     pub(super) async fn complete(
         self,
         connection: &mut SqliteConnection,
@@ -94,7 +94,7 @@ impl Records {
             .bind(body)
             .bind(microseconds(elapsed))
             .bind(microseconds(late));
-        // Rows and not `rows_affected`, in which the handler's last statement would be counted again.
+        // Counts rows, because `rows_affected` would count the handler's last statement again.
         Ok(query.fetch_all(connection).await?.len() == 1)
     }
 }
@@ -106,7 +106,7 @@ pub(super) fn bind_identity<'q>(
     query.bind(identity.scope.as_str()).bind(identity.operation.as_str()).bind(identity.key.hash().as_slice())
 }
 
-/// As the table keeps times. A duration that does not fit is longer than SQLite's calendar.
+/// A duration in the unit of the tables. A duration that does not fit is longer than SQLite's calendar.
 pub(super) fn microseconds(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX / 2)
 }
@@ -140,7 +140,7 @@ WHERE scope = $1
     AND claim = $8
     AND expires_at <= time.now";
 
-/// One row always: a record that is not there has no `expires_at`.
+/// Always one row: without a record, `expires_at` is NULL.
 const FIND: &str = "
 SELECT record.fingerprint, record.state, record.claim, record.format, record.status, record.headers, record.body,
     record.expires_at,
@@ -153,7 +153,7 @@ LEFT JOIN main.idem_records AS record
     AND record.operation = $2
     AND record.key_hash = $3";
 
-/// The savepoint is there only in the transaction that claimed.
+/// The savepoint exists only in the transaction that claimed.
 const COMPLETE: &str = "
 RELEASE idem_run;
 UPDATE main.idem_records

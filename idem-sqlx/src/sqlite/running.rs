@@ -5,10 +5,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use idem_core::{Fingerprint, Kind, Request};
 
-/// Answers duplicates without a connection and without the write lock, for which they would queue behind the run that
-/// they duplicate.
+/// Answers duplicates without a connection and without the write lock. For the lock they would wait until the run that
+/// they duplicate has ended.
 ///
-/// It only spares the queue. Who runs is decided by the primary key, as it must be for other processes.
+/// This table only spares that wait. The primary key decides which request runs, as it must for other processes.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Running(Arc<Mutex<Table>>);
 
@@ -17,18 +17,18 @@ type Table = HashMap<[u8; 32], Place>;
 #[derive(Debug, Clone, Copy)]
 struct Place {
     fingerprint: Fingerprint,
-    /// Whether the primary key has said so. Until then another process may be running the key.
+    /// Whether the primary key has let this request run. Until then another process may be running the key.
     won: bool,
 }
 
 impl Running {
-    /// What the run that is going on means for the request, if there is one for sure.
+    /// What the active run means for the request, if the primary key has confirmed that run.
     pub(super) fn find(&self, request: &Request) -> Option<Kind> {
         let place = self.table().get(&request.identity.digest()).copied()?;
         place.won.then(|| place.means(request))
     }
 
-    /// Enters the request until the answer is dropped, or says what the one that is there means for it.
+    /// Enters the request until the returned entry is dropped, or returns what the entered request means for it.
     pub(super) fn enter(&self, request: &Request) -> Result<Entry, Kind> {
         let identity = request.identity.digest();
         let mut table = self.table();
@@ -40,19 +40,19 @@ impl Running {
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
-        // Nothing in here panics half way through a change.
+        // No code panics half way through a change of the table.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Place {
     fn means(&self, request: &Request) -> Kind {
-        // One that has not won may be about to lose to a record with the request's own reply.
+        // An entered request that has not won may be about to lose to a record with this request's own reply.
         if self.won && self.fingerprint != request.fingerprint { Kind::KeyReused } else { Kind::KeyInFlight }
     }
 }
 
-/// A run that is going on, until it is dropped.
+/// The run is active until the entry is dropped.
 #[derive(Debug)]
 pub(super) struct Entry {
     running: Running,
@@ -60,7 +60,7 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    /// The primary key has said that this one runs.
+    /// Notes that the primary key has let this request run.
     pub(super) fn won(&self) {
         if let Some(place) = self.running.table().get_mut(&self.identity) {
             place.won = true;

@@ -1,4 +1,4 @@
-//! A pooled connection inside a transaction, and how it leaves it.
+//! A pooled connection inside a transaction, and every way out of the transaction.
 
 use idem_core::Error;
 use sqlx::pool::PoolConnection;
@@ -14,19 +14,19 @@ use crate::error::not_begun;
 
 type Manager = <Sqlite as Database>::TransactionManager;
 
-/// `IMMEDIATE` takes the write lock at the start. The savepoints are there to be missed: they are gone when the handler
-/// has ended the transaction itself, and going back to one undoes everything without giving up the lock.
+/// `IMMEDIATE` takes the write lock at the start. The savepoints show whether the handler has ended the transaction:
+/// they are gone then. Rolling back to a savepoint undoes everything without giving up the lock.
 ///
-/// There are two because the completion releases one, to see whether it is there. Whatever is dropped behind that, and
-/// wherever, still finds the other.
+/// There are two savepoints because the completion releases one, to check that it exists. A run that is dropped at any
+/// point after that still finds the other.
 const BEGIN: &str = "BEGIN IMMEDIATE; SAVEPOINT idem_run; SAVEPOINT idem_run";
 
 /// A connection whose transaction has begun, or is about to.
 ///
-/// sqlx's own `Transaction` would do, but for two things: it counts on a handler not to end the transaction with
-/// SQL of its own, and it commits without a look at whether a savepoint was left open.
+/// sqlx's own `Transaction` has two faults: it relies on a handler not to end the transaction with SQL of its own, and
+/// it commits even if a savepoint was left open.
 ///
-/// Dropped, it rolls back; the connection goes to the pool only after that.
+/// Dropped, it rolls back. The connection goes to the pool only after the rollback.
 pub struct Session(Option<PoolConnection<Sqlite>>);
 
 impl Session {
@@ -43,8 +43,8 @@ impl Session {
         Self::begin_by(connection, BEGIN).await
     }
 
-    /// A pool may hand out a connection inside a transaction that somebody else has left, by a raw BEGIN or SAVEPOINT.
-    /// SQLite refuses to begin another one in it, so it is ended first.
+    /// A pool may hand out a connection with an open transaction of an earlier user, from a raw BEGIN or SAVEPOINT.
+    /// SQLite refuses to begin another transaction in it, so the open one is rolled back and BEGIN is sent again.
     async fn begin_by(connection: PoolConnection<Sqlite>, statement: &'static str) -> Result<Self, Error> {
         let mut session = Self(Some(connection));
         let mut begun = Manager::begin(session.connection(), Some(statement.into_sql_str())).await;
@@ -64,12 +64,12 @@ impl Session {
         self.0.as_ref().expect("a session has its connection until it ends")
     }
 
-    /// Undoes everything, without letting go of the write lock. Fails where the transaction is not the session's.
+    /// Rolls everything back without giving up the write lock. Fails if the transaction is not the session's.
     pub(super) async fn restart(&mut self) -> sqlx::Result<()> {
         self.connection().execute("ROLLBACK TO idem_run").await.map(|_| ())
     }
 
-    /// Fails where the transaction is not the session's any more.
+    /// Fails if the transaction is no longer the session's.
     pub(super) async fn check(&mut self) -> sqlx::Result<()> {
         self.connection().execute("RELEASE idem_run").await.map(|_| ())
     }
@@ -100,9 +100,9 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         let Some(mut connection) = self.0.take() else { return };
-        // A COMMIT that was cancelled has left a note with sqlx to pass over one queued rollback: this one.
+        // After a cancelled COMMIT, sqlx skips one queued rollback. This is the rollback that it may skip.
         Manager::start_rollback(&mut connection);
-        // A queued rollback that fails goes unnoticed, so the connection is looked after.
+        // A queued rollback may fail unnoticed, so the connection is rolled back once more in a task.
         if let Ok(runtime) = Handle::try_current() {
             runtime.spawn(RollingBack(Some(connection)).roll_back());
         } else {
@@ -111,9 +111,9 @@ impl Drop for Session {
     }
 }
 
-/// A connection to read from before there is a session, and so without the write lock.
+/// A connection to read from before there is a session, without the write lock.
 ///
-/// Dropped while it reads, it rolls back; the connection goes to the pool only after that.
+/// Dropped while it reads, it rolls back. The connection goes to the pool only after the rollback.
 pub struct Reader {
     connection: Option<PoolConnection<Sqlite>>,
     is_idle: bool,
@@ -124,11 +124,11 @@ impl Reader {
         Ok(Self { connection: Some(pool.acquire().await.map_err(not_begun)?), is_idle: true })
     }
 
-    /// Reads by a query that begins a transaction and rolls it back, as [`alone`] makes it of a `SELECT`: all of it is
-    /// one message to sqlx's thread.
+    /// Runs a query that begins a transaction and rolls it back. [`alone`] makes such a query from a `SELECT`. All of
+    /// it is one message to sqlx's thread.
     ///
-    /// Without a BEGIN it would read in whatever transaction somebody else has left on the connection, and that may be
-    /// older than what has been written since.
+    /// Without a BEGIN the query would read in a transaction that an earlier user may have left open on the connection.
+    /// That transaction may not see recent writes.
     pub(super) async fn fetch_all<'q>(
         &mut self,
         query: impl Fn() -> Query<'q, Sqlite, SqliteArguments>,
@@ -144,7 +144,7 @@ impl Reader {
         rows
     }
 
-    /// To write, where what was read says so.
+    /// Begins a session on this connection, to write.
     pub(super) async fn begin(mut self) -> Result<Session, Error> {
         Session::begin_on(self.connection.take().expect("a reader has its connection until it is a session's")).await
     }
@@ -168,8 +168,8 @@ pub(super) fn alone(select: &str) -> String {
     format!("BEGIN; {select}; ROLLBACK")
 }
 
-/// A connection on its way out of a transaction. Dropped half way, by a runtime that shuts down, it is closed: no
-/// pool gets it back as it is.
+/// A connection that is being rolled back. Dropped half way, by a runtime that shuts down, it is closed and does not go
+/// back to the pool.
 struct RollingBack(Option<PoolConnection<Sqlite>>);
 
 impl RollingBack {
@@ -193,15 +193,15 @@ impl Drop for RollingBack {
 async fn roll_back(connection: &mut SqliteConnection) -> sqlx::Result<()> {
     if Manager::get_transaction_depth(connection) == 0
         && let Err(error) = connection.execute("ROLLBACK").await
-        // sqlx counts none, but there may be one. Where there is none, SQLite says so.
+        // sqlx counts no transaction, but there may be one. If there is none, SQLite answers with an error.
         && !is_answer(&error)
     {
         return Err(error);
     }
     while Manager::get_transaction_depth(connection) > 0 {
         if Manager::rollback(connection).await.is_err() {
-            // The handler ended the transaction, and sqlx still counts it: give it one to roll back. To close the
-            // connection instead would lose a database that lives in memory.
+            // The handler ended the transaction, and sqlx still counts it: begin one for sqlx to roll back. Closing the
+            // connection instead would lose a database in memory.
             connection.execute("BEGIN").await?;
             Manager::rollback(connection).await?;
         }

@@ -22,17 +22,19 @@ use super::running::Running;
 /// # Ok(()) }
 /// ```
 ///
-/// A cheap handle: clones share everything. Give the router's state one, and let `SqliteStore: FromRef<State>`.
+/// A cheap handle: clones share everything. Put a clone into the router's state, and implement
+/// `SqliteStore: FromRef<State>`.
 ///
 /// # Rules
-/// - SQLite has one writer at a time, and a recorded handler is a writer from its start: requests with different keys
-///   run one after another. `PRAGMA journal_mode = WAL` lets replays and other readers go on beside it.
-/// - One request uses one connection; a duplicate that waits uses none. A pool of one works.
-/// - A transaction that somebody else has left open on a pooled connection is rolled back, and nothing of it is inherited.
+/// - SQLite has one writer at a time, and a recorded handler is a writer from its start. So requests with different
+///   keys run one after another. `PRAGMA journal_mode = WAL` lets replays and other readers continue meanwhile.
+/// - One request uses one connection. A waiting duplicate uses none. A pool with one connection works.
+/// - If a pooled connection still has an open transaction of an earlier user, that transaction is rolled back. The
+///   store inherits nothing from it.
 ///
 /// # Limitations
-/// Duplicates of a running request are answered at once where one process has one store. In another process they
-/// queue for the write lock for as long as the pool's `busy_timeout` says, then get the reply, or `retry_later`.
+/// A duplicate of a running request is answered at once in the store that runs it. In any other store or process it
+/// queues for the write lock for up to the pool's `busy_timeout`, then gets the reply or `retry_later`.
 #[derive(Clone)]
 pub struct SqliteStore(Arc<Inner>);
 
@@ -64,7 +66,7 @@ impl SqliteStore {
         &self.0.pool
     }
 
-    /// Waits until no run is going on: call it when the server has stopped to accept requests.
+    /// Waits until no run is active. Call it after the server has stopped accepting requests.
     ///
     /// # Cancel safety
     /// Safe: put it under a timeout to wait for a limited time.
@@ -104,14 +106,14 @@ pub struct SqliteStoreBuilder {
 impl SqliteStoreBuilder {
     /// The longest reply that is stored, in bytes of its headers and body. Default: 1 MiB.
     ///
-    /// A longer one goes to its caller and leaves a tombstone: a retry gets 410 and does not run.
+    /// A longer reply goes to its caller and leaves a tombstone: a retry gets 410 and does not run.
     #[must_use]
     pub fn reply_limit(mut self, bytes: usize) -> Self {
         self.reply_limit = bytes;
         self
     }
 
-    /// How long to look up what became of a COMMIT that did not answer. Default: 10 seconds. After that, the caller gets
+    /// How long to look up the outcome of a COMMIT that got no answer. Default: 10 seconds. After that, the caller gets
     /// `outcome_unknown`.
     #[must_use]
     pub fn commit_deadline(mut self, deadline: Duration) -> Self {

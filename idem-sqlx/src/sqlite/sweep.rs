@@ -9,17 +9,17 @@ use crate::error::into_idem_error;
 use crate::sweep::{Batch, Sweep, parts};
 use crate::sweeper::{self, Sweeper};
 
-/// All who write wait for a batch, and sleep up to a tenth of a second before they try again.
+/// Every writer waits for a batch, and sleeps up to a tenth of a second before it tries again.
 const BATCH: u32 = 250;
 
 impl SqliteStore {
-    /// Removes expired records, batch by batch, and says how many. Expired records count for nothing whether they
-    /// are swept or not: this is only for the space.
+    /// Removes expired records, batch by batch, and returns how many. An expired record has no effect even if it is not
+    /// swept: the sweep only frees space.
     ///
     /// Requests and other sweepers wait for one batch at most.
     ///
     /// # Errors
-    /// The database cannot be reached, or has no such archive. Batches that were done stay done.
+    /// The database cannot be reached, or has no such archive. Finished batches stay done.
     ///
     /// # Cancel safety
     /// Safe: each batch is one transaction.
@@ -27,7 +27,7 @@ impl SqliteStore {
         sweeper::sweep(self, sweep).await
     }
 
-    /// Sweeps in a background task until the answer is dropped.
+    /// Sweeps in a background task until the returned handle is dropped.
     #[must_use = "the sweep stops when this handle is dropped"]
     pub fn sweeper(&self, sweep: Sweep) -> Sweeper {
         Sweeper::spawn(self.clone(), sweep)
@@ -46,12 +46,12 @@ impl SqliteStore {
         let delete = format!("DELETE FROM main.idem_records WHERE {EXPIRED}");
         let removed = run(session.connection(), delete, now, batch).await.map_err(into_idem_error)?;
         session.commit().await?;
-        // What is deleted is not in the index any more, so each batch can begin at its start.
+        // Deleted rows are no longer in the index, so each batch can begin at its start.
         Ok(Batch { removed, more: removed >= u64::from(batch), reached: None })
     }
 }
 
-/// The archive as a statement names it: in the store's file, unless an attached one stands in front of it.
+/// The archive as a statement names it. A name without a schema is in the store's file, not in an attached one.
 fn archive(sweep: &Sweep) -> Option<String> {
     let table = sweep.archive.as_ref()?;
     let parts = parts(table);
@@ -69,7 +69,7 @@ async fn run(connection: &mut SqliteConnection, statement: String, now: i64, bat
     Ok(query.execute(connection).await?.rows_affected())
 }
 
-/// The same rows for the copy and for the deletions: the time is bound, and nobody else writes between the two.
+/// The same rows for the copy and for the deletions: the time is bound, and no other process writes in between.
 const EXPIRED: &str = "
 (scope, operation, key_hash) IN (
     SELECT scope, operation, key_hash

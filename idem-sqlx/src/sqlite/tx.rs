@@ -35,18 +35,20 @@ use crate::settle::{self, find_out};
 /// `sqlx::Connection::begin(&mut **tx)` a savepoint.
 ///
 /// # Rules
-/// - What is written through it is kept with the reply, or not at all.
-/// - Do not end it: a raw `COMMIT` or `ROLLBACK` is found out when the handler returns, the caller gets
-///   `transaction_ended`, and the key does not run again until its record expires, since nobody can know what was kept.
-/// - A statement that failed has changed nothing, and the transaction goes on, as always with SQLite. But a full disk, a
-///   failed read or write, `OR ROLLBACK` and `RAISE(ROLLBACK)` make SQLite end the transaction. That cannot be told
-///   from a handler's own `ROLLBACK`, and is answered like one: with `transaction_ended`, and the key barred.
+/// - Its writes are kept together with the reply, or not at all.
+/// - Do not end it. A raw `COMMIT` or `ROLLBACK` is detected when the handler returns, and the caller gets
+///   `transaction_ended`. The key is then poisoned: it does not run again until its record expires, because what was
+///   kept cannot be known.
+/// - A failed statement changes nothing, and the transaction continues, as always on SQLite. But a full disk, a failed
+///   read or write, `OR ROLLBACK` and `RAISE(ROLLBACK)` make SQLite end the transaction. The store cannot tell that
+///   from a handler's own `ROLLBACK` and treats it the same: the caller gets `transaction_ended`, and the key is
+///   poisoned.
 ///
 /// # Cancel safety
-/// Dropped at any await, it rolls back, and its connection goes back to the pool after that.
+/// Dropped at any await, it rolls back. Its connection goes back to the pool after the rollback.
 pub struct SqliteTx {
     store: SqliteStore,
-    /// There until the run is settled or dropped.
+    /// `Some` until the run is settled or dropped.
     session: Option<Session>,
     run: Option<Run>,
 }
@@ -56,11 +58,12 @@ struct Run {
     request: Request,
     claim: Claim,
     began: Instant,
-    /// Other requests of this process see the run until this is dropped, which is after its transaction.
+    /// Other requests of this process see the run until this entry is dropped, which is after the end of its
+    /// transaction.
     _entry: Entry,
 }
 
-/// What came of one try to claim.
+/// The outcome of one try to claim.
 enum Tried {
     Run,
     Replay(Reply),
@@ -68,8 +71,8 @@ enum Tried {
 }
 
 impl SqliteStore {
-    /// Claims a request, or gives the result of the run that it repeats: what the attribute does for a plain function,
-    /// without the attribute.
+    /// Claims a request, or returns the stored result of its earlier run. It does what the attribute does for a plain
+    /// function, without the attribute.
     ///
     /// ```no_run
     /// use std::time::Duration;
@@ -83,7 +86,9 @@ impl SqliteStore {
     /// }
     ///
     /// async fn on_order(store: &SqliteStore, order: &str) -> Result<u32, Error> {
-    ///     let request = Request::new(Identity::new("inventory", "inventory.reserve", order)?, Fingerprint::of_value(order)?, Duration::from_secs(7 * 24 * 60 * 60))?;
+    ///     let identity = Identity::new("inventory", "inventory.reserve", order)?;
+    ///     let ttl = Duration::from_secs(7 * 24 * 60 * 60);
+    ///     let request = Request::new(identity, Fingerprint::of_value(order)?, ttl)?;
     ///     match store.begin(&request).await? {
     ///         Start::Run(mut run) => {
     ///             let reserved = reserve(&mut run, order).await.map_err(idem_sqlx::into_idem_error)?;
@@ -111,7 +116,7 @@ impl Context for SqliteTx {
         if let Some(kind) = store.inner().running.find(request) {
             return Ok(Claimed::Refuse(kind));
         }
-        // A handler may hold the write lock for long, and nobody has to wait for it to read what is finished.
+        // A handler may hold the write lock for long. Reading a finished record does not need the lock.
         let mut reader = Reader::acquire(&store.inner().pool).await?;
         if let Some(begun) = Self::look_up(store, &mut reader, request).await? {
             return Ok(begun);
@@ -147,7 +152,7 @@ impl Context for SqliteTx {
                 self.write_outcome(outcome).await?;
                 self.commit().await.map(|()| Rejected::Stored)
             }
-            // Not while the write lock is held; another store may see it otherwise.
+            // Cannot happen here, because the write lock is held. A store without such a lock can see it.
             Tried::Replay(reply) => Ok(Rejected::Replay(reply)),
             Tried::Refuse(kind) => Ok(Rejected::Refuse(kind)),
         }
@@ -199,7 +204,7 @@ impl SqliteTx {
         Ok(Self { store: store.clone(), session: Some(session), run: None })
     }
 
-    /// Answers a request whose run has ended without the write lock.
+    /// Answers a request whose run has ended, without taking the write lock.
     async fn look_up(
         store: &SqliteStore,
         reader: &mut Reader,
@@ -224,9 +229,9 @@ impl SqliteTx {
         match decide(record.as_ref(), request, now) {
             Decision::Replay(reply) => Ok(Tried::Replay(reply)),
             Decision::Refuse(kind) => Ok(Tried::Refuse(kind)),
-            // A leased handler has begun it, and a transaction knows nothing of its steps.
+            // A leased handler began the run, and a transaction cannot resume its steps.
             Decision::Resume { .. } => Ok(Tried::Refuse(Kind::StepMismatch)),
-            // Nobody else writes meanwhile, so what is in the way stays there until it is replaced here.
+            // No other process writes meanwhile, so the record in the way stays there until it is replaced here.
             Decision::Claim => Ok(Tried::Refuse(Kind::KeyInFlight)),
             Decision::Replace(expired) => match records.replace(self, request, claim, expired).await {
                 Ok(true) => Ok(Tried::Run),
@@ -236,12 +241,13 @@ impl SqliteTx {
         }
     }
 
-    /// Writes the completion: the last statement before COMMIT, so that an ended transaction is found out (rule 16).
+    /// Writes the completion. It is the last statement before COMMIT, so that an ended transaction is detected (rule
+    /// 16).
     async fn write_outcome(&mut self, outcome: &Outcome) -> Result<(), Error> {
         let records = self.store.inner().records;
         let Self { session: Some(session), run: Some(run), .. } = self else { unreachable!("a recorded run") };
         let elapsed = run.began.elapsed();
-        // The record expires `ttl` after its claim unless the run took a noticeable part of that.
+        // The record expires `ttl` after its claim, or later if the run took more than a hundredth of that.
         let late = if elapsed > run.request.ttl / 100 { elapsed } else { Duration::ZERO };
         let identity = &run.request.identity;
         match records.complete(session.connection(), identity, run.claim, outcome, elapsed, late).await {
@@ -263,7 +269,7 @@ impl SqliteTx {
         find_out(&self.store, &run.request, run.claim, committed).await
     }
 
-    /// Undoes the handler's writes and the claim, and stays in a transaction.
+    /// Rolls back the handler's writes and the claim, and keeps the transaction open.
     async fn undo(&mut self) -> Result<Run, Error> {
         if !self.holds().await.map_err(into_idem_error)? {
             return Err(self.ended().await);
@@ -275,7 +281,7 @@ impl SqliteTx {
         still_holds(self.session()).await
     }
 
-    /// In a task of its own: a caller that goes away now must not leave the key free.
+    /// In a task of its own: if the caller goes away now, the key must still be poisoned.
     async fn ended(&mut self) -> Error {
         let (store, session, run) = (self.store.clone(), self.take_session(), self.take_run());
         let barred = tokio::spawn(async move { ended(&store, session, run).await });
@@ -298,7 +304,7 @@ impl SqliteTx {
 impl Drop for SqliteTx {
     fn drop(&mut self) {
         if let (Some(session), Some(run)) = (self.session.take(), self.run.take()) {
-            // Without a runtime the session's own drop closes the connection, which rolls back as well.
+            // Without a runtime, the session's own drop closes the connection, which also rolls back.
             if let Ok(runtime) = Handle::try_current() {
                 let abandoned = abandon(self.store.clone(), session, run);
                 runtime.spawn(async move {
@@ -320,8 +326,8 @@ async fn abandon(store: SqliteStore, mut session: Session, run: Run) -> Result<(
     Ok(())
 }
 
-/// Whether the transaction is still the one that claimed; if it is, everything in it is undone. One that cannot be
-/// asked is lost, and cannot commit any more.
+/// Whether the transaction is still the one that claimed. If so, everything in it is rolled back. An error means that
+/// the transaction cannot be asked. It is lost then, and commits nothing more.
 async fn still_holds(session: &mut Session) -> sqlx::Result<bool> {
     match session.restart().await {
         Ok(()) => Ok(true),
@@ -330,7 +336,7 @@ async fn still_holds(session: &mut Session) -> sqlx::Result<bool> {
     }
 }
 
-/// The handler ended the transaction it was lent.
+/// Poisons the key of a handler that ended the transaction it was lent.
 async fn ended(store: &SqliteStore, session: Session, run: Run) -> Error {
     session.rollback().await;
     settle::ended(store, &run.request, run.claim).await

@@ -67,7 +67,7 @@ pub(crate) async fn by_hand(State(app): State<App>, user: User, key: KeyHash, bo
     .await?
     .rows_affected();
     if claimed == 0 {
-        // A real one looks the reply up; here no key comes twice.
+        // A real handler looks the reply up. In this bench no key comes twice.
         return Ok(StatusCode::CONFLICT.into_response());
     }
     let payment = insert_payment(&mut tx, &user, order).await?;
@@ -90,8 +90,8 @@ pub(crate) async fn by_hand(State(app): State<App>, user: User, key: KeyHash, bo
     Ok(reply.into_response())
 }
 
-/// The claim that the framework does not use: a lock and a look in one select, and the finished record at the end.
-/// It writes each record once. But the look may be older than the lock, so two bodies may race to the insert.
+/// The claim that the framework does not use: a lock and a look-up in one select, and the finished record at the end.
+/// It writes each record once. But the look-up may be older than the lock, so two bodies may race to the insert.
 pub(crate) async fn lock_and_look(
     State(app): State<App>,
     user: User,
@@ -125,7 +125,7 @@ pub(crate) async fn lock_and_look(
     Ok(reply.into_response())
 }
 
-/// What this crate is for.
+/// The attribute of this library.
 #[idempotent(scope = user, ttl = "24h", operation = "payments.create")]
 pub(crate) async fn attribute(
     user: User,
@@ -136,8 +136,8 @@ pub(crate) async fn attribute(
     Ok((StatusCode::CREATED, Json(payment)))
 }
 
-/// A lease, as people write it with care: the claim is committed first, and the payment commits with the completion,
-/// where the token still holds the key. Nothing renews the lease, and no step is recorded.
+/// A lease, as people write it with care: the claim is committed first, and the payment commits with the completion, if
+/// the token still holds the key. Nothing renews the lease, and no step is recorded.
 pub(crate) async fn leased_by_hand(
     State(app): State<App>,
     user: User,
@@ -162,7 +162,7 @@ pub(crate) async fn leased_by_hand(
     .fetch_optional(&app.pool)
     .await?;
     let Some(token) = token else {
-        // A real one looks the reply up; here no key comes twice.
+        // A real handler looks the reply up. In this bench no key comes twice.
         return Ok(StatusCode::CONFLICT.into_response());
     };
     let mut tx = app.pool.begin().await?;
@@ -191,7 +191,7 @@ pub(crate) async fn leased_by_hand(
     Ok(reply.into_response())
 }
 
-/// The same in steps, of which it has none: the payment is written with the completion.
+/// A leased run without a step: the payment is written with the completion.
 #[idempotent(scope = user, ttl = "24h", operation = "payments.create")]
 pub(crate) async fn leased(
     user: User,
@@ -223,7 +223,7 @@ async fn insert_payment(connection: &mut PgConnection, user: &User, order: NewPa
     Ok(Payment::charged(id, order))
 }
 
-/// Inserts a record in its final state. `false` where there is one already.
+/// Inserts a record in its final state. Returns `false` if there is a record already.
 async fn insert_finished(
     connection: &mut PgConnection,
     user: &User,
