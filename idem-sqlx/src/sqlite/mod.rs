@@ -1,7 +1,7 @@
 //! The SQLite store.
 
-mod database;
 pub(crate) mod error;
+mod intents;
 mod lease;
 mod leases;
 mod migrate;
