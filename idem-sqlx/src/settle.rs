@@ -59,33 +59,40 @@ pub(crate) async fn ended<D: Database>(store: &D, request: &Request, claim: Clai
     }
 }
 
-/// Makes sure that a record keeps the key from running. That is the run's own record if the handler committed it,
-/// another run's record if one ran meanwhile, or else the run's claim, which is inserted again and committed.
+/// Makes sure that a record keeps the key from running, within the commit deadline.
 async fn poison<D: Database>(store: &D, request: &Request, claim: Claim) -> Result<(), Error> {
-    for pause in retry::pauses() {
-        let mut session = store.begin().await?;
-        let inserted = store.insert(&mut session, request, claim).await;
-        if inserted.as_ref().is_err_and(|error| error.kind() == Kind::RetryLater) {
-            // Another transaction holds the row and is about to end.
-            drop(session);
-            sleep(pause).await;
-            continue;
-        }
-        let mut is_poisoned = inserted?;
-        if !is_poisoned {
-            match store.find(&mut session, &request.identity).await? {
-                (Some(record), now) if record.expires_at > now => return Ok(()),
-                (Some(expired), _) => {
-                    is_poisoned = store.replace(&mut session, request, claim, expired.claim).await?;
-                }
-                (None, _) => {}
+    let poisoned = async {
+        for pause in retry::pauses().chain(repeat(Duration::from_millis(100))) {
+            match try_to_poison(store, request, claim).await {
+                Ok(true) => return Ok(()),
+                Ok(false) => {}
+                // Another transaction holds the row and is about to end.
+                Err(error) if error.kind() == Kind::RetryLater => {}
+                Err(error) => return Err(error),
             }
+            sleep(pause).await;
         }
-        if is_poisoned {
-            return store.commit(session).await.map_err(Error::from);
+        unreachable!("the pauses do not end")
+    };
+    timeout(store.commit_deadline(), poisoned).await.unwrap_or_else(|_elapsed| Err(Error::new(Kind::KeyInFlight)))
+}
+
+/// Returns true if a record keeps the key from running: the run's own if the handler committed it, another run's if one ran
+/// meanwhile, or else the run's claim, which is inserted again and committed.
+async fn try_to_poison<D: Database>(store: &D, request: &Request, claim: Claim) -> Result<bool, Error> {
+    let mut session = store.begin().await?;
+    let mut is_poisoned = store.insert(&mut session, request, claim).await?;
+    if !is_poisoned {
+        match store.find(&mut session, &request.identity).await? {
+            (Some(record), now) if record.expires_at > now => return Ok(true),
+            (Some(expired), _) => {
+                is_poisoned = store.replace(&mut session, request, claim, expired.claim).await?;
+            }
+            (None, _) => {}
         }
-        drop(session);
-        sleep(pause).await;
     }
-    Err(Error::new(Kind::KeyInFlight))
+    if is_poisoned {
+        store.commit(session).await?;
+    }
+    Ok(is_poisoned)
 }

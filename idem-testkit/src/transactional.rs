@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use idem_core::store::{Claimed, Context, Format, Outcome, Rejected, Reply, Store, Transaction};
+use idem_core::store::{Claimed, Context, Format, Lease, Outcome, Rejected, Reply, Store, Transaction};
 use idem_core::{Disposition, Fingerprint, Identity, Kind, Request, Start, begin};
 
 use crate::contracts;
-use crate::support::{HOUR, MINUTE, asking, claimed, eventually, leased, outcome, refused, replayed, reply, request};
+use crate::support::{
+    HOUR, MINUTE, asking, claimed, eventually, leased, outcome, refused, replayed, reply, request, transaction,
+};
 
 contracts! { $ transactional_contract in transactional:
     /// Of any number of duplicates exactly one runs, and the others get its reply, or are told to wait.
@@ -183,6 +185,19 @@ contracts! { $ transactional_contract in transactional:
         subject.pass(2 * MINUTE).await;
         assert_eq!(refused(&subject, &request("k")).await, Kind::StepMismatch);
         drop(attempt);
+    }
+
+    /// A transaction that takes the place of an expired leased run ends the lease: a stalled attempt changes nothing.
+    async fn r26_a_transaction_in_the_place_of_an_expired_run_ends_its_lease(subject) {
+        let stalled = leased(&subject, &request("k")).await;
+        subject.pass(2 * HOUR).await;
+        let tx = claimed(&subject, &request("k")).await;
+        tx.complete(&outcome("done")).await.expect("kept");
+        let lost = |ended: Result<(), idem_core::Error>| assert_eq!(ended.expect_err("lost").kind(), Kind::LeaseLost);
+        lost(stalled.lease.renew().await);
+        lost(stalled.lease.record(None, &transaction(0, "stale")).await);
+        lost(stalled.lease.complete(None, &outcome("stale")).await);
+        assert_eq!(replayed(&subject, &request("k")).await, reply("done"));
     }
 
     /// Runs are counted until they are over, for a shutdown that waits.

@@ -28,7 +28,8 @@
 //!
 //! # Limitations
 //! - The store dies with its process, and other processes do not see it: it does not protect against a second charge.
-//! - A transaction copies the whole state when it begins.
+//! - A transaction copies the whole state when it begins. What clones share, such as an `Arc<Mutex<_>>`, is not put back.
+//! - A transaction that waits for another one of the same store, or for [`state`](MemoryStore::state), waits for ever.
 
 mod handle;
 mod lease;
@@ -38,6 +39,3 @@ mod tx;
 pub use handle::MemoryStore;
 pub use lease::{MemoryLease, MemorySteps};
 pub use tx::MemoryTx;
-
-#[cfg(test)]
-mod tests;

@@ -49,6 +49,8 @@ impl Rows {
         if let Some(kind) = self.in_flight(request) {
             return Decision::Refuse(kind);
         }
+        // A stalled attempt of an expired run must not complete any more: two runs would have taken effect.
+        self.records.remove(&request.identity);
         self.running.insert(request.identity.clone(), request.fingerprint);
         order
     }

@@ -370,8 +370,12 @@ impl<L: Lease> Steps<L> {
 
     /// Asks the journal, and notes a refusal.
     fn may<T>(&mut self, ask: impl FnOnce(&mut Journal) -> Result<T, Refused>) -> Result<T, Error> {
-        let asked = ask(&mut self.journal).map_err(Error::from);
-        self.noted(asked)
+        ask(&mut self.journal).map_err(|refused| {
+            if self.journal.stopped().is_some() {
+                resume::note_end(refused.kind());
+            }
+            refused.into()
+        })
     }
 
     fn check_lease(&mut self) -> Result<(), Error> {

@@ -83,8 +83,7 @@ impl PgStore {
         let sql = self.inner().records(session.connection()).await?.sql;
         let archived = archived(sweep, &sql.schema);
         let batch = sweep.batch_or(BATCH);
-        // The limit is a literal: for a parameter, Postgres would assume a great many rows and plan each batch anew.
-        let statement = sql.sweep.replace("$2", &batch.to_string());
+        let statement = limited(&sql.sweep, batch);
         let query = sqlx::query_as(AssertSqlSafe(format!("{statement}{archived}{COUNTED}")))
             .persistent(!self.inner().unnamed_statements)
             .bind(from);
@@ -146,4 +145,33 @@ fn by_scope(rows: Vec<Expired>) -> BTreeMap<String, Keys> {
         keys.1.push(key_hash);
     }
     scopes
+}
+
+/// The statement with its limit as a literal: for a parameter, Postgres would assume a great many rows and plan each batch
+/// anew. Only the limit is replaced, since a schema may have any name.
+fn limited(statement: &str, batch: u32) -> String {
+    statement.replacen(LIMIT, &LIMIT.replace("$2", &batch.to_string()), 1)
+}
+
+/// As the statement has it, with what stands around it.
+const LIMIT: &str = "
+    ORDER BY expires_at
+    LIMIT $2
+    FOR UPDATE SKIP LOCKED
+";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::postgres::statements::Statements;
+
+    #[test]
+    fn r32_a_limit_is_written_into_its_place_and_nowhere_else() {
+        for name in ["a$2", "LIMIT $2", "app"] {
+            let schema = Schema::new(name.to_owned()).expect("a schema");
+            let statement = limited(&Statements::of(&schema).sweep, 200);
+            assert!(statement.contains("\n    LIMIT 200\n"), "{statement}");
+            assert_eq!(statement.matches(&format!("\"{name}\".idem_")).count(), 4, "{statement}");
+        }
+    }
 }

@@ -47,7 +47,7 @@ impl Records {
             .bind(claim.as_bytes().as_slice())
             .bind(microseconds(request.ttl))
             .bind(expired.as_bytes().as_slice());
-        Ok(query.execute(connection).await?.rows_affected() == 1)
+        Ok(query.fetch_all(connection).await?.len() == 1)
     }
 
     /// The record of an identity and the database's time.
@@ -119,6 +119,7 @@ FROM (SELECT CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER) AS no
 WHERE true
 ON CONFLICT (scope, operation, key_hash) DO NOTHING";
 
+/// The replaced record may have been leased, if an earlier release of the handler was.
 const REPLACE: &str = "
 UPDATE main.idem_records
 SET fingerprint = $4,
@@ -138,7 +139,15 @@ WHERE scope = $1
     AND operation = $2
     AND key_hash = $3
     AND claim = $8
-    AND expires_at <= time.now";
+    AND expires_at <= time.now
+RETURNING 1;
+DELETE FROM main.idem_journal
+WHERE scope = $1
+    AND operation = $2
+    AND key_hash = $3
+    AND EXISTS (
+        SELECT 1 FROM main.idem_records WHERE scope = $1 AND operation = $2 AND key_hash = $3 AND claim = $6
+    )";
 
 /// Always one row: without a record, `expires_at` is NULL.
 const FIND: &str = "

@@ -54,7 +54,10 @@ enum At {
     /// In a call that this attempt has started, or after the handler gave the call up. The call may have happened.
     Calling(String),
     /// In the last writes, or after them.
-    Finishing,
+    Finishing {
+        /// The step that failed before them, if the handler lives with a failure.
+        failed: Option<String>,
+    },
 }
 
 /// The rejection of the run, and what is left to undo.
@@ -291,7 +294,7 @@ impl Journal {
             At::Ready | At::Entered(_) => At::Entered(name.to_owned()),
             At::Owing(_) | At::EnteredOwing(_) => At::EnteredOwing(name.to_owned()),
             At::Calling(_) => At::Calling(name.to_owned()),
-            At::Finishing => return Err(Refused::AfterFinish),
+            At::Finishing { .. } => return Err(Refused::AfterFinish),
         };
         Ok(Next::Run)
     }
@@ -306,7 +309,7 @@ impl Journal {
     pub fn started(&mut self) {
         self.at = match std::mem::take(&mut self.at) {
             At::Entered(name) | At::EnteredOwing(name) | At::Calling(name) => At::Calling(name),
-            at @ (At::Ready | At::Owing(_) | At::Finishing) => at,
+            at @ (At::Ready | At::Owing(_) | At::Finishing { .. }) => at,
         };
     }
 
@@ -314,7 +317,7 @@ impl Journal {
     pub fn failed(&mut self) {
         self.at = match std::mem::take(&mut self.at) {
             At::Calling(name) => At::Entered(name),
-            at @ (At::Ready | At::Owing(_) | At::Entered(_) | At::EnteredOwing(_) | At::Finishing) => at,
+            at @ (At::Ready | At::Owing(_) | At::Entered(_) | At::EnteredOwing(_) | At::Finishing { .. }) => at,
         };
     }
 
@@ -329,7 +332,7 @@ impl Journal {
         self.passed.push(name.to_owned());
         self.at = match std::mem::take(&mut self.at) {
             // The step was finished by an earlier attempt, and the started call comes later.
-            at @ (At::Owing(_) | At::Finishing) => at,
+            at @ (At::Owing(_) | At::Finishing { .. }) => at,
             At::Ready | At::Entered(_) | At::EnteredOwing(_) | At::Calling(_) => At::Ready,
         };
     }
@@ -360,12 +363,14 @@ impl Journal {
 
     /// Notes that the last writes are made and wait for the completion.
     pub fn finishing(&mut self) {
-        self.at = At::Finishing;
+        self.at = At::Finishing { failed: self.entered().map(str::to_owned) };
     }
 
     /// Notes that the last writes are rolled back.
     pub fn unfinished(&mut self) {
-        self.at = At::Ready;
+        if let At::Finishing { failed } = std::mem::take(&mut self.at) {
+            self.at = failed.map_or(At::Ready, At::Entered);
+        }
     }
 
     /// Whether the run may be completed.
@@ -391,7 +396,7 @@ impl Journal {
             (Some(left_out), _) => Err(Refused::StepLeftOut(left_out.name.clone())),
             (None, At::Owing(name) | At::EnteredOwing(name)) => Err(Refused::CallLeftOut(name.clone())),
             (None, At::Calling(name)) => Err(Refused::CallUnanswered(name.clone())),
-            (None, At::Ready | At::Entered(_) | At::Finishing) => Ok(()),
+            (None, At::Ready | At::Entered(_) | At::Finishing { .. }) => Ok(()),
         }
     }
 
@@ -405,7 +410,7 @@ impl Journal {
             At::Owing(name) | At::EnteredOwing(name) | At::Calling(name) if self.rejection.is_none() => {
                 Err(Refused::RejectedOverCall(name.clone()))
             }
-            At::Ready | At::Owing(_) | At::Entered(_) | At::EnteredOwing(_) | At::Calling(_) | At::Finishing => {
+            At::Ready | At::Owing(_) | At::Entered(_) | At::EnteredOwing(_) | At::Calling(_) | At::Finishing { .. } => {
                 self.may_complete()
             }
         }
@@ -492,7 +497,7 @@ impl Journal {
     /// Nothing more may be recorded.
     pub fn check(&self) -> Result<(), Refused> {
         match (&self.at, self.stopped) {
-            (At::Finishing, _) => Err(Refused::AfterFinish),
+            (At::Finishing { .. }, _) => Err(Refused::AfterFinish),
             (_, Some(kind)) => Err(Refused::Stopped(kind)),
             (At::Ready | At::Owing(_) | At::Entered(_) | At::EnteredOwing(_) | At::Calling(_), None) => Ok(()),
         }
@@ -512,7 +517,8 @@ impl Journal {
     fn entered(&self) -> Option<&str> {
         match &self.at {
             At::Entered(name) | At::EnteredOwing(name) | At::Calling(name) => Some(name),
-            At::Ready | At::Owing(_) | At::Finishing => None,
+            At::Finishing { failed } => failed.as_deref(),
+            At::Ready | At::Owing(_) => None,
         }
     }
 

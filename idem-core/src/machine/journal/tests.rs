@@ -169,7 +169,20 @@ fn r28_nothing_follows_the_last_writes() {
     journal.finishing();
     assert_eq!(journal.enter("b", Transaction), Err(Refused::AfterFinish));
     assert_eq!(journal.may_finish(), Err(Refused::AfterFinish));
+    assert_eq!(journal.stopped(), None, "a rejection is still possible");
     journal.unfinished();
+    assert_eq!(journal.may_reject(), Ok(()));
+}
+
+#[test]
+fn r28_the_last_writes_remember_a_step_that_failed_before_them() {
+    let mut journal = Journal::default();
+    run(&mut journal, "a", Transaction);
+    assert_eq!(journal.enter("b", Transaction), Ok(Next::Run));
+    journal.finishing();
+    assert_eq!(journal.register("b"), Ok(Registered::Dropped), "it is not finished");
+    journal.unfinished();
+    assert_eq!(journal.register("b"), Ok(Registered::Dropped));
     assert_eq!(journal.may_reject(), Ok(()));
 }
 
