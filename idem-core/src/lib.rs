@@ -160,6 +160,8 @@ pub use begin::{Guard, Settled, Start, Stored, begin};
 pub use disposition::Disposition;
 pub use error::{Error, Kind};
 pub use fingerprint::{Fingerprint, Unordered, unordered};
+#[doc(alias = "exactly-once")]
+#[doc(inline)]
 pub use idem_macros::idempotent;
 pub use identity::{Identity, Key, Operation, Scope, ToKey, ToScope};
 pub use observe::{Observed, observe};

@@ -34,14 +34,24 @@ impl LeaseTerms {
     pub const DEFAULT: Self = Self { duration: Duration::from_secs(30), attempts: 10 };
 
     /// The same terms with a lease of this length.
+    ///
+    /// # Panics
+    /// If it is shorter than a second, which a slow answer loses, or longer than an hour, for which no next attempt
+    /// waits. In a `const`, that is a compile error.
     #[must_use]
     pub const fn lasting(self, duration: Duration) -> Self {
+        let milliseconds = duration.as_millis();
+        assert!(milliseconds >= 1000 && milliseconds <= 60 * 60 * 1000, "a lease lasts from 1 second to 1 hour");
         Self { duration, ..self }
     }
 
     /// The same terms with this number of attempts.
+    ///
+    /// # Panics
+    /// If it is 0. In a `const`, that is a compile error.
     #[must_use]
     pub const fn attempts(self, attempts: u32) -> Self {
+        assert!(attempts > 0, "a run has at least one attempt");
         Self { attempts, ..self }
     }
 }
@@ -79,4 +89,23 @@ pub enum MissingKey {
     Reject,
     /// An ordinary run in a transaction, with nothing recorded.
     Run,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::catch_unwind;
+
+    use super::*;
+
+    #[test]
+    fn r25_terms_that_no_lease_can_have_are_refused() {
+        let lasting = |milliseconds| {
+            catch_unwind(move || LeaseTerms::DEFAULT.lasting(Duration::from_millis(milliseconds))).is_ok()
+        };
+        assert_eq!([999, 1000, 3_600_000, 3_600_001].map(lasting), [false, true, true, false]);
+        assert_eq!(
+            [0, 1].map(|attempts| catch_unwind(|| LeaseTerms::DEFAULT.attempts(attempts)).is_ok()),
+            [false, true]
+        );
+    }
 }

@@ -97,6 +97,8 @@ pub(crate) fn written<T: Serialize + ?Sized>(input: &T) -> Result<Input, Error> 
 ///
 /// # Cancel safety
 /// Dropped, the current run ends as the handler's own cancel safety says.
+#[doc(alias = "outbox")]
+#[doc(alias = "recover")]
 pub async fn resume_abandoned<S, T, F, R, E>(
     store: &S,
     operation: &str,

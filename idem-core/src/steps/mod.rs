@@ -82,6 +82,8 @@ use undo::{Failure, Undo};
 ///   lost: the next attempt runs the step again.
 /// - A request that is not recorded (a `GET`, or an allowed missing key) runs its steps without records: each
 ///   transaction step in a transaction of its own, each call under a key that no other run gets.
+#[doc(alias = "saga")]
+#[doc(alias = "workflow")]
 pub struct Steps<L: Lease> {
     store: L::Store,
     /// `None` in a request that is not recorded.
@@ -284,6 +286,7 @@ impl<L: Lease> Steps<L> {
     /// - An error or a panic rolls the undo's writes back and releases the run as [`Kind::UndoFailed`]: the retry runs
     ///   the undo again. An attempt whose handler fails before it has registered all undos ends in the same way. So the
     ///   code before and between the steps should succeed on a retry, too.
+    #[doc(alias = "compensate")]
     pub fn undo<E, F>(&mut self, step: &str, body: F)
     where
         E: Into<Failure> + 'static,
@@ -313,6 +316,8 @@ impl<L: Lease> Steps<L> {
     ///   a second refund of one charge.
     /// - After the record has expired, the same request runs anew under the same keys. A provider that still remembers
     ///   them answers with the charge that was refunded: check the state of the charge in its answer.
+    #[doc(alias = "compensate")]
+    #[doc(alias = "refund")]
     pub fn undo_call<E, F, R>(&mut self, step: &str, body: F)
     where
         E: Into<Failure>,
