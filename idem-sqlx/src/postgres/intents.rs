@@ -93,12 +93,12 @@ impl Database for PgStore {
         terms: &LeaseTerms,
         over: Over,
     ) -> Result<Leased, Error> {
-        let records = self.inner().records(session.connection()).await?;
+        let leases = self.inner().leases(session.connection()).await?;
         let connection = session.connection();
         let leased = match over {
-            Over::Nothing => records.lease(connection, request, claim, terms).await,
-            Over::Expired(expired) => records.replace_leased(connection, request, claim, terms, expired).await,
-            Over::Attempt(earlier) => records.take_over(connection, request, claim, terms, earlier).await,
+            Over::Nothing => leases.lease(connection, request, claim, terms).await,
+            Over::Expired(expired) => leases.replace_leased(connection, request, claim, terms, expired).await,
+            Over::Attempt(earlier) => leases.take_over(connection, request, claim, terms, earlier).await,
         };
         match leased.map_err(into_idem_error) {
             Ok(true) => Ok(Leased::Claimed),
@@ -109,8 +109,8 @@ impl Database for PgStore {
     }
 
     async fn entries(&self, session: &mut Session, identity: &Identity) -> Result<Vec<Entry>, Error> {
-        let records = self.inner().records(session.connection()).await?;
-        records.entries(session.connection(), identity).await
+        let leases = self.inner().leases(session.connection()).await?;
+        leases.entries(session.connection(), identity).await
     }
 
     async fn renew(
@@ -120,8 +120,8 @@ impl Database for PgStore {
         claim: Claim,
         terms: &LeaseTerms,
     ) -> Result<bool, Error> {
-        let records = self.inner().records(session.connection()).await?;
-        records.renew(session.connection(), request, claim, terms).await.map_err(into_idem_error)
+        let leases = self.inner().leases(session.connection()).await?;
+        leases.renew(session.connection(), request, claim, terms).await.map_err(into_idem_error)
     }
 
     async fn release(
@@ -132,24 +132,24 @@ impl Database for PgStore {
         nobodys: Claim,
         has_run: bool,
     ) -> Result<bool, Error> {
-        let records = self.inner().records(session.connection()).await?;
-        records.release(session.connection(), identity, claim, nobodys, has_run).await.map_err(into_idem_error)
+        let leases = self.inner().leases(session.connection()).await?;
+        leases.release(session.connection(), identity, claim, nobodys, has_run).await.map_err(into_idem_error)
     }
 
     async fn poison_leased(&self, session: &mut Session, identity: &Identity, claim: Claim) -> Result<bool, Error> {
-        let records = self.inner().records(session.connection()).await?;
-        records.poison_leased(session.connection(), identity, claim).await.map_err(into_idem_error)
+        let leases = self.inner().leases(session.connection()).await?;
+        leases.poison_leased(session.connection(), identity, claim).await.map_err(into_idem_error)
     }
 
     async fn reset_attempts(&self, session: &mut Session, identity: &Identity) -> Result<bool, Error> {
-        let records = self.inner().records(session.connection()).await?;
-        records.reset_attempts(session.connection(), identity).await.map_err(into_idem_error)
+        let leases = self.inner().leases(session.connection()).await?;
+        leases.reset_attempts(session.connection(), identity).await.map_err(into_idem_error)
     }
 
     async fn abandoned(&self, operation: &str, after: Option<&Place>) -> Result<Vec<Abandoned>, Error> {
         let mut session = self.begin_own().await?;
-        let records = self.inner().records(session.connection()).await?;
-        let abandoned = records.abandoned(session.connection(), operation, after).await.map_err(into_idem_error)?;
+        let leases = self.inner().leases(session.connection()).await?;
+        let abandoned = leases.abandoned(session.connection(), operation, after).await.map_err(into_idem_error)?;
         session.commit(self.inner().commit_deadline).await?;
         Ok(abandoned)
     }
@@ -158,8 +158,8 @@ impl Database for PgStore {
         // Taken before BEGIN, so that a lease never lasts longer by our clock than by the database's.
         let at = Instant::now();
         let mut tx = PgTx::open(self).await?;
-        let records = tx.records().await?;
-        let held = records.held_since(&mut tx, identity, claim).await.map_err(into_idem_error)?;
+        let leases = tx.leases().await?;
+        let held = leases.held_since(&mut tx, identity, claim).await.map_err(into_idem_error)?;
         Ok(held.map(|began| {
             tx.began = Some((began, at));
             tx
@@ -178,8 +178,8 @@ impl Database for PgStore {
         terms: &LeaseTerms,
         entry: &Entry,
     ) -> Result<Written, Error> {
-        let (records, began) = (tx.records().await?, tx.began);
-        let written = records.record_entry(tx, request, claim, terms, began, entry).await;
+        let (leases, began) = (tx.leases().await?, tx.began);
+        let written = leases.record_entry(tx, request, claim, terms, began, entry).await;
         written_in(tx, written.map_err(into_idem_error)?).await
     }
 
@@ -190,8 +190,8 @@ impl Database for PgStore {
         claim: Claim,
         outcome: &Outcome,
     ) -> Result<Written, Error> {
-        let (records, began) = (tx.records().await?, tx.began);
-        let written = records.complete_leased(tx, request, claim, began, outcome).await;
+        let (leases, began) = (tx.leases().await?, tx.began);
+        let written = leases.complete_leased(tx, request, claim, began, outcome).await;
         written_in(tx, written.map_err(into_idem_error)?).await
     }
 
@@ -236,8 +236,8 @@ async fn is_whole(tx: &mut PgTx) -> bool {
         // This transaction was not lent to a step.
         return true;
     };
-    let Ok(records) = tx.records().await else { return true };
-    !records.transaction_start(tx).await.is_ok_and(|now| now != began)
+    let Ok(leases) = tx.leases().await else { return true };
+    !leases.transaction_start(tx).await.is_ok_and(|now| now != began)
 }
 
 impl PgStore {

@@ -11,12 +11,42 @@ use sqlx::postgres::{PgArguments, PgConnection, PgRow};
 use sqlx::query::Query;
 use sqlx::{FromRow, Postgres, Row};
 
-use super::records::{Records, bind_identity};
-use super::schema::Template;
+use super::records::bind_identity;
+use super::schema::{Template, statements};
 use crate::error::into_idem_error;
 use crate::row::{self, EntryColumns, EntryRow};
 
-impl Records {
+/// The statements on leases and journals, sent as those on records are.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Leases {
+    pub(super) sql: &'static LeaseSql,
+    pub(super) unnamed: bool,
+}
+
+statements! {
+    /// The statements on leases and journals, with the schema in them.
+    LeaseSql:
+    lease: LEASE,
+    replace_leased: REPLACE_LEASED,
+    forget_entries: FORGET_ENTRIES,
+    record_input: RECORD_INPUT,
+    abandoned: ABANDONED,
+    take_over: TAKE_OVER,
+    entries: ENTRIES,
+    renew: RENEW,
+    lease_held: HELD,
+    record_entry: RECORD_ENTRY,
+    complete_leased: COMPLETE_LEASED,
+    release: RELEASE,
+    poison: POISON,
+    reset_attempts: RESET_ATTEMPTS,
+}
+
+impl Leases {
+    fn query(self, sql: &'static str) -> Query<'static, Postgres, PgArguments> {
+        sqlx::query(sql).persistent(!self.unnamed)
+    }
+
     /// Inserts a leased record without entries of an earlier record, and records the input.
     pub(super) async fn lease(
         self,
@@ -273,7 +303,7 @@ fn entries(rows: &[PgRow]) -> Result<Vec<Entry>, Error> {
 }
 
 /// A record that was deleted by hand has left its entries: they are removed here.
-pub(super) const LEASE: Template = Template(
+const LEASE: Template = Template(
     "
 WITH leased AS (
     INSERT INTO {schema}.idem_records
@@ -291,7 +321,7 @@ WITH leased AS (
 SELECT 1 FROM leased",
 );
 
-pub(super) const REPLACE_LEASED: Template = Template(
+const REPLACE_LEASED: Template = Template(
     "
 UPDATE {schema}.idem_records
 SET claim = $4,
@@ -314,7 +344,7 @@ WHERE scope = $1
 );
 
 /// A separate statement, so that it sees every entry that was committed before this transaction got the record's row.
-pub(super) const FORGET_ENTRIES: Template = Template(
+const FORGET_ENTRIES: Template = Template(
     "
 DELETE FROM {schema}.idem_journal
 WHERE scope = $1
@@ -322,7 +352,7 @@ WHERE scope = $1
     AND key_hash = $3",
 );
 
-pub(super) const RECORD_INPUT: Template = Template(
+const RECORD_INPUT: Template = Template(
     "
 INSERT INTO {schema}.idem_journal
     (scope, operation, key_hash, claim, position, name, kind, format, headers, body, attempt, created_at)
@@ -331,7 +361,7 @@ VALUES ($1, $2, $3, $4, $5, '', $6, $7, '', $8, 1, now())",
 
 /// In the order of their places, so that a released run is not met twice in a pass. Only a run that is not over has
 /// entries, its input among them.
-pub(super) const ABANDONED: Template = Template(
+const ABANDONED: Template = Template(
     "
 SELECT scope, key_hash, input.body
 FROM {schema}.idem_journal AS input JOIN {schema}.idem_records AS record USING (scope, operation, key_hash)
@@ -345,7 +375,7 @@ ORDER BY scope, key_hash
 LIMIT 100",
 );
 
-pub(super) const TAKE_OVER: Template = Template(
+const TAKE_OVER: Template = Template(
     "
 UPDATE {schema}.idem_records
 SET claim = $6,
@@ -361,7 +391,7 @@ WHERE scope = $1
     AND expires_at > now()",
 );
 
-pub(super) const ENTRIES: Template = Template(
+const ENTRIES: Template = Template(
     "
 SELECT position, kind, name, format, status, headers, body, undoes
 FROM {schema}.idem_journal
@@ -373,7 +403,7 @@ ORDER BY position",
 );
 
 /// The record is kept for its whole `ttl` after the end of the last lease.
-pub(super) const RENEW: Template = Template(
+const RENEW: Template = Template(
     "
 UPDATE {schema}.idem_records
 SET lease_until = greatest(lease_until, now() + $6 * interval '1 second'),
@@ -387,7 +417,7 @@ WHERE scope = $1
 
 const START: &str = "SELECT (extract(epoch FROM now()) * 1000000)::bigint";
 
-pub(super) const HELD: Template = Template(
+const HELD: Template = Template(
     "
 SELECT (extract(epoch FROM now()) * 1000000)::bigint
 FROM {schema}.idem_records
@@ -402,7 +432,7 @@ WHERE scope = $1
 /// may have come later than it. A rejected record must not expire before it is undone: a hundred years are as good as
 /// never. The entry's position may already hold the call that was started, or the same entry if its COMMIT got no
 /// answer.
-pub(super) const RECORD_ENTRY: Template = Template(
+const RECORD_ENTRY: Template = Template(
     "
 WITH held AS (
     UPDATE {schema}.idem_records
@@ -439,7 +469,7 @@ WHERE entry.kind = $18 AND (entry.name = excluded.name OR excluded.kind = $19)
     OR entry.claim = excluded.claim AND entry.name = excluded.name AND entry.kind = excluded.kind",
 );
 
-pub(super) const COMPLETE_LEASED: Template = Template(
+const COMPLETE_LEASED: Template = Template(
     "
 WITH finished AS (
     UPDATE {schema}.idem_records
@@ -468,7 +498,7 @@ WITH finished AS (
 SELECT 1 FROM finished",
 );
 
-pub(super) const RELEASE: Template = Template(
+const RELEASE: Template = Template(
     "
 UPDATE {schema}.idem_records
 SET lease_until = now(),
@@ -481,7 +511,7 @@ WHERE scope = $1
     AND state >= $5",
 );
 
-pub(super) const POISON: Template = Template(
+const POISON: Template = Template(
     "
 UPDATE {schema}.idem_records
 SET state = $6,
@@ -493,7 +523,7 @@ WHERE scope = $1
     AND state >= $5",
 );
 
-pub(super) const RESET_ATTEMPTS: Template = Template(
+const RESET_ATTEMPTS: Template = Template(
     "
 UPDATE {schema}.idem_records
 SET attempt = 0

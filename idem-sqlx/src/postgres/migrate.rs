@@ -3,7 +3,7 @@
 use idem_core::Error;
 use sqlx::{AssertSqlSafe, PgConnection};
 
-use super::records::Records;
+use super::schema::Schema;
 use super::session::Session;
 use super::store::{Isolation, PgStore};
 use crate::error::into_idem_error;
@@ -55,8 +55,8 @@ impl PgStore {
     /// The names of the files that have been run.
     pub(super) async fn migrated_files(&self) -> Result<Vec<String>, Error> {
         let mut session = Session::begin(self.pool(), Isolation::ReadCommitted.begin()).await?;
-        let records = self.inner().records(session.connection()).await?;
-        let migrated = records.migrated(session.connection()).await.map_err(into_idem_error)?;
+        let schema = &self.inner().statements(session.connection()).await?.schema;
+        let migrated = migrated(session.connection(), schema).await.map_err(into_idem_error)?;
         session.rollback().await;
         Ok(migrated)
     }
@@ -65,40 +65,37 @@ impl PgStore {
     /// run.
     pub(super) async fn begin_to_migrate(&self) -> Result<(Session, Vec<String>), Error> {
         let mut session = Session::begin(self.pool(), Isolation::ReadCommitted.begin()).await?;
-        let records = self.inner().records(session.connection()).await?;
+        let schema = &self.inner().statements(session.connection()).await?.schema;
         let lock = sqlx::query("SELECT pg_advisory_xact_lock($1)").persistent(false).bind(LOCK);
         lock.execute(session.connection()).await.map_err(into_idem_error)?;
-        let migrated = records.migrated(session.connection()).await.map_err(into_idem_error)?;
-        records.prepare(session.connection()).await.map_err(into_idem_error)?;
+        let migrated = migrated(session.connection(), schema).await.map_err(into_idem_error)?;
+        prepare(session.connection(), schema).await.map_err(into_idem_error)?;
         Ok((session, migrated))
     }
 }
 
-impl Records {
-    /// The names of the files that have been run, by `migrate` or by the application's migrator.
-    async fn migrated(self, connection: &mut PgConnection) -> sqlx::Result<Vec<String>> {
-        let is_there = sqlx::query_scalar(LIST_IS_THERE).persistent(false).bind(self.sql.schema.name());
-        if !is_there.fetch_one(&mut *connection).await? {
-            return Ok(Vec::new());
-        }
-        let names = self.sql.schema.qualify("SELECT name FROM {schema}.idem_migrations");
-        sqlx::query_scalar(AssertSqlSafe(names)).persistent(false).fetch_all(connection).await
+/// The names of the files that have been run, by `migrate` or by the application's migrator.
+async fn migrated(connection: &mut PgConnection, schema: &Schema) -> sqlx::Result<Vec<String>> {
+    let is_there = sqlx::query_scalar(LIST_IS_THERE).persistent(false).bind(schema.name());
+    if !is_there.fetch_one(&mut *connection).await? {
+        return Ok(Vec::new());
     }
+    let names = schema.qualify("SELECT name FROM {schema}.idem_migrations");
+    sqlx::query_scalar(AssertSqlSafe(names)).persistent(false).fetch_all(connection).await
+}
 
-    /// Sets the `search_path`, because the files name no schema, so that they can be copied. `pg_temp` comes last: a
-    /// temporary table does not hide a table of the store.
-    async fn prepare(self, connection: &mut PgConnection) -> sqlx::Result<()> {
-        let schema = &self.sql.schema;
-        let is_there = sqlx::query_scalar(SCHEMA_IS_THERE).persistent(false).bind(schema.name());
-        // `IF NOT EXISTS` needs the right to create even if the schema exists.
-        if !is_there.fetch_one(&mut *connection).await? {
-            let create = schema.qualify("CREATE SCHEMA {schema}");
-            sqlx::raw_sql(AssertSqlSafe(create)).execute(&mut *connection).await?;
-        }
-        // Otherwise Postgres would send a notice for each object that exists already.
-        let set = schema.qualify("SET LOCAL search_path TO {schema}, pg_temp; SET LOCAL client_min_messages = warning");
-        sqlx::raw_sql(AssertSqlSafe(set)).execute(connection).await.map(|_| ())
+/// Sets the `search_path`, because the files name no schema, so that they can be copied. `pg_temp` comes last: a
+/// temporary table does not hide a table of the store.
+async fn prepare(connection: &mut PgConnection, schema: &Schema) -> sqlx::Result<()> {
+    let is_there = sqlx::query_scalar(SCHEMA_IS_THERE).persistent(false).bind(schema.name());
+    // `IF NOT EXISTS` needs the right to create even if the schema exists.
+    if !is_there.fetch_one(&mut *connection).await? {
+        let create = schema.qualify("CREATE SCHEMA {schema}");
+        sqlx::raw_sql(AssertSqlSafe(create)).execute(&mut *connection).await?;
     }
+    // Otherwise Postgres would send a notice for each object that exists already.
+    let set = schema.qualify("SET LOCAL search_path TO {schema}, pg_temp; SET LOCAL client_min_messages = warning");
+    sqlx::raw_sql(AssertSqlSafe(set)).execute(connection).await.map(|_| ())
 }
 
 const SCHEMA_IS_THERE: &str = "SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = $1)";

@@ -10,10 +10,21 @@ use sqlx::postgres::{PgArguments, PgConnection, PgRow};
 use sqlx::query::Query;
 use sqlx::{FromRow, Postgres, Row};
 
-use super::schema::Template;
-use super::statements::Statements;
+use super::schema::{Template, statements};
 use crate::recent::word;
 use crate::row::{self, Columns};
+
+statements! {
+    /// The statements on records, with the schema in them.
+    RecordSql:
+    insert: INSERT,
+    replace: REPLACE,
+    find: FIND,
+    find_or_holder: FIND_OR_HOLDER,
+    complete: COMPLETE,
+    probe: PROBE,
+    locked: LOCKED,
+}
 
 /// The advisory locks of a request. The transaction that runs the request holds all three until it ends.
 ///
@@ -53,7 +64,7 @@ pub(super) enum Holder {
 /// The statements on the tables of one schema, sent with or without names, as the application chose.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Records {
-    pub(super) sql: &'static Statements,
+    pub(super) sql: &'static RecordSql,
     /// True to send statements without names. A pooler in transaction mode gives every transaction another server
     /// connection. A statement that was prepared by name on one connection is missing on the next, or is another
     /// client's there.
@@ -212,7 +223,7 @@ fn read(row: &PgRow) -> Result<(Option<Record>, Timestamp), Error> {
 
 /// `CASE` keeps the order of the locks. The last lock is only taken for others to see: with `IS NOT NULL` it decides
 /// nothing.
-pub(super) const INSERT: Template = Template(
+const INSERT: Template = Template(
     "
 INSERT INTO {schema}.idem_records
     (scope, operation, key_hash, fingerprint, state, claim, attempt, format, created_at, expires_at)
@@ -226,7 +237,7 @@ ON CONFLICT (scope, operation, key_hash) DO NOTHING",
 );
 
 /// The replaced record may be leased, if an earlier release of the handler was. So its journal is removed.
-pub(super) const REPLACE: Template = Template(
+const REPLACE: Template = Template(
     "
 WITH replaced AS (
     UPDATE {schema}.idem_records
@@ -269,7 +280,7 @@ SELECT 1 FROM replaced",
 /// (`statement_timestamp()`) when it is planned, some microseconds later. If the two are further apart, the transaction
 /// was probably left open by an earlier user; a wrong guess costs only time. A transaction that was left open less than
 /// ten milliseconds ago is not detected. That does no harm: a stored reply is not changed before it expires.
-pub(super) const FIND: Template = Template(
+const FIND: Template = Template(
     "
 SELECT record.fingerprint, record.state, record.claim, record.format, record.status, record.headers, record.body,
     (extract(epoch FROM record.expires_at) * 1000000)::bigint AS expires_at,
@@ -287,7 +298,7 @@ LEFT JOIN {schema}.idem_records AS record
 /// The locks are tried only if no record is in force. They are shared, so that two look-ups do not see each other. For
 /// an expired record they are exclusive, because the look-up may go on to replace the record: with shared locks,
 /// several look-ups would prevent each other's replacement.
-pub(super) const FIND_OR_HOLDER: Template = Template(
+const FIND_OR_HOLDER: Template = Template(
     "
 SELECT record.fingerprint, record.state, record.claim, record.format, record.status, record.headers, record.body,
     (extract(epoch FROM record.expires_at) * 1000000)::bigint AS expires_at,
@@ -312,7 +323,7 @@ LEFT JOIN {schema}.idem_records AS record
 
 /// `created_at = now()` is true only in the transaction that claimed: `now()` is a transaction's start. Adding zero to
 /// `expires_at` keeps its value and so its index entry.
-pub(super) const COMPLETE: Template = Template(
+const COMPLETE: Template = Template(
     "
 UPDATE {schema}.idem_records
 SET state = $5,
@@ -331,7 +342,7 @@ WHERE scope = $1
 );
 
 /// Never committed: it only waits.
-pub(super) const PROBE: Template = Template(
+const PROBE: Template = Template(
     "
 INSERT INTO {schema}.idem_records
     (scope, operation, key_hash, fingerprint, state, claim, attempt, format, created_at, expires_at)
@@ -339,7 +350,7 @@ VALUES ($1, $2, $3, $4, $5, $6, 1, 0, now(), now())
 ON CONFLICT (scope, operation, key_hash) DO NOTHING",
 );
 
-pub(super) const LOCKED: Template = Template(
+const LOCKED: Template = Template(
     "
 SELECT fingerprint, state, claim, format, status, headers, body,
     (extract(epoch FROM expires_at) * 1000000)::bigint AS expires_at,

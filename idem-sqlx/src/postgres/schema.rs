@@ -40,6 +40,34 @@ impl fmt::Debug for Schema {
 /// A statement without its schema. It is not a string, so it cannot be sent as it is.
 pub(super) struct Template(pub(super) &'static str);
 
+/// Makes a table of statements of templates: each text with one schema in it.
+macro_rules! statements {
+    ($(#[$doc:meta])* $table:ident: $($name:ident: $text:expr,)*) => {
+        $(#[$doc])*
+        pub(super) struct $table {
+            $(pub(super) $name: String,)*
+        }
+
+        impl $table {
+            pub(super) fn new(schema: &$crate::postgres::schema::Schema) -> Self {
+                Self { $($name: schema.qualify($text.0),)* }
+            }
+
+            #[cfg(test)]
+            pub(super) fn all(&self) -> Vec<&str> {
+                vec![$(&self.$name,)*]
+            }
+        }
+
+        impl std::fmt::Debug for $table {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.debug_struct(stringify!($table)).finish_non_exhaustive()
+            }
+        }
+    };
+}
+pub(super) use statements;
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -9,6 +9,7 @@ use idem_core::store::{Runs, Store};
 use idem_core::{Error, Kind};
 use sqlx::{Executor, PgConnection, PgPool};
 
+use super::leases::Leases;
 use super::records::Records;
 use super::schema::Schema;
 use super::session::{Begin, begin};
@@ -128,15 +129,24 @@ impl PgStore {
 impl Inner {
     /// The statements. If the application has named no schema, each of the first callers asks its own connection for
     /// it. No caller waits for another, and the first answer counts.
-    pub(super) async fn records(&self, connection: &mut PgConnection) -> Result<Records, Error> {
-        let sql = match self.statements.get() {
-            Some(sql) => sql,
+    pub(super) async fn statements(&self, connection: &mut PgConnection) -> Result<&'static Statements, Error> {
+        match self.statements.get() {
+            Some(statements) => Ok(statements),
             None => {
                 let schema = Box::pin(current_schema(connection)).await?;
-                *self.statements.get_or_init(|| Statements::of(&schema))
+                Ok(self.statements.get_or_init(|| Statements::of(&schema)))
             }
-        };
+        }
+    }
+
+    pub(super) async fn records(&self, connection: &mut PgConnection) -> Result<Records, Error> {
+        let sql = &self.statements(connection).await?.records;
         Ok(Records { sql, unnamed: self.unnamed_statements })
+    }
+
+    pub(super) async fn leases(&self, connection: &mut PgConnection) -> Result<Leases, Error> {
+        let sql = &self.statements(connection).await?.leases;
+        Ok(Leases { sql, unnamed: self.unnamed_statements })
     }
 }
 

@@ -80,10 +80,10 @@ impl PgStore {
     /// Returns `None` if this Postgres cannot sweep many scopes in one statement.
     async fn sweep_at_once(&self, sweep: &Sweep, from: Option<i64>) -> Result<Option<Batch>, Error> {
         let mut session = Session::begin(self.pool(), BEGIN).await?;
-        let sql = self.inner().records(session.connection()).await?.sql;
+        let sql = self.inner().statements(session.connection()).await?;
         let archived = archived(sweep, &sql.schema);
         let batch = sweep.batch_or(BATCH);
-        let statement = limited(&sql.sweep, batch);
+        let statement = limited(&sql.sweeps.sweep, batch);
         let query = sqlx::query_as(AssertSqlSafe(format!("{statement}{archived}{COUNTED}")))
             .persistent(!self.inner().unnamed_statements)
             .bind(from);
@@ -101,13 +101,15 @@ impl PgStore {
 
     async fn sweep_by_scope(&self, sweep: &Sweep, from: Option<i64>) -> Result<Batch, Error> {
         let mut session = Session::begin(self.pool(), BEGIN).await?;
-        let sql = self.inner().records(session.connection()).await?.sql;
-        let query =
-            sqlx::query_as(sql.expired.as_str()).persistent(false).bind(i64::from(sweep.batch_or(BATCH))).bind(from);
+        let sql = self.inner().statements(session.connection()).await?;
+        let query = sqlx::query_as(sql.sweeps.expired.as_str())
+            .persistent(false)
+            .bind(i64::from(sweep.batch_or(BATCH)))
+            .bind(from);
         let rows: Vec<Expired> = query.fetch_all(session.connection()).await.map_err(into_idem_error)?;
         let found = rows.len();
         let reached = rows.iter().filter_map(|(.., expires_at)| *expires_at).max();
-        let statement = format!("{}{}{COUNTED}", sql.sweep_scope, archived(sweep, &sql.schema));
+        let statement = format!("{}{}{COUNTED}", sql.sweeps.sweep_scope, archived(sweep, &sql.schema));
         let mut removed = 0;
         for (scope, (operations, key_hashes)) in by_scope(rows) {
             let query = sqlx::query_as(AssertSqlSafe(statement.clone())).persistent(false);
@@ -169,7 +171,7 @@ mod tests {
     fn r32_a_limit_is_written_into_its_place_and_nowhere_else() {
         for name in ["a$2", "LIMIT $2", "app"] {
             let schema = Schema::new(name.to_owned()).expect("a schema");
-            let statement = limited(&Statements::of(&schema).sweep, 200);
+            let statement = limited(&Statements::of(&schema).sweeps.sweep, 200);
             assert!(statement.contains("\n    LIMIT 200\n"), "{statement}");
             assert_eq!(statement.matches(&format!("\"{name}\".idem_")).count(), 4, "{statement}");
         }

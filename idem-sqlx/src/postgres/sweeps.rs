@@ -1,6 +1,14 @@
 //! The statements of the sweep, and nothing else.
 
-use super::schema::Template;
+use super::schema::{Template, statements};
+
+statements! {
+    /// The statements of the sweep, with the schema in them.
+    SweepSql:
+    sweep: SWEEP,
+    expired: EXPIRED,
+    sweep_scope: SWEEP_SCOPE,
+}
 
 /// `SKIP LOCKED` skips rows that a request is just replacing. For a row that was replaced meanwhile, Postgres checks
 /// `expires_at` again. A locked row keeps its `ctid` until the transaction ends, so the deletion finds it by that: by
@@ -13,7 +21,7 @@ use super::schema::Template;
 ///
 /// $1 is where the previous batch ended. Deleted rows stay in the index until a vacuum, and every batch would read them
 /// again.
-pub(super) const SWEEP: Template = Template(
+const SWEEP: Template = Template(
     "
 WITH expired AS MATERIALIZED (
     SELECT tableoid AS part, ctid AS place
@@ -51,7 +59,7 @@ SELECT count(*), max((extract(epoch FROM expires_at) * 1000000)::bigint) FILTER 
 FROM swept";
 
 /// For a distributed Postgres, like the next statement. It locks nothing, because it finds rows of many scopes.
-pub(super) const EXPIRED: Template = Template(
+const EXPIRED: Template = Template(
     "
 SELECT scope, operation, key_hash,
     CASE WHEN isfinite(expires_at) THEN (extract(epoch FROM expires_at) * 1000000)::bigint END
@@ -63,7 +71,7 @@ LIMIT $1",
 );
 
 /// Removes rows of one scope. It checks `expires_at` again, because another statement found the rows.
-pub(super) const SWEEP_SCOPE: Template = Template(
+const SWEEP_SCOPE: Template = Template(
     "
 WITH swept AS (
     DELETE FROM {schema}.idem_records AS record

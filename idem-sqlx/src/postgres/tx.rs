@@ -16,6 +16,7 @@ use tokio::runtime::Handle;
 use tokio::time::sleep;
 
 use super::error::{has_no_savepoint, is_serialization_failure};
+use super::leases::Leases;
 use super::records::{Holder, Records};
 use super::session::{Begin, Session};
 use super::store::PgStore;
@@ -340,9 +341,14 @@ impl PgTx {
         still_holds(self.session()).await
     }
 
-    pub(super) async fn records(&mut self) -> Result<Records, Error> {
+    async fn records(&mut self) -> Result<Records, Error> {
         let session = self.session.as_mut().expect("a session until the run is settled");
         self.store.inner().records(session.connection()).await
+    }
+
+    pub(super) async fn leases(&mut self) -> Result<Leases, Error> {
+        let session = self.session.as_mut().expect("a session until the run is settled");
+        self.store.inner().leases(session.connection()).await
     }
 
     /// In a task of its own: if the caller goes away now, the key must still be poisoned.
