@@ -150,7 +150,7 @@ impl Kind {
                 "this request has run, but its record cannot be read by this version; it will not run again"
             }
             Self::OutcomeUnknown => {
-                "whether this request took effect is not known; look its result up before you send it under another key"
+                "whether this request took effect is not known yet; send it again, unchanged, under the same key"
             }
             Self::TransactionEnded => {
                 "the handler ended the transaction it was lent; the request may have taken effect and will not run again"

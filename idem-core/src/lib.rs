@@ -28,6 +28,8 @@
 //! # let _: axum::Router = app;
 //! ```
 //!
+//! (`memory` is a feature, for examples and tests; an application takes `PgStore` of `idem-sqlx`.)
+//!
 //! A retry gets the first reply, with `Idempotent-Replayed: true`. A duplicate in flight gets 409 with `Retry-After`.
 //! The same key with another body gets 422. One caller never sees another's reply. After a crash either nothing was
 //! committed and the retry runs, or everything was and it is replayed.

@@ -3,9 +3,9 @@
 //! ```no_run
 //! use axum::extract::FromRef;
 //! use axum::http::StatusCode;
-//! use idem_core::idempotent;
+//! use idem_core::{Error, idempotent};
 //! use idem_sqlx::{PgStore, PgTx};
-//! # use idem_core::{Error, Scope, ToScope};
+//! # use idem_core::{Scope, ToScope};
 //! # struct CurrentUser(u64);
 //! # impl<S: Sync> axum::extract::FromRequestParts<S> for CurrentUser {
 //! #     type Rejection = StatusCode;
@@ -18,7 +18,7 @@
 //! #[idempotent(scope = user, ttl = "24h")]
 //! async fn create_note(user: CurrentUser, tx: &mut PgTx, text: String) -> Result<StatusCode, Error> {
 //!     let insert = sqlx::query("INSERT INTO notes (author, text) VALUES ($1, $2)").bind(user.0 as i64).bind(text);
-//!     insert.execute(tx).await.map_err(idem_sqlx::into_idem_error)?;
+//!     insert.execute(&mut *tx).await.map_err(idem_sqlx::into_idem_error)?;
 //!     Ok(StatusCode::CREATED)
 //! }
 //!

@@ -40,7 +40,7 @@ use crate::recent::RecentlyFinished;
 ///   temporary table changes nothing.
 /// - If a pooled connection still has an open transaction of an earlier user, that transaction is rolled back. The
 ///   store inherits nothing from it.
-/// - Postgres 14 and newer are tested.
+/// - Postgres 15 and 18 are tested.
 ///
 /// # Limitations
 /// Advisory locks spare duplicates a wait for each other. On a distributed Postgres without advisory locks, or with
