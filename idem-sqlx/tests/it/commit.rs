@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use idem_core::{Fingerprint, Identity, Kind, Request, Start};
 use idem_sqlx::{Isolation, PgStore, SqliteStore};
 use sqlx::Connection;
 use sqlx::postgres::PgPoolOptions;
@@ -326,4 +327,34 @@ async fn r16_postgres_a_connection_lost_before_the_settlement_keeps_nothing() {
         assert_eq!((db.effects().await, db.records().await), (0, 0), "{act}");
     }
     Call::act("insert").send(&app).await.expect_fresh(201);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r16_a_key_is_poisoned_although_another_holds_its_row_on_postgres() {
+    let db = Postgres::create().await;
+    let store = db.store(4).await;
+    let identity = Identity::new("u1", "ended", "k").expect("an identity");
+    let request = Request::new(identity, Fingerprint::none(), Duration::from_secs(60)).expect("a request");
+    let begin = async || match store.begin(&request).await {
+        Ok(Start::Run(run)) => run,
+        other => panic!("it does not run: {:?}", other.map(|_| ())),
+    };
+    begin().await.complete(&1).await.expect("a record");
+    db.expire().await;
+    // In the place of the expired record, whose row another transaction waits for.
+    let mut run = begin().await;
+    let pool = db.pool.clone();
+    let holder = tokio::spawn(async move {
+        let mut holder = pool.begin().await.expect("a transaction");
+        sqlx::raw_sql("SELECT 1 FROM idem_records FOR UPDATE").execute(&mut *holder).await.expect("the row");
+        // Longer than a statement of the store waits for it.
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        holder.rollback().await.expect("the end");
+    });
+    let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted";
+    eventually("it waits for the row", async || db.number(waits).await > 0).await;
+    sqlx::raw_sql("ROLLBACK").execute(&mut *run).await.expect("as raw SQL");
+    assert_eq!(run.complete(&2).await.expect_err("ended").kind(), Kind::TransactionEnded);
+    holder.await.expect("no panic");
+    assert_eq!(store.begin(&request).await.map(|_| ()).expect_err("poisoned").kind(), Kind::TransactionEnded);
 }
