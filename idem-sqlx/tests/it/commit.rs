@@ -8,13 +8,14 @@ use idem_sqlx::{Isolation, PgStore, SqliteStore};
 use sqlx::Connection;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::sqlite::SqlitePoolOptions;
+use tokio::sync::oneshot;
 
 use crate::client::{Call, eventually};
+use crate::orders::{Refused, postgres_orders};
 use crate::pay::postgres_steps;
 use crate::proxy::{Fault, Proxy};
 use crate::script::Script;
 use crate::support::{Database, Postgres, Sqlite};
-use crate::undo::{Refused, postgres_orders};
 
 both! {
     async fn r16_a_handler_that_ends_its_transaction_is_found_out_and_never_runs_again(db) {
@@ -343,18 +344,27 @@ async fn r16_a_key_is_poisoned_although_another_holds_its_row_on_postgres() {
     db.expire().await;
     // In the place of the expired record, whose row another transaction waits for.
     let mut run = begin().await;
+    let (holds, held) = oneshot::channel();
+    let (end, ended) = oneshot::channel();
     let pool = db.pool.clone();
     let holder = tokio::spawn(async move {
         let mut holder = pool.begin().await.expect("a transaction");
         sqlx::raw_sql("SELECT 1 FROM idem_records FOR UPDATE").execute(&mut *holder).await.expect("the row");
-        // Longer than a statement of the store waits for it.
-        tokio::time::sleep(Duration::from_millis(1500)).await;
+        holds.send(()).expect("the test waits for it");
+        ended.await.expect("the test ends it");
         holder.rollback().await.expect("the end");
     });
-    let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted";
-    eventually("it waits for the row", async || db.number(waits).await > 0).await;
+    let waiting = "SELECT coalesce(max(extract(epoch FROM xact_start) * 1000000), 0)::bigint FROM pg_stat_activity \
+                   WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    eventually("it waits for the row", async || db.number(waiting).await > 0).await;
     sqlx::raw_sql("ROLLBACK").execute(&mut *run).await.expect("as raw SQL");
-    assert_eq!(run.complete(&2).await.expect_err("ended").kind(), Kind::TransactionEnded);
+    held.await.expect("the row");
+    let completion = tokio::spawn(async move { run.complete(&2).await });
+    eventually("the first try waits", async || db.number(waiting).await > 0).await;
+    let first = db.number(waiting).await;
+    eventually("another try waits", async || db.number(waiting).await > first).await;
+    end.send(()).expect("the holder waits for it");
     holder.await.expect("no panic");
+    assert_eq!(completion.await.expect("no panic").expect_err("ended").kind(), Kind::TransactionEnded);
     assert_eq!(store.begin(&request).await.map(|_| ()).expect_err("poisoned").kind(), Kind::TransactionEnded);
 }

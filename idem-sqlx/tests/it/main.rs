@@ -24,6 +24,7 @@ mod inherited;
 mod key;
 mod leases;
 mod migrate;
+mod orders;
 mod pages;
 mod plain;
 mod races;

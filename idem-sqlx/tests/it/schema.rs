@@ -9,10 +9,10 @@ use sqlx::Executor;
 
 use crate::abandoned::{Office, mail};
 use crate::client::Call;
+use crate::orders::Refused;
 use crate::pay::{kind, paid};
 use crate::script::{Act, Script};
 use crate::support::{Database, Postgres};
-use crate::undo::Refused;
 
 both! {
     async fn r13a_no_operation_meets_tables_of_the_same_name(db) {

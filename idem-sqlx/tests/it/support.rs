@@ -26,7 +26,7 @@ macro_rules! both {
             #[allow(unused_imports)]
             use $crate::pay::postgres_steps as steps;
             #[allow(unused_imports)]
-            use $crate::undo::postgres_orders as orders;
+            use $crate::orders::postgres_orders as orders;
             #[allow(unused_imports)]
             use $crate::abandoned::postgres_mails as mails;
             #[allow(unused_imports)]
@@ -49,7 +49,7 @@ macro_rules! both {
             #[allow(unused_imports)]
             use $crate::pay::sqlite_steps as steps;
             #[allow(unused_imports)]
-            use $crate::undo::sqlite_orders as orders;
+            use $crate::orders::sqlite_orders as orders;
             #[allow(unused_imports)]
             use $crate::abandoned::sqlite_mails as mails;
             #[allow(unused_imports)]
