@@ -1,4 +1,4 @@
-//! `cargo bench -p expansion`: what the attribute costs whoever compiles. `-- 21` says how many rounds.
+//! `cargo bench -p expansion`: what the attribute costs when a program is compiled. `-- 21` sets the number of rounds.
 //!
 //! The same handlers three times, each a crate of its own: without idempotency, by hand against `store.begin`, and with
 //! the attribute. What they have in common is in `shared.rs`, the handlers beside it; a test of `idem-sqlx` compiles

@@ -89,6 +89,12 @@ impl Record {
     pub fn new(fingerprint: Option<Fingerprint>, state: State, claim: Claim, expires_at: Timestamp) -> Self {
         Self { fingerprint, state, claim, expires_at }
     }
+
+    /// Whether the record has expired, and so counts as none.
+    #[must_use]
+    pub fn has_expired(&self, now: Timestamp) -> bool {
+        self.expires_at <= now
+    }
 }
 
 /// The state of a record's run.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use idem_core::machine::{Decision, decide_leased};
+use idem_core::machine::{Decision, Resume, decide_leased};
 use idem_core::store::{Attempt, Claim, Claimed, Entry, Intent, Lease, LeaseTerms, Outcome};
 use idem_core::{Error, Identity, Kind, Request};
 use tokio::time::sleep;
@@ -10,7 +10,7 @@ use tokio::time::sleep;
 use crate::database::{CommitFailed, Database, Leased, Over, Written};
 use crate::release_on_drop::{self, Unused};
 use crate::retry;
-use crate::settle::find_out;
+use crate::settle::{find_out, poisoned};
 
 /// The right to run one attempt of a leased run. Each store has its own name for this type: use that name.
 pub struct DbLease<D> {
@@ -97,7 +97,7 @@ impl<D: Database> Lease for DbLease<D> {
     }
 
     async fn roll_back(&self, tx: D::Tx) -> Result<(), Error> {
-        if self.store.roll_back(tx).await { Ok(()) } else { Err(self.poison_in_tries().await) }
+        if self.store.roll_back(tx).await { Ok(()) } else { Err(self.poison().await) }
     }
 
     async fn release(&self) -> Result<(), Error> {
@@ -110,7 +110,7 @@ fn answer<T>(order: &Decision) -> Option<Claimed<T>> {
     match order {
         Decision::Replay(reply) => Some(Claimed::Replay(reply.clone())),
         Decision::Refuse(kind) => Some(Claimed::Refuse(*kind)),
-        Decision::Claim | Decision::Replace(_) | Decision::Resume { .. } => None,
+        Decision::Claim | Decision::Replace(_) | Decision::Resume(_) => None,
     }
 }
 
@@ -130,7 +130,7 @@ impl<D: Database> DbLease<D> {
         let over = match order {
             Decision::Claim => Over::Nothing,
             Decision::Replace(expired) => Over::Expired(*expired),
-            Decision::Resume { claim, .. } => Over::Attempt(*claim),
+            Decision::Resume(Resume { claim, .. }) => Over::Attempt(*claim),
             Decision::Replay(_) | Decision::Refuse(_) => return Ok(Leased::Taken),
         };
         self.store.lease(session, &self.request, self.claim, &self.terms, over).await
@@ -141,7 +141,7 @@ impl<D: Database> DbLease<D> {
         // A new record has no entries. A record whose attempts were reset has entries, and its attempts count from 1
         // again.
         let (number, fingerprint, entries) = match order {
-            Decision::Resume { attempt, fingerprint, .. } => {
+            Decision::Resume(Resume { attempt, fingerprint, .. }) => {
                 (attempt + 1, *fingerprint, self.store.entries(&mut session, &self.request.identity).await?)
             }
             _ => (1, self.request.fingerprint, Vec::new()),
@@ -175,7 +175,7 @@ impl<D: Database> DbLease<D> {
             Written::NotHeld => Err(Error::new(Kind::LeaseLost)),
             Written::Ended => {
                 self.store.roll_back(tx).await;
-                Err(self.poison_in_tries().await)
+                Err(self.poison().await)
             }
         }
     }
@@ -188,25 +188,15 @@ impl<D: Database> DbLease<D> {
         self.committed(session, released).await
     }
 
-    /// Poisons the key of a step that ended the transaction it was lent: what the step kept is not known, so the key
-    /// must not run again. Returns the error to answer with.
-    async fn poison_in_tries(&self) -> Error {
-        let mut error = Error::new(Kind::TransactionEnded);
-        for pause in retry::pauses() {
-            match self.poison().await {
-                Ok(()) => return Error::new(Kind::TransactionEnded),
-                Err(failed) => error = error.caused_by(failed),
-            }
-            sleep(pause).await;
-        }
-        error
-    }
-
-    async fn poison(&self) -> Result<(), Error> {
-        let mut session = self.store.begin().await?;
-        // A record that this claim does not hold belongs to another attempt, which knows what is kept.
-        self.store.poison_leased(&mut session, &self.request.identity, self.claim).await?;
-        self.store.commit(session).await.map_err(Error::from)
+    /// Poisons the key of a step that ended the transaction it was lent. Returns the error to answer with.
+    async fn poison(&self) -> Error {
+        poisoned(&self.store, || async {
+            let mut session = self.store.begin().await?;
+            // A record that this claim does not hold belongs to another attempt, which knows what is kept.
+            self.store.poison_leased(&mut session, &self.request.identity, self.claim).await?;
+            self.store.commit(session).await.map_err(Error::from).map(|()| true)
+        })
+        .await
     }
 }
 

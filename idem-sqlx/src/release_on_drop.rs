@@ -10,6 +10,8 @@ use idem_core::store::{Lease, Store};
 use idem_core::{Error, Kind};
 use tokio::runtime::Handle;
 
+use crate::database::CommitFailed;
+
 /// A lease that can be released before its attempt has run.
 pub(crate) trait Unused: Lease {
     fn store(&self) -> &Self::Store;
@@ -23,14 +25,10 @@ pub(crate) trait Unused: Lease {
 /// A COMMIT that was sent may still take effect after its future is dropped. So if the caller goes away, the COMMIT
 /// continues in a task of its own, and the lease is released after it. The key is then free at once, not only when the
 /// lease ends.
-pub(crate) fn commit<L, E>(
+pub(crate) fn commit<L: Unused + Unpin>(
     lease: L,
-    commit: impl Future<Output = Result<(), E>> + Send + 'static,
-) -> impl Future<Output = Result<L, Error>> + Send
-where
-    L: Unused + Unpin,
-    E: Into<Error>,
-{
+    commit: impl Future<Output = Result<(), CommitFailed>> + Send + 'static,
+) -> impl Future<Output = Result<L, Error>> + Send {
     ReleaseOnDrop(Some((lease, commit.map(|committed| committed.map_err(Into::into)).boxed())))
 }
 

@@ -9,6 +9,11 @@ pub(crate) fn pauses() -> impl Iterator<Item = Duration> {
     MILLISECONDS.into_iter().map(|pause| Duration::from_millis(pause).mul_f64(0.5 + jitter()))
 }
 
+/// The same pauses, and then a tenth of a second again and again: for what a deadline ends.
+pub(crate) fn pauses_without_end() -> impl Iterator<Item = Duration> {
+    pauses().chain(std::iter::repeat(Duration::from_millis(100)))
+}
+
 /// Between 0 and 1. Randomness of low quality is enough, and the standard library has it: it gives every hasher a new
 /// seed.
 fn jitter() -> f64 {

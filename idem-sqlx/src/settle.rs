@@ -1,7 +1,6 @@
 //! The outcome of a run whose COMMIT got no answer, and the poisoning of keys that must not run again.
 
-use std::iter::repeat;
-use std::time::Duration;
+use std::future::Future;
 
 use idem_core::machine::{Verdict, verdict};
 use idem_core::store::Claim;
@@ -32,7 +31,7 @@ pub(crate) async fn find_out<D: Database>(
 
 async fn look_up<D: Database>(store: &D, request: &Request, claim: Claim) -> Result<(), Kind> {
     let found = async {
-        for pause in retry::pauses().chain(repeat(Duration::from_millis(100))) {
+        for pause in retry::pauses_without_end() {
             match store.find_settled(request, claim).await {
                 Ok(record) => return verdict(record.as_ref(), claim),
                 Err(error) => tracing::warn!(target: "idem", %error, "the look-up failed; trying again"),
@@ -49,42 +48,53 @@ async fn look_up<D: Database>(store: &D, request: &Request, claim: Claim) -> Res
     }
 }
 
-/// Poisons the key of a handler that ended the transaction it was lent: what the handler kept is not known, so the key
-/// must not run again. Returns the error to answer with.
+/// Poisons the key of a handler that ended the transaction it was lent. Returns the error to answer with.
 pub(crate) async fn ended<D: Database>(store: &D, request: &Request, claim: Claim) -> Error {
-    let error = Error::new(Kind::TransactionEnded);
-    match poison(store, request, claim).await {
-        Ok(()) => error,
-        Err(failed) => error.caused_by(failed),
-    }
+    poisoned(store, || try_to_poison(store, request, claim)).await
 }
 
-/// Makes sure that a record keeps the key from running, within the commit deadline.
-async fn poison<D: Database>(store: &D, request: &Request, claim: Claim) -> Result<(), Error> {
-    let poisoned = async {
-        for pause in retry::pauses().chain(repeat(Duration::from_millis(100))) {
-            match try_to_poison(store, request, claim).await {
-                Ok(true) => return Ok(()),
+/// Repeats `attempt`, which returns whether the key is poisoned, within the commit deadline: what was kept under the
+/// key is not known, so it must not run again. Returns the error to answer with.
+pub(crate) async fn poisoned<D: Database, F>(store: &D, attempt: impl Fn() -> F) -> Error
+where
+    F: Future<Output = Result<bool, Error>>,
+{
+    let mut failed = None;
+    let attempts = async {
+        for pause in retry::pauses_without_end() {
+            match attempt().await {
+                Ok(true) => {
+                    failed = None;
+                    return;
+                }
                 Ok(false) => {}
-                // Another transaction holds the row and is about to end.
-                Err(error) if error.kind() == Kind::RetryLater => {}
-                Err(error) => return Err(error),
+                // Another transaction holds the row and is about to end, or the database is away.
+                Err(error) if matches!(error.kind(), Kind::RetryLater | Kind::StoreUnavailable) => failed = Some(error),
+                Err(error) => {
+                    failed = Some(error);
+                    return;
+                }
             }
             sleep(pause).await;
         }
-        unreachable!("the pauses do not end")
     };
-    timeout(store.commit_deadline(), poisoned).await.unwrap_or_else(|_elapsed| Err(Error::new(Kind::KeyInFlight)))
+    let has_ended = timeout(store.commit_deadline(), attempts).await.is_ok();
+    let error = Error::new(Kind::TransactionEnded);
+    match failed {
+        Some(failed) => error.caused_by(failed),
+        None if has_ended => error,
+        None => error.caused_by(Error::new(Kind::KeyInFlight)),
+    }
 }
 
-/// Returns true if a record keeps the key from running: the run's own if the handler committed it, another run's if one ran
-/// meanwhile, or else the run's claim, which is inserted again and committed.
+/// Returns true if a record keeps the key from running: the run's own if the handler committed it, another run's if one
+/// ran meanwhile, or else the run's claim, which is inserted again and committed.
 async fn try_to_poison<D: Database>(store: &D, request: &Request, claim: Claim) -> Result<bool, Error> {
     let mut session = store.begin().await?;
     let mut is_poisoned = store.insert(&mut session, request, claim).await?;
     if !is_poisoned {
         match store.find(&mut session, &request.identity).await? {
-            (Some(record), now) if record.expires_at > now => return Ok(true),
+            (Some(record), now) if !record.has_expired(now) => return Ok(true),
             (Some(expired), _) => {
                 is_poisoned = store.replace(&mut session, request, claim, expired.claim).await?;
             }

@@ -12,6 +12,7 @@ const CHECKS: &[(&str, &str)] = &[
     // Each feature alone, by Clippy because `cargo check` cannot deny the warnings of our crates only.
     ("idem-core, no feature", "clippy -p idem-core --no-default-features -- -D warnings"),
     ("idem-core, axum", "clippy -p idem-core --no-default-features --features axum -- -D warnings"),
+    ("idem-core, memory", "clippy -p idem-core --no-default-features --features memory -- -D warnings"),
     ("idem-core, uuid", "clippy -p idem-core --no-default-features --features uuid -- -D warnings"),
     ("idem-sqlx, postgres", "clippy -p idem-sqlx --no-default-features --features postgres -- -D warnings"),
     ("idem-sqlx, sqlite", "clippy -p idem-sqlx --no-default-features --features sqlite -- -D warnings"),
@@ -53,7 +54,7 @@ pub(crate) fn check() -> Result<ExitCode, Failure> {
 const MINIMAL: &str = r#"
 copy=${CARGO_TARGET_DIR:-target}/minimal
 rm -rf "$copy" && mkdir -p "$copy" &&
-    cp -R Cargo.toml README.md idem-macros idem-core idem-sqlx "$copy" && cd "$copy" &&
+    cp -R Cargo.toml README.md idem-macros idem-core idem-sqlx idem-testkit "$copy" && cd "$copy" &&
     sed -i.bak 's|^members = .*|members = ["idem-macros", "idem-core", "idem-sqlx"]|' Cargo.toml &&
     RUSTC_BOOTSTRAP=1 "$CARGO" update -Z direct-minimal-versions &&
     "$CARGO" check --all-features --target-dir target

@@ -89,8 +89,8 @@ impl Drop for Keeper {
 /// Runs a command. The exit code is the command's, or 128 and the signal that ended it, as a shell would say.
 ///
 /// Ctrl-C reaches the command by itself, since it stays in the terminal's foreground group. A SIGTERM or SIGKILL that
-/// hits xtask alone does not: a command left running would go on without its database, and a server would go on for
-/// ever. Only a SIGKILL in the instant between the command's start and our word to the guard is missed.
+/// hits xtask alone does not: a command left running would lose its database, and a server would run for ever. Only a
+/// SIGKILL in the instant between the command's start and our word to the guard is missed.
 pub(crate) fn run(command: &mut Command) -> Result<ExitCode, Failure> {
     let mut guarded = || {
         // The guard comes first: if it cannot be had, nothing has been started yet.

@@ -12,7 +12,7 @@ use crate::{Failure, python};
 /// create databases there and drop them again.
 const VARIABLE: &str = "IDEM_TEST_POSTGRES";
 
-/// Whoever uses sqlx exports this for a database of their own, so we never read it, and no test is to get it. The
+/// Users of sqlx export this for a database of their own, so xtask never reads it, and no test gets it. The
 /// examples read it when they are run by hand.
 pub(crate) const COMMON_VARIABLE: &str = "DATABASE_URL";
 

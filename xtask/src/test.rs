@@ -145,8 +145,8 @@ pub(crate) fn run(asked: &Asked<'_>) -> Result<ExitCode, Failure> {
         }
     }
     let tests = asked.words(&without);
-    // With all features the two examples run on Postgres. Whoever passes arguments asks for certain tests, and asks
-    // once.
+    // With all features the two examples run on Postgres. Arguments ask for certain tests, and a user who passes them
+    // asks once.
     let on_sqlite = vec!["test", "-p", "payments", "-p", "checkout"];
     let both = [("tests", tests), ("tests of payments and checkout on SQLite", on_sqlite)];
     let mut code = ExitCode::SUCCESS;

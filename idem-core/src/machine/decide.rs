@@ -1,32 +1,41 @@
 //! What a record means for a request, and what it means for a run.
 
+use std::convert::Infallible;
+use std::time::Duration;
+
 use crate::error::Kind;
 use crate::fingerprint::Fingerprint;
 use crate::policy::{Intent, LeaseTerms};
 use crate::record::{Claim, Record, Reply, Request, State, Timestamp};
 
 /// A decision about a request: what the store has to do.
+///
+/// `R` is what can be resumed: nothing in one transaction ([`Infallible`]).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Decision {
+pub enum Decision<R = Resume> {
     /// There is no record. Claim the request; the primary key decides which of several claims wins.
     Claim,
     /// The record no longer counts. Claim the request in its place, if this claim still holds the record.
     Replace(Claim),
-    /// A leased run was abandoned or released. Take it over, if this claim still holds the record.
-    Resume {
-        /// The claim of the earlier attempt.
-        claim: Claim,
-        /// The number of the earlier attempt.
-        attempt: u32,
-        /// Whether the run was rejected and is still to be undone.
-        is_rejected: bool,
-        /// The fingerprint of the first attempt. The keys of its calls are derived from it.
-        fingerprint: Fingerprint,
-    },
+    /// A leased run was abandoned or released. Take it over, if the claim of the earlier attempt still holds the record.
+    Resume(R),
     /// The request has run: answer with this reply.
     Replay(Reply),
     /// The request must not run, and there is no reply to give.
     Refuse(Kind),
+}
+
+/// The earlier attempt of a leased run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resume {
+    /// The claim of the earlier attempt.
+    pub claim: Claim,
+    /// The number of the earlier attempt.
+    pub attempt: u32,
+    /// Whether the run was rejected and is still to be undone.
+    pub is_rejected: bool,
+    /// The fingerprint of the first attempt. The keys of its calls are derived from it.
+    pub fingerprint: Fingerprint,
 }
 
 impl Decision {
@@ -35,7 +44,7 @@ impl Decision {
     #[must_use]
     pub fn within(self, terms: &LeaseTerms, intent: Intent) -> Self {
         match self {
-            Self::Resume { attempt, is_rejected: false, .. } if attempt >= terms.attempts => {
+            Self::Resume(Resume { attempt, is_rejected: false, .. }) if attempt >= terms.attempts => {
                 Self::Refuse(Kind::AttemptsExhausted)
             }
             Self::Claim | Self::Replace(_) if intent == Intent::Resume => Self::Refuse(Kind::NothingToResume),
@@ -44,7 +53,8 @@ impl Decision {
     }
 }
 
-/// Decides what becomes of a request, from the record of its identity and the database's clock.
+/// Decides what becomes of a request that runs in one transaction, from the record of its identity and the database's
+/// clock.
 ///
 /// ```
 /// use idem_core::machine::{Decision, decide};
@@ -56,10 +66,17 @@ impl Decision {
 /// ```
 ///
 /// The checks are in this order. An expired record counts as none. A record that cannot be compared is refused as
-/// unreadable. Another fingerprint is refused as a reuse, in any state. Then the state decides.
+/// unreadable. Another fingerprint is refused as a reuse, in any state. Then the state decides. A run that was begun in
+/// steps is refused: a transaction knows nothing of its steps.
 #[must_use]
-pub fn decide(record: Option<&Record>, request: &Request, now: Timestamp) -> Decision {
-    decide_on(record, Some(request.fingerprint), now)
+pub fn decide(record: Option<&Record>, request: &Request, now: Timestamp) -> Decision<Infallible> {
+    match decide_on(record, Some(request.fingerprint), now) {
+        Decision::Claim => Decision::Claim,
+        Decision::Replace(expired) => Decision::Replace(expired),
+        Decision::Resume(_) => Decision::Refuse(Kind::StepMismatch),
+        Decision::Replay(reply) => Decision::Replay(reply),
+        Decision::Refuse(kind) => Decision::Refuse(kind),
+    }
 }
 
 /// Decides for a leased run, [within](Decision::within) its terms.
@@ -82,7 +99,7 @@ fn decide_on(record: Option<&Record>, asked: Option<Fingerprint>, now: Timestamp
     let Some(record) = record else {
         return Decision::Claim;
     };
-    if record.expires_at <= now {
+    if record.has_expired(now) {
         return Decision::Replace(record.claim);
     }
     let Some(fingerprint) = record.fingerprint else {
@@ -95,13 +112,23 @@ fn decide_on(record: Option<&Record>, asked: Option<Fingerprint>, now: Timestamp
         }
         (State::Leased { until, .. }, true) if *until > now => Decision::Refuse(Kind::KeyInFlight),
         (State::Leased { attempt, is_rejected, .. }, true) => {
-            Decision::Resume { claim: record.claim, attempt: *attempt, is_rejected: *is_rejected, fingerprint }
+            let (claim, attempt, is_rejected) = (record.claim, *attempt, *is_rejected);
+            Decision::Resume(Resume { claim, attempt, is_rejected, fingerprint })
         }
         (State::Running, true) => Decision::Refuse(Kind::TransactionEnded),
         (State::Completed(reply), true) => Decision::Replay(reply.clone()),
         (State::Oversized, true) => Decision::Refuse(Kind::ReplyTooLarge),
         (State::Unreadable, true | false) => Decision::Refuse(Kind::RecordUnreadable),
     }
+}
+
+/// By how much the expiry of a record is put off at its completion.
+///
+/// The record expires `ttl` after its claim if the run took up to a hundredth of that, and `ttl` after its completion if
+/// it took longer. An update of the expiry costs more than one that leaves it alone.
+#[must_use]
+pub fn lateness(ttl: Duration, elapsed: Duration) -> Duration {
+    if elapsed > ttl / 100 { elapsed } else { Duration::ZERO }
 }
 
 /// What a record means for a run whose commit did not answer.
@@ -134,8 +161,6 @@ pub fn verdict(record: Option<&Record>, claim: Claim) -> Verdict {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use bytes::Bytes;
 
     use super::*;
@@ -180,18 +205,34 @@ mod tests {
 
     #[test]
     fn r25_a_lease_is_in_flight_until_it_ends_and_is_then_taken_over() {
-        let decide = |until| decide(Some(&record(leased(until))), &asked("this"), NOW);
+        let terms = LeaseTerms::DEFAULT;
+        let decide = |until| decide_leased(Some(&record(leased(until))), &asked("this"), &terms, Intent::Run, NOW);
         assert_eq!(decide(NOW.0 + 1), Decision::Refuse(Kind::KeyInFlight));
         let claim = record(State::Running).claim;
         let fingerprint = asked("this").fingerprint;
-        assert_eq!(decide(NOW.0), Decision::Resume { claim, attempt: 3, is_rejected: false, fingerprint });
+        assert_eq!(decide(NOW.0), Decision::Resume(Resume { claim, attempt: 3, is_rejected: false, fingerprint }));
+    }
+
+    #[test]
+    fn r28_a_transaction_resumes_no_leased_run() {
+        let decide = |until, what| decide(Some(&record(leased(until))), &asked(what), NOW);
+        assert_eq!(decide(NOW.0, "this"), Decision::Refuse(Kind::StepMismatch));
+        assert_eq!(decide(NOW.0 + 1, "this"), Decision::Refuse(Kind::KeyInFlight));
+        assert_eq!(decide(NOW.0, "that"), Decision::Refuse(Kind::KeyReused));
+    }
+
+    #[test]
+    fn r32_a_short_run_leaves_the_expiry_alone() {
+        let ttl = Duration::from_secs(100);
+        let late = |milliseconds| lateness(ttl, Duration::from_millis(milliseconds)).as_millis();
+        assert_eq!([0, 1000, 1001, 5000].map(late), [0, 0, 1001, 5000]);
     }
 
     #[test]
     fn r25_an_attempt_too_many_is_refused() {
         let claim = record(State::Running).claim;
         let fingerprint = asked("this").fingerprint;
-        let resume = |attempt, is_rejected| Decision::Resume { claim, attempt, is_rejected, fingerprint };
+        let resume = |attempt, is_rejected| Decision::Resume(Resume { claim, attempt, is_rejected, fingerprint });
         let terms = LeaseTerms::DEFAULT.attempts(3);
         assert_eq!(resume(2, false).within(&terms, Intent::Run), resume(2, false));
         assert_eq!(resume(3, false).within(&terms, Intent::Run), Decision::Refuse(Kind::AttemptsExhausted));
@@ -208,17 +249,20 @@ mod tests {
             assert_eq!(order.within(&terms, Intent::Resume), Decision::Refuse(Kind::NothingToResume));
         }
         let fingerprint = asked("this").fingerprint;
-        let resume = Decision::Resume { claim, attempt: 1, is_rejected: false, fingerprint };
+        let resume = Decision::Resume(Resume { claim, attempt: 1, is_rejected: false, fingerprint });
         assert_eq!(resume.clone().within(&terms, Intent::Resume), resume);
         assert_eq!(Decision::Replay(reply()).within(&terms, Intent::Resume), Decision::Replay(reply()));
     }
 
     #[test]
-    fn r05a_whoever_resumes_by_the_record_is_not_compared() {
+    fn r05a_a_process_that_resumes_by_the_record_is_not_compared() {
         let terms = LeaseTerms::DEFAULT;
         let resume = |state| decide_leased(Some(&record(state)), &asked("that"), &terms, Intent::Resume, NOW);
         let (claim, fingerprint) = (record(State::Running).claim, asked("this").fingerprint);
-        assert_eq!(resume(leased(NOW.0)), Decision::Resume { claim, attempt: 3, is_rejected: false, fingerprint });
+        assert_eq!(
+            resume(leased(NOW.0)),
+            Decision::Resume(Resume { claim, attempt: 3, is_rejected: false, fingerprint })
+        );
         assert_eq!(resume(leased(NOW.0 + 1)), Decision::Refuse(Kind::KeyInFlight));
         assert_eq!(resume(State::Completed(reply())), Decision::Replay(reply()));
         assert_eq!(resume(State::Running), Decision::Refuse(Kind::TransactionEnded));

@@ -7,7 +7,6 @@ use super::rows::Leased;
 use super::tx::MemoryTx;
 use crate::entry::Entry;
 use crate::error::{Error, Kind};
-use crate::machine::Decision;
 use crate::policy::{Intent, LeaseTerms};
 use crate::record::{Claim, Outcome, Request};
 use crate::steps::Steps;
@@ -24,10 +23,8 @@ pub struct MemoryLease<S: Clone + Send + 'static = ()> {
     claim: Claim,
 }
 
-impl<S: Clone + Send + 'static> MemoryLease<S> {
-    fn held(&self, is_held: bool) -> Result<(), Error> {
-        if is_held { Ok(()) } else { Err(Error::new(Kind::LeaseLost)) }
-    }
+fn held(is_held: bool) -> Result<(), Error> {
+    if is_held { Ok(()) } else { Err(Error::new(Kind::LeaseLost)) }
 }
 
 impl<S: Clone + Send + 'static> Lease for MemoryLease<S> {
@@ -47,32 +44,31 @@ impl<S: Clone + Send + 'static> Lease for MemoryLease<S> {
         let now = store.now();
         let leased = store.rows().lease(request, terms, intent, claim, now);
         Ok(match leased {
-            Ok(Leased { attempt, fingerprint, entries }) => {
+            Claimed::Run(Leased { attempt, fingerprint, entries }) => {
                 let lease = Self { store: store.clone(), request: request.clone(), terms: *terms, claim };
                 Claimed::Run(Attempt { lease, number: attempt, fingerprint, entries })
             }
-            Err(Decision::Replay(reply)) => Claimed::Replay(reply),
-            Err(Decision::Refuse(kind)) => Claimed::Refuse(kind),
-            Err(Decision::Claim | Decision::Replace(_) | Decision::Resume { .. }) => Claimed::Refuse(Kind::KeyInFlight),
+            Claimed::Replay(reply) => Claimed::Replay(reply),
+            Claimed::Refuse(kind) => Claimed::Refuse(kind),
         })
     }
 
     async fn renew(&self) -> Result<(), Error> {
         let now = self.store.now();
         let is_held = self.store.rows().renew(&self.request, &self.terms, self.claim, now);
-        self.held(is_held)
+        held(is_held)
     }
 
     async fn begin(&self) -> Result<MemoryTx<S>, Error> {
         let tx = <MemoryTx<S> as Transaction>::begin(&self.store).await?;
         let is_held = self.store.rows().holds(&self.request.identity, self.claim);
-        self.held(is_held).map(|()| tx)
+        held(is_held).map(|()| tx)
     }
 
     async fn record(&self, tx: Option<MemoryTx<S>>, entry: &Entry) -> Result<(), Error> {
         let now = self.store.now();
         let is_held = self.store.rows().record_entry(&self.request, &self.terms, self.claim, entry, now);
-        self.held(is_held)?;
+        held(is_held)?;
         tx.into_iter().for_each(MemoryTx::commit);
         Ok(())
     }
@@ -80,7 +76,7 @@ impl<S: Clone + Send + 'static> Lease for MemoryLease<S> {
     async fn complete(&self, tx: Option<MemoryTx<S>>, outcome: &Outcome) -> Result<(), Error> {
         let now = self.store.now();
         let is_held = self.store.rows().complete_leased(&self.request, self.claim, outcome, now);
-        self.held(is_held)?;
+        held(is_held)?;
         tx.into_iter().for_each(MemoryTx::commit);
         Ok(())
     }
@@ -93,7 +89,7 @@ impl<S: Clone + Send + 'static> Lease for MemoryLease<S> {
     async fn release(&self) -> Result<(), Error> {
         let (nobodys, now) = (Claim::random()?, self.store.now());
         let is_held = self.store.rows().release(&self.request.identity, self.claim, nobodys, now);
-        self.held(is_held)
+        held(is_held)
     }
 }
 

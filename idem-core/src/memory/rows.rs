@@ -6,10 +6,10 @@ use crate::entry::{Entry, EntryKind};
 use crate::error::Kind;
 use crate::fingerprint::Fingerprint;
 use crate::identity::Identity;
-use crate::machine::{Decision, decide, decide_leased};
+use crate::machine::{Decision, Resume, decide, decide_leased};
 use crate::policy::{Intent, LeaseTerms};
 use crate::record::{Claim, Outcome, Record, Request, State, Timestamp};
-use crate::store::{Abandoned, Place};
+use crate::store::{Abandoned, Claimed, Place};
 
 /// A run that is still to be undone does not expire.
 const NEVER: Timestamp = Timestamp(i64::MAX);
@@ -38,21 +38,19 @@ pub(super) struct Leased {
 
 impl Rows {
     /// Claims the identity for a transaction, until it is [left](Self::leave).
-    pub(super) fn enter(&mut self, request: &Request, now: Timestamp) -> Decision {
-        let order = decide(self.record(&request.identity), request, now);
-        match order {
+    pub(super) fn enter(&mut self, request: &Request, now: Timestamp) -> Claimed<()> {
+        match decide(self.record(&request.identity), request, now) {
             Decision::Claim | Decision::Replace(_) => {}
-            // A run that was begun in steps cannot be resumed in one transaction.
-            Decision::Resume { .. } => return Decision::Refuse(Kind::StepMismatch),
-            Decision::Replay(_) | Decision::Refuse(_) => return order,
+            Decision::Replay(reply) => return Claimed::Replay(reply),
+            Decision::Refuse(kind) => return Claimed::Refuse(kind),
         }
         if let Some(kind) = self.in_flight(request) {
-            return Decision::Refuse(kind);
+            return Claimed::Refuse(kind);
         }
         // A stalled attempt of an expired run must not complete any more: two runs would have taken effect.
         self.records.remove(&request.identity);
         self.running.insert(request.identity.clone(), request.fingerprint);
-        order
+        Claimed::Run(())
     }
 
     /// Ends the claim of a transaction.
@@ -74,29 +72,29 @@ impl Rows {
         intent: Intent,
         claim: Claim,
         now: Timestamp,
-    ) -> Result<Leased, Decision> {
-        let order = decide_leased(self.record(&request.identity), request, terms, intent, now);
+    ) -> Claimed<Leased> {
         let (until, expires_at) = lives(request, terms, now);
-        match order {
+        match decide_leased(self.record(&request.identity), request, terms, intent, now) {
             Decision::Claim | Decision::Replace(_) => {
                 if let Some(kind) = self.in_flight(request) {
-                    return Err(Decision::Refuse(kind));
+                    return Claimed::Refuse(kind);
                 }
                 let state = State::Leased { until, attempt: 1, is_rejected: false };
                 let record = Record::new(Some(request.fingerprint), state, claim, expires_at);
                 let row = Row { record, journal: Vec::new(), input: request.input.clone() };
                 self.records.insert(request.identity.clone(), row);
-                Ok(Leased { attempt: 1, fingerprint: request.fingerprint, entries: Vec::new() })
+                Claimed::Run(Leased { attempt: 1, fingerprint: request.fingerprint, entries: Vec::new() })
             }
-            Decision::Resume { attempt, is_rejected, fingerprint, .. } => {
+            Decision::Resume(Resume { attempt, is_rejected, fingerprint, .. }) => {
                 let row = self.records.get_mut(&request.identity).expect("the record that was decided on");
                 row.record.state = State::Leased { until, attempt: attempt + 1, is_rejected };
                 row.record.claim = claim;
                 row.record.expires_at = row.record.expires_at.max(expires_at);
                 let entries = row.journal.iter().map(|(_, entry)| entry.clone()).collect();
-                Ok(Leased { attempt: attempt + 1, fingerprint, entries })
+                Claimed::Run(Leased { attempt: attempt + 1, fingerprint, entries })
             }
-            order @ (Decision::Replay(_) | Decision::Refuse(_)) => Err(order),
+            Decision::Replay(reply) => Claimed::Replay(reply),
+            Decision::Refuse(kind) => Claimed::Refuse(kind),
         }
     }
 
@@ -192,7 +190,7 @@ impl Rows {
         };
         let is_abandoned = |row: &Row| {
             let is_over = matches!(row.record.state, State::Leased { until, .. } if until <= now);
-            is_over && row.record.expires_at > now
+            is_over && !row.record.has_expired(now)
         };
         let mut page: Vec<_> = self
             .records
@@ -209,7 +207,7 @@ impl Rows {
     /// Removes expired records, and returns how many.
     pub(super) fn sweep(&mut self, now: Timestamp) -> u64 {
         let before = self.records.len();
-        self.records.retain(|_, row| row.record.expires_at > now);
+        self.records.retain(|_, row| !row.record.has_expired(now));
         (before - self.records.len()) as u64
     }
 

@@ -9,7 +9,6 @@ use super::handle::MemoryStore;
 use crate::begin::{self, Start};
 use crate::disposition::Disposition;
 use crate::error::Error;
-use crate::machine::Decision;
 use crate::record::{Claim, Outcome, Request};
 use crate::store::{Claimed, Context, Rejected, Transaction};
 
@@ -67,11 +66,11 @@ impl<S: Clone + Send + 'static> Context for MemoryTx<S> {
     async fn claim(store: &MemoryStore<S>, request: &Request) -> Result<Claimed<Self>, Error> {
         let claim = Claim::random()?;
         let now = store.now();
-        let order = store.rows().enter(request, now);
-        match order {
-            Decision::Replay(reply) => return Ok(Claimed::Replay(reply)),
-            Decision::Refuse(kind) => return Ok(Claimed::Refuse(kind)),
-            Decision::Claim | Decision::Replace(_) | Decision::Resume { .. } => {}
+        let entered = store.rows().enter(request, now);
+        match entered {
+            Claimed::Run(()) => {}
+            Claimed::Replay(reply) => return Ok(Claimed::Replay(reply)),
+            Claimed::Refuse(kind) => return Ok(Claimed::Refuse(kind)),
         }
         // From here on a drop releases the claim.
         let run = Run { store: store.clone(), request: request.clone(), claim };

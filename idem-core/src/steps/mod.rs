@@ -209,7 +209,7 @@ impl<L: Lease> Steps<L> {
         Ok(read_back)
     }
 
-    /// Records the entry in several tries, because the call has already happened.
+    /// Records an entry that has no transaction of a step, in several tries: what it says may have happened already.
     async fn record_in_tries(&mut self, entry: &Entry) -> Result<(), Error> {
         const PAUSES: [u64; 6] = [0, 50, 100, 200, 400, 800];
         let (mut recorded, mut is_in_doubt) = (Ok(()), false);

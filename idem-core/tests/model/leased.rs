@@ -1,6 +1,6 @@
 //! The clients of the model, and everything that may happen to them.
 
-use idem_core::machine::{Decision, decide_leased};
+use idem_core::machine::{Decision, Resume, decide_leased};
 use idem_core::store::{Claim, Intent, LeaseTerms, Timestamp};
 use idem_core::{Fingerprint, Identity, Kind, Request};
 use stateright::{Model, Property};
@@ -150,7 +150,7 @@ impl Leased {
         let order = match decide_leased(record.as_ref(), &self.requests[body], &LIMIT, Intent::Run, began) {
             Decision::Claim => Order::Lease,
             Decision::Replace(expired) => Order::ReplaceLeased(expired),
-            Decision::Resume { claim, .. } => Order::TakeOver(claim),
+            Decision::Resume(Resume { claim, .. }) => Order::TakeOver(claim),
             Decision::Replay(reply) => {
                 store.answer(&reply);
                 store.past.note(Broken::OtherBodyServed, store.past.asked != body);

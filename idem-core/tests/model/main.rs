@@ -9,9 +9,9 @@
 //! what the key of a call is for.
 //!
 //! A run that is rejected goes back (`run`): its rejection is recorded, its finished steps are undone, each with a
-//! record of its own, and it is completed. Whoever takes it over goes on there. An undo is entered and recorded as a
-//! step is, and the same holds for what its body does when it has slept. Each step has an undo here; which ones have
-//! none in truth is recorded with the rejection, and nothing else comes of it.
+//! record of its own, and it is completed. An attempt that takes the run over resumes there. An undo is entered and
+//! recorded as a step is, and the same holds for what its body does when it has slept. Each step has an undo here; which
+//! ones have none in truth is recorded with the rejection, and nothing else comes of it.
 //!
 //! The handler is free: it may complete or reject at any step that has answered, as far as the journal lets it.
 //!

@@ -65,7 +65,7 @@ impl Database for PgStore {
 
     async fn find_settled(&self, request: &Request, claim: Claim) -> Result<Option<Record>, Error> {
         // With the lock timeout: the wait for a hanging COMMIT must not hold this connection beyond the deadline.
-        let mut session = self.begin_own().await?;
+        let mut session = Database::begin(self).await?;
         let records = self.inner().records(session.connection()).await?;
         records.find_settled(session.connection(), request, claim).await
     }
@@ -73,7 +73,7 @@ impl Database for PgStore {
     /// The first try looks nothing up: most requests are new, and the primary key shows whether there is a record.
     /// Later tries look first, because an insert waits for the transaction that holds the row, and a look-up does not.
     async fn look(&self, identity: &Identity, tries: usize) -> Result<(Session, Option<Found>), Error> {
-        let mut session = self.begin_own().await?;
+        let mut session = Database::begin(self).await?;
         let found = match tries {
             0 => None,
             _ => Some(Database::find(self, &mut session, identity).await?),
@@ -147,7 +147,7 @@ impl Database for PgStore {
     }
 
     async fn abandoned(&self, operation: &str, after: Option<&Place>) -> Result<Vec<Abandoned>, Error> {
-        let mut session = self.begin_own().await?;
+        let mut session = Database::begin(self).await?;
         let leases = self.inner().leases(session.connection()).await?;
         let abandoned = leases.abandoned(session.connection(), operation, after).await.map_err(into_idem_error)?;
         session.commit(self.inner().commit_deadline).await?;
@@ -238,11 +238,4 @@ async fn is_whole(tx: &mut PgTx) -> bool {
     };
     let Ok(leases) = tx.leases().await else { return true };
     !leases.transaction_start(tx).await.is_ok_and(|now| now != began)
-}
-
-impl PgStore {
-    /// A transaction of the store itself, with the lock timeout.
-    async fn begin_own(&self) -> Result<Session, Error> {
-        Session::begin(self.pool(), BEGIN).await
-    }
 }

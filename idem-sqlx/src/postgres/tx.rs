@@ -2,11 +2,11 @@
 
 use std::fmt;
 use std::ops::{ControlFlow, Deref, DerefMut};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
-use idem_core::machine::{Decision, decide};
+use idem_core::machine::{Decision, decide, lateness};
 use idem_core::store::{Claim, Claimed, Context, Outcome, Rejected, Reply, Transaction};
 use idem_core::{Disposition, Error, Kind, Request, Start};
 use sqlx::pool::PoolConnection;
@@ -239,7 +239,6 @@ impl PgTx {
         Ok(match decide(record.as_ref(), request, now) {
             Decision::Replay(reply) => ControlFlow::Break(Claimed::Replay(reply)),
             Decision::Refuse(kind) => ControlFlow::Break(Claimed::Refuse(kind)),
-            Decision::Resume { .. } => ControlFlow::Break(Claimed::Refuse(Kind::StepMismatch)),
             Decision::Claim | Decision::Replace(_) => ControlFlow::Continue(connection),
         })
     }
@@ -272,8 +271,6 @@ impl PgTx {
         match (decide(record.as_ref(), request, now), holder) {
             (Decision::Replay(reply), _) => Ok(Tried::Replay(reply)),
             (Decision::Refuse(kind), _) => Ok(Tried::Refuse(kind)),
-            // A leased handler began the run, and a transaction cannot resume its steps.
-            (Decision::Resume { .. }, _) => Ok(Tried::Refuse(Kind::StepMismatch)),
             (Decision::Claim | Decision::Replace(_), Holder::Same) => Ok(Tried::Refuse(Kind::KeyInFlight)),
             (Decision::Claim | Decision::Replace(_), Holder::Other) => self.refuse_reuse(request).await,
             (Decision::Claim | Decision::Replace(_), Holder::Claimant) | (Decision::Claim, Holder::Nobody) => {
@@ -300,7 +297,6 @@ impl PgTx {
         Ok(match decide(record.as_ref(), request, now) {
             Decision::Replay(reply) => Tried::Replay(reply),
             Decision::Refuse(kind) => Tried::Refuse(kind),
-            Decision::Resume { .. } => Tried::Refuse(Kind::StepMismatch),
             Decision::Claim | Decision::Replace(_) => Tried::Refuse(Kind::KeyReused),
         })
     }
@@ -310,8 +306,7 @@ impl PgTx {
         let records = self.records().await?;
         let Self { session: Some(session), run: Some(run), .. } = self else { unreachable!("a recorded run") };
         let elapsed = run.began.elapsed();
-        // The record expires `ttl` after its claim, or later if the run took more than a hundredth of that.
-        let late = if elapsed > run.request.ttl / 100 { elapsed } else { Duration::ZERO };
+        let late = lateness(run.request.ttl, elapsed);
         let identity = &run.request.identity;
         match records.complete(session.connection(), identity, run.claim, outcome, elapsed, late).await {
             Ok(true) => Ok(()),

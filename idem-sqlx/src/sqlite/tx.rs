@@ -2,11 +2,11 @@
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
-use idem_core::machine::{Decision, decide};
+use idem_core::machine::{Decision, decide, lateness};
 use idem_core::store::{Claim, Claimed, Context, Outcome, Rejected, Reply, Transaction};
 use idem_core::{Disposition, Error, Kind, Request, Start};
 use sqlx::sqlite::{SqliteConnection, SqliteQueryResult, SqliteRow, SqliteStatement, SqliteTypeInfo};
@@ -214,7 +214,6 @@ impl SqliteTx {
         Ok(match decide(record.as_ref(), request, now) {
             Decision::Replay(reply) => Some(Claimed::Replay(reply)),
             Decision::Refuse(kind) => Some(Claimed::Refuse(kind)),
-            Decision::Resume { .. } => Some(Claimed::Refuse(Kind::StepMismatch)),
             Decision::Claim | Decision::Replace(_) => None,
         })
     }
@@ -229,8 +228,6 @@ impl SqliteTx {
         match decide(record.as_ref(), request, now) {
             Decision::Replay(reply) => Ok(Tried::Replay(reply)),
             Decision::Refuse(kind) => Ok(Tried::Refuse(kind)),
-            // A leased handler began the run, and a transaction cannot resume its steps.
-            Decision::Resume { .. } => Ok(Tried::Refuse(Kind::StepMismatch)),
             // No other process writes meanwhile, so the record in the way stays there until it is replaced here.
             Decision::Claim => Ok(Tried::Refuse(Kind::KeyInFlight)),
             Decision::Replace(expired) => match records.replace(self, request, claim, expired).await {
@@ -247,8 +244,7 @@ impl SqliteTx {
         let records = self.store.inner().records;
         let Self { session: Some(session), run: Some(run), .. } = self else { unreachable!("a recorded run") };
         let elapsed = run.began.elapsed();
-        // The record expires `ttl` after its claim, or later if the run took more than a hundredth of that.
-        let late = if elapsed > run.request.ttl / 100 { elapsed } else { Duration::ZERO };
+        let late = lateness(run.request.ttl, elapsed);
         let identity = &run.request.identity;
         match records.complete(session.connection(), identity, run.claim, outcome, elapsed, late).await {
             Ok(true) => Ok(()),

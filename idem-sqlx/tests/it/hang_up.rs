@@ -111,7 +111,7 @@ both! {
         drop(gone);
         soon("nobody waits for who has left", async || store.runs().count() == 1).await;
 
-        // Whoever comes now is the next one.
+        // The next request to come is the next to run.
         let living = Client::send(server, &Call::act("insert").key("living")).await;
         eventually("it waits", async || store.runs().count() == 2).await;
         gauge.open(1);
@@ -309,7 +309,7 @@ async fn r12_postgres_a_leased_claim_dropped_in_its_commit_is_free_at_once() {
             begun = Steps::<idem_sqlx::PgLease>::claim_leased(&store, &request, &AN_HOUR, Intent::Run) => panic!("{begun:?}"),
             () = eventually("it commits", async || proxy.struck() == round + 1) => {}
         }
-        // Whoever looks now sees nothing of it, and cannot claim it either.
+        // A second claim now sees no record, and cannot claim the key either.
         let begun = Steps::<idem_sqlx::PgLease>::claim_leased(&direct, &request, &AN_HOUR, Intent::Run)
             .await
             .expect("an answer");

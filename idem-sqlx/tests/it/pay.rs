@@ -52,7 +52,7 @@ impl From<Error> for Final {
     }
 }
 
-/// Whoever calls over HTTP.
+/// The caller of the HTTP routes.
 #[derive(Debug, Clone)]
 pub struct Caller(pub String);
 

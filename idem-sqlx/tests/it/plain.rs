@@ -262,8 +262,8 @@ both! {
             tokio::spawn(async move { functions::patient(&store, &gauge, &event).await })
         }).collect();
         eventually("one runs", async || gauge.entered() == 2).await;
-        // The run has one connection. Whoever waits has none, so the other one is there: for a finished record, and,
-        // where there is more than one writer, for another run.
+        // The run has one connection. A request that waits has none, so the other one is free: for a finished record,
+        // and, where there is more than one writer, for another run.
         let served = async {
             for _ in 0..20 {
                 assert!(observe(functions::handle(&store, &gauge, &finished)).await.replayed);

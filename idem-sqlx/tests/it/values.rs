@@ -98,7 +98,7 @@ pub enum CallEnds {
 pub struct Log {
     /// How often the provider was asked.
     pub calls: AtomicUsize,
-    /// How many runs fail from now on, behind their calls.
+    /// The number of runs, from the next one, that fail after their calls.
     pub failures: AtomicUsize,
     pub refunds: AtomicUsize,
     /// What each attempt has read.
