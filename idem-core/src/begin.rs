@@ -3,11 +3,13 @@
 use std::fmt;
 use std::future::Future;
 use std::ops::{Deref, DerefMut};
+use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::claim;
+use crate::cut::cut;
 use crate::error::{Error, Kind};
 use crate::policy::{InFlight, LeaseTerms};
 use crate::record::{Format, Outcome, Reply, Request};
@@ -69,13 +71,14 @@ impl Stored {
 /// result to give, and the errors of a store that cannot be asked. In each case nothing is claimed.
 ///
 /// # Limitations
+/// - The run has no deadline, because its work is not a future that the library holds. Put a timeout around the work.
 /// - The type of the result is not known yet. So a result that cannot be stored is detected only when it is stored. An
 ///   attribute on a function, and the steps of a leased run, check the type before they run.
 ///
 /// # Cancel safety
 /// Dropped, it has claimed nothing. The claim of a leased run is released, or ends with its lease.
 pub async fn begin<C: Context>(store: &C::Store, request: &Request) -> Result<Start<C>, Error> {
-    begin_within(store, request, InFlight::Conflict, &LeaseTerms::DEFAULT).await
+    begin_within(store, request, InFlight::Conflict, &LeaseTerms::DEFAULT, store.deadline()).await
 }
 
 pub(crate) async fn begin_within<C: Context>(
@@ -83,12 +86,15 @@ pub(crate) async fn begin_within<C: Context>(
     request: &Request,
     in_flight: InFlight,
     terms: &LeaseTerms,
+    deadline: Duration,
 ) -> Result<Start<C>, Error> {
     let counted = store.runs().enter();
     let claimed = async {
         let intent = resume::intent_of(&request.identity)?;
         match claim::claim::<C>(store, request, in_flight, terms, intent).await? {
-            Claimed::Run(context) => Ok(Start::Run(Guard { context, limit: store.reply_limit(), _counted: counted })),
+            Claimed::Run(context) => {
+                Ok(Start::Run(Guard { context, limit: store.reply_limit(), deadline, _counted: counted }))
+            }
             Claimed::Replay(reply) => Stored::of(reply).map(Start::Stored),
             Claimed::Refuse(kind) => Err(Error::new(kind)),
         }
@@ -110,6 +116,7 @@ pub(crate) async fn begin_within<C: Context>(
 pub struct Guard<C: Context> {
     context: C,
     limit: usize,
+    deadline: Duration,
     _counted: Run,
 }
 
@@ -179,6 +186,10 @@ impl<C: Context> Guard<C> {
 
     pub(crate) fn limit(&self) -> usize {
         self.limit
+    }
+
+    pub(crate) fn cut(&self) -> impl Future<Output = Kind> + Send + 'static {
+        cut(self.context.lost(), self.deadline)
     }
 
     /// Undoes the writes and frees the key.

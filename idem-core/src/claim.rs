@@ -1,10 +1,7 @@
 //! The claim: the beginning of every run.
 
-use std::future::Future;
-use std::pin::pin;
 use std::time::Duration;
 
-use futures_util::future::{Either, select};
 use tokio::time::{Instant, sleep_until};
 
 use crate::error::{Error, Kind};
@@ -42,13 +39,5 @@ pub(crate) async fn claim<C: Context>(
         }
         sleep_until(deadline.min(now + pause)).await;
         pause = LONGEST_PAUSE.min(pause * 2);
-    }
-}
-
-/// The body's answer, or `None` if the right to run was lost first. The body is dropped then.
-pub(crate) async fn unless<T>(lost: impl Future<Output = ()>, body: impl Future<Output = T>) -> Option<T> {
-    match select(pin!(body), pin!(lost)).await {
-        Either::Left((answer, _)) => Some(answer),
-        Either::Right(((), _)) => None,
     }
 }

@@ -74,6 +74,8 @@ pub enum Kind {
     StoreUnavailable,
     /// The store refused a statement: a missing migration, a constraint checked at commit. An operator must look.
     StoreFailed,
+    /// The run took longer than its deadline. It was dropped and rolled back.
+    DeadlineExceeded,
     /// The handler panicked.
     Panicked,
     /// A leased run has lost its right to run: another attempt has taken the run over, or the store did not renew the
@@ -118,6 +120,7 @@ impl Kind {
             Self::RetryLater => "retry_later",
             Self::StoreUnavailable => "store_unavailable",
             Self::StoreFailed => "store_failed",
+            Self::DeadlineExceeded => "deadline_exceeded",
             Self::Panicked => "handler_panicked",
             Self::LeaseLost => "lease_lost",
             Self::StepMismatch => "step_mismatch",
@@ -159,6 +162,9 @@ impl Kind {
             Self::RetryLater => "the database was too busy to order this request; retry it later, unchanged",
             Self::StoreUnavailable => "the idempotency store cannot be reached; retry the request later",
             Self::StoreFailed => "the idempotency store refused a statement; the request was not completed",
+            Self::DeadlineExceeded => {
+                "the run took longer than its deadline and was given up; retry it later, unchanged"
+            }
             Self::Panicked => "the handler failed; retry the request, unchanged",
             Self::LeaseLost => "another attempt of this request has taken over; retry it later, unchanged",
             Self::StepMismatch => {
@@ -181,6 +187,7 @@ impl Kind {
             Self::KeyInFlight
             | Self::RetryLater
             | Self::StoreUnavailable
+            | Self::DeadlineExceeded
             | Self::LeaseLost
             | Self::RunRejected
             | Self::UndoFailed => Some(Duration::from_secs(1)),

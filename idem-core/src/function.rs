@@ -4,7 +4,7 @@ use std::future::Future;
 
 use crate::begin::{Guard, Settled, Start, Stored, begin_within};
 use crate::bounds::{Answer, Refusal, Storable};
-use crate::claim::unless;
+use crate::cut::within;
 use crate::error::{Error, Kind};
 use crate::fingerprint::Fingerprint;
 use crate::identity::{Identity, Key};
@@ -95,8 +95,8 @@ pub fn codec_with_errors_of<T: Storable, E: Storable + Refusal>() -> Codec<Resul
 }
 
 /// Whether `rejects = …` says that the answer is a final error.
-pub fn is_final<R: Answer>(answer: &Option<R>, rejects: impl FnOnce(&R::Error) -> bool) -> bool {
-    answer.as_ref().and_then(|answer| answer.as_result().err()).is_some_and(rejects)
+pub fn is_final<R: Answer>(answer: &Result<R, Kind>, rejects: impl FnOnce(&R::Error) -> bool) -> bool {
+    answer.as_ref().ok().and_then(|answer| answer.as_result().err()).is_some_and(rejects)
 }
 
 /// The result of entering a call.
@@ -135,22 +135,31 @@ async fn claim<C: Context, R>(
         let words = "the input is over the store's limit for a reply; nothing was run";
         return Err(Error::new(Kind::ReplyFailed).because(words));
     }
-    begin_within(store, &request, policy.in_flight, &policy.lease).await
+    let deadline = policy.deadline.unwrap_or_else(|| store.deadline());
+    begin_within(store, &request, policy.in_flight, &policy.lease, deadline).await
 }
 
-/// The body's answer, or `None` if the right to run is lost before there is an answer.
-pub async fn answer<R>(lost: impl Future<Output = ()>, body: impl Future<Output = R>) -> Option<R> {
-    unless(lost, body).await
+/// Is ready when the run must end before its body has answered, and says why.
+pub fn cut<C: Context>(run: &Guard<C>) -> impl Future<Output = Kind> + Send + 'static {
+    run.cut()
+}
+
+/// The body's answer, or why it was cut first.
+pub async fn answer<R>(cut: impl Future<Output = Kind>, body: impl Future<Output = R>) -> Result<R, Kind> {
+    within(cut, body).await
 }
 
 /// Ends a run as its answer says.
-pub async fn settle<C: Context, R>(run: Guard<C>, answer: Option<R>, is_final: bool, codec: &Codec<R>) -> R {
+pub async fn settle<C: Context, R>(run: Guard<C>, answer: Result<R, Kind>, is_final: bool, codec: &Codec<R>) -> R {
     // The body may have made calls of its own, which have noted their replays.
     observe::note(false);
-    // A lost lease is never a final error, whatever `rejects` would say.
-    let Some(answer) = answer else {
-        let released = run.release().await;
-        return (codec.refuse)(released.err().unwrap_or_else(|| Error::new(Kind::LeaseLost)));
+    // A body that was cut is never a final error, whatever `rejects` would say.
+    let answer = match answer {
+        Ok(answer) => answer,
+        Err(kind) => {
+            let released = run.release().await;
+            return (codec.refuse)(released.err().unwrap_or_else(|| Error::new(kind)));
+        }
     };
     let limit = run.limit();
     let settled = if run.is_rejected() {

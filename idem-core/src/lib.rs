@@ -135,6 +135,7 @@ pub mod store;
 
 mod catch;
 mod claim;
+mod cut;
 mod renewal;
 mod runs;
 

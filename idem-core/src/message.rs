@@ -126,6 +126,7 @@ impl Failure for Error {
             | Kind::StoreUnavailable
             | Kind::StoreFailed
             | Kind::OutcomeUnknown
+            | Kind::DeadlineExceeded
             | Kind::Panicked
             | Kind::LeaseLost
             | Kind::RunRejected

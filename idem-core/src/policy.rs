@@ -15,6 +15,8 @@ pub struct Policy {
     pub in_flight: InFlight,
     /// What a request without a key gets.
     pub missing_key: MissingKey,
+    /// How long a run may take. `None`: as the store says.
+    pub deadline: Option<Duration>,
     /// The terms of a leased handler's lease. A transactional handler has no use for them.
     pub lease: LeaseTerms,
 }

@@ -2,7 +2,7 @@
 
 pub use crate::asked::Asked;
 pub use crate::function::{
-    Codec, Entered, answer, codec, codec_of, codec_with_errors, codec_with_errors_of, enter, is_final, settle,
+    Codec, Entered, answer, codec, codec_of, codec_with_errors, codec_with_errors_of, cut, enter, is_final, settle,
 };
 pub use crate::identity::{Operation, Scope};
 pub use crate::policy::{InFlight, LeaseTerms, MissingKey, Policy};

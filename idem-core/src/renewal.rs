@@ -26,21 +26,29 @@ struct Shared {
     duration: Duration,
     /// As far as this process knows, it holds the lease at least until this time.
     held_until: Mutex<Instant>,
-    /// The number of open transactions during which the store takes no renewal and gives the lease to no other process.
-    excluding: AtomicUsize,
+    /// The number of open transactions of the run's own steps.
+    open_steps: AtomicUsize,
+    /// True if the store takes no renewal while such a transaction is open, and gives the lease to no other process.
+    is_exclusive: bool,
     lost: watch::Sender<bool>,
 }
 
 impl Renewal {
     /// `asked` is when the store was asked for the lease.
-    pub(crate) fn start<F>(duration: Duration, asked: Instant, try_renew: impl Fn() -> F + Send + 'static) -> Self
+    pub(crate) fn start<F>(
+        duration: Duration,
+        asked: Instant,
+        is_exclusive: bool,
+        try_renew: impl Fn() -> F + Send + 'static,
+    ) -> Self
     where
         F: Future<Output = Result<(), Error>> + Send + 'static,
     {
         let shared = Arc::new(Shared {
             duration,
             held_until: Mutex::new(asked + duration),
-            excluding: AtomicUsize::new(0),
+            open_steps: AtomicUsize::new(0),
+            is_exclusive,
             lost: watch::Sender::new(false),
         });
         let task = tokio::spawn(renew(try_renew, Arc::clone(&shared)));
@@ -67,20 +75,21 @@ impl Renewal {
         self.shared.renewed(asked);
     }
 
-    /// Notes that a transaction is open that excludes all other processes, until the returned value is dropped.
-    pub(crate) fn exclude(&self) -> Excluded {
-        self.shared.excluding.fetch_add(1, Ordering::SeqCst);
-        Excluded(Arc::clone(&self.shared))
+    /// Notes that a step's transaction is open, until the returned value is dropped. The run does not give its lease up
+    /// by its own clock meanwhile: the transaction's last statement asks the store (rule 25a).
+    pub(crate) fn open_step(&self) -> OpenStep {
+        self.shared.open_steps.fetch_add(1, Ordering::SeqCst);
+        OpenStep(Arc::clone(&self.shared))
     }
 }
 
-/// An open transaction that excludes all other processes.
+/// An open transaction of a step.
 #[derive(Debug)]
-pub(crate) struct Excluded(Arc<Shared>);
+pub(crate) struct OpenStep(Arc<Shared>);
 
-impl Drop for Excluded {
+impl Drop for OpenStep {
     fn drop(&mut self) {
-        self.0.excluding.fetch_sub(1, Ordering::SeqCst);
+        self.0.open_steps.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -102,8 +111,8 @@ impl Shared {
         held_until.saturating_duration_since(Instant::now())
     }
 
-    fn is_excluded(&self) -> bool {
-        self.excluding.load(Ordering::SeqCst) > 0
+    fn has_open_step(&self) -> bool {
+        self.open_steps.load(Ordering::SeqCst) > 0
     }
 }
 
@@ -116,7 +125,7 @@ where
     loop {
         sleep(pause).await;
         pause = third / 4;
-        if shared.is_excluded() {
+        if shared.is_exclusive && shared.has_open_step() {
             has_failed = false;
             continue;
         }
@@ -135,7 +144,7 @@ where
             Ok(Err(error)) => tracing::warn!(target: "idem", %error, "the lease was not renewed; trying again"),
             Err(_elapsed) => tracing::warn!(target: "idem", "the lease was not renewed in time; trying again"),
         }
-        has_failed = !shared.is_excluded();
+        has_failed = !shared.has_open_step();
         if has_failed {
             pause = pause.min(shared.left());
             if pause.is_zero() {
@@ -160,7 +169,7 @@ mod tests {
         F: Future<Output = Result<(), Error>> + Send + 'static,
     {
         let asked = Instant::now();
-        let renewal = Renewal::start(LEASE, asked, try_renew);
+        let renewal = Renewal::start(LEASE, asked, false, try_renew);
         timeout(LEASE * 100, renewal.lost()).await.expect("it is lost");
         asked.elapsed()
     }
@@ -220,7 +229,7 @@ mod tests {
     async fn r25_whoever_was_stopped_asks_once_more() {
         for (answers, lost) in [(1, LEASE * 3), (0, LEASE * 2 + LEASE / 3)] {
             let begin = Instant::now();
-            let renewal = Renewal::start(LEASE, begin, answering(answers));
+            let renewal = Renewal::start(LEASE, begin, false, answering(answers));
             // The whole process is suspended after the task's first look at the clock.
             tokio::task::yield_now().await;
             tokio::time::advance(LEASE * 2).await;
@@ -230,15 +239,26 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn r25_nobody_else_can_have_what_a_transaction_excludes_them_from() {
+    async fn r25a_a_run_inside_its_own_step_does_not_give_up_by_its_own_clock() {
+        for is_exclusive in [true, false] {
+            let begin = Instant::now();
+            let renewal = Renewal::start(LEASE, begin, is_exclusive, answering(0));
+            let open = renewal.open_step();
+            sleep(LEASE * 3).await;
+            assert!(!renewal.is_lost(), "exclusive: {is_exclusive}");
+            drop(open);
+            renewal.lost().await;
+            // A pause, and one try. Another one may have been under way.
+            assert!(begin.elapsed() <= LEASE * 3 + LEASE / 12 + LEASE / 3 * 2, "{:?}", begin.elapsed());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn r26_a_lease_that_is_taken_is_lost_inside_an_open_step_too() {
         let begin = Instant::now();
-        let renewal = Renewal::start(LEASE, begin, answering(0));
-        let excluded = renewal.exclude();
-        sleep(LEASE * 3).await;
-        assert!(!renewal.is_lost());
-        drop(excluded);
+        let renewal = Renewal::start(LEASE, begin, false, async || Err(Error::new(Kind::LeaseLost)));
+        let _open = renewal.open_step();
         renewal.lost().await;
-        // A pause, and one try.
-        assert!(begin.elapsed() <= LEASE * 3 + LEASE / 12 + LEASE / 3, "{:?}", begin.elapsed());
+        assert_eq!(begin.elapsed(), LEASE / 3);
     }
 }

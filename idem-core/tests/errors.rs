@@ -27,6 +27,7 @@ const KINDS: [Kind; 25] = [
     Kind::RetryLater,
     Kind::StoreUnavailable,
     Kind::StoreFailed,
+    Kind::DeadlineExceeded,
     Kind::Panicked,
     Kind::LeaseLost,
     Kind::StepMismatch,

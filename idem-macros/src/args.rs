@@ -19,6 +19,7 @@ pub(crate) struct Args {
     pub(crate) in_flight: Option<Arg>,
     pub(crate) missing_key: Option<Arg>,
     pub(crate) operation: Option<Arg>,
+    pub(crate) deadline: Option<Arg>,
     pub(crate) lease: Option<Arg>,
     pub(crate) attempts: Option<Arg>,
     pub(crate) rejects: Option<Arg>,
@@ -36,7 +37,7 @@ pub(crate) struct Arg {
 }
 
 /// Every argument with an example, in the order in which the documentation has them.
-const KNOWN: [(&str, &str); 13] = [
+const KNOWN: [(&str, &str); 14] = [
     ("scope", "scope = user"),
     ("ttl", "ttl = \"24h\""),
     ("key", "key = header(\"Idempotency-Key\")"),
@@ -45,6 +46,7 @@ const KNOWN: [(&str, &str); 13] = [
     ("in_flight", "in_flight = wait(\"5s\")"),
     ("missing_key", "missing_key = run"),
     ("operation", "operation = \"payments.create\""),
+    ("deadline", "deadline = \"30s\""),
     ("lease", "lease = \"30s\""),
     ("attempts", "attempts = 10"),
     ("rejects", "rejects = is_final"),
@@ -154,6 +156,7 @@ impl Args {
             "in_flight" => &mut self.in_flight,
             "missing_key" => &mut self.missing_key,
             "operation" => &mut self.operation,
+            "deadline" => &mut self.deadline,
             "lease" => &mut self.lease,
             "attempts" => &mut self.attempts,
             "rejects" => &mut self.rejects,

@@ -29,6 +29,7 @@ pub(crate) struct Handler {
     pub(crate) in_flight: InFlight,
     pub(crate) missing_key: MissingKey,
     pub(crate) operation: Option<LitStr>,
+    pub(crate) deadline: Option<Duration>,
     pub(crate) lease: Lease,
     /// Which errors of a plain function are stored.
     pub(crate) rejects: Option<Expr>,
@@ -146,6 +147,7 @@ pub(crate) fn check(args: &Args, mut errors: Errors, function: &Function) -> Res
         in_flight: arguments::in_flight(args, form, &mut errors),
         missing_key: arguments::missing_key(args, form, &mut errors),
         operation: arguments::operation(args, form, &function.signature, &mut errors),
+        deadline: arguments::deadline(args, &mut errors),
         lease: arguments::lease(args, &mut errors),
         rejects: arguments::rejects(args, form, &mut errors),
         record_input: arguments::record_input(args, form, &names, &mut errors),

@@ -20,6 +20,10 @@ pub(crate) const TTL: Limits =
 pub(crate) const WAIT: Limits =
     Limits { least: ("1ms", Duration::from_millis(1)), most: ("5m", Duration::from_secs(5 * MINUTE)) };
 
+/// How long a run may take. No lease is renewed for days, and no transaction stays open for hours.
+pub(crate) const DEADLINE: Limits =
+    Limits { least: ("100ms", Duration::from_millis(100)), most: ("24h", Duration::from_secs(DAY)) };
+
 /// How long a lease may live without a renewal. Below a second, a slow answer loses the lease. Above an hour, no caller
 /// waits for the next attempt.
 pub(crate) const LEASE: Limits =

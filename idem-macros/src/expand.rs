@@ -106,6 +106,10 @@ fn policy(handler: &Handler) -> TokenStream {
         MissingKey::Reject => quote!(Reject),
         MissingKey::Run => quote!(Run),
     };
+    let deadline = match handler.deadline.map(duration) {
+        Some(deadline) => quote!(::core::option::Option::Some(#deadline)),
+        None => quote!(::core::option::Option::None),
+    };
     let lease = lease(handler);
     quote_spanned! {Span::mixed_site()=>
         #private::Policy {
@@ -113,6 +117,7 @@ fn policy(handler: &Handler) -> TokenStream {
             ttl: #ttl,
             in_flight: #private::InFlight::#in_flight,
             missing_key: #private::MissingKey::#missing_key,
+            deadline: #deadline,
             lease: #lease,
         }
     }

@@ -80,6 +80,7 @@ use crate::variants::{Variant, variants};
 /// | `in_flight = conflict` / `wait("5s")` / `accepted` | what a duplicate gets while the first request still runs: 409, a wait of `"1ms"` to `"5m"`, or 202 | `conflict` |
 /// | `missing_key = reject` / `run` | what a request without a key gets: 400, or an ordinary run with nothing recorded | `reject` |
 /// | `operation = "payments.create"` | the handler's stable name, 1 to 255 bytes; set it before you rename or move a handler whose records are still to be replayed | module path and function name |
+/// | `deadline = "30s"` | how long a run may take, from `"100ms"` to `"24h"`; at its end the run is dropped and rolled back, and its caller gets `deadline_exceeded` | the store's: 60 seconds |
 /// | `lease = "30s"` | leased handlers: how long the right to run lives without a renewal, from `"1s"` to `"1h"`; the lease is renewed every third of that time | `"30s"` |
 /// | `attempts = 10` | leased handlers: how often a run may be begun before it waits for an operator, from 1 to 1000 | 10 |
 /// | `rejects = PATH` | plain functions: `fn(&E) -> bool`, true where an error is final and is stored | no error is stored |

@@ -1,6 +1,7 @@
 //! What differs between databases: the intents from which the flows of this crate are made.
 
 use std::future::Future;
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use idem_core::store::{Abandoned, Claim, Entry, LeaseTerms, Outcome, Place, Record, Store, Timestamp, Transaction};
@@ -8,6 +9,7 @@ use idem_core::{Error, Identity, Kind, Request};
 
 use crate::error::into_idem_error;
 use crate::migrations::Migration;
+use crate::running::Running;
 use crate::sweep::{Batch, Sweep};
 
 /// The database under a store. A statement that changes a leased record checks in itself that the claim still holds the
@@ -25,12 +27,18 @@ pub trait Database: Store + Unpin {
     /// True if an open transaction locks out other claimants and our own renewal.
     const EXCLUSIVE: bool;
 
+    /// The runs of this process.
+    fn running(&self) -> &Running;
+
     /// How long to wait for the answer to a COMMIT, and once more for the look-up of a COMMIT that got no answer.
     fn commit_deadline(&self) -> Duration;
 
     // Transactions.
 
     fn begin(&self) -> impl Future<Output = Result<Self::Session, Error>> + Send;
+
+    /// Begins a transaction for a sign of life, which does not queue behind the work that it keeps alive.
+    fn begin_renewal(&self) -> impl Future<Output = Result<Self::Session, Error>> + Send;
 
     fn commit(&self, session: Self::Session) -> impl Future<Output = Result<(), CommitFailed>> + Send + 'static;
 
@@ -72,13 +80,14 @@ pub trait Database: Store + Unpin {
 
     // Leases.
 
-    /// Looks a record up. `None` means that nothing was looked up, because the insert will show whether there is a
-    /// record. `tries` is the number of earlier tries of this claim.
+    /// Looks the record of a request up. `None` means that nothing was looked up, because the insert will show whether
+    /// there is a record. `tries` is the number of earlier tries of this claim. Breaks if there is no connection, and a
+    /// run of this process answers the request.
     fn look(
         &self,
-        identity: &Identity,
+        request: &Request,
         tries: usize,
-    ) -> impl Future<Output = Result<(Self::Look, Option<Found>), Error>> + Send;
+    ) -> impl Future<Output = Result<ControlFlow<Kind, (Self::Look, Option<Found>)>, Error>> + Send;
 
     /// The session to write in, on the connection of a look-up.
     fn write(&self, look: Self::Look) -> impl Future<Output = Result<Self::Session, Error>> + Send;

@@ -1,6 +1,7 @@
 //! The right to run one attempt of a leased run, on any database.
 
 use std::fmt;
+use std::ops::ControlFlow;
 
 use idem_core::machine::{Decision, Resume, decide_leased};
 use idem_core::store::{Attempt, Claim, Claimed, Entry, Intent, Lease, LeaseTerms, Outcome};
@@ -10,6 +11,7 @@ use tokio::time::sleep;
 use crate::database::{CommitFailed, Database, Leased, Over, Written};
 use crate::release_on_drop::{self, Unused};
 use crate::retry;
+use crate::running::{Entered, State};
 use crate::settle::{find_out, poisoned};
 
 /// The right to run one attempt of a leased run. Each store has its own name for this type: use that name.
@@ -18,6 +20,9 @@ pub struct DbLease<D> {
     request: Request,
     claim: Claim,
     terms: LeaseTerms,
+    /// Other requests of this process see the run until this lease is dropped. Its clones have none: they may outlive
+    /// the run.
+    entered: Option<Entered>,
 }
 
 impl<D: Database> Lease for DbLease<D> {
@@ -32,9 +37,13 @@ impl<D: Database> Lease for DbLease<D> {
         terms: &LeaseTerms,
         intent: Intent,
     ) -> Result<Claimed<Attempt<Self>>, Error> {
-        let lease = Self { store: store.clone(), request: request.clone(), claim: Claim::random()?, terms: *terms };
+        let claim = Claim::random()?;
+        let lease = Self { store: store.clone(), request: request.clone(), claim, terms: *terms, entered: None };
         for (tries, pause) in retry::pauses().enumerate() {
-            let (look, found) = store.look(&request.identity, tries).await?;
+            let (look, found) = match store.look(request, tries).await? {
+                ControlFlow::Continue(looked) => looked,
+                ControlFlow::Break(kind) => return Ok(Claimed::Refuse(kind)),
+            };
             let nobody_looked = found.is_none();
             let mut order = match found {
                 Some((record, now)) => decide_leased(record.as_ref(), request, terms, intent, now),
@@ -67,7 +76,7 @@ impl<D: Database> Lease for DbLease<D> {
     }
 
     async fn renew(&self) -> Result<(), Error> {
-        let mut session = self.store.begin().await?;
+        let mut session = self.store.begin_renewal().await?;
         let renewed = self.store.renew(&mut session, &self.request, self.claim, &self.terms).await?;
         self.committed(session, renewed).await
     }
@@ -147,7 +156,8 @@ impl<D: Database> DbLease<D> {
             _ => (1, self.request.fingerprint, Vec::new()),
         };
         let commit = self.store.commit(session);
-        let lease = release_on_drop::commit(self, commit).await?;
+        let mut lease = release_on_drop::commit(self, commit).await?;
+        lease.entered = Some(lease.store.running().enter(&lease.request, State::Leased));
         Ok(Attempt { lease, number, fingerprint, entries })
     }
 
@@ -210,8 +220,8 @@ pub(crate) async fn reset_attempts<D: Database>(store: &D, identity: &Identity) 
 
 impl<D: Clone> Clone for DbLease<D> {
     fn clone(&self) -> Self {
-        let Self { store, request, claim, terms } = self;
-        Self { store: store.clone(), request: request.clone(), claim: *claim, terms: *terms }
+        let Self { store, request, claim, terms, .. } = self;
+        Self { store: store.clone(), request: request.clone(), claim: *claim, terms: *terms, entered: None }
     }
 }
 

@@ -69,7 +69,9 @@ mod recent;
 mod release_on_drop;
 mod retry;
 mod row;
+mod running;
 mod settle;
+mod spare;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 mod sweep;

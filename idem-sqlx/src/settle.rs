@@ -3,7 +3,7 @@
 use std::future::Future;
 
 use idem_core::machine::{Verdict, verdict};
-use idem_core::store::Claim;
+use idem_core::store::{Claim, RELEASE_PATIENCE, Store};
 use idem_core::{Error, Kind, Request};
 use tokio::time::{sleep, timeout};
 
@@ -45,6 +45,25 @@ async fn look_up<D: Database>(store: &D, request: &Request, claim: Claim) -> Res
         Ok(Verdict::NotKept) => Err(Kind::StoreUnavailable),
         Ok(Verdict::Ended) => Err(Kind::TransactionEnded),
         Err(_elapsed) => Err(Kind::OutcomeUnknown),
+    }
+}
+
+/// Releases a run in a task of its own, so that its end does not depend on the caller, and waits for it for a short
+/// while: a statement that the handler gave up may keep the connection busy (rule 12b).
+pub(crate) async fn released<F>(store: &impl Store, release: F) -> Result<(), Error>
+where
+    F: Future<Output = Result<(), Error>> + Send + 'static,
+{
+    // A shutdown waits for this task.
+    let counted = store.runs().enter();
+    let task = tokio::spawn(async move {
+        let released = release.await;
+        drop(counted);
+        released.inspect_err(|error| tracing::error!(target: "idem", code = error.code(), "a released run: {error}"))
+    });
+    match timeout(RELEASE_PATIENCE, task).await {
+        Ok(released) => released.unwrap_or_else(|error| Err(Error::new(Kind::OutcomeUnknown).caused_by(error))),
+        Err(_elapsed) => Ok(()),
     }
 }
 

@@ -129,7 +129,9 @@ fn status(kind: Kind) -> StatusCode {
         Kind::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
         Kind::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         Kind::ReplyTooLarge => StatusCode::GONE,
-        Kind::RetryLater | Kind::StoreUnavailable | Kind::UndoFailed => StatusCode::SERVICE_UNAVAILABLE,
+        Kind::RetryLater | Kind::StoreUnavailable | Kind::DeadlineExceeded | Kind::UndoFailed => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
         Kind::ScopeInvalid
         | Kind::TtlInvalid
         | Kind::FingerprintFailed

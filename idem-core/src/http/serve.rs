@@ -1,6 +1,8 @@
 //! One request of an annotated handler, from its key to its response.
 
 use std::future::Future;
+use std::pin::pin;
+use std::time::Duration;
 
 use axum::response::{IntoResponse, IntoResponseParts, Response, ResponseParts};
 use futures_util::future::BoxFuture;
@@ -8,7 +10,8 @@ use http::{HeaderName, Method, StatusCode};
 use tracing::Instrument;
 
 use crate::catch::{catch, catch_now};
-use crate::claim::{self, unless};
+use crate::claim;
+use crate::cut::{cut, within};
 use crate::disposition::Disposition;
 use crate::error::{Error, Kind};
 use crate::http::asked::{AskedFingerprint, AskedKey};
@@ -80,7 +83,7 @@ async fn serve<C: Context>(
         Ok(None) => {
             let run = Box::pin(catch(async move {
                 let _counted = counted;
-                run_unrecorded(&store, body).await
+                run_unrecorded(&store, policy, body).await
             }));
             // Nothing is claimed. One transaction is rolled back if its client is gone. Finished steps would stay
             // without the rest of the request, and no retry could resume them: they continue in a task.
@@ -96,7 +99,7 @@ async fn serve<C: Context>(
             // Built in its box: a future of this size should not be moved.
             let run = Box::pin(catch(async move {
                 let _counted = counted;
-                respond(policy, run_recorded(context, &store, body).await)
+                respond(policy, run_recorded(context, &store, policy, body).await)
             }));
             let response = DetachOnDrop::new(run.in_current_span()).await;
             response.unwrap_or_else(|panic| respond(policy, Err(bug(panic))))
@@ -122,10 +125,15 @@ fn respond(policy: &Policy, ended: Result<Response, Error>) -> Response {
     }
 }
 
-async fn run_recorded<C: Context>(mut context: C, store: &C::Store, body: Body<C>) -> Result<Response, Error> {
-    let lost = context.lost();
-    let ended = unless(lost, catch(body(&mut context))).await;
-    let response = match ended.unwrap_or_else(|| Err(Error::new(Kind::LeaseLost))) {
+async fn run_recorded<C: Context>(
+    mut context: C,
+    store: &C::Store,
+    policy: &Policy,
+    body: Body<C>,
+) -> Result<Response, Error> {
+    let mut cut = pin!(cut(context.lost(), deadline(store, policy)));
+    let ended = within(&mut cut, catch(body(&mut context))).await;
+    let response = match ended.unwrap_or_else(|kind| Err(Error::new(kind))) {
         Ok(response) => response,
         Err(failed) => {
             context.release().await?;
@@ -142,8 +150,8 @@ async fn run_recorded<C: Context>(mut context: C, store: &C::Store, body: Body<C
         return Ok(response);
     }
     // The body may be a stream of the handler's: an error or a panic in it releases the run, too.
-    let captured = catch(reply::capture(response, store.reply_limit())).await;
-    let (outcome, response) = match captured.and_then(|captured| captured) {
+    let captured = within(cut, catch(reply::capture(response, store.reply_limit()))).await;
+    let (outcome, response) = match captured.unwrap_or_else(|kind| Err(Error::new(kind))).flatten() {
         Ok(captured) => captured,
         Err(error) => {
             context.release().await?;
@@ -166,18 +174,25 @@ async fn reject<C: Context>(context: C, outcome: &Outcome, response: Response) -
     }
 }
 
-async fn run_unrecorded<C: Context>(store: &C::Store, body: Body<C>) -> Result<Response, Error> {
+async fn run_unrecorded<C: Context>(store: &C::Store, policy: &Policy, body: Body<C>) -> Result<Response, Error> {
     let mut context = C::begin_unrecorded(store).await?;
-    match catch(body(&mut context)).await {
+    let cut = cut(context.lost(), deadline(store, policy));
+    let ended = within(cut, catch(body(&mut context))).await;
+    match ended.unwrap_or_else(|kind| Err(Error::new(kind))) {
         Ok(response) => {
             context.finish_unrecorded(disposition(&response)).await?;
             Ok(response)
         }
-        Err(panic) => {
+        Err(failed) => {
             context.finish_unrecorded(Disposition::Release).await?;
-            Err(panic)
+            Err(failed)
         }
     }
+}
+
+/// How long the run may take.
+fn deadline(store: &impl Store, policy: &Policy) -> Duration {
+    policy.deadline.unwrap_or_else(|| store.deadline())
 }
 
 /// The disposition that the handler set, or else the one that follows from the status (rule 14).

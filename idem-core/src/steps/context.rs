@@ -17,11 +17,7 @@ use crate::machine::{Journal, Unreadable};
 use crate::policy::{Intent, LeaseTerms};
 use crate::record::{Outcome, Request};
 use crate::renewal::Renewal;
-use crate::store::{Attempt, Claimed, Context, Rejected};
-use crate::store::{Lease, Store};
-
-/// How long an answer waits for the release of the lease.
-const PATIENCE: Duration = Duration::from_secs(2);
+use crate::store::{Attempt, Claimed, Context, Lease, RELEASE_PATIENCE, Rejected, Store};
 
 /// How long a lease is renewed for a step that the handler gave up and that has not ended.
 const LONGEST_STEP: Duration = Duration::from_secs(60);
@@ -54,7 +50,7 @@ impl<L: Lease> Context for Steps<L> {
             async move { lease.renew().await }
         };
         let run = Run {
-            renewal: Renewal::start(terms.duration, asked, try_renew),
+            renewal: Renewal::start(terms.duration, asked, L::EXCLUSIVE, try_renew),
             lease,
             seed: digest([&request.identity.digest(), fingerprint.as_bytes()]),
             attempt: number,
@@ -190,15 +186,12 @@ impl<L: Lease> Steps<L> {
 
     /// Releases the lease, unless another process holds it by now or the record is poisoned.
     async fn let_go(&mut self) {
-        if let Some(open) = self.last.take()
-            && let Err(error) = self.roll_back(open).await
-        {
-            tracing::warn!(target: "idem", %error, "the last writes were not undone in order");
-        }
+        // Dropping the open step rolls it back; the release waits for that.
+        self.last = None;
         if let Some(run) = self.run.take() {
             // A step that the handler gave up may take long to end, and the answer need not wait for that.
             let released = tokio::spawn(self.release_run(run).in_current_span());
-            _ = timeout(PATIENCE, released).await;
+            _ = timeout(RELEASE_PATIENCE, released).await;
         }
     }
 }

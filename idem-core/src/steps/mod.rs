@@ -14,7 +14,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::Mutex;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 pub use key::StepKey;
 
@@ -26,7 +26,7 @@ use crate::machine::{Journal, Next, Refused, Registered, StepKind};
 use crate::record::{Claim, Format, Outcome, Reply};
 use crate::renewal::Renewal;
 use crate::resume;
-use crate::store::{Lease, Store, Transaction};
+use crate::store::{Lease, RELEASE_PATIENCE, Store, Transaction};
 use crate::value::{self, Value};
 use key::digest;
 use open::{Open, Turn};
@@ -401,8 +401,8 @@ impl<L: Lease> Steps<L> {
         };
         let begun = of.lease.begin().await;
         let tx = self.noted(begun)?;
-        let excluded = self.run.as_ref().filter(|_| L::EXCLUSIVE).map(|run| run.renewal.exclude());
-        Ok(Open::new(Some(tx), Some(Turn { _excluded: excluded, ..of })))
+        let open = self.run.as_ref().map(|run| run.renewal.open_step());
+        Ok(Open::new(Some(tx), Some(Turn { _open: open, ..of })))
     }
 
     /// Opens a step that writes only its own record.
@@ -417,12 +417,17 @@ impl<L: Lease> Steps<L> {
         if *busy {
             return self.noted(Err(Error::new(Kind::TransactionEnded)));
         }
-        Ok(Some(Turn { lease, busy, _excluded: None }))
+        Ok(Some(Turn { lease, busy, _open: None }))
     }
 
+    /// Rolls a step back, and waits for that for a short while: a statement that the handler gave up may keep the
+    /// connection busy (rule 12b). The rollback goes on in its own task. The next step waits for it, and so does the
+    /// release.
     async fn roll_back(&mut self, open: Open<L>) -> Result<(), Error> {
-        let undone = open.undo().await;
-        self.noted(undone)
+        match timeout(RELEASE_PATIENCE, open.undo()).await {
+            Ok(undone) => self.noted(undone),
+            Err(_elapsed) => Ok(()),
+        }
     }
 
     async fn record(&mut self, open: Open<L>, entry: Entry) -> Result<(), Error> {

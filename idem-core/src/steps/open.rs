@@ -8,7 +8,7 @@ use tracing::Instrument;
 
 use crate::disposition::Disposition;
 use crate::error::{Error, Kind};
-use crate::renewal::Excluded;
+use crate::renewal::OpenStep;
 use crate::store::Lease;
 use crate::store::Transaction;
 
@@ -29,7 +29,7 @@ pub(super) struct Turn<L> {
     /// While this guard is held the lease is not released. It is not released afterwards either if a step has ended its
     /// transaction itself.
     pub(super) busy: OwnedMutexGuard<bool>,
-    pub(super) _excluded: Option<Excluded>,
+    pub(super) _open: Option<OpenStep>,
 }
 
 impl<L: Lease> Open<L> {

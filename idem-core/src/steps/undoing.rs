@@ -8,19 +8,19 @@ use super::key::digest;
 use super::undo::{Failure, Undo};
 use super::{StepKey, Steps};
 use crate::catch::catch;
-use crate::claim::unless;
+use crate::cut::{cut, within};
 use crate::entry::{Entry, EntryKind};
 use crate::error::{Error, Kind};
 use crate::machine::Journal;
 use crate::record::{Claim, Outcome};
-use crate::store::{Context, Lease};
+use crate::store::{Context, Lease, Store};
 
 impl<L: Lease> Steps<L> {
-    /// Undoes the finished steps that are not undone yet. Returns the outcome that counts: an earlier attempt may have
+    /// Undoes the finished steps that are not undone yet, within the store's deadline for a run. Returns the outcome that counts: an earlier attempt may have
     /// recorded one.
     pub(super) async fn undo_steps(&mut self, outcome: &Outcome) -> Result<Outcome, Error> {
-        let lost = self.lost();
-        unless(lost, self.undo_recorded(outcome)).await.unwrap_or_else(|| Err(Error::new(Kind::LeaseLost)))
+        let cut = cut(self.lost(), self.store.deadline());
+        within(cut, self.undo_recorded(outcome)).await.unwrap_or_else(|kind| Err(Error::new(kind)))
     }
 
     async fn undo_recorded(&mut self, outcome: &Outcome) -> Result<Outcome, Error> {
@@ -44,6 +44,11 @@ impl<L: Lease> Steps<L> {
     /// Undoes the steps of a request that is not recorded. No retry could resume, so an undo that fails does not stop
     /// the others.
     pub(super) async fn undo_unrecorded(&mut self) -> Result<(), Error> {
+        let cut = cut(self.lost(), self.store.deadline());
+        within(cut, self.undo_all()).await.unwrap_or_else(|kind| Err(Error::new(kind)))
+    }
+
+    async fn undo_all(&mut self) -> Result<(), Error> {
         // Reports a mistake of the handler, which is reported nowhere else.
         let mut undone = self.may(|journal| journal.check());
         for name in self.undo_order() {

@@ -1,5 +1,7 @@
 //! A store, and its answer to a request.
 
+use std::time::Duration;
+
 use crate::error::Kind;
 use crate::record::Reply;
 use crate::runs::Runs;
@@ -11,7 +13,19 @@ pub trait Store: Clone + Send + Sync + 'static {
 
     /// The runs in progress in this process. A shutdown waits for them.
     fn runs(&self) -> &Runs;
+
+    /// How long a run may take if its handler has no deadline of its own.
+    fn deadline(&self) -> Duration {
+        DEFAULT_DEADLINE
+    }
 }
+
+/// The deadline of a run if neither its handler nor its store says otherwise: a minute.
+pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(60);
+
+/// How long an answer waits for the release of its run. A statement that the handler gave up may keep the connection
+/// busy for long, and the answer need not wait for that.
+pub const RELEASE_PATIENCE: Duration = Duration::from_millis(250);
 
 /// A store's answer to a request.
 #[derive(Debug)]

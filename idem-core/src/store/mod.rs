@@ -21,7 +21,7 @@ mod recover;
 mod transaction;
 
 pub use context::{Context, Rejected};
-pub use handle::{Claimed, Store};
+pub use handle::{Claimed, DEFAULT_DEADLINE, RELEASE_PATIENCE, Store};
 pub use lease::{Attempt, Lease};
 pub use recover::{Abandoned, Place, Recover};
 pub use transaction::Transaction;

@@ -275,6 +275,11 @@ pub(super) fn record_input(args: &Args, form: Form, names: &Names, errors: &mut 
     Some(asked(arg))
 }
 
+pub(super) fn deadline(args: &Args, errors: &mut Errors) -> Option<Duration> {
+    let arg = args.deadline.as_ref()?;
+    Some(duration(&arg.value, &duration::DEADLINE, "deadline = \"30s\"", errors))
+}
+
 /// The type of the context decides whether it has a use for a lease.
 pub(super) fn lease(args: &Args, errors: &mut Errors) -> Lease {
     let Args { lease, attempts, .. } = args;

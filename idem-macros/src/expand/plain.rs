@@ -30,9 +30,9 @@ use crate::parameters::{Parameter, Role, plain};
 ///         Entered::Over(__idem_answer) => __idem_answer,
 ///         Entered::Run(mut __idem_run) => {
 ///             let mut __idem_body = async move |tx: &mut PgTx| -> Result<Stock, StockError> { { … } };
-///             let __idem_lost = Context::lost(&*__idem_run);
+///             let __idem_cut = cut(&__idem_run);
 ///             let __idem_body = __idem_body(&mut *__idem_run);
-///             let __idem_answer = answer(__idem_lost, __idem_body).await;
+///             let __idem_answer = answer(__idem_cut, __idem_body).await;
 ///             let __idem_is_final = false;
 ///             settle(__idem_run, __idem_answer, __idem_is_final, &__idem_codec).await
 ///         }
@@ -88,9 +88,9 @@ pub(super) fn expand(handler: &Handler) -> TokenStream {
                 // A body that changes an argument makes the closure one that is called by `&mut`.
                 #[allow(unused_mut)]
                 let mut __idem_body = async move |#lent| -> #output { #moved #body };
-                let __idem_lost = #private::Context::lost(&*__idem_run);
+                let __idem_cut = #private::cut(&__idem_run);
                 let __idem_body = __idem_body(&mut *__idem_run);
-                let __idem_answer = #private::answer(__idem_lost, __idem_body).await;
+                let __idem_answer = #private::answer(__idem_cut, __idem_body).await;
                 let __idem_is_final = #is_final;
                 #private::settle(__idem_run, __idem_answer, __idem_is_final, &__idem_codec).await
             }

@@ -1,6 +1,7 @@
 //! What the flows ask of Postgres.
 
 use std::future::Future;
+use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use idem_core::store::{Abandoned, Claim, Entry, LeaseTerms, Outcome, Place, Record};
@@ -12,6 +13,7 @@ use super::tx::PgTx;
 use crate::database::{CommitFailed, Database, Found, Leased, Over, Written};
 use crate::error::into_idem_error;
 use crate::migrations::Migration;
+use crate::running::Running;
 use crate::sweep::{Batch, Sweep};
 
 /// With a lock timeout: a request does not wait long for a locked row while it holds a connection.
@@ -26,12 +28,20 @@ impl Database for PgStore {
     /// row.
     const EXCLUSIVE: bool = false;
 
+    fn running(&self) -> &Running {
+        &self.inner().running
+    }
+
     fn commit_deadline(&self) -> Duration {
         self.inner().commit_deadline
     }
 
     async fn begin(&self) -> Result<Session, Error> {
-        Session::begin(self.pool(), BEGIN).await
+        Session::begin(self, BEGIN).await
+    }
+
+    async fn begin_renewal(&self) -> Result<Session, Error> {
+        Session::begin_on(self.inner().spare.acquire(self.pool()).await?, self, BEGIN).await
     }
 
     fn commit(&self, session: Session) -> impl Future<Output = Result<(), CommitFailed>> + Send + 'static {
@@ -43,8 +53,8 @@ impl Database for PgStore {
     }
 
     async fn insert(&self, session: &mut Session, request: &Request, claim: Claim) -> Result<bool, Error> {
-        let records = self.inner().records(session.connection()).await?;
-        records.insert(session.connection(), request, claim).await.map_err(into_idem_error)
+        let records = self.inner().records(&mut session.in_time()).await?;
+        records.insert(&mut session.in_time(), request, claim).await.map_err(into_idem_error)
     }
 
     async fn replace(
@@ -54,31 +64,39 @@ impl Database for PgStore {
         claim: Claim,
         expired: Claim,
     ) -> Result<bool, Error> {
-        let records = self.inner().records(session.connection()).await?;
-        records.replace(session.connection(), request, claim, expired).await.map_err(into_idem_error)
+        let records = self.inner().records(&mut session.in_time()).await?;
+        records.replace(&mut session.in_time(), request, claim, expired).await.map_err(into_idem_error)
     }
 
     async fn find(&self, session: &mut Session, identity: &Identity) -> Result<Found, Error> {
-        let records = self.inner().records(session.connection()).await?;
-        records.find(session.connection(), identity).await
+        let records = self.inner().records(&mut session.in_time()).await?;
+        records.find(&mut session.in_time(), identity).await
     }
 
     async fn find_settled(&self, request: &Request, claim: Claim) -> Result<Option<Record>, Error> {
         // With the lock timeout: the wait for a hanging COMMIT must not hold this connection beyond the deadline.
         let mut session = Database::begin(self).await?;
-        let records = self.inner().records(session.connection()).await?;
-        records.find_settled(session.connection(), request, claim).await
+        let records = self.inner().records(&mut session.in_time()).await?;
+        records.find_settled(&mut session.in_time(), request, claim).await
     }
 
     /// The first try looks nothing up: most requests are new, and the primary key shows whether there is a record.
     /// Later tries look first, because an insert waits for the transaction that holds the row, and a look-up does not.
-    async fn look(&self, identity: &Identity, tries: usize) -> Result<(Session, Option<Found>), Error> {
-        let mut session = Database::begin(self).await?;
+    async fn look(
+        &self,
+        request: &Request,
+        tries: usize,
+    ) -> Result<ControlFlow<Kind, (Session, Option<Found>)>, Error> {
+        let connection = match self.inner().running.acquire(self.pool(), request).await? {
+            ControlFlow::Continue(connection) => connection,
+            ControlFlow::Break(kind) => return Ok(ControlFlow::Break(kind)),
+        };
+        let mut session = Session::begin_on(connection, self, BEGIN).await?;
         let found = match tries {
             0 => None,
-            _ => Some(Database::find(self, &mut session, identity).await?),
+            _ => Some(Database::find(self, &mut session, &request.identity).await?),
         };
-        Ok((session, found))
+        Ok(ControlFlow::Continue((session, found)))
     }
 
     async fn write(&self, look: Session) -> Result<Session, Error> {
@@ -93,8 +111,8 @@ impl Database for PgStore {
         terms: &LeaseTerms,
         over: Over,
     ) -> Result<Leased, Error> {
-        let leases = self.inner().leases(session.connection()).await?;
-        let connection = session.connection();
+        let leases = self.inner().leases(&mut session.in_time()).await?;
+        let connection = &mut session.in_time();
         let leased = match over {
             Over::Nothing => leases.lease(connection, request, claim, terms).await,
             Over::Expired(expired) => leases.replace_leased(connection, request, claim, terms, expired).await,
@@ -109,8 +127,8 @@ impl Database for PgStore {
     }
 
     async fn entries(&self, session: &mut Session, identity: &Identity) -> Result<Vec<Entry>, Error> {
-        let leases = self.inner().leases(session.connection()).await?;
-        leases.entries(session.connection(), identity).await
+        let leases = self.inner().leases(&mut session.in_time()).await?;
+        leases.entries(&mut session.in_time(), identity).await
     }
 
     async fn renew(
@@ -120,8 +138,8 @@ impl Database for PgStore {
         claim: Claim,
         terms: &LeaseTerms,
     ) -> Result<bool, Error> {
-        let leases = self.inner().leases(session.connection()).await?;
-        leases.renew(session.connection(), request, claim, terms).await.map_err(into_idem_error)
+        let leases = self.inner().leases(&mut session.in_time()).await?;
+        leases.renew(&mut session.in_time(), request, claim, terms).await.map_err(into_idem_error)
     }
 
     async fn release(
@@ -132,24 +150,24 @@ impl Database for PgStore {
         nobodys: Claim,
         has_run: bool,
     ) -> Result<bool, Error> {
-        let leases = self.inner().leases(session.connection()).await?;
-        leases.release(session.connection(), identity, claim, nobodys, has_run).await.map_err(into_idem_error)
+        let leases = self.inner().leases(&mut session.in_time()).await?;
+        leases.release(&mut session.in_time(), identity, claim, nobodys, has_run).await.map_err(into_idem_error)
     }
 
     async fn poison_leased(&self, session: &mut Session, identity: &Identity, claim: Claim) -> Result<bool, Error> {
-        let leases = self.inner().leases(session.connection()).await?;
-        leases.poison_leased(session.connection(), identity, claim).await.map_err(into_idem_error)
+        let leases = self.inner().leases(&mut session.in_time()).await?;
+        leases.poison_leased(&mut session.in_time(), identity, claim).await.map_err(into_idem_error)
     }
 
     async fn reset_attempts(&self, session: &mut Session, identity: &Identity) -> Result<bool, Error> {
-        let leases = self.inner().leases(session.connection()).await?;
-        leases.reset_attempts(session.connection(), identity).await.map_err(into_idem_error)
+        let leases = self.inner().leases(&mut session.in_time()).await?;
+        leases.reset_attempts(&mut session.in_time(), identity).await.map_err(into_idem_error)
     }
 
     async fn abandoned(&self, operation: &str, after: Option<&Place>) -> Result<Vec<Abandoned>, Error> {
         let mut session = Database::begin(self).await?;
-        let leases = self.inner().leases(session.connection()).await?;
-        let abandoned = leases.abandoned(session.connection(), operation, after).await.map_err(into_idem_error)?;
+        let leases = self.inner().leases(&mut session.in_time()).await?;
+        let abandoned = leases.abandoned(&mut session.in_time(), operation, after).await.map_err(into_idem_error)?;
         session.commit(self.inner().commit_deadline).await?;
         Ok(abandoned)
     }
@@ -159,7 +177,7 @@ impl Database for PgStore {
         let at = Instant::now();
         let mut tx = PgTx::open(self).await?;
         let leases = tx.leases().await?;
-        let held = leases.held_since(&mut tx, identity, claim).await.map_err(into_idem_error)?;
+        let held = leases.held_since(&mut tx.in_time(), identity, claim).await.map_err(into_idem_error)?;
         Ok(held.map(|began| {
             tx.began = Some((began, at));
             tx
@@ -179,7 +197,7 @@ impl Database for PgStore {
         entry: &Entry,
     ) -> Result<Written, Error> {
         let (leases, began) = (tx.leases().await?, tx.began);
-        let written = leases.record_entry(tx, request, claim, terms, began, entry).await;
+        let written = leases.record_entry(&mut tx.in_time(), request, claim, terms, began, entry).await;
         written_in(tx, written.map_err(into_idem_error)?).await
     }
 
@@ -191,7 +209,7 @@ impl Database for PgStore {
         outcome: &Outcome,
     ) -> Result<Written, Error> {
         let (leases, began) = (tx.leases().await?, tx.began);
-        let written = leases.complete_leased(tx, request, claim, began, outcome).await;
+        let written = leases.complete_leased(&mut tx.in_time(), request, claim, began, outcome).await;
         written_in(tx, written.map_err(into_idem_error)?).await
     }
 
@@ -237,5 +255,5 @@ async fn is_whole(tx: &mut PgTx) -> bool {
         return true;
     };
     let Ok(leases) = tx.leases().await else { return true };
-    !leases.transaction_start(tx).await.is_ok_and(|now| now != began)
+    !leases.transaction_start(&mut tx.in_time()).await.is_ok_and(|now| now != began)
 }

@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use idem_core::store::{Abandoned, Claim, Entry, EntryKind, Format, Input, LeaseTerms, Outcome, Place};
 use idem_core::{Error, Identity, Kind, Request};
-use sqlx::postgres::{PgArguments, PgConnection, PgRow};
+use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
 use sqlx::{FromRow, Postgres, Row};
 
+use super::in_time::InTime;
 use super::records::bind_identity;
 use super::schema::{Template, statements};
 use crate::error::into_idem_error;
@@ -50,7 +51,7 @@ impl Leases {
     /// Inserts a leased record without entries of an earlier record, and records the input.
     pub(super) async fn lease(
         self,
-        connection: &mut PgConnection,
+        connection: &mut InTime<'_>,
         request: &Request,
         claim: Claim,
         terms: &LeaseTerms,
@@ -66,7 +67,7 @@ impl Leases {
     /// Replaces an expired record, if it is still the record that was seen.
     pub(super) async fn replace_leased(
         self,
-        connection: &mut PgConnection,
+        connection: &mut InTime<'_>,
         request: &Request,
         claim: Claim,
         terms: &LeaseTerms,
@@ -85,7 +86,7 @@ impl Leases {
     /// Takes over from an attempt whose lease has ended, if no other claimant has.
     pub(super) async fn take_over(
         self,
-        connection: &mut PgConnection,
+        connection: &mut InTime<'_>,
         request: &Request,
         claim: Claim,
         terms: &LeaseTerms,
@@ -101,7 +102,7 @@ impl Leases {
     }
 
     /// The entries that earlier attempts have recorded, in their order.
-    pub(super) async fn entries(self, connection: &mut PgConnection, identity: &Identity) -> Result<Vec<Entry>, Error> {
+    pub(super) async fn entries(self, connection: &mut InTime<'_>, identity: &Identity) -> Result<Vec<Entry>, Error> {
         let query = bind_identity(self.query(&self.sql.entries), identity);
         let rows = query.fetch_all(connection).await.map_err(into_idem_error)?;
         entries(&rows)
@@ -110,7 +111,7 @@ impl Leases {
     /// Renews the lease.
     pub(super) async fn renew(
         self,
-        connection: &mut PgConnection,
+        connection: &mut InTime<'_>,
         request: &Request,
         claim: Claim,
         terms: &LeaseTerms,
@@ -122,14 +123,14 @@ impl Leases {
     }
 
     /// When this transaction began.
-    pub(super) async fn transaction_start(self, connection: &mut PgConnection) -> sqlx::Result<i64> {
+    pub(super) async fn transaction_start(self, connection: &mut InTime<'_>) -> sqlx::Result<i64> {
         self.query(START).fetch_one(connection).await?.try_get(0)
     }
 
     /// When this transaction began, if the lease is held.
     pub(super) async fn held_since(
         self,
-        connection: &mut PgConnection,
+        connection: &mut InTime<'_>,
         identity: &Identity,
         claim: Claim,
     ) -> sqlx::Result<Option<i64>> {
@@ -141,7 +142,7 @@ impl Leases {
     /// transaction that began at `began`.
     pub(super) async fn record_entry(
         self,
-        connection: &mut PgConnection,
+        connection: &mut InTime<'_>,
         request: &Request,
         claim: Claim,
         terms: &LeaseTerms,
@@ -172,7 +173,7 @@ impl Leases {
     /// Completes the record and removes its journal. Returns false as [`record_entry`](Self::record_entry) does.
     pub(super) async fn complete_leased(
         self,
-        connection: &mut PgConnection,
+        connection: &mut InTime<'_>,
         request: &Request,
         claim: Claim,
         began: Option<(i64, Instant)>,
@@ -196,7 +197,7 @@ impl Leases {
     /// the lease. An attempt that has not run does not count.
     pub(super) async fn release(
         self,
-        connection: &mut PgConnection,
+        connection: &mut InTime<'_>,
         identity: &Identity,
         claim: Claim,
         nobodys: Claim,
@@ -211,7 +212,7 @@ impl Leases {
     /// Poisons the key of a step that ended its transaction: what the step has kept is not known.
     pub(super) async fn poison_leased(
         self,
-        connection: &mut PgConnection,
+        connection: &mut InTime<'_>,
         identity: &Identity,
         claim: Claim,
     ) -> sqlx::Result<bool> {
@@ -220,13 +221,13 @@ impl Leases {
     }
 
     /// Resets the attempts of a run that is not over and that no process holds.
-    pub(super) async fn reset_attempts(self, connection: &mut PgConnection, identity: &Identity) -> sqlx::Result<bool> {
+    pub(super) async fn reset_attempts(self, connection: &mut InTime<'_>, identity: &Identity) -> sqlx::Result<bool> {
         let query = bind_identity(self.query(&self.sql.reset_attempts), identity).bind(row::LEASED);
         Ok(query.execute(connection).await?.rows_affected() == 1)
     }
 
     /// Records the input of the run, if the request has one to record.
-    async fn record_input(self, connection: &mut PgConnection, request: &Request, claim: Claim) -> sqlx::Result<()> {
+    async fn record_input(self, connection: &mut InTime<'_>, request: &Request, claim: Claim) -> sqlx::Result<()> {
         let Some(input) = &request.input else { return Ok(()) };
         let query = bind_identity(self.query(&self.sql.record_input), &request.identity)
             .bind(claim.as_bytes().as_slice())
@@ -240,7 +241,7 @@ impl Leases {
     /// A page of the abandoned runs of an operation.
     pub(super) async fn abandoned(
         self,
-        connection: &mut PgConnection,
+        connection: &mut InTime<'_>,
         operation: &str,
         after: Option<&Place>,
     ) -> sqlx::Result<Vec<Abandoned>> {
@@ -254,7 +255,7 @@ impl Leases {
         query.fetch_all(connection).await?.iter().map(abandoned).collect()
     }
 
-    async fn forget_entries(self, connection: &mut PgConnection, identity: &Identity) -> sqlx::Result<()> {
+    async fn forget_entries(self, connection: &mut InTime<'_>, identity: &Identity) -> sqlx::Result<()> {
         bind_identity(self.query(&self.sql.forget_entries), identity).execute(connection).await.map(|_| ())
     }
 }

@@ -54,8 +54,8 @@ impl PgStore {
 impl PgStore {
     /// The names of the files that have been run.
     pub(super) async fn migrated_files(&self) -> Result<Vec<String>, Error> {
-        let mut session = Session::begin(self.pool(), Isolation::ReadCommitted.begin()).await?;
-        let schema = &self.inner().statements(session.connection()).await?.schema;
+        let mut session = Session::begin(self, Isolation::ReadCommitted.begin()).await?;
+        let schema = &self.inner().statements(&mut session.in_time()).await?.schema;
         let migrated = migrated(session.connection(), schema).await.map_err(into_idem_error)?;
         session.rollback().await;
         Ok(migrated)
@@ -64,8 +64,8 @@ impl PgStore {
     /// A transaction with the migration lock, in the schema of the tables, and the names of the files that have been
     /// run.
     pub(super) async fn begin_to_migrate(&self) -> Result<(Session, Vec<String>), Error> {
-        let mut session = Session::begin(self.pool(), Isolation::ReadCommitted.begin()).await?;
-        let schema = &self.inner().statements(session.connection()).await?.schema;
+        let mut session = Session::begin(self, Isolation::ReadCommitted.begin()).await?;
+        let schema = &self.inner().statements(&mut session.in_time()).await?.schema;
         let lock = sqlx::query("SELECT pg_advisory_xact_lock($1)").persistent(false).bind(LOCK);
         lock.execute(session.connection()).await.map_err(into_idem_error)?;
         let migrated = migrated(session.connection(), schema).await.map_err(into_idem_error)?;

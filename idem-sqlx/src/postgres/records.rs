@@ -6,10 +6,11 @@ use crate::error::into_idem_error;
 use idem_core::store::{Claim, Outcome, Record, Timestamp};
 use idem_core::{Error, Identity, Request};
 use sha2::{Digest, Sha256};
-use sqlx::postgres::{PgArguments, PgConnection, PgRow};
+use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
 use sqlx::{FromRow, Postgres, Row};
 
+use super::in_time::InTime;
 use super::schema::{Template, statements};
 use crate::recent::word;
 use crate::row::{self, Columns};
@@ -79,7 +80,7 @@ impl Records {
     /// Inserts the running record. If a row was inserted, the claimant runs: the primary key is the arbiter.
     pub(super) async fn insert(
         self,
-        connection: &mut PgConnection,
+        connection: &mut InTime<'_>,
         request: &Request,
         claim: Claim,
     ) -> sqlx::Result<bool> {
@@ -96,7 +97,7 @@ impl Records {
     /// Replaces an expired record, if it is still the record that was seen.
     pub(super) async fn replace(
         self,
-        connection: &mut PgConnection,
+        connection: &mut InTime<'_>,
         request: &Request,
         claim: Claim,
         expired: Claim,
@@ -115,7 +116,7 @@ impl Records {
     /// The record of an identity and the database's time.
     pub(super) async fn find(
         self,
-        connection: &mut PgConnection,
+        connection: &mut InTime<'_>,
         identity: &Identity,
     ) -> Result<(Option<Record>, Timestamp), Error> {
         let query = bind_identity(self.query(&self.sql.find), identity);
@@ -127,7 +128,7 @@ impl Records {
     /// fails in it, so only a new transaction can answer.
     pub(super) async fn find_alone(
         self,
-        connection: &mut PgConnection,
+        connection: &mut InTime<'_>,
         identity: &Identity,
     ) -> Result<Option<(Option<Record>, Timestamp)>, Error> {
         let row = match bind_identity(self.query(&self.sql.find), identity).fetch_one(connection).await {
@@ -146,7 +147,7 @@ impl Records {
     /// The record of a request, the database's time, and the holder of the request's locks if no record is in force.
     pub(super) async fn find_or_holder(
         self,
-        connection: &mut PgConnection,
+        connection: &mut InTime<'_>,
         request: &Request,
     ) -> Result<(Option<Record>, Timestamp, Holder), Error> {
         let locks = Locks::of(request);
@@ -168,7 +169,7 @@ impl Records {
     /// Completes the record that this transaction claimed. Returns false if this is no longer that transaction.
     pub(super) async fn complete(
         self,
-        connection: &mut PgConnection,
+        connection: &mut InTime<'_>,
         identity: &Identity,
         claim: Claim,
         outcome: &Outcome,
@@ -191,7 +192,7 @@ impl Records {
     /// Waits for the transaction that holds the record's row, and returns the record as that transaction left it.
     pub(super) async fn find_settled(
         self,
-        connection: &mut PgConnection,
+        connection: &mut InTime<'_>,
         request: &Request,
         claim: Claim,
     ) -> Result<Option<Record>, Error> {

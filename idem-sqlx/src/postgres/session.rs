@@ -4,13 +4,15 @@ use std::time::Duration;
 
 use idem_core::Error;
 use sqlx::pool::PoolConnection;
-use sqlx::postgres::{PgConnection, PgPool};
+use sqlx::postgres::PgConnection;
 use sqlx::{Database, Executor, Postgres, SqlSafeStr};
 use sqlx_core::transaction::TransactionManager;
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
 use super::error::{commit_was_refused, is_left_behind};
+use super::in_time::{InTime, no_answer};
+use super::store::PgStore;
 use crate::database::CommitFailed;
 use crate::error::not_begun;
 
@@ -56,37 +58,69 @@ pub(super) use begin;
 /// (launchbadge/sqlx#4393), a connection whose COMMIT hangs cannot be taken from it, and it commits even if a savepoint
 /// was left open.
 ///
-/// Dropped, it rolls back. The connection goes to the pool only after the rollback.
-pub struct Session(Option<PoolConnection<Postgres>>);
+/// Dropped, it rolls back. The connection goes to the pool only after the rollback, and is closed if that is not
+/// answered in time.
+pub struct Session {
+    connection: Option<PoolConnection<Postgres>>,
+    /// How long each statement of the store may take.
+    limit: Duration,
+    /// True once a statement got no answer in time. Nothing more can be asked of the connection.
+    is_silent: bool,
+}
 
 impl Session {
-    pub(super) async fn begin(pool: &PgPool, begin: Begin) -> Result<Self, Error> {
-        Self::begin_on(pool.acquire().await.map_err(not_begun)?, begin).await
+    pub(super) async fn begin(store: &PgStore, begin: Begin) -> Result<Self, Error> {
+        Self::begin_on(store.pool().acquire().await.map_err(not_begun)?, store, begin).await
     }
 
-    pub(super) async fn begin_on(connection: PoolConnection<Postgres>, begin: Begin) -> Result<Self, Error> {
+    pub(super) async fn begin_on(
+        connection: PoolConnection<Postgres>,
+        store: &PgStore,
+        begin: Begin,
+    ) -> Result<Self, Error> {
         // The session owns the connection before BEGIN is sent, so that its drop cleans up after a cancelled BEGIN.
-        let mut session = Self(Some(connection));
-        let mut begun = Manager::begin(session.connection(), Some(begin.0.into_sql_str())).await;
+        let limit = store.inner().statement_deadline;
+        let mut session = Self { connection: Some(connection), limit, is_silent: false };
+        let mut begun = session.send_begin(begin).await;
         if begun.as_ref().is_err_and(is_left_behind) {
-            roll_back(session.connection()).await.map_err(not_begun)?;
-            begun = Manager::begin(session.connection(), Some(begin.0.into_sql_str())).await;
+            session.answer(async |connection| roll_back(connection).await).await.map_err(not_begun)?;
+            begun = session.send_begin(begin).await;
         }
         begun.map_err(not_begun)?;
         Ok(session)
     }
 
+    async fn send_begin(&mut self, begin: Begin) -> sqlx::Result<()> {
+        self.answer(async |connection| Manager::begin(connection, Some(begin.0.into_sql_str())).await).await
+    }
+
+    /// Asks the connection something that has to be answered in time.
+    async fn answer(&mut self, ask: impl AsyncFnOnce(&mut PgConnection) -> sqlx::Result<()>) -> sqlx::Result<()> {
+        let limit = self.limit;
+        timeout(limit, ask(self.connection())).await.unwrap_or_else(|_elapsed| {
+            self.is_silent = true;
+            Err(no_answer())
+        })
+    }
+
+    /// The connection for the store's own statements.
+    pub(super) fn in_time(&mut self) -> InTime<'_> {
+        let connection = self.connection.as_mut().expect("a session has its connection until it ends");
+        InTime::new(connection, self.limit, &mut self.is_silent)
+    }
+
+    /// The connection for a handler's statements.
     pub(super) fn connection(&mut self) -> &mut PgConnection {
-        self.0.as_mut().expect("a session has its connection until it ends")
+        self.connection.as_mut().expect("a session has its connection until it ends")
     }
 
     pub(super) fn connection_ref(&self) -> &PgConnection {
-        self.0.as_ref().expect("a session has its connection until it ends")
+        self.connection.as_ref().expect("a session has its connection until it ends")
     }
 
     /// Rolls back and begins again on the same server connection. The locks are released, and the snapshot is new.
     pub(super) async fn restart(&mut self) -> sqlx::Result<()> {
-        self.connection().execute("ROLLBACK AND CHAIN").await.map(|_| ())
+        self.in_time().execute("ROLLBACK AND CHAIN").await.map(|_| ())
     }
 
     /// Marks the place where the handler begins. A failed statement of the handler undoes only what comes after the
@@ -94,17 +128,17 @@ impl Session {
     ///
     /// It is plain SQL, because a savepoint of sqlx's would count as one that the handler has left open.
     pub(super) async fn mark(&mut self) -> sqlx::Result<()> {
-        self.connection().execute("SAVEPOINT idem_claimed").await.map(|_| ())
+        self.in_time().execute("SAVEPOINT idem_claimed").await.map(|_| ())
     }
 
     /// Rolls back the handler's writes, and keeps the claim. Fails if the transaction is not the one that was marked.
     pub(super) async fn undo(&mut self) -> sqlx::Result<()> {
-        self.connection().execute("ROLLBACK TO SAVEPOINT idem_claimed").await.map(|_| ())
+        self.in_time().execute("ROLLBACK TO SAVEPOINT idem_claimed").await.map(|_| ())
     }
 
     /// Fails if the transaction has failed or is over.
     pub(super) async fn check(&mut self) -> sqlx::Result<()> {
-        self.connection().execute("SAVEPOINT idem_check").await.map(|_| ())
+        self.in_time().execute("SAVEPOINT idem_check").await.map(|_| ())
     }
 
     pub(super) async fn commit(mut self, deadline: Duration) -> Result<(), CommitFailed> {
@@ -115,7 +149,7 @@ impl Session {
         }
         match timeout(deadline, Manager::commit(self.connection())).await {
             Ok(Ok(())) => {
-                self.0 = None;
+                self.give_back();
                 Ok(())
             }
             Ok(Err(error)) if commit_was_refused(&error) => Err(CommitFailed::Refused(error)),
@@ -125,21 +159,30 @@ impl Session {
             }
             Err(_elapsed) => {
                 self.discard();
-                let error = std::io::Error::new(std::io::ErrorKind::TimedOut, "no answer to COMMIT in time");
-                Err(CommitFailed::Unknown(error.into()))
+                Err(CommitFailed::Unknown(no_answer()))
             }
         }
     }
 
     pub(super) async fn rollback(mut self) {
-        if let Some(connection) = self.0.take() {
-            RollingBack(Some(connection)).roll_back().await;
+        // Taken out of `self`, so that a drop does not roll back a second time.
+        let session = Self { connection: self.connection.take(), ..self };
+        RollingBack(session).roll_back().await;
+    }
+
+    /// Gives the connection back to the pool, outside of any transaction.
+    fn give_back(&mut self) {
+        let Some(mut connection) = self.connection.take() else { return };
+        // The pool asks a connection that comes back for a sign of life, and would wait for it without end.
+        match Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn(timeout(self.limit, connection.return_to_pool()))),
+            Err(_no_runtime) => drop(connection.detach()),
         }
     }
 
     /// Closes the connection at once, without waiting for an answer.
     pub(super) fn discard(&mut self) {
-        if let Some(connection) = self.0.take() {
+        if let Some(connection) = self.connection.take() {
             drop(connection.detach());
         }
     }
@@ -147,40 +190,34 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        let Some(mut connection) = self.0.take() else { return };
-        let Ok(runtime) = Handle::try_current() else {
-            // The pool takes connections back in a task. Without a runtime the connection is closed.
-            drop(connection.detach());
+        if self.connection.is_none() {
             return;
-        };
-        if Manager::get_transaction_depth(&connection) == 1 {
-            // Queued now, sent when the pool takes the connection back.
-            Manager::start_rollback(&mut connection);
-        } else {
-            runtime.spawn(RollingBack(Some(connection)).roll_back());
         }
+        let Ok(runtime) = Handle::try_current() else { return self.discard() };
+        let session = Self { connection: self.connection.take(), ..*self };
+        runtime.spawn(RollingBack(session).roll_back());
     }
 }
 
-/// A connection that is being rolled back. Dropped half way, by a runtime that shuts down, it is closed and does not go
-/// back to the pool.
-struct RollingBack(Option<PoolConnection<Postgres>>);
+/// A session that is being rolled back. If that is not answered in time, or is dropped half way by a runtime that shuts
+/// down, the connection is closed and does not go back to the pool.
+struct RollingBack(Session);
 
 impl RollingBack {
     async fn roll_back(mut self) {
-        if let Some(connection) = &mut self.0
-            && roll_back(connection).await.is_ok()
-        {
-            self.0 = None;
+        let Self(session) = &mut self;
+        if session.connection.is_none() || session.is_silent {
+            return;
+        }
+        if session.answer(async |connection| roll_back(connection).await).await.is_ok() {
+            session.give_back();
         }
     }
 }
 
 impl Drop for RollingBack {
     fn drop(&mut self) {
-        if let Some(connection) = self.0.take() {
-            drop(connection.detach());
-        }
+        self.0.discard();
     }
 }
 

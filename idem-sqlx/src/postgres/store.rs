@@ -5,10 +5,11 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use idem_core::store::{Runs, Store};
+use idem_core::store::{DEFAULT_DEADLINE, Runs, Store};
 use idem_core::{Error, Kind};
-use sqlx::{Executor, PgConnection, PgPool};
+use sqlx::{Executor, PgPool, Postgres};
 
+use super::in_time::InTime;
 use super::leases::Leases;
 use super::records::Records;
 use super::schema::Schema;
@@ -16,6 +17,8 @@ use super::session::{Begin, begin};
 use super::statements::Statements;
 use crate::error::into_idem_error;
 use crate::recent::RecentlyFinished;
+use crate::running::Running;
+use crate::spare::Spare;
 
 /// Keeps records in Postgres, beside the application's own tables.
 ///
@@ -59,10 +62,14 @@ pub(super) struct Inner {
     /// The statement that begins a handler's transaction.
     pub(super) begin: Begin,
     pub(super) commit_deadline: Duration,
+    pub(super) statement_deadline: Duration,
     pub(super) recent: RecentlyFinished,
+    pub(super) running: Running,
+    pub(super) spare: Spare<Postgres>,
     /// True once the server has refused to sweep many scopes in one statement.
     pub(super) sweeps_by_scope: AtomicBool,
     reply_limit: usize,
+    deadline: Duration,
     runs: Runs,
 }
 
@@ -101,7 +108,9 @@ impl PgStore {
             pool,
             reply_limit: 1024 * 1024,
             isolation: None,
+            deadline: DEFAULT_DEADLINE,
             commit_deadline: Duration::from_secs(10),
+            statement_deadline: Duration::from_secs(10),
             unnamed_statements: false,
             schema: None,
         }
@@ -129,7 +138,7 @@ impl PgStore {
 impl Inner {
     /// The statements. If the application has named no schema, each of the first callers asks its own connection for
     /// it. No caller waits for another, and the first answer counts.
-    pub(super) async fn statements(&self, connection: &mut PgConnection) -> Result<&'static Statements, Error> {
+    pub(super) async fn statements(&self, connection: &mut InTime<'_>) -> Result<&'static Statements, Error> {
         match self.statements.get() {
             Some(statements) => Ok(statements),
             None => {
@@ -139,12 +148,12 @@ impl Inner {
         }
     }
 
-    pub(super) async fn records(&self, connection: &mut PgConnection) -> Result<Records, Error> {
+    pub(super) async fn records(&self, connection: &mut InTime<'_>) -> Result<Records, Error> {
         let sql = &self.statements(connection).await?.records;
         Ok(Records { sql, unnamed: self.unnamed_statements })
     }
 
-    pub(super) async fn leases(&self, connection: &mut PgConnection) -> Result<Leases, Error> {
+    pub(super) async fn leases(&self, connection: &mut InTime<'_>) -> Result<Leases, Error> {
         let sql = &self.statements(connection).await?.leases;
         Ok(Leases { sql, unnamed: self.unnamed_statements })
     }
@@ -156,7 +165,7 @@ impl Inner {
 /// choose two schemas that both have the tables. So the default path decides first, as the role, the database and the
 /// connection's options set it. The connection's current path decides only if that schema does not have the tables: it
 /// is for a path set by `after_connect`.
-async fn current_schema(connection: &mut PgConnection) -> Result<Schema, Error> {
+async fn current_schema(connection: &mut InTime<'_>) -> Result<Schema, Error> {
     connection.execute("SAVEPOINT idem_schema; SET LOCAL search_path TO DEFAULT").await.map_err(into_idem_error)?;
     let (first, has_tables) = schema_in_path(connection).await?;
     connection.execute("ROLLBACK TO SAVEPOINT idem_schema; RELEASE idem_schema").await.map_err(into_idem_error)?;
@@ -171,7 +180,7 @@ async fn current_schema(connection: &mut PgConnection) -> Result<Schema, Error> 
 }
 
 /// The first schema of the path, and whether that schema has the tables.
-async fn schema_in_path(connection: &mut PgConnection) -> Result<(Option<String>, bool), Error> {
+async fn schema_in_path(connection: &mut InTime<'_>) -> Result<(Option<String>, bool), Error> {
     let query = "
         SELECT current_schema()::text, EXISTS (
             SELECT 1
@@ -190,6 +199,10 @@ impl Store for PgStore {
     fn runs(&self) -> &Runs {
         &self.0.runs
     }
+
+    fn deadline(&self) -> Duration {
+        self.0.deadline
+    }
 }
 
 impl fmt::Debug for PgStore {
@@ -204,7 +217,9 @@ pub struct PgStoreBuilder {
     pool: PgPool,
     reply_limit: usize,
     isolation: Option<Isolation>,
+    deadline: Duration,
     commit_deadline: Duration,
+    statement_deadline: Duration,
     unnamed_statements: bool,
     schema: Option<Schema>,
 }
@@ -223,6 +238,29 @@ impl PgStoreBuilder {
     #[must_use]
     pub fn isolation(mut self, isolation: Isolation) -> Self {
         self.isolation = Some(isolation);
+        self
+    }
+
+    /// How long a run may take, unless its handler says otherwise by `deadline = "…"`. Default: 60 seconds.
+    ///
+    /// At its deadline the run is dropped and rolled back, its key is free, and its caller gets `deadline_exceeded`.
+    /// Without an end, a handler that hangs would keep its connection, and its key, for ever. A minute is longer than
+    /// browsers' and proxies' usual patience, and short enough that hanging handlers do not fill a pool unnoticed.
+    #[must_use]
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// How long to wait for the answer to a statement of the store's own. Default: 10 seconds.
+    ///
+    /// A connection can fall silent without being closed. A statement without an answer in this time fails as one on a
+    /// lost connection does: the caller gets `store_unavailable`, and the connection is closed. The store's statements
+    /// take milliseconds. COMMIT has a [deadline of its own](Self::commit_deadline), and the handler's statements end
+    /// with [the run](Self::deadline).
+    #[must_use]
+    pub fn statement_deadline(mut self, deadline: Duration) -> Self {
+        self.statement_deadline = deadline;
         self
     }
 
@@ -278,9 +316,13 @@ impl PgStoreBuilder {
             statements: self.schema.map_or_else(OnceLock::new, |schema| Statements::of(&schema).into()),
             begin: self.isolation.map_or(begin!(""), Isolation::begin),
             commit_deadline: self.commit_deadline,
+            statement_deadline: self.statement_deadline,
             recent: RecentlyFinished::new(),
+            running: Running::default(),
+            spare: Spare::new(),
             sweeps_by_scope: AtomicBool::new(false),
             reply_limit: self.reply_limit,
+            deadline: self.deadline,
             runs: Runs::default(),
         }))
     }

@@ -79,15 +79,15 @@ impl PgStore {
 
     /// Returns `None` if this Postgres cannot sweep many scopes in one statement.
     async fn sweep_at_once(&self, sweep: &Sweep, from: Option<i64>) -> Result<Option<Batch>, Error> {
-        let mut session = Session::begin(self.pool(), BEGIN).await?;
-        let sql = self.inner().statements(session.connection()).await?;
+        let mut session = Session::begin(self, BEGIN).await?;
+        let sql = self.inner().statements(&mut session.in_time()).await?;
         let archived = archived(sweep, &sql.schema);
         let batch = sweep.batch_or(BATCH);
         let statement = limited(&sql.sweeps.sweep, batch);
         let query = sqlx::query_as(AssertSqlSafe(format!("{statement}{archived}{COUNTED}")))
             .persistent(!self.inner().unnamed_statements)
             .bind(from);
-        let (removed, reached): (i64, Option<i64>) = match query.fetch_one(session.connection()).await {
+        let (removed, reached): (i64, Option<i64>) = match query.fetch_one(&mut session.in_time()).await {
             Ok(counted) => counted,
             Err(error) if is_not_supported(&error) => {
                 session.rollback().await;
@@ -100,13 +100,13 @@ impl PgStore {
     }
 
     async fn sweep_by_scope(&self, sweep: &Sweep, from: Option<i64>) -> Result<Batch, Error> {
-        let mut session = Session::begin(self.pool(), BEGIN).await?;
-        let sql = self.inner().statements(session.connection()).await?;
+        let mut session = Session::begin(self, BEGIN).await?;
+        let sql = self.inner().statements(&mut session.in_time()).await?;
         let query = sqlx::query_as(sql.sweeps.expired.as_str())
             .persistent(false)
             .bind(i64::from(sweep.batch_or(BATCH)))
             .bind(from);
-        let rows: Vec<Expired> = query.fetch_all(session.connection()).await.map_err(into_idem_error)?;
+        let rows: Vec<Expired> = query.fetch_all(&mut session.in_time()).await.map_err(into_idem_error)?;
         let found = rows.len();
         let reached = rows.iter().filter_map(|(.., expires_at)| *expires_at).max();
         let statement = format!("{}{}{COUNTED}", sql.sweeps.sweep_scope, archived(sweep, &sql.schema));
@@ -115,7 +115,7 @@ impl PgStore {
             let query = sqlx::query_as(AssertSqlSafe(statement.clone())).persistent(false);
             let query = query.bind(scope).bind(operations).bind(key_hashes);
             let (swept, _): (i64, Option<i64>) =
-                query.fetch_one(session.connection()).await.map_err(into_idem_error)?;
+                query.fetch_one(&mut session.in_time()).await.map_err(into_idem_error)?;
             removed += swept.cast_unsigned();
         }
         session.commit(self.inner().commit_deadline).await?;

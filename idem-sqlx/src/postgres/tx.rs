@@ -16,13 +16,15 @@ use tokio::runtime::Handle;
 use tokio::time::sleep;
 
 use super::error::{has_no_savepoint, is_serialization_failure};
+use super::in_time::InTime;
 use super::leases::Leases;
 use super::records::{Holder, Records};
 use super::session::{Begin, Session};
 use super::store::PgStore;
 use crate::database::CommitFailed;
-use crate::error::{into_idem_error, not_begun};
+use crate::error::into_idem_error;
 use crate::retry;
+use crate::running::{Entered, State};
 use crate::settle::{self, find_out};
 
 /// The idempotency transaction on Postgres: what a handler gets as `tx: &mut PgTx`.
@@ -65,6 +67,9 @@ struct Run {
     request: Request,
     claim: Claim,
     began: Instant,
+    /// Other requests of this process see the run until this is dropped, which is after the end of its
+    /// transaction.
+    _entered: Entered,
 }
 
 /// The outcome of one try to claim.
@@ -124,16 +129,21 @@ impl Context for PgTx {
             ControlFlow::Continue(connection) => connection,
         };
         for pause in retry::pauses() {
-            let session = match looked.take() {
-                Some(connection) => Session::begin_on(connection, store.inner().begin).await?,
-                None => Session::begin(store.pool(), store.inner().begin).await?,
+            let connection = match looked.take() {
+                Some(connection) => connection,
+                None => match store.inner().running.acquire(store.pool(), request).await? {
+                    ControlFlow::Continue(connection) => connection,
+                    ControlFlow::Break(kind) => return Ok(Claimed::Refuse(kind)),
+                },
             };
+            let session = Session::begin_on(connection, store, store.inner().begin).await?;
             let mut tx = Self { store: store.clone(), session: Some(session), run: None, began: None };
             let claim = Claim::random()?;
             match tx.try_claim(request, claim).await? {
                 Tried::Run => {
                     tx.session().mark().await.map_err(into_idem_error)?;
-                    tx.run = Some(Run { request: request.clone(), claim, began: Instant::now() });
+                    let entered = store.inner().running.enter(request, State::Transaction);
+                    tx.run = Some(Run { request: request.clone(), claim, began: Instant::now(), _entered: entered });
                     return Ok(Claimed::Run(tx));
                 }
                 Tried::Replay(reply) => return Ok(Claimed::Replay(reply)),
@@ -162,12 +172,8 @@ impl Context for PgTx {
     }
 
     async fn release(mut self) -> Result<(), Error> {
-        if let Ok(false) = self.holds().await {
-            return Err(self.ended().await);
-        }
-        self.run = None;
-        self.take_session().rollback().await;
-        Ok(())
+        let (session, run) = (self.take_session(), self.take_run());
+        settle::released(&self.store, abandon(self.store.clone(), session, run)).await
     }
 
     async fn begin_unrecorded(store: &PgStore) -> Result<Self, Error> {
@@ -189,8 +195,8 @@ impl Transaction for PgTx {
     async fn end(mut self, disposition: Disposition) -> Result<(), Error> {
         let deadline = self.store.inner().commit_deadline;
         if disposition != Disposition::Commit {
-            self.take_session().rollback().await;
-            return Ok(());
+            let session = self.take_session();
+            return settle::released(&self.store, async { Ok(session.rollback().await) }).await;
         }
         // COMMIT reports success even for a transaction that failed or has ended. This statement fails then.
         self.session().check().await.map_err(into_idem_error)?;
@@ -208,7 +214,7 @@ impl PgTx {
     }
 
     pub(super) async fn open_by(store: &PgStore, begin: Begin) -> Result<Self, Error> {
-        let session = Session::begin(&store.inner().pool, begin).await?;
+        let session = Session::begin(store, begin).await?;
         Ok(Self { store: store.clone(), session: Some(session), run: None, began: None })
     }
 
@@ -222,16 +228,29 @@ impl PgTx {
         if !inner.recent.contains(&request.identity.digest()) {
             return Ok(ControlFlow::Continue(None));
         }
+        let mut connection = match inner.running.acquire(&inner.pool, request).await? {
+            ControlFlow::Continue(connection) => connection,
+            ControlFlow::Break(kind) => return Ok(ControlFlow::Break(Claimed::Refuse(kind))),
+        };
         // A pooler in transaction mode needs a transaction around the statement. Without a pooler, a single statement
         // is a transaction by itself.
         let (found, connection) = if inner.unnamed_statements {
-            let mut session = Session::begin(&inner.pool, inner.begin).await?;
-            let records = inner.records(session.connection()).await?;
-            (Some(records.find(session.connection(), &request.identity).await?), None)
+            let mut session = Session::begin_on(connection, store, inner.begin).await?;
+            let records = inner.records(&mut session.in_time()).await?;
+            (Some(records.find(&mut session.in_time(), &request.identity).await?), None)
         } else {
-            let mut connection = inner.pool.acquire().await.map_err(not_begun)?;
-            let records = inner.records(&mut connection).await?;
-            (records.find_alone(&mut connection, &request.identity).await?, Some(connection))
+            let mut is_silent = false;
+            let found = async {
+                let in_time = &mut InTime::new(&mut connection, inner.statement_deadline, &mut is_silent);
+                let records = inner.records(in_time).await?;
+                records.find_alone(in_time, &request.identity).await
+            };
+            let found = found.await;
+            if is_silent {
+                drop(connection.detach());
+                return Err(found.err().unwrap_or_else(|| Error::new(Kind::StoreUnavailable)));
+            }
+            (found?, Some(connection))
         };
         // A record found inside a transaction that an earlier user left open decides nothing. The next BEGIN on the
         // connection ends that transaction.
@@ -246,7 +265,7 @@ impl PgTx {
     /// Claims the request in this transaction, or says why not.
     async fn try_claim(&mut self, request: &Request, claim: Claim) -> Result<Tried, Error> {
         let records = self.records().await?;
-        match records.insert(self, request, claim).await {
+        match records.insert(&mut self.in_time(), request, claim).await {
             Ok(true) => Ok(Tried::Run),
             // In a box, like every rare path: the future of a usual run does not grow by it.
             Ok(false) => Box::pin(self.contest(request, claim)).await,
@@ -263,7 +282,7 @@ impl PgTx {
         let records = self.records().await?;
         // Under a stricter isolation level this snapshot may be older than the record that is in the way. Then the key
         // seems to be free, and the claim is tried again.
-        let (record, now, holder) = match records.find_or_holder(self, request).await {
+        let (record, now, holder) = match records.find_or_holder(&mut self.in_time(), request).await {
             Ok(found) => found,
             Err(error) if error.kind() == Kind::RetryLater => return Ok(Tried::Again),
             Err(error) => return Err(error),
@@ -277,7 +296,7 @@ impl PgTx {
                 Ok(Tried::Again)
             }
             (Decision::Replace(expired), Holder::Nobody) => {
-                match records.replace(self, request, claim, expired).await {
+                match records.replace(&mut self.in_time(), request, claim, expired).await {
                     Ok(true) => Ok(Tried::Run),
                     Ok(false) => Ok(Tried::Again),
                     Err(error) if is_serialization_failure(&error) => Ok(Tried::Again),
@@ -293,7 +312,7 @@ impl PgTx {
         let records = self.records().await?;
         // Under a stricter isolation level only a new transaction gets a new snapshot.
         self.session().restart().await.map_err(into_idem_error)?;
-        let (record, now) = records.find(self, &request.identity).await?;
+        let (record, now) = records.find(&mut self.in_time(), &request.identity).await?;
         Ok(match decide(record.as_ref(), request, now) {
             Decision::Replay(reply) => Tried::Replay(reply),
             Decision::Refuse(kind) => Tried::Refuse(kind),
@@ -308,7 +327,7 @@ impl PgTx {
         let elapsed = run.began.elapsed();
         let late = lateness(run.request.ttl, elapsed);
         let identity = &run.request.identity;
-        match records.complete(session.connection(), identity, run.claim, outcome, elapsed, late).await {
+        match records.complete(&mut session.in_time(), identity, run.claim, outcome, elapsed, late).await {
             Ok(true) => Ok(()),
             Ok(false) => Err(self.ended().await),
             Err(error) => {
@@ -338,12 +357,17 @@ impl PgTx {
 
     async fn records(&mut self) -> Result<Records, Error> {
         let session = self.session.as_mut().expect("a session until the run is settled");
-        self.store.inner().records(session.connection()).await
+        self.store.inner().records(&mut session.in_time()).await
     }
 
     pub(super) async fn leases(&mut self) -> Result<Leases, Error> {
         let session = self.session.as_mut().expect("a session until the run is settled");
-        self.store.inner().leases(session.connection()).await
+        self.store.inner().leases(&mut session.in_time()).await
+    }
+
+    /// The connection for the store's own statements.
+    pub(super) fn in_time(&mut self) -> InTime<'_> {
+        self.session().in_time()
     }
 
     /// In a task of its own: if the caller goes away now, the key must still be poisoned.

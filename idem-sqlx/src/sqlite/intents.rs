@@ -1,10 +1,11 @@
 //! What the flows ask of SQLite.
 
 use std::future::Future;
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use idem_core::store::{Abandoned, Claim, Entry, LeaseTerms, Outcome, Place, Record};
-use idem_core::{Error, Identity, Request};
+use idem_core::{Error, Identity, Kind, Request};
 
 use super::error::{has_no_savepoint, is_answer};
 use super::session::{Reader, Session};
@@ -13,6 +14,7 @@ use super::tx::SqliteTx;
 use crate::database::{CommitFailed, Database, Found, Leased, Over, Written};
 use crate::error::into_idem_error;
 use crate::migrations::Migration;
+use crate::running::Running;
 use crate::sweep::{Batch, Sweep};
 
 impl Database for SqliteStore {
@@ -23,12 +25,20 @@ impl Database for SqliteStore {
     /// A transaction has the write lock from its first statement on.
     const EXCLUSIVE: bool = true;
 
+    fn running(&self) -> &Running {
+        &self.inner().running
+    }
+
     fn commit_deadline(&self) -> Duration {
         self.inner().commit_deadline
     }
 
     async fn begin(&self) -> Result<Session, Error> {
         Session::begin(self.pool()).await
+    }
+
+    async fn begin_renewal(&self) -> Result<Session, Error> {
+        Session::begin_on(self.inner().spare.acquire(self.pool()).await?).await
     }
 
     fn commit(&self, session: Session) -> impl Future<Output = Result<(), CommitFailed>> + Send + 'static {
@@ -66,10 +76,18 @@ impl Database for SqliteStore {
     }
 
     /// A step may hold the write lock for long. Reading a finished record does not need the lock.
-    async fn look(&self, identity: &Identity, _tries: usize) -> Result<(Reader, Option<Found>), Error> {
-        let mut reader = Reader::acquire(self.pool()).await?;
-        let found = self.inner().records.find_alone(&mut reader, identity).await?;
-        Ok((reader, Some(found)))
+    async fn look(
+        &self,
+        request: &Request,
+        _tries: usize,
+    ) -> Result<ControlFlow<Kind, (Reader, Option<Found>)>, Error> {
+        let connection = match self.inner().running.acquire(self.pool(), request).await? {
+            ControlFlow::Continue(connection) => connection,
+            ControlFlow::Break(kind) => return Ok(ControlFlow::Break(kind)),
+        };
+        let mut reader = Reader::on(connection);
+        let found = self.inner().records.find_alone(&mut reader, &request.identity).await?;
+        Ok(ControlFlow::Continue((reader, Some(found))))
     }
 
     async fn write(&self, look: Reader) -> Result<Session, Error> {

@@ -6,7 +6,6 @@ mod lease;
 mod leases;
 mod migrate;
 mod records;
-mod running;
 mod session;
 mod store;
 mod sweep;

@@ -121,7 +121,11 @@ pub struct Reader {
 
 impl Reader {
     pub(super) async fn acquire(pool: &SqlitePool) -> Result<Self, Error> {
-        Ok(Self { connection: Some(pool.acquire().await.map_err(not_begun)?), is_idle: true })
+        pool.acquire().await.map(Self::on).map_err(not_begun)
+    }
+
+    pub(super) fn on(connection: PoolConnection<Sqlite>) -> Self {
+        Self { connection: Some(connection), is_idle: true }
     }
 
     /// Runs a query that begins a transaction and rolls it back. [`alone`] makes such a query from a `SELECT`. All of

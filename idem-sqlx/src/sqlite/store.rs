@@ -4,11 +4,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use idem_core::store::{Runs, Store};
-use sqlx::SqlitePool;
+use idem_core::store::{DEFAULT_DEADLINE, Runs, Store};
+use sqlx::{Sqlite, SqlitePool};
 
 use super::records::Records;
-use super::running::Running;
+use crate::running::Running;
+use crate::spare::Spare;
 
 /// Keeps records in an SQLite file, beside the application's own tables.
 ///
@@ -42,8 +43,10 @@ pub(super) struct Inner {
     pub(super) pool: SqlitePool,
     pub(super) records: Records,
     pub(super) running: Running,
+    pub(super) spare: Spare<Sqlite>,
     pub(super) commit_deadline: Duration,
     reply_limit: usize,
+    deadline: Duration,
     runs: Runs,
 }
 
@@ -57,7 +60,12 @@ impl SqliteStore {
     /// A store over this pool, to be configured.
     #[must_use]
     pub fn builder(pool: SqlitePool) -> SqliteStoreBuilder {
-        SqliteStoreBuilder { pool, reply_limit: 1024 * 1024, commit_deadline: Duration::from_secs(10) }
+        SqliteStoreBuilder {
+            pool,
+            reply_limit: 1024 * 1024,
+            deadline: DEFAULT_DEADLINE,
+            commit_deadline: Duration::from_secs(10),
+        }
     }
 
     /// The pool.
@@ -87,6 +95,10 @@ impl Store for SqliteStore {
     fn runs(&self) -> &Runs {
         &self.0.runs
     }
+
+    fn deadline(&self) -> Duration {
+        self.0.deadline
+    }
 }
 
 impl fmt::Debug for SqliteStore {
@@ -100,6 +112,7 @@ impl fmt::Debug for SqliteStore {
 pub struct SqliteStoreBuilder {
     pool: SqlitePool,
     reply_limit: usize,
+    deadline: Duration,
     commit_deadline: Duration,
 }
 
@@ -110,6 +123,16 @@ impl SqliteStoreBuilder {
     #[must_use]
     pub fn reply_limit(mut self, bytes: usize) -> Self {
         self.reply_limit = bytes;
+        self
+    }
+
+    /// How long a run may take, unless its handler says otherwise by `deadline = "…"`. Default: 60 seconds.
+    ///
+    /// At its deadline the run is dropped and rolled back, its key is free, and its caller gets `deadline_exceeded`.
+    /// Without an end, a handler that hangs would keep all other writers waiting.
+    #[must_use]
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
         self
     }
 
@@ -128,8 +151,10 @@ impl SqliteStoreBuilder {
             pool: self.pool,
             records: Records,
             running: Running::default(),
+            spare: Spare::new(),
             commit_deadline: self.commit_deadline,
             reply_limit: self.reply_limit,
+            deadline: self.deadline,
             runs: Runs::default(),
         }))
     }

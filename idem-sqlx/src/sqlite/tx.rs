@@ -1,7 +1,7 @@
 //! The transactional context.
 
 use std::fmt;
-use std::ops::{Deref, DerefMut};
+use std::ops::{ControlFlow, Deref, DerefMut};
 use std::time::Instant;
 
 use futures_util::future::BoxFuture;
@@ -14,11 +14,11 @@ use sqlx::{Either, Execute, Executor, SqlStr, Sqlite};
 use tokio::runtime::Handle;
 
 use super::error::{has_no_savepoint, is_answer};
-use super::running::Entry;
 use super::session::{Reader, Session};
 use super::store::SqliteStore;
 use crate::database::CommitFailed;
 use crate::error::into_idem_error;
+use crate::running::Entered;
 use crate::settle::{self, find_out};
 
 /// The idempotency transaction on SQLite: what a handler gets as `tx: &mut SqliteTx`.
@@ -58,9 +58,9 @@ struct Run {
     request: Request,
     claim: Claim,
     began: Instant,
-    /// Other requests of this process see the run until this entry is dropped, which is after the end of its
+    /// Other requests of this process see the run until this is dropped, which is after the end of its
     /// transaction.
-    _entry: Entry,
+    _entered: Entered,
 }
 
 /// The outcome of one try to claim.
@@ -113,16 +113,17 @@ impl Context for SqliteTx {
     type Store = SqliteStore;
 
     async fn claim(store: &SqliteStore, request: &Request) -> Result<Claimed<Self>, Error> {
-        if let Some(kind) = store.inner().running.find(request) {
-            return Ok(Claimed::Refuse(kind));
-        }
+        let connection = match store.inner().running.acquire(store.pool(), request).await? {
+            ControlFlow::Continue(connection) => connection,
+            ControlFlow::Break(kind) => return Ok(Claimed::Refuse(kind)),
+        };
         // A handler may hold the write lock for long. Reading a finished record does not need the lock.
-        let mut reader = Reader::acquire(&store.inner().pool).await?;
+        let mut reader = Reader::on(connection);
         if let Some(begun) = Self::look_up(store, &mut reader, request).await? {
             return Ok(begun);
         }
-        let entry = match store.inner().running.enter(request) {
-            Ok(entry) => entry,
+        let entered = match store.inner().running.enter_claiming(request) {
+            Ok(entered) => entered,
             Err(kind) => return Ok(Claimed::Refuse(kind)),
         };
         let session = reader.begin().await?;
@@ -130,8 +131,8 @@ impl Context for SqliteTx {
         let claim = Claim::random()?;
         match tx.try_claim(request, claim).await? {
             Tried::Run => {
-                entry.won();
-                tx.run = Some(Run { request: request.clone(), claim, began: Instant::now(), _entry: entry });
+                entered.won();
+                tx.run = Some(Run { request: request.clone(), claim, began: Instant::now(), _entered: entered });
                 Ok(Claimed::Run(tx))
             }
             Tried::Replay(reply) => Ok(Claimed::Replay(reply)),
@@ -159,13 +160,8 @@ impl Context for SqliteTx {
     }
 
     async fn release(mut self) -> Result<(), Error> {
-        if let Ok(false) = self.holds().await {
-            return Err(self.ended().await);
-        }
-        let run = self.take_run();
-        self.take_session().rollback().await;
-        drop(run);
-        Ok(())
+        let (session, run) = (self.take_session(), self.take_run());
+        settle::released(&self.store, abandon(self.store.clone(), session, run)).await
     }
 
     async fn begin_unrecorded(store: &SqliteStore) -> Result<Self, Error> {
@@ -186,8 +182,8 @@ impl Transaction for SqliteTx {
 
     async fn end(mut self, disposition: Disposition) -> Result<(), Error> {
         if disposition != Disposition::Commit {
-            self.take_session().rollback().await;
-            return Ok(());
+            let session = self.take_session();
+            return settle::released(&self.store, async { Ok(session.rollback().await) }).await;
         }
         self.session().check().await.map_err(|error| Error::new(Kind::TransactionEnded).caused_by(error))?;
         match self.take_session().commit().await {

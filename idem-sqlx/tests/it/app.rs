@@ -87,7 +87,7 @@ pub struct Event {
 }
 
 macro_rules! application {
-    ($module:ident, $Store:ident, $Tx:ident) => {
+    ($module:ident, $Store:ident, $Tx:ident, $slow:literal) => {
         pub mod $module {
             use axum::body::Body;
             use axum::extract::{DefaultBodyLimit, FromRef, State};
@@ -133,6 +133,7 @@ macro_rules! application {
                     .route("/x-key", post(x_key))
                     .route("/event", post(event))
                     .route("/short", post(short))
+                    .route("/brief", any(brief))
                     .route("/part", any(part))
                     .route("/part/{id}", any(part))
                     .route("/nothing", any(nothing))
@@ -206,6 +207,11 @@ macro_rules! application {
                 perform(&app, tx, &user, &command.act).await
             }
 
+            #[idempotent(scope = user, deadline = "400ms", missing_key = run)]
+            async fn brief(user: User, State(app): State<App>, tx: &mut $Tx, Json(command): Json<Command>) -> Response {
+                perform(&app, tx, &user, &command.act).await
+            }
+
             #[idempotent(scope = user, fingerprint = command.act)]
             async fn part(user: User, State(app): State<App>, tx: &mut $Tx, Json(command): Json<Command>) -> Response {
                 perform(&app, tx, &user, &command.act).await
@@ -270,6 +276,17 @@ macro_rules! application {
                     "wait_and_fail" => {
                         app.gauge.pass().await;
                         StatusCode::BAD_GATEWAY.into_response()
+                    }
+                    "hang" => std::future::pending().await,
+                    "endless_body" => {
+                        Body::from_stream(futures_util::stream::pending::<Result<&str, std::io::Error>>())
+                            .into_response()
+                    }
+                    "impatient" => {
+                        let slow = sqlx::raw_sql($slow).execute(&mut **tx);
+                        let limit = std::time::Duration::from_millis(200);
+                        tokio::time::timeout(limit, slow).await.expect_err("it is slow");
+                        StatusCode::GATEWAY_TIMEOUT.into_response()
                     }
                     "slow" => {
                         // A noticeable part of two seconds.
@@ -431,5 +448,10 @@ macro_rules! application {
     };
 }
 
-application!(postgres, PgStore, PgTx);
-application!(sqlite, SqliteStore, SqliteTx);
+application!(postgres, PgStore, PgTx, "SELECT pg_sleep(4)");
+application!(
+    sqlite,
+    SqliteStore,
+    SqliteTx,
+    "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 8000000) SELECT count(*) FROM n"
+);

@@ -252,15 +252,16 @@ both! {
         let run = steps::reject(&store, "k", &script);
         let other = async {
             script.until_entered("charge").await;
-            // By the database nobody else has the lease, and everything could still be written.
-            let only = store.pool().acquire().await.expect("the only connection");
+            // By the database nobody else has the lease.
+            db.refuse_completions("no renewal").await;
             eventually("the run is given up", async || !script.is_hanging()).await;
-            drop(only);
+            db.refuse_no_completions().await;
         };
         let (result, ()) = in_time(async { tokio::join!(run, other) }).await;
         assert_eq!(result.expect_err("lost").0, "lease_lost");
         assert_eq!(db.number("SELECT count(*) FROM idem_records WHERE completed_at IS NOT NULL").await, 0);
-        assert_eq!(steps::reject(&store, "k", &script).await.expect("the lease was given back"), paid());
+        end_leases(&db).await;
+        assert_eq!(steps::reject(&store, "k", &script).await.expect("it goes on"), paid());
         assert_eq!((script.attempts(), script.times("reserve"), db.effects().await), (vec![1, 2], 1, 2));
     }
 }

@@ -155,6 +155,28 @@ macro_rules! handlers {
                 run(steps, script).await
             }
 
+            /// Its deadline is the store's.
+            #[idempotent(key = id, scope = "test", operation = "steps.in_time", fingerprint = id, lease = "2s")]
+            pub async fn pay_in_time(steps: &mut $Steps, id: &str, script: &Script) -> Result<Paid, Failed> {
+                run(steps, script).await
+            }
+
+            /// Gives a slow statement up, in a step or in the last writes, and fails.
+            #[idempotent(key = id, scope = "test", operation = "steps.impatient", fingerprint = id)]
+            pub async fn pay_impatiently(
+                steps: &mut $Steps,
+                id: &str,
+                last: bool,
+                slow: &'static str,
+            ) -> Result<(), Failed> {
+                let slowly = async |tx: &mut $Tx| {
+                    let slow = sqlx::raw_sql(slow).execute(&mut **tx);
+                    let limit = std::time::Duration::from_millis(200);
+                    tokio::time::timeout(limit, slow).await.map(|_| ()).map_err(|_| Failed::Told)
+                };
+                if last { steps.finish(slowly).await } else { steps.transaction("slow", slowly).await }
+            }
+
             /// Its records are kept for less time than its lease lasts.
             #[idempotent(
                 key = id, scope = scope, ttl = "1s", operation = "steps.short", fingerprint = order, lease = "30s"

@@ -89,6 +89,7 @@ macro_rules! functions {
                 note(tx, &event.act).await;
                 match event.act.as_str() {
                     "wait" => gauge.pass().await,
+                    "hang" => std::future::pending().await,
                     "broken" => {
                         let broken = tx.execute("INSERT INTO effects VALUES (NULL, NULL)").await;
                         assert!(broken.is_err());

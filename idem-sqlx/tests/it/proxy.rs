@@ -1,7 +1,7 @@
-//! A connection to Postgres that can be cut, or held, at a COMMIT.
+//! A connection to Postgres that can be cut, held or silenced, at a COMMIT or at any message.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 
 use sqlx::postgres::PgConnectOptions;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -33,14 +33,16 @@ pub struct Proxy {
     pass: Arc<AtomicUsize>,
     struck: Arc<AtomicUsize>,
     held: Arc<Notify>,
+    /// Whether every message of a client counts, and not only a COMMIT.
+    counts_all: Arc<AtomicBool>,
 }
 
 impl Proxy {
     pub async fn before(server: &PgConnectOptions) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let port = listener.local_addr().expect("an address").port();
-        let (fault, pass, struck, held) = Default::default();
-        let proxy = Self { port, fault, pass, struck, held };
+        let (fault, pass, struck, held, counts_all) = Default::default();
+        let proxy = Self { port, fault, pass, struck, held, counts_all };
         let target = format!("{}:{}", server.get_host(), server.get_port());
         let passing = proxy.clone();
         tokio::spawn(async move {
@@ -60,8 +62,15 @@ impl Proxy {
         self.at_commit(0, fault);
     }
 
+    /// Strikes when so many messages have passed, of whatever kind.
+    pub fn at_message(&self, pass: usize, fault: Fault) {
+        self.at_commit(pass, fault);
+        self.counts_all.store(true, Ordering::SeqCst);
+    }
+
     /// Strikes when so many have passed.
     pub fn at_commit(&self, pass: usize, fault: Fault) {
+        self.counts_all.store(false, Ordering::SeqCst);
         self.pass.store(pass, Ordering::SeqCst);
         self.fault.store(fault as u8, Ordering::SeqCst);
     }
@@ -79,18 +88,26 @@ impl Proxy {
     async fn pass(self, client: TcpStream, server: TcpStream) {
         let (from_client, to_client) = client.into_split();
         let (from_server, to_server) = server.into_split();
-        let answers = tokio::spawn(copy(from_server, to_client));
-        self.requests(from_client, to_server, &answers).await;
+        let silence = Arc::new(Notify::new());
+        let answers = tokio::spawn(copy(from_server, to_client, Arc::clone(&silence)));
+        self.requests(from_client, to_server, &answers, &silence).await;
         answers.abort();
     }
 
-    async fn requests(&self, mut from: OwnedReadHalf, mut to: OwnedWriteHalf, answers: &tokio::task::JoinHandle<()>) {
+    async fn requests(
+        &self,
+        mut from: OwnedReadHalf,
+        mut to: OwnedWriteHalf,
+        answers: &tokio::task::JoinHandle<()>,
+        silence: &Notify,
+    ) {
         let mut buffer = vec![0; 64 * 1024];
         loop {
             let Ok(length @ 1..) = from.read(&mut buffer).await else { return };
             let sent = &buffer[..length];
             // A simple query, as sqlx sends it: alone in its packet.
-            if sent.windows(8).any(|bytes| bytes == b"\x0bCOMMIT\0") {
+            let counts = self.counts_all.load(Ordering::SeqCst);
+            if counts || sent.windows(8).any(|bytes| bytes == b"\x0bCOMMIT\0") {
                 let passes = self.pass.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
                 let fault = if passes.is_ok() {
                     Fault::None as u8
@@ -103,7 +120,11 @@ impl Proxy {
                 if fault == Fault::Hold as u8 {
                     self.held.notified().await;
                 } else if fault != Fault::None as u8 {
-                    answers.abort();
+                    if fault == Fault::Hang as u8 {
+                        silence.notify_one();
+                    } else {
+                        answers.abort();
+                    }
                     if fault != Fault::CutBefore as u8 {
                         let _gone = to.write_all(sent).await;
                     }
@@ -121,6 +142,11 @@ impl Proxy {
     }
 }
 
-async fn copy(mut from: OwnedReadHalf, mut to: OwnedWriteHalf) {
-    let _ended = tokio::io::copy(&mut from, &mut to).await;
+/// Passes the answers on. Silent, it passes nothing on, and keeps the connection open.
+async fn copy(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, silence: Arc<Notify>) {
+    tokio::select! {
+        biased;
+        () = silence.notified() => std::future::pending().await,
+        _ended = tokio::io::copy(&mut from, &mut to) => {}
+    }
 }

@@ -126,6 +126,9 @@ pub trait Database: Sized {
     /// Makes every completion fail with these words and a code that means nothing to the store.
     async fn refuse_completions(&self, words: &str);
 
+    /// Lets them succeed again.
+    async fn refuse_no_completions(&self);
+
     /// Makes every record of a step fail, or no more.
     async fn refuse_steps(&self, refuse: bool);
 
@@ -301,6 +304,10 @@ impl Database for Postgres {
         .await;
     }
 
+    async fn refuse_no_completions(&self) {
+        self.execute("DROP TRIGGER refuse ON idem_records").await;
+    }
+
     async fn refuse_steps(&self, refuse: bool) {
         let refusing = "CREATE OR REPLACE FUNCTION refuse_step() RETURNS trigger LANGUAGE plpgsql AS
             $$ BEGIN RAISE EXCEPTION 'no step'; END $$;
@@ -454,6 +461,10 @@ impl Database for Sqlite {
             CREATE TRIGGER refuse BEFORE UPDATE ON idem_records BEGIN SELECT RAISE(ABORT, '{words}'); END"
         ))
         .await;
+    }
+
+    async fn refuse_no_completions(&self) {
+        self.execute("DROP TRIGGER refuse").await;
     }
 
     async fn refuse_steps(&self, refuse: bool) {

@@ -1,0 +1,96 @@
+//! A connection whose statements have to be answered in time.
+
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::{self, BoxStream};
+use sqlx::postgres::{PgConnection, PgQueryResult, PgRow, PgStatement, PgTypeInfo};
+use sqlx::{Either, Execute, Executor, Postgres, SqlStr};
+use tokio::time::{Instant, timeout_at};
+
+/// The store's own statements go through this executor. A handler's statements do not: they end with its run.
+///
+/// A network can fall silent without closing a connection. Without a keepalive nobody learns of it for hours, and the
+/// caller would wait as long. A statement without an answer in time fails as a lost connection does.
+pub(super) struct InTime<'c> {
+    connection: &'c mut PgConnection,
+    limit: Duration,
+    is_silent: &'c mut bool,
+}
+
+impl<'c> InTime<'c> {
+    /// Sets `is_silent` if a statement got no answer in time. The connection must be closed then: its answer may come
+    /// later.
+    pub(super) fn new(connection: &'c mut PgConnection, limit: Duration, is_silent: &'c mut bool) -> Self {
+        Self { connection, limit, is_silent }
+    }
+}
+
+impl fmt::Debug for InTime<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("InTime").field("limit", &self.limit).finish_non_exhaustive()
+    }
+}
+
+impl<'c> Executor<'c> for &'c mut InTime<'_> {
+    type Database = Postgres;
+
+    fn fetch_many<'e, 'q: 'e, E>(self, query: E) -> BoxStream<'e, sqlx::Result<Either<PgQueryResult, PgRow>>>
+    where
+        'c: 'e,
+        E: 'q + Execute<'q, Postgres>,
+    {
+        let end = Instant::now() + self.limit;
+        let (rows, is_silent) = (self.connection.fetch_many(query), &mut *self.is_silent);
+        stream::unfold((rows, is_silent), move |(mut rows, is_silent)| async move {
+            if *is_silent {
+                return None;
+            }
+            match timeout_at(end, rows.next()).await {
+                Ok(row) => row.map(|row| (row, (rows, is_silent))),
+                Err(_elapsed) => {
+                    *is_silent = true;
+                    Some((Err(no_answer()), (rows, is_silent)))
+                }
+            }
+        })
+        .boxed()
+    }
+
+    fn fetch_optional<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, sqlx::Result<Option<PgRow>>>
+    where
+        'c: 'e,
+        E: 'q + Execute<'q, Postgres>,
+    {
+        let end = Instant::now() + self.limit;
+        Box::pin(async move {
+            let row = timeout_at(end, self.connection.fetch_optional(query)).await;
+            row.unwrap_or_else(|_elapsed| {
+                *self.is_silent = true;
+                Err(no_answer())
+            })
+        })
+    }
+
+    fn prepare_with<'e>(self, sql: SqlStr, parameters: &'e [PgTypeInfo]) -> BoxFuture<'e, sqlx::Result<PgStatement>>
+    where
+        'c: 'e,
+    {
+        self.connection.prepare_with(sql, parameters)
+    }
+
+    fn describe<'e>(self, sql: SqlStr) -> BoxFuture<'e, sqlx::Result<sqlx::Describe<Postgres>>>
+    where
+        'c: 'e,
+    {
+        self.connection.describe(sql)
+    }
+}
+
+/// The error of a statement without an answer in time. For the caller it is a lost connection.
+pub(super) fn no_answer() -> sqlx::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "no answer from the database in time").into()
+}

@@ -1,0 +1,157 @@
+//! The runs of this process, by identity.
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use idem_core::{Error, Fingerprint, Kind, Request};
+use sqlx::Pool;
+use sqlx::pool::PoolConnection;
+use tokio::time::timeout;
+
+use crate::error::not_begun;
+
+/// How often a request that waits for a connection looks whether another request has begun to run for it.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Answers duplicates without a connection, which the run that they duplicate may hold, and on SQLite without the write
+/// lock (rule 30a).
+///
+/// This table only spares that wait. The primary key decides which request runs, as it must for other processes.
+#[derive(Debug, Clone, Default)]
+pub struct Running(Arc<Mutex<Table>>);
+
+#[derive(Debug, Default)]
+struct Table {
+    places: HashMap<Digest, Place>,
+    entered: u64,
+}
+
+/// The digest of an identity.
+type Digest = [u8; 32];
+
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    fingerprint: Fingerprint,
+    state: State,
+    /// Tells the entry of this place from a later one of the same identity.
+    number: u64,
+}
+
+/// What is known of an entered request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    /// It is about to ask the primary key. Another process may be running the key.
+    Claiming,
+    /// It runs in one transaction. No other run can begin before that transaction has ended.
+    Transaction,
+    /// It runs leased. Another process takes over once the lease has ended, and only the database knows when.
+    Leased,
+}
+
+impl Running {
+    /// What the active run means for the request, if the primary key has confirmed that run. A leased run is not
+    /// regarded.
+    pub(crate) fn find(&self, request: &Request) -> Option<Kind> {
+        self.place(request).filter(|place| place.state == State::Transaction).map(|place| place.means(request))
+    }
+
+    /// What the active run means for a request that cannot ask the database.
+    fn find_unasked(&self, request: &Request) -> Option<Kind> {
+        self.place(request).filter(|place| place.state != State::Claiming).map(|place| place.means(request))
+    }
+
+    /// Enters the request until the returned entry is dropped, or returns what the entered request means for it. A
+    /// leased run means nothing: its lease may have ended, and its record expired.
+    #[cfg(feature = "sqlite")]
+    pub(crate) fn enter_claiming(&self, request: &Request) -> Result<Entered, Kind> {
+        let digest = request.identity.digest();
+        let mut table = self.table();
+        match table.places.get(&digest).filter(|place| place.state != State::Leased) {
+            Some(place) => Err(place.means(request)),
+            None => Ok(self.entry(&mut table, digest, request.fingerprint, State::Claiming)),
+        }
+    }
+
+    /// Enters a request that the primary key has let run, until the returned entry is dropped.
+    pub(crate) fn enter(&self, request: &Request, state: State) -> Entered {
+        self.entry(&mut self.table(), request.identity.digest(), request.fingerprint, state)
+    }
+
+    fn entry(&self, table: &mut Table, digest: Digest, fingerprint: Fingerprint, state: State) -> Entered {
+        table.entered += 1;
+        let number = table.entered;
+        table.places.insert(digest, Place { fingerprint, state, number });
+        Entered { running: self.clone(), digest, number }
+    }
+
+    fn place(&self, request: &Request) -> Option<Place> {
+        let table = self.table();
+        if table.places.is_empty() { None } else { table.places.get(&request.identity.digest()).copied() }
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        // No code panics half way through a change of the table.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A connection for the request, or what an active run of this process means for it.
+    ///
+    /// A leased run answers only if the pool is exhausted: otherwise the database does, which alone knows whether the
+    /// lease has ended.
+    pub(crate) async fn acquire<DB: sqlx::Database>(
+        &self,
+        pool: &Pool<DB>,
+        request: &Request,
+    ) -> Result<ControlFlow<Kind, PoolConnection<DB>>, Error> {
+        let mut acquiring = pin!(pool.acquire());
+        loop {
+            let is_exhausted = pool.num_idle() == 0 && pool.size() >= pool.options().get_max_connections();
+            let found = if is_exhausted { self.find_unasked(request) } else { self.find(request) };
+            if let Some(kind) = found {
+                return Ok(ControlFlow::Break(kind));
+            }
+            // A run of this request may begin while this one waits.
+            if let Ok(acquired) = timeout(LOOK, &mut acquiring).await {
+                return acquired.map(ControlFlow::Continue).map_err(not_begun);
+            }
+        }
+    }
+}
+
+impl Place {
+    fn means(&self, request: &Request) -> Kind {
+        // A request that is claiming may be about to lose to a record with this request's own reply.
+        let is_confirmed = self.state != State::Claiming;
+        if is_confirmed && self.fingerprint != request.fingerprint { Kind::KeyReused } else { Kind::KeyInFlight }
+    }
+}
+
+/// The run is active until the entry is dropped.
+#[derive(Debug)]
+pub(crate) struct Entered {
+    running: Running,
+    digest: Digest,
+    number: u64,
+}
+
+impl Entered {
+    /// Notes that the primary key has let this request run.
+    #[cfg(feature = "sqlite")]
+    pub(crate) fn won(&self) {
+        if let Some(place) = self.running.table().places.get_mut(&self.digest) {
+            place.state = State::Transaction;
+        }
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        let mut table = self.running.table();
+        if table.places.get(&self.digest).is_some_and(|place| place.number == self.number) {
+            table.places.remove(&self.digest);
+        }
+    }
+}

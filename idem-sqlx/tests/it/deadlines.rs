@@ -1,0 +1,174 @@
+//! Rules 12a and 12b: every run has an end, and nobody waits behind a busy connection.
+
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use http::Method;
+use idem_core::Kind;
+use idem_core::store::{Context, Store};
+
+use crate::app::Gauge;
+use crate::client::{Answer, Call, eventually};
+use crate::orders::Refused;
+use crate::pay::kind;
+use crate::plain::{Event, Failed};
+use crate::script::{Act, Script};
+use crate::support::{Database, Postgres, Sqlite};
+
+/// The deadline of the stores in these tests, and of `/brief`.
+const DEADLINE: Duration = Duration::from_millis(400);
+
+/// What takes so long has waited for something else than a deadline.
+const TOO_LONG: Duration = Duration::from_secs(3);
+
+async fn promptly<T>(what: &str, work: impl Future<Output = T>) -> T {
+    let began = Instant::now();
+    let done = tokio::time::timeout(Duration::from_secs(30), work).await.expect(what);
+    assert!(began.elapsed() < TOO_LONG, "{what} took {:?}", began.elapsed());
+    done
+}
+
+/// Sends the call in a task of its own, as a server would.
+fn start(call: &Call, app: &Router) -> tokio::task::JoinHandle<Answer> {
+    let (call, app) = (call.clone(), app.clone());
+    tokio::spawn(async move { call.send(&app).await })
+}
+
+trait Brief: Database {
+    /// A store of two connections whose runs have a deadline.
+    async fn brief(&self) -> <Self::Tx as Context>::Store;
+
+    /// The database's time, in SQL.
+    const TIME: &str;
+
+    /// A statement of some seconds.
+    const SLOW: &'static str;
+}
+
+/// Lets the next attempt begin at once.
+async fn let_begin<D: Database>(db: &D) {
+    db.execute("UPDATE idem_records SET lease_until = created_at WHERE lease_until IS NOT NULL").await;
+}
+
+impl Brief for Postgres {
+    const TIME: &str = "now()";
+
+    const SLOW: &'static str = "SELECT pg_sleep(4)";
+
+    async fn brief(&self) -> idem_sqlx::PgStore {
+        self.builder(2).await.deadline(DEADLINE).build()
+    }
+}
+
+impl Brief for Sqlite {
+    const TIME: &str = "CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER)";
+
+    const SLOW: &'static str =
+        "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 8000000) SELECT count(*) FROM n";
+
+    async fn brief(&self) -> idem_sqlx::SqliteStore {
+        self.builder(2).await.deadline(DEADLINE).build()
+    }
+}
+
+both! {
+    async fn r12a_a_run_ends_at_its_deadline(db) {
+        let store = db.store(1).await;
+        let (app, gauge) = db.app_over(store.clone());
+        for call in [Call::to("/brief", "hang"), Call::to("/brief", "hang").without("idempotency-key"), Call::to("/brief", "endless_body")] {
+            let answer = promptly("the answer", call.send(&app)).await;
+            answer.expect(503, "deadline_exceeded");
+            assert_eq!(answer.headers["retry-after"], "1");
+            assert_eq!((db.effects().await, db.records().await), (0, 0));
+        }
+        // The key is free.
+        Call::to("/brief", "insert").send(&app).await.expect_fresh(201);
+        assert_eq!((gauge.entered(), db.effects().await), (4, 1));
+        promptly("the drain", store.drain()).await;
+        assert!(D::is_idle(&store).await);
+    }
+
+    async fn r12a_a_run_ends_at_the_deadline_of_its_store(db) {
+        let store = db.brief().await;
+        let (app, gauge) = db.app_over(store.clone());
+        promptly("a recorded run", Call::act("hang").send(&app)).await.expect(503, "deadline_exceeded");
+        let unrecorded = Call::act("hang").method(Method::GET);
+        promptly("an unrecorded run", unrecorded.send(&app)).await.expect(503, "deadline_exceeded");
+        let function = Gauge::new();
+        for event in [Event::of("k", "hang"), Event::of("final", "hang")] {
+            let ended = promptly("a function", functions::reject(&function, &store, &event)).await;
+            assert!(matches!(ended, Err(Failed::Idem(Kind::DeadlineExceeded))), "{ended:?}");
+        }
+        assert_eq!((gauge.entered(), function.entered(), db.effects().await, db.records().await), (2, 2, 0, 0));
+        functions::reject(&function, &store, &Event::of("k", "insert")).await.expect("the key is free");
+        promptly("the drain", store.drain()).await;
+    }
+
+    async fn r12a_a_leased_run_ends_at_its_deadline_and_is_no_longer_renewed(db) {
+        let (store, script) = (db.brief().await, Script::default());
+        for (step, act) in [("reserve", Act::Hang), ("charge", Act::Hang), ("confirm", Act::Hang)] {
+            script.act(step, act);
+            let ended = promptly(step, steps::pay_in_time(&store, "k", &script)).await;
+            assert_eq!(kind(&ended), Some(Kind::DeadlineExceeded), "{step}: {ended:?}");
+            promptly("the drain", store.drain()).await;
+            let held = "SELECT count(*) FROM idem_records WHERE lease_until > ";
+            assert_eq!(db.number(&format!("{held} {}", D::TIME)).await, 0, "{step}");
+            let_begin(&db).await;
+        }
+        steps::pay_in_time(&store, "k", &script).await.expect("the retry goes on");
+        assert_eq!((script.times("reserve"), script.times("charge"), db.effects().await), (2, 2, 2));
+    }
+
+    async fn r12a_an_undo_that_hangs_ends_at_the_deadline(db) {
+        let (store, script) = (db.brief().await, std::sync::Arc::new(Script::default()));
+        script.act("undo charge", Act::Hang);
+        let ended = promptly("the rejection", orders::order(&store, "k", true, &script)).await;
+        assert_eq!(ended, Err(Refused::Idem("deadline_exceeded".to_owned())));
+        promptly("the drain", store.drain()).await;
+        let_begin(&db).await;
+        assert_eq!(orders::order(&store, "k", true, &script).await, Err(Refused::Declined));
+    }
+
+    async fn r12a_a_run_whose_client_has_hung_up_ends_too(db) {
+        let store = db.store(1).await;
+        let (app, gauge) = db.app_over(store.clone());
+        let run = start(&Call::to("/brief", "hang"), &app);
+        eventually("it runs", async || gauge.entered() == 1).await;
+        run.abort();
+        assert!(run.await.expect_err("aborted").is_cancelled());
+        promptly("the drain", store.drain()).await;
+        assert_eq!((store.runs().count(), db.effects().await), (0, 0));
+        Call::to("/brief", "insert").send(&app).await.expect_fresh(201);
+    }
+
+    async fn r12b_a_handlers_own_timeout_is_kept(db) {
+        let store = db.store(1).await;
+        let (app, gauge) = db.app_over(store.clone());
+        for call in [Call::act("impatient"), Call::act("impatient").method(Method::GET)] {
+            let began = Instant::now();
+            let answer = call.send(&app).await;
+            assert_eq!(answer.status, 504, "{answer:?}");
+            assert!(began.elapsed() < Duration::from_millis(1200), "the answer took {:?}", began.elapsed());
+            // The connection is busy, and the run is counted until it is not.
+            assert_eq!(store.runs().count(), 1);
+            store.drain().await;
+        }
+        assert_eq!((gauge.entered(), db.effects().await, db.records().await), (2, 0, 0));
+        assert!(D::is_idle(&store).await);
+        Call::act("insert").send(&app).await.expect_fresh(201);
+    }
+
+    async fn r12b_a_leased_handlers_own_timeout_is_kept(db) {
+        let store = db.store(2).await;
+        for last in [false, true] {
+            let began = Instant::now();
+            let ended = steps::pay_impatiently(&store, "k", last, D::SLOW).await;
+            assert_eq!(kind(&ended), None, "its own failure: {ended:?}");
+            assert!(ended.is_err() && began.elapsed() < Duration::from_millis(1200), "{:?}: {ended:?}", began.elapsed());
+            store.drain().await;
+            assert!(D::is_idle(&store).await);
+            let_begin(&db).await;
+        }
+        assert_eq!(db.effects().await, 0);
+    }
+}

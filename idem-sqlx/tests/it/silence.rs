@@ -1,0 +1,167 @@
+//! A connection that falls silent in the middle of a statement, without being closed.
+
+use std::time::{Duration, Instant};
+
+use idem_core::observe;
+use idem_sqlx::{PgStore, Sweep};
+use sqlx::postgres::PgPoolOptions;
+
+use crate::app::Gauge;
+use crate::client::{Call, eventually};
+use crate::pay::{paid, postgres_steps};
+use crate::plain::{Event, postgres_functions};
+use crate::proxy::{Fault, Proxy};
+use crate::script::{Act, Script};
+use crate::support::{Database, Postgres};
+
+const DEADLINE: Duration = Duration::from_millis(300);
+
+/// For each: a claim, its completion, its COMMIT, and a look-up behind that, with a connection to be opened for it.
+const AT_MOST: Duration = Duration::from_secs(3);
+
+/// A store of one connection behind the proxy.
+async fn behind(proxy: &Proxy, db: &Postgres) -> PgStore {
+    let options = db.options().host("127.0.0.1").port(proxy.port());
+    let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(DEADLINE).connect_with(options);
+    let builder = PgStore::builder(pool.await.expect("a pool")).statement_deadline(DEADLINE).commit_deadline(DEADLINE);
+    // A handler's own statement ends with its run.
+    builder.deadline(2 * DEADLINE).build()
+}
+
+/// Each message of the work falls silent once, by itself. Returns how many there were.
+async fn each_message(
+    db: &Postgres,
+    mut work: impl AsyncFnMut(&PgStore, usize) -> bool,
+    mut then: impl AsyncFnMut(usize, bool),
+) -> usize {
+    let proxy = Proxy::before(&db.options()).await;
+    for messages in 0.. {
+        let through = behind(&proxy, db).await;
+        // Its tables are found, and its statements are prepared.
+        work(&through, usize::MAX - messages).await;
+        let struck = proxy.struck();
+        proxy.at_message(messages, Fault::Hang);
+        let began = Instant::now();
+        let done = tokio::time::timeout(Duration::from_secs(30), work(&through, messages)).await.expect("an end");
+        assert!(began.elapsed() < AT_MOST, "message {messages}: {:?}", began.elapsed());
+        let has_struck = proxy.struck() > struck;
+        proxy.at_next_commit(Fault::None);
+        // The pool's one connection is not lost with the silent one.
+        eventually("a connection", async || through.pool().acquire().await.is_ok()).await;
+        then(messages, done).await;
+        if !has_struck {
+            assert!(done, "without a fault");
+            return messages;
+        }
+    }
+    unreachable!("a request has an end")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r16_postgres_a_connection_that_falls_silent_holds_no_function() {
+    let db = Postgres::create().await;
+    let (gauge, direct) = (Gauge::new(), db.store(2).await);
+    let work = async |store: &PgStore, id: usize| {
+        postgres_functions::handle(store, &gauge, &Event::of(&id.to_string(), "insert")).await.is_ok()
+    };
+    let then = async |id: usize, was_done: bool| {
+        let event = Event::of(&id.to_string(), "insert");
+        let retry = async || postgres_functions::handle(&direct, &gauge, &event).await.is_ok();
+        eventually("the retry", retry).await;
+        let again = observe(postgres_functions::handle(&direct, &gauge, &event)).await;
+        assert!(again.replayed, "{id}, {was_done}");
+    };
+    let messages = each_message(&db, work, then).await;
+    assert!(messages >= 5, "BEGIN, the claim, the savepoint, the completion, COMMIT: {messages}");
+    let (events, effects) = (db.records().await, db.effects().await);
+    assert_eq!(events, effects, "each event has one effect");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r16_postgres_a_connection_that_falls_silent_holds_no_replay_and_no_release() {
+    let db = Postgres::create().await;
+    let proxy = Proxy::before(&db.options()).await;
+    for act in ["insert", "fail", "reject"] {
+        for messages in 0.. {
+            let through = behind(&proxy, &db).await;
+            let (app, _) = db.app_over(through.clone());
+            let call = Call::act(act).key(&format!("{act} {messages}"));
+            let first = call.send(&app).await;
+            let struck = proxy.struck();
+            proxy.at_message(messages, Fault::Hang);
+            let began = Instant::now();
+            let again = tokio::time::timeout(Duration::from_secs(30), call.send(&app)).await.expect("an end");
+            assert!(began.elapsed() < AT_MOST, "{act}, message {messages}: {:?}", began.elapsed());
+            assert!(again.status == first.status || again.status == 503, "{again:?}");
+            let has_struck = proxy.struck() > struck;
+            proxy.at_next_commit(Fault::None);
+            eventually("the drain", async || tokio::time::timeout(DEADLINE, through.drain()).await.is_ok()).await;
+            if !has_struck {
+                break;
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r16_postgres_a_connection_that_falls_silent_holds_no_leased_run() {
+    let db = Postgres::create().await;
+    let (script, direct) = (Script::default(), db.store(2).await);
+    let work = async |store: &PgStore, id: usize| {
+        postgres_steps::pay(store, "u1", &id.to_string(), "order", &script).await.is_ok()
+    };
+    let then = async |id: usize, _: bool| {
+        let id = id.to_string();
+        let retry = async || {
+            db.execute("UPDATE idem_records SET lease_until = created_at WHERE lease_until IS NOT NULL").await;
+            postgres_steps::pay(&direct, "u1", &id, "order", &script).await.is_ok()
+        };
+        eventually("the retry", retry).await;
+        assert_eq!(postgres_steps::pay(&direct, "u1", &id, "order", &script).await.expect("a replay"), paid());
+    };
+    let messages = each_message(&db, work, then).await;
+    assert!(messages >= 15, "a claim, three steps and an end: {messages}");
+    assert_eq!(db.effects().await, 2 * db.records().await, "a reservation and a confirmation each");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r25_postgres_a_renewal_that_falls_silent_is_made_again() {
+    let db = Postgres::create().await;
+    let proxy = Proxy::before(&db.options()).await;
+    let options = db.options().host("127.0.0.1").port(proxy.port());
+    let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(DEADLINE).connect_lazy_with(options);
+    let (through, script) = (PgStore::builder(pool).statement_deadline(DEADLINE).build(), Script::default());
+    script.act("charge", Act::Wait);
+    let run = postgres_steps::pay_briefly(&through, "u1", "k", "order", &script);
+    let silence = async {
+        script.until_entered("charge").await;
+        proxy.at_message(0, Fault::Hang);
+        eventually("a renewal is struck", async || proxy.struck() == 1).await;
+        eventually("two leases", async || db.seconds_since_claim().await > 4.0).await;
+        script.open();
+    };
+    let (result, ()) = tokio::join!(run, silence);
+    assert_eq!((result.expect("paid"), script.attempts()), (paid(), vec![1]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r32_postgres_a_connection_that_falls_silent_holds_no_sweep() {
+    let db = Postgres::create().await;
+    let proxy = Proxy::before(&db.options()).await;
+    for messages in 0.. {
+        let through = behind(&proxy, &db).await;
+        through.sweep(&Sweep::default()).await.expect("swept");
+        let struck = proxy.struck();
+        proxy.at_message(messages, Fault::Hang);
+        let began = Instant::now();
+        let swept =
+            tokio::time::timeout(Duration::from_secs(30), through.sweep(&Sweep::default())).await.expect("an end");
+        assert!(began.elapsed() < AT_MOST, "message {messages}: {:?}", began.elapsed());
+        let has_struck = proxy.struck() > struck;
+        proxy.at_next_commit(Fault::None);
+        if !has_struck {
+            assert_eq!(swept.expect("swept"), 0);
+            break;
+        }
+    }
+}
