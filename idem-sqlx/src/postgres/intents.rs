@@ -16,8 +16,9 @@ use crate::migrations::Migration;
 use crate::running::Running;
 use crate::sweep::{Batch, Sweep};
 
-/// With a lock timeout: a request does not wait long for a locked row while it holds a connection.
-const BEGIN: Begin = begin!(" ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '500ms'");
+/// Begins a transaction of the store's own. With a lock timeout: a request does not wait long for a locked row while it
+/// holds a connection.
+pub(super) const BEGIN: Begin = begin!(" ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '500ms'");
 
 impl Database for PgStore {
     type Session = Session;
@@ -37,11 +38,11 @@ impl Database for PgStore {
     }
 
     async fn begin(&self) -> Result<Session, Error> {
-        Session::begin(self, BEGIN).await
+        Session::begin(self, self.inner().begin_own).await
     }
 
     async fn begin_renewal(&self) -> Result<Session, Error> {
-        Session::begin_on(self.inner().spare.acquire(self.pool()).await?, self, BEGIN).await
+        Session::begin_on(self.inner().spare.acquire(self.pool()).await?, self, self.inner().begin_own).await
     }
 
     fn commit(&self, session: Session) -> impl Future<Output = Result<(), CommitFailed>> + Send + 'static {
@@ -91,7 +92,7 @@ impl Database for PgStore {
             ControlFlow::Continue(connection) => connection,
             ControlFlow::Break(kind) => return Ok(ControlFlow::Break(kind)),
         };
-        let mut session = Session::begin_on(connection, self, BEGIN).await?;
+        let mut session = Session::begin_on(connection, self, self.inner().begin_own).await?;
         let found = match tries {
             0 => None,
             _ => Some(Database::find(self, &mut session, &request.identity).await?),
@@ -185,7 +186,7 @@ impl Database for PgStore {
     }
 
     async fn begin_alone(&self) -> Result<PgTx, Error> {
-        PgTx::open_by(self, BEGIN).await
+        PgTx::open_by(self, self.inner().begin_own).await
     }
 
     async fn record_entry(

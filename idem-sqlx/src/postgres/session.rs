@@ -43,6 +43,14 @@ impl Begin {
         }
         Self(statement)
     }
+
+    /// The same, with a time limit of the server's own on the pauses between two statements. Called once for a store.
+    pub(super) fn limited(self, limit: Duration) -> Self {
+        // Zero would mean that there is no limit, and Postgres counts in an `i32`.
+        let milliseconds = limit.as_millis().clamp(1, i32::MAX as u128);
+        let statement = format!("{}; SET LOCAL idle_in_transaction_session_timeout = {milliseconds}", self.0);
+        Self(Box::leak(statement.into_boxed_str()))
+    }
 }
 
 macro_rules! begin {

@@ -10,6 +10,7 @@ use idem_core::{Error, Kind};
 use sqlx::{Executor, PgPool, Postgres};
 
 use super::in_time::InTime;
+use super::intents::BEGIN;
 use super::leases::Leases;
 use super::records::Records;
 use super::schema::Schema;
@@ -61,6 +62,8 @@ pub(super) struct Inner {
     statements: OnceLock<&'static Statements>,
     /// The statement that begins a handler's transaction.
     pub(super) begin: Begin,
+    /// The statement that begins a transaction of the store's own.
+    pub(super) begin_own: Begin,
     pub(super) commit_deadline: Duration,
     pub(super) statement_deadline: Duration,
     pub(super) recent: RecentlyFinished,
@@ -111,6 +114,7 @@ impl PgStore {
             deadline: DEFAULT_DEADLINE,
             commit_deadline: Duration::from_secs(10),
             statement_deadline: Duration::from_secs(10),
+            idle_limit: None,
             unnamed_statements: false,
             schema: None,
         }
@@ -220,6 +224,7 @@ pub struct PgStoreBuilder {
     deadline: Duration,
     commit_deadline: Duration,
     statement_deadline: Duration,
+    idle_limit: Option<Duration>,
     unnamed_statements: bool,
     schema: Option<Schema>,
 }
@@ -261,6 +266,21 @@ impl PgStoreBuilder {
     #[must_use]
     pub fn statement_deadline(mut self, deadline: Duration) -> Self {
         self.statement_deadline = deadline;
+        self
+    }
+
+    /// How long the server keeps a transaction of the store open that sends nothing. Default: as the server is set.
+    ///
+    /// If a host loses its power or its network, nobody tells the server: it keeps the transaction, and the key, until
+    /// TCP gives up, which may take hours. With this limit (Postgres' `idle_in_transaction_session_timeout`) the server
+    /// ends the transaction itself, and the retry runs. Choose more than the longest [deadline](Self::deadline) of a
+    /// run: a handler may wait between two statements for as long.
+    ///
+    /// The limit is sent with each BEGIN. To set it once for a role, and at no cost, write
+    /// `ALTER ROLE … SET idle_in_transaction_session_timeout = '90s'`.
+    #[must_use]
+    pub fn idle_limit(mut self, limit: Duration) -> Self {
+        self.idle_limit = Some(limit);
         self
     }
 
@@ -310,11 +330,13 @@ impl PgStoreBuilder {
     /// The store.
     #[must_use]
     pub fn build(self) -> PgStore {
+        let limited = |begin: Begin| self.idle_limit.map_or(begin, |limit| begin.limited(limit));
         PgStore(Arc::new(Inner {
             pool: self.pool,
             unnamed_statements: self.unnamed_statements,
             statements: self.schema.map_or_else(OnceLock::new, |schema| Statements::of(&schema).into()),
-            begin: self.isolation.map_or(begin!(""), Isolation::begin),
+            begin: limited(self.isolation.map_or(begin!(""), Isolation::begin)),
+            begin_own: limited(BEGIN),
             commit_deadline: self.commit_deadline,
             statement_deadline: self.statement_deadline,
             recent: RecentlyFinished::new(),

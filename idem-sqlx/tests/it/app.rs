@@ -134,6 +134,7 @@ macro_rules! application {
                     .route("/event", post(event))
                     .route("/short", post(short))
                     .route("/brief", any(brief))
+                    .route("/named", post(named))
                     .route("/part", any(part))
                     .route("/part/{id}", any(part))
                     .route("/nothing", any(nothing))
@@ -205,6 +206,17 @@ macro_rules! application {
             #[idempotent(scope = user, ttl = "2s")]
             async fn short(user: User, State(app): State<App>, tx: &mut $Tx, Json(command): Json<Command>) -> Response {
                 perform(&app, tx, &user, &command.act).await
+            }
+
+            /// Writes an effect that is named after the key, and hangs if it is told to.
+            #[idempotent(scope = user, fingerprint = ())]
+            async fn named(user: User, headers: http::HeaderMap, tx: &mut $Tx) -> Response {
+                let key = headers["idempotency-key"].to_str().expect("a key");
+                insert(tx, &user, key).await;
+                if headers["x-hangs"] == "yes" {
+                    std::future::pending::<()>().await;
+                }
+                StatusCode::CREATED.into_response()
             }
 
             #[idempotent(scope = user, deadline = "400ms", missing_key = run)]

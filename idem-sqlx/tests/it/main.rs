@@ -25,6 +25,7 @@ mod in_flight;
 mod inherited;
 mod key;
 mod leases;
+mod load;
 mod migrate;
 mod orders;
 mod pages;

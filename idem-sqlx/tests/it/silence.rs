@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use idem_core::observe;
-use idem_sqlx::{PgStore, Sweep};
+use idem_core::store::{Claimed, Context, Outcome};
+use idem_core::{Fingerprint, Identity, Kind, Request, observe};
+use idem_sqlx::{PgStore, PgTx, Sweep};
 use sqlx::postgres::PgPoolOptions;
 
 use crate::app::Gauge;
@@ -164,4 +165,30 @@ async fn r32_postgres_a_connection_that_falls_silent_holds_no_sweep() {
             break;
         }
     }
+}
+
+/// A transaction that sends nothing more: to the server, that is a host that has lost its power.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r12a_postgres_a_host_that_is_gone_keeps_its_key_for_a_limited_time() {
+    const LIMIT: Duration = Duration::from_millis(700);
+    let db = Postgres::create().await;
+    let (gone, elsewhere) = (db.builder(1).await.idle_limit(LIMIT).build(), db.store(1).await);
+    let identity = Identity::new("test", "silence", "k").expect("an identity");
+    let request = Request::new(identity, Fingerprint::none(), Duration::from_secs(60)).expect("a request");
+    let began = Instant::now();
+    let claimed = PgTx::claim(&gone, &request).await.expect("an answer");
+    let Claimed::Run(mut held) = claimed else { panic!("a new key") };
+    sqlx::query("INSERT INTO effects VALUES ('gone', 'host')").execute(&mut held).await.expect("an effect");
+    let retry = async || match PgTx::claim(&elsewhere, &request).await.expect("an answer") {
+        Claimed::Run(tx) => tx.complete(&Outcome::Oversized).await.is_ok(),
+        Claimed::Refuse(kind) => {
+            assert_eq!(kind, Kind::KeyInFlight);
+            false
+        }
+        Claimed::Replay(reply) => panic!("{reply:?}"),
+    };
+    eventually("the key is free", retry).await;
+    assert!(began.elapsed() >= LIMIT);
+    held.complete(&Outcome::Oversized).await.expect_err("the server has ended it");
+    assert_eq!((db.effects().await, db.records().await), (0, 1));
 }
