@@ -1,8 +1,10 @@
 //! The runs in progress, for a shutdown that waits for them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 /// Counts the runs in progress in this process.
 ///
@@ -42,11 +44,23 @@ impl Runs {
     /// runs that begin meanwhile.
     ///
     /// # Cancel safety
-    /// Safe: use a timeout to wait for a limited time.
+    /// Safe.
     pub async fn drained(&self) {
         let mut count = self.0.subscribe();
         // The sender lives in `self`, so the wait cannot fail.
         let _closed = count.wait_for(|count| *count == 0).await;
+    }
+
+    /// Waits until no run is in progress, but no longer than the limit. Returns false if runs were in progress then.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn drain(&self, limit: Duration) -> bool {
+        let drained = timeout(limit, self.drained()).await.is_ok();
+        if !drained {
+            tracing::warn!(target: "idem", runs = self.count(), "runs were in progress at the end of the drain");
+        }
+        drained
     }
 }
 

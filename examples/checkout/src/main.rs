@@ -136,7 +136,7 @@ There is one order, and two lamps are gone:
     axum::serve(listener, router).with_graceful_shutdown(stop_signal()).await?;
 
     // A claimed run continues when its client hangs up, so the last connection may end before the last run.
-    store.drain().await;
+    store.drain(Duration::from_secs(30)).await;
     sweeper.stop().await;
     pool.close().await;
     Ok(())

@@ -15,6 +15,7 @@ mod demo;
 
 use std::env;
 use std::error::Error;
+use std::time::Duration;
 
 use idem_sqlx::{SqliteStore, Sweep};
 use kafka_consumer::consumer::Consumer;
@@ -50,7 +51,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     let handle = async |payload: &[u8]| orders::on_message(&store, &warehouse, payload).await;
     consumer.run(handle, stop_signal()).await?;
-    store.drain().await;
+    store.drain(Duration::from_secs(30)).await;
     sweeper.stop().await;
     Ok(())
 }

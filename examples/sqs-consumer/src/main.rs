@@ -67,7 +67,7 @@ async fn consume() -> Result<(), Box<dyn Error>> {
     };
     let handle = async |message: &Message| on_message(&store, message.body().unwrap_or_default()).await;
     consumer.run(handle, stop_signal()).await;
-    store.drain().await;
+    store.drain(Duration::from_secs(30)).await;
     sweeper.stop().await;
     Ok(())
 }

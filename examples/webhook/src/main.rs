@@ -13,7 +13,7 @@
 
 use std::env;
 use std::error::Error;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use idem_sqlx::{SqliteStore, Sweep};
 use standardwebhooks::Webhook;
@@ -50,7 +50,7 @@ Send a message, then send the same line again:
     let app = webhook::app(store.clone(), Webhook::new(&secret)?);
     let stop = async { tokio::signal::ctrl_c().await.unwrap_or_default() };
     axum::serve(listener, app).with_graceful_shutdown(stop).await?;
-    store.drain().await;
+    store.drain(Duration::from_secs(30)).await;
     sweeper.stop().await;
     Ok(())
 }

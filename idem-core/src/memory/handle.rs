@@ -60,9 +60,9 @@ impl<S: Clone + Send + 'static> MemoryStore<S> {
         self.0.ahead.fetch_add(i64::try_from(time.as_micros()).unwrap_or(i64::MAX), Ordering::Relaxed);
     }
 
-    /// Waits until no run is in progress.
-    pub async fn drain(&self) {
-        self.0.runs.drained().await;
+    /// Waits until no run is in progress, but no longer than the limit. Returns false if runs were in progress then.
+    pub async fn drain(&self, limit: Duration) -> bool {
+        self.0.runs.drain(limit).await
     }
 
     /// Removes expired records, and returns how many. An expired record does not count even before it is removed.

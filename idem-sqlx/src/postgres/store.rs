@@ -126,12 +126,16 @@ impl PgStore {
         &self.0.pool
     }
 
-    /// Waits until no run is active. Call it after the server has stopped accepting requests.
+    /// Waits until no run is active, but no longer than the limit. Returns false if runs were still active then. Call
+    /// it after the server has stopped accepting requests.
+    ///
+    /// A run ends at its [deadline](Self::builder) at the latest. If the process ends before that, the run is rolled
+    /// back, and its retry runs.
     ///
     /// # Cancel safety
-    /// Safe: put it under a timeout to wait for a limited time.
-    pub async fn drain(&self) {
-        self.0.runs.drained().await;
+    /// Safe.
+    pub async fn drain(&self, limit: Duration) -> bool {
+        self.0.runs.drain(limit).await
     }
 
     pub(super) fn inner(&self) -> &Inner {

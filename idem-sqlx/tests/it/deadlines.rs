@@ -84,7 +84,7 @@ both! {
         // The key is free.
         Call::to("/brief", "insert").send(&app).await.expect_fresh(201);
         assert_eq!((gauge.entered(), db.effects().await), (4, 1));
-        promptly("the drain", store.drain()).await;
+        assert!(store.drain(TOO_LONG).await);
         assert!(D::is_idle(&store).await);
     }
 
@@ -101,7 +101,7 @@ both! {
         }
         assert_eq!((gauge.entered(), function.entered(), db.effects().await, db.records().await), (2, 2, 0, 0));
         functions::reject(&function, &store, &Event::of("k", "insert")).await.expect("the key is free");
-        promptly("the drain", store.drain()).await;
+        assert!(store.drain(TOO_LONG).await);
     }
 
     async fn r12a_a_leased_run_ends_at_its_deadline_and_is_no_longer_renewed(db) {
@@ -110,7 +110,7 @@ both! {
             script.act(step, act);
             let ended = promptly(step, steps::pay_in_time(&store, "k", &script)).await;
             assert_eq!(kind(&ended), Some(Kind::DeadlineExceeded), "{step}: {ended:?}");
-            promptly("the drain", store.drain()).await;
+            assert!(store.drain(TOO_LONG).await);
             let held = "SELECT count(*) FROM idem_records WHERE lease_until > ";
             assert_eq!(db.number(&format!("{held} {}", D::TIME)).await, 0, "{step}");
             let_begin(&db).await;
@@ -124,7 +124,7 @@ both! {
         script.act("undo charge", Act::Hang);
         let ended = promptly("the rejection", orders::order(&store, "k", true, &script)).await;
         assert_eq!(ended, Err(Refused::Idem("deadline_exceeded".to_owned())));
-        promptly("the drain", store.drain()).await;
+        assert!(store.drain(TOO_LONG).await);
         let_begin(&db).await;
         assert_eq!(orders::order(&store, "k", true, &script).await, Err(Refused::Declined));
     }
@@ -136,7 +136,7 @@ both! {
         eventually("it runs", async || gauge.entered() == 1).await;
         run.abort();
         assert!(run.await.expect_err("aborted").is_cancelled());
-        promptly("the drain", store.drain()).await;
+        assert!(store.drain(TOO_LONG).await);
         assert_eq!((store.runs().count(), db.effects().await), (0, 0));
         Call::to("/brief", "insert").send(&app).await.expect_fresh(201);
     }
@@ -151,7 +151,7 @@ both! {
             assert!(began.elapsed() < Duration::from_millis(1200), "the answer took {:?}", began.elapsed());
             // The connection is busy, and the run is counted until it is not.
             assert_eq!(store.runs().count(), 1);
-            store.drain().await;
+            assert!(store.drain(Duration::from_secs(30)).await);
         }
         assert_eq!((gauge.entered(), db.effects().await, db.records().await), (2, 0, 0));
         assert!(D::is_idle(&store).await);
@@ -165,7 +165,7 @@ both! {
             let ended = steps::pay_impatiently(&store, "k", last, D::SLOW).await;
             assert_eq!(kind(&ended), None, "its own failure: {ended:?}");
             assert!(ended.is_err() && began.elapsed() < Duration::from_millis(1200), "{:?}: {ended:?}", began.elapsed());
-            store.drain().await;
+            assert!(store.drain(Duration::from_secs(30)).await);
             assert!(D::is_idle(&store).await);
             let_begin(&db).await;
         }

@@ -317,5 +317,5 @@ async fn r12_postgres_a_leased_claim_dropped_in_its_commit_is_free_at_once() {
         proxy.let_through();
         assert_eq!(until_claimed::<Postgres>(&direct, &request).await, 1);
     }
-    store.drain().await;
+    assert!(store.drain(Duration::from_secs(30)).await);
 }

@@ -143,7 +143,7 @@ both! {
                 () = eventually("it hangs", async || script.is_hanging()) => None,
             };
             assert!(dropped.is_none(), "{dropped:?}");
-            store.drain().await;
+            assert!(store.drain(Duration::from_secs(30)).await);
             assert_eq!(steps::pay(&store, "u1", &id, "order", &script).await.expect("given back"), paid());
         }
     }

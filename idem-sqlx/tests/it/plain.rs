@@ -526,7 +526,7 @@ both! {
         eventually("it runs", async || gauge.entered() == 1).await;
         let mut drained = tokio::spawn({
             let store = store.clone();
-            async move { store.drain().await }
+            async move { store.drain(Duration::from_secs(30)).await }
         });
         assert!(tokio::time::timeout(Duration::from_millis(20), &mut drained).await.is_err());
         gauge.open(1);

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use axum::body::to_bytes;
 use axum::http::StatusCode;
@@ -224,7 +225,7 @@ both! {
                 result = orders::withdrawn(&store, &id, &script, Ok(1)) => assert_eq!(result, Err(Refused::Failed)),
                 () = eventually("it hangs", async || script.is_hanging()) => {}
             }
-            store.drain().await;
+            assert!(store.drain(Duration::from_secs(30)).await);
             // The next one does not come so far.
             script.left_out.store(true, Ordering::SeqCst);
             let rejected = orders::withdrawn(&store, &id, &script, declined.clone()).await;
@@ -258,7 +259,7 @@ both! {
             result = orders::tolerant(&store, "k", &script) => panic!("{result:?}"),
             () = eventually("it hangs", async || script.is_hanging()) => {}
         }
-        store.drain().await;
+        assert!(store.drain(Duration::from_secs(30)).await);
         db.refuse_steps(true).await;
         let tolerated = orders::tolerant(&store, "k", &script).await;
         assert_eq!(tolerated, Err(Refused::Idem(Kind::StepMismatch.code().to_owned())));
