@@ -13,6 +13,7 @@ use tokio::time::timeout;
 /// let runs = idem_core::store::Runs::default();
 /// let run = runs.enter();
 /// assert_eq!(runs.count(), 1);
+/// assert!(!runs.drain(std::time::Duration::from_millis(10)).await);
 /// drop(run);
 /// runs.drained().await;
 /// # }
@@ -71,5 +72,22 @@ pub struct Run(Runs);
 impl Drop for Run {
     fn drop(&mut self) {
         self.0.0.send_modify(|count| *count -= 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn r12_a_drain_waits_no_longer_than_its_limit() {
+        let (runs, limit) = (Runs::default(), Duration::from_secs(30));
+        let run = runs.enter();
+        let began = tokio::time::Instant::now();
+        assert!(!runs.drain(limit).await);
+        assert_eq!(began.elapsed(), limit);
+        drop(run);
+        assert!(runs.drain(limit).await);
+        assert_eq!(began.elapsed(), limit);
     }
 }
