@@ -41,7 +41,7 @@ impl Refusal {
             status: status(error.kind()),
             detail: error.detail().to_owned(),
             // Whole seconds, as RFC 9110 requires, rounded up so that no client asks too early.
-            retry_after: error.retry_after().map(|wait| wait.as_millis().div_ceil(1000) as u64),
+            retry_after: error.retry_after().map(|wait| wait.as_secs() + u64::from(wait.subsec_nanos() > 0)),
         }
     }
 
@@ -110,11 +110,11 @@ impl IntoResponse for Error {
     }
 }
 
-/// The refusal as a response, with one trace event. A failure on our side is logged as an error, a mistake of the
-/// client is not.
+/// The refusal as a response, with one trace event. A failure on our side is logged as an error. A mistake of the client
+/// is not, nor is a retry that comes too soon: there may be many of them, and the failure before them was logged.
 pub(crate) fn respond(error: &Error) -> Response {
     let refusal = Refusal::new(error);
-    if refusal.status.is_server_error() {
+    if refusal.status.is_server_error() && refusal.kind != Kind::AttemptTooSoon {
         tracing::error!(target: "idem", code = refusal.code(), cause = ?std::error::Error::source(error), "{error}");
     } else {
         tracing::debug!(target: "idem", code = refusal.code(), "{error}");
@@ -129,7 +129,9 @@ fn status(kind: Kind) -> StatusCode {
         Kind::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
         Kind::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         Kind::ReplyTooLarge => StatusCode::GONE,
-        Kind::RetryLater | Kind::StoreUnavailable | Kind::UndoFailed => StatusCode::SERVICE_UNAVAILABLE,
+        Kind::RetryLater | Kind::StoreUnavailable | Kind::UndoFailed | Kind::AttemptTooSoon => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
         Kind::ScopeInvalid
         | Kind::TtlInvalid
         | Kind::FingerprintFailed

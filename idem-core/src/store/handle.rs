@@ -1,5 +1,7 @@
 //! A store, and its answer to a request.
 
+use std::time::Duration;
+
 use crate::error::Kind;
 use crate::record::Reply;
 use crate::runs::Runs;
@@ -22,4 +24,6 @@ pub enum Claimed<T> {
     Replay(Reply),
     /// The request must not run now, and there is no reply to give. After [`Kind::KeyInFlight`] ask again.
     Refuse(Kind),
+    /// The leased run may go on, but not before this time has passed: attempts that were released are spaced.
+    TooSoon(Duration),
 }
