@@ -62,12 +62,7 @@ pub(crate) fn read(columns: Columns) -> Result<(Option<Record>, Timestamp), Erro
     Ok((Some(record), now))
 }
 
-fn leased(
-    lease_until: Option<i64>,
-    attempt: Option<i32>,
-    released: Option<i32>,
-    is_rejected: bool,
-) -> Option<State> {
+fn leased(lease_until: Option<i64>, attempt: Option<i32>, released: Option<i32>, is_rejected: bool) -> Option<State> {
     let (attempt, released) = (u32::try_from(attempt?).ok()?, u32::try_from(released?).ok()?);
     Some(State::Leased { until: Timestamp(lease_until?), attempt, released, is_rejected })
 }

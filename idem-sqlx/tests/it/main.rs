@@ -31,6 +31,7 @@ mod races;
 mod reply;
 mod request;
 mod schema;
+mod spaced;
 mod steps;
 mod sweep;
 mod unavailable;
