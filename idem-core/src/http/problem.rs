@@ -146,3 +146,25 @@ fn status(kind: Kind) -> StatusCode {
         | Kind::AttemptsExhausted => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn r25a_retry_after_is_the_rest_of_the_pause_and_never_too_early() {
+        let header = |rest| Error::too_soon(rest).into_response().headers()[header::RETRY_AFTER].clone();
+        let second = Duration::from_secs(1);
+        for (rest, seconds) in [
+            (Duration::from_micros(1), "1"),
+            (second, "1"),
+            (second + Duration::from_micros(1), "2"),
+            (second * 59, "59"),
+            (second * 60 - Duration::from_nanos(1), "60"),
+        ] {
+            assert_eq!(header(rest), seconds, "{rest:?}");
+        }
+    }
+}
