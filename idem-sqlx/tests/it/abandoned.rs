@@ -105,9 +105,10 @@ macro_rules! mails {
                 Ok(to.to_owned())
             }
 
-            /// Another operation whose input is recorded.
+            /// Another operation whose input is recorded. Its callers wait.
             #[idempotent(
-                key = mail.id, scope = mail.to, operation = "mails.other", fingerprint = mail, record_input = mail
+                key = mail.id, scope = mail.to, operation = "mails.other", fingerprint = mail, record_input = mail,
+                in_flight = wait("5s")
             )]
             pub async fn other(steps: &mut $Steps, mail: &Mail, office: &Office) -> Result<(), Error> {
                 steps.call("deliver", async |_| office.deliver().await).await
@@ -224,6 +225,22 @@ both! {
         db.end_pauses().await;
         assert_eq!(counts(mails::go_on(&store, &office).await), (1, 0));
         assert_eq!((office.tried(), db.number(INPUTS).await), (11, 0));
+    }
+
+    async fn r25a_who_resumes_waits_for_no_runs_turn(db) {
+        let (store, office) = (db.store(4).await, Office::failing(4));
+        for _ in 0..4 {
+            db.end_pauses().await;
+            assert!(mails::other(&store, &mail("k", "u1"), &office).await.is_err());
+        }
+        let resume = async || {
+            let again = async |mail: Mail| mails::other(&store, &mail, &office).await;
+            counts(store.resume_abandoned("mails.other", again).await.expect("an answer"))
+        };
+        // In four seconds, for which its caller would wait.
+        assert_eq!(resume().await, (0, 0));
+        db.end_pauses().await;
+        assert_eq!(resume().await, (1, 0));
     }
 
     async fn r22_an_input_that_cannot_be_read_is_not_run_and_stays(db) {
