@@ -98,4 +98,15 @@ both! {
         assert_eq!(steps::pay(&store, "u1", "k", "order", &script).await.expect("paid"), paid());
         assert_eq!(script.attempts(), [1, 2, 3, 4, 5, 1]);
     }
+
+    async fn r25a_a_transaction_in_the_place_of_an_expired_run_was_released_by_nobody(db) {
+        let (store, script) = (db.store(4).await, Script::default());
+        script.act("charge", Act::Fail);
+        assert!(matches!(steps::pay(&store, "u1", "k", "order", &script).await, Err(Failed::Told)));
+        let released = "SELECT CAST(released AS bigint) FROM idem_records";
+        assert_eq!(db.number(released).await, 1);
+        db.expire().await;
+        assert_eq!(steps::pay_in_one(&store, "u1", "k", "order").await.expect("paid"), paid());
+        assert_eq!(db.number(released).await, 0);
+    }
 }
