@@ -97,6 +97,7 @@ pub(crate) async fn begin_within<C: Context>(
             }
             Claimed::Replay(reply) => Stored::of(reply).map(Start::Stored),
             Claimed::Refuse(kind) => Err(Error::new(kind)),
+            Claimed::TooSoon(rest) => Err(Error::too_soon(rest)),
         }
     };
     claimed.await.inspect_err(|refused: &Error| resume::note_refusal_of(&request.identity, refused.kind()))

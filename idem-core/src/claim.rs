@@ -15,7 +15,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(10);
 /// The longest pause, and so the longest delay after which a waiting duplicate sees the result.
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 
-/// Claims the request. Waits for another run of the request if the policy says so.
+/// Claims the request. If the policy says so, it waits for another run of the request, and for the time at which a
+/// released run may go on. A process that resumes abandoned runs does not wait for that time: it comes again.
 ///
 /// Between two looks no connection is held (rule 11): it went back with the context.
 pub(crate) async fn claim<C: Context>(
@@ -34,10 +35,13 @@ pub(crate) async fn claim<C: Context>(
     loop {
         let claimed = C::claim_leased(store, request, terms, intent).await?;
         let now = Instant::now();
-        if !matches!(claimed, Claimed::Refuse(Kind::KeyInFlight)) || now >= deadline {
-            return Ok(claimed);
+        match claimed {
+            Claimed::Refuse(Kind::KeyInFlight) if now < deadline => {
+                sleep_until(deadline.min(now + pause)).await;
+                pause = LONGEST_PAUSE.min(pause * 2);
+            }
+            Claimed::TooSoon(rest) if now + rest <= deadline && intent == Intent::Run => sleep_until(now + rest).await,
+            claimed => return Ok(claimed),
         }
-        sleep_until(deadline.min(now + pause)).await;
-        pause = LONGEST_PAUSE.min(pause * 2);
     }
 }

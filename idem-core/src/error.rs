@@ -85,9 +85,12 @@ pub enum Kind {
     /// twice, one comes after a failed step, a finished step or a started call is left out, or an undo belongs to no
     /// step. A mistake of the application.
     StepMismatch,
-    /// A leased run has used up its attempts. It does not run again until an operator releases it, or its record
-    /// expires.
+    /// As many attempts of a leased run as it may have ended without a word, by a crash or by the loss of their lease.
+    /// It does not run again until an operator resets its attempts, or its record expires.
     AttemptsExhausted,
+    /// Attempts of a leased run have failed, and the next one may not begin yet. Ask again after
+    /// [`retry_after`](Error::retry_after).
+    AttemptTooSoon,
     /// An earlier attempt was rejected and is not undone yet: no further step runs. Let the handler end; its caller
     /// gets the reply of the rejected attempt.
     RunRejected,
@@ -125,6 +128,7 @@ impl Kind {
             Self::LeaseLost => "lease_lost",
             Self::StepMismatch => "step_mismatch",
             Self::AttemptsExhausted => "attempts_exhausted",
+            Self::AttemptTooSoon => "attempt_too_soon",
             Self::RunRejected => "run_rejected",
             Self::UndoFailed => "undo_failed",
             Self::NothingToResume => "nothing_to_resume",
@@ -171,8 +175,9 @@ impl Kind {
                 "the steps of this request are not those of its earlier attempt, or put together wrongly; it cannot go on"
             }
             Self::AttemptsExhausted => {
-                "this request has failed as often as it may be tried; an operator has to look at it before it runs again"
+                "this request was cut off as often as it may be tried; an operator has to look at it before it runs again"
             }
+            Self::AttemptTooSoon => "this request has failed, and may not run again yet; retry it later, unchanged",
             Self::RunRejected => "an earlier attempt of this request was rejected; what it did is being undone",
             Self::UndoFailed => {
                 "this request was rejected, and what it did is not all undone yet; retry it later, unchanged"
@@ -190,7 +195,8 @@ impl Kind {
             | Self::DeadlineExceeded
             | Self::LeaseLost
             | Self::RunRejected
-            | Self::UndoFailed => Some(Duration::from_secs(1)),
+            | Self::UndoFailed
+            | Self::AttemptTooSoon => Some(Duration::from_secs(1)),
             Self::KeyMissing
             | Self::KeyInvalid
             | Self::KeyReused
@@ -224,6 +230,13 @@ impl Error {
             source: None,
             retry_after: kind.retry_after(),
         }))
+    }
+
+    /// The refusal of an attempt that may not begin before this time has passed.
+    pub(crate) fn too_soon(rest: Duration) -> Self {
+        let mut error = Self::new(Kind::AttemptTooSoon);
+        error.0.retry_after = Some(rest);
+        error
     }
 
     /// The same error with its cause, for logs and never for a client.

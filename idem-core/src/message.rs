@@ -131,6 +131,7 @@ impl Failure for Error {
             | Kind::LeaseLost
             | Kind::RunRejected
             | Kind::UndoFailed
+            | Kind::AttemptTooSoon
             | Kind::NothingToResume
             // An instance of the release that began the run can still end it.
             | Kind::StepMismatch

@@ -27,7 +27,8 @@ pub struct Policy {
 pub struct LeaseTerms {
     /// How long the lease lasts without a renewal. It is renewed every third of this time.
     pub duration: Duration,
-    /// How many attempts the run may have, the first included. After that it is refused.
+    /// How many attempts may end without a word, by a crash or by the loss of their lease. After that the run is
+    /// refused. An attempt that is released (an error, a panic) is not counted: the next attempts wait instead.
     pub attempts: u32,
 }
 

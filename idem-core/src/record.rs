@@ -109,6 +109,9 @@ pub enum State {
         until: Timestamp,
         /// The number of the attempt that holds the lease, or held it last: 1 is the first.
         attempt: u32,
+        /// How many of the attempts were released after they had run. The others ended without a word, or one of them
+        /// runs.
+        released: u32,
         /// Whether the run is rejected and still to be undone.
         is_rejected: bool,
     },

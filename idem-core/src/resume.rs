@@ -21,7 +21,7 @@ pub struct Resumed {
     /// The number of runs for which the handler returned `Ok`.
     pub succeeded: u64,
     /// The number of runs for which the handler returned `Err` (final errors included) or panicked, or whose input
-    /// could not be read.
+    /// could not be read. A run whose next attempt [may not begin yet](Kind::AttemptTooSoon) is in neither number.
     pub failed: u64,
 }
 
@@ -120,6 +120,9 @@ where
         for run in page {
             match resume(operation, run, &handler).await {
                 Ok(()) => resumed.succeeded += 1,
+                Err(NotResumed::Refused(Kind::AttemptTooSoon)) => {
+                    tracing::debug!(target: "idem", operation, "an abandoned run may not be resumed yet");
+                }
                 Err(why) => {
                     why.log(operation);
                     resumed.failed += 1;

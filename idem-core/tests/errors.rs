@@ -8,7 +8,7 @@ use idem_core::message::{Action, Failure};
 use idem_core::{Error, Kind};
 
 /// All kinds. That none is missing is compared with the source, since a public list would have to grow with each kind.
-const KINDS: [Kind; 26] = [
+const KINDS: [Kind; 27] = [
     Kind::KeyMissing,
     Kind::KeyInvalid,
     Kind::KeyInFlight,
@@ -32,6 +32,7 @@ const KINDS: [Kind; 26] = [
     Kind::LeaseLost,
     Kind::StepMismatch,
     Kind::AttemptsExhausted,
+    Kind::AttemptTooSoon,
     Kind::RunRejected,
     Kind::UndoFailed,
     Kind::NothingToResume,

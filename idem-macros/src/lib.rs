@@ -82,7 +82,7 @@ use crate::variants::{Variant, variants};
 /// | `operation = "payments.create"` | the handler's stable name, 1 to 255 bytes; set it before you rename or move a handler whose records are still to be replayed | module path and function name |
 /// | `deadline = "30s"` | how long a run may take, from `"100ms"` to `"24h"`; at its end the run is dropped and rolled back, and its caller gets `deadline_exceeded` | the store's: 60 seconds |
 /// | `lease = "30s"` | leased handlers: how long the right to run lives without a renewal, from `"1s"` to `"1h"`; the lease is renewed every third of that time | `"30s"` |
-/// | `attempts = 10` | leased handlers: how often a run may be begun before it waits for an operator, from 1 to 1000 | 10 |
+/// | `attempts = 10` | leased handlers: how many attempts of a run may end by a crash or a lost lease before it waits for an operator, from 1 to 1000; attempts that fail are spaced instead | 10 |
 /// | `rejects = PATH` | plain functions: `fn(&E) -> bool`, true where an error is final and is stored | no error is stored |
 /// | `record_input = EXPR` | leased plain functions: the input that is recorded with the claim, so that `resume_abandoned` can resume a run whose caller does not retry | nothing is recorded |
 /// | `crate = PATH` | the path of `idem_core` | `::idem_core` |

@@ -117,8 +117,8 @@ pub trait Database: Store + Unpin {
         terms: &LeaseTerms,
     ) -> impl Future<Output = Result<bool, Error>> + Send;
 
-    /// Ends the lease and keeps the journal. `nobodys` replaces the claim. The attempt counts only if `has_run` is
-    /// true.
+    /// Ends the lease and keeps the journal. `nobodys` replaces the claim. The attempt is numbered, and counted among the
+    /// released ones, only if `has_run` is true.
     fn release(
         &self,
         session: &mut Self::Session,

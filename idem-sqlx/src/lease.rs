@@ -119,6 +119,7 @@ fn answer<T>(order: &Decision) -> Option<Claimed<T>> {
     match order {
         Decision::Replay(reply) => Some(Claimed::Replay(reply.clone())),
         Decision::Refuse(kind) => Some(Claimed::Refuse(*kind)),
+        Decision::TooSoon(_, rest) => Some(Claimed::TooSoon(*rest)),
         Decision::Claim | Decision::Replace(_) | Decision::Resume(_) => None,
     }
 }
@@ -140,7 +141,7 @@ impl<D: Database> DbLease<D> {
             Decision::Claim => Over::Nothing,
             Decision::Replace(expired) => Over::Expired(*expired),
             Decision::Resume(Resume { claim, .. }) => Over::Attempt(*claim),
-            Decision::Replay(_) | Decision::Refuse(_) => return Ok(Leased::Taken),
+            Decision::Replay(_) | Decision::Refuse(_) | Decision::TooSoon(..) => return Ok(Leased::Taken),
         };
         self.store.lease(session, &self.request, self.claim, &self.terms, over).await
     }
@@ -190,7 +191,7 @@ impl<D: Database> DbLease<D> {
         }
     }
 
-    /// Ends the lease. The attempt counts only if it has run.
+    /// Ends the lease. The attempt is numbered only if it has run.
     async fn give_back(&self, has_run: bool) -> Result<(), Error> {
         let mut session = self.store.begin().await?;
         let (identity, nobodys) = (&self.request.identity, Claim::random()?);

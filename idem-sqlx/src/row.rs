@@ -27,12 +27,14 @@ pub(crate) type Columns = (
     Option<i64>,     // expires_at
     Option<i64>,     // lease_until
     Option<i32>,     // attempt
+    Option<i32>,     // released
     i64,             // now, by the database's clock
 );
 
 /// The record in a row, if there is one, and the database's time.
 pub(crate) fn read(columns: Columns) -> Result<(Option<Record>, Timestamp), Error> {
-    let (fingerprint, state, claim, format, status, headers, body, expires_at, lease_until, attempt, now) = columns;
+    let (fingerprint, state, claim, format, status, headers, body, expires_at, lease_until, attempt, released, now) =
+        columns;
     let now = Timestamp(now);
     let Some(expires_at) = expires_at else {
         return Ok((None, now));
@@ -50,7 +52,9 @@ pub(crate) fn read(columns: Columns) -> Result<(Option<Record>, Timestamp), Erro
         Some(RUNNING) => State::Running,
         Some(COMPLETED) => reply().map_or(State::Unreadable, State::Completed),
         Some(OVERSIZED) => State::Oversized,
-        Some(state @ (LEASED | UNDOING)) => leased(lease_until, attempt, state == UNDOING).unwrap_or(State::Unreadable),
+        Some(state @ (LEASED | UNDOING)) => {
+            leased(lease_until, attempt, released, state == UNDOING).unwrap_or(State::Unreadable)
+        }
         _ => State::Unreadable,
     };
     let fingerprint = fingerprint.as_deref().and_then(Fingerprint::from_bytes);
@@ -58,8 +62,9 @@ pub(crate) fn read(columns: Columns) -> Result<(Option<Record>, Timestamp), Erro
     Ok((Some(record), now))
 }
 
-fn leased(lease_until: Option<i64>, attempt: Option<i32>, is_rejected: bool) -> Option<State> {
-    Some(State::Leased { until: Timestamp(lease_until?), attempt: u32::try_from(attempt?).ok()?, is_rejected })
+fn leased(lease_until: Option<i64>, attempt: Option<i32>, released: Option<i32>, is_rejected: bool) -> Option<State> {
+    let (attempt, released) = (u32::try_from(attempt?).ok()?, u32::try_from(released?).ok()?);
+    Some(State::Leased { until: Timestamp(lease_until?), attempt, released, is_rejected })
 }
 
 /// The columns of an entry of the journal, as both dialects select them, in this order.

@@ -1,18 +1,20 @@
 //! Runs in recorded steps.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::future::join_all;
 use idem_core::store::{
-    Attempt, Claimed, Entry, EntryKind, Format, Input, Intent, Lease, LeaseTerms, Outcome, Recover, Reply,
+    Attempt, Claimed, Context, Entry, EntryKind, Format, Input, Intent, Lease, LeaseTerms, Outcome, Recover, Reply,
 };
 use idem_core::{Fingerprint, Identity, Kind, Request};
 
-use crate::contracts;
 use crate::support::{
-    HOUR, MINUTE, TERMS, asking, call_started, lease, leased, outcome, refusal, replayed, reply, request, transaction,
+    HOUR, MINUTE, SECOND, TERMS, asking, call_started, claimed, lease, leased, outcome, refusal, replayed, reply,
+    request, transaction,
 };
+use crate::{Subject, contracts};
 
 contracts! { $ leased_contract in leased:
     /// Everybody sees the lease at once, and another fingerprint is refused.
@@ -43,6 +45,7 @@ contracts! { $ leased_contract in leased:
                         Claimed::Run(attempt) => Some(attempt.number),
                         Claimed::Refuse(Kind::KeyInFlight) => None,
                         Claimed::Refuse(kind) => panic!("refused: {kind:?}"),
+                        Claimed::TooSoon(rest) => panic!("too soon by {rest:?}"),
                         Claimed::Replay(reply) => panic!("a replay: {reply:?}"),
                     }
                 })
@@ -153,6 +156,7 @@ contracts! { $ leased_contract in leased:
             next.lease.record(None, &call_started(0, "charge")).await.expect("kept");
             next.lease.record(None, &after).await.expect("kept");
             next.lease.release().await.expect("held");
+            subject.pass(MINUTE).await;
             assert_eq!(leased(&subject, &request(key)).await.entries, [after]);
         }
     }
@@ -178,14 +182,74 @@ contracts! { $ leased_contract in leased:
         assert_eq!(subject.sweep().await, 1, "then it expires like any other");
     }
 
-    /// A run begins as often as its terms allow.
-    async fn r25_a_run_begins_as_often_as_its_terms_allow(subject) {
-        for number in 1..=3 {
-            assert_eq!(leased(&subject, &request("k")).await.number, number);
+    /// A crash, or the loss of a lease, ends an attempt without a word: so many of them use the run up.
+    async fn r25a_ten_attempts_that_end_without_a_word_use_a_run_up(subject) {
+        let ten = LeaseTerms::DEFAULT.lasting(MINUTE);
+        for number in 1..=10 {
+            let Claimed::Run(attempt) = lease(&subject, &request("k"), &ten, Intent::Run).await else { panic!("{number}") };
+            assert_eq!(attempt.number, number);
             subject.pass(2 * MINUTE).await;
         }
-        assert_eq!(refusal(lease(&subject, &request("k"), &TERMS, Intent::Run).await), Kind::AttemptsExhausted);
+        assert_eq!(refusal(lease(&subject, &request("k"), &ten, Intent::Run).await), Kind::AttemptsExhausted);
         assert_eq!(refusal(lease(&subject, &request("k"), &TERMS.attempts(2), Intent::Resume).await), Kind::AttemptsExhausted);
+    }
+
+    /// An attempt that is released uses nothing up. The first retry runs at once, and then the pause grows. It is exact.
+    async fn r25a_attempts_that_are_released_are_spaced_and_not_counted(subject) {
+        let once = LeaseTerms::DEFAULT.lasting(MINUTE).attempts(1);
+        let mut released = Instant::now();
+        for (number, pause) in (1..).zip([0, 0, 1, 2, 4, 8, 16, 32, 60, 60, 60]) {
+            let attempt = after_pause(&subject, &once, released, SECOND * pause).await;
+            assert_eq!(attempt.number, number);
+            released = Instant::now();
+            attempt.lease.release().await.expect("held");
+        }
+        let claim = async |what| lease(&subject, &asking("k", what), &once, Intent::Run).await;
+        subject.pass(MINUTE / 2).await;
+        let Claimed::TooSoon(rest) = claim("this").await else { panic!("halfway") };
+        assert!(rest <= MINUTE / 2, "{rest:?}");
+        assert_eq!(refusal(claim("that").await), Kind::KeyReused);
+        // An attempt that ends without a word is one too many. The pause of the others does not hide that.
+        subject.pass(MINUTE / 2).await;
+        assert!(matches!(claim("this").await, Claimed::Run(_)));
+        subject.pass(MINUTE).await;
+        assert_eq!(refusal(claim("this").await), Kind::AttemptsExhausted);
+    }
+
+    /// A run that begins in the place of an expired one has not been released.
+    async fn r25a_a_new_run_is_not_spaced_by_an_old_one(subject) {
+        let fail = async || {
+            let mut released = Instant::now();
+            for pause in [0, 0, 1, 2, 4, 8] {
+                let attempt = after_pause(&subject, &TERMS, released, SECOND * pause).await;
+                released = Instant::now();
+                attempt.lease.release().await.expect("held");
+            }
+            let next = lease(&subject, &request("k"), &TERMS, Intent::Run).await;
+            assert!(matches!(next, Claimed::TooSoon(rest) if rest > SECOND * 8));
+            subject.pass(2 * HOUR).await;
+        };
+        fail().await;
+        fail().await;
+        // The same if a run in one transaction comes between the two.
+        claimed(&subject, &request("k")).await.complete(&outcome("done")).await.expect("kept");
+        subject.pass(2 * HOUR).await;
+        fail().await;
+    }
+
+    /// A rejected run is spaced like any other, and never used up.
+    async fn r25a_the_attempts_to_undo_a_rejected_run_are_spaced(subject) {
+        let once = LeaseTerms::DEFAULT.lasting(MINUTE).attempts(1);
+        let attempt = leased(&subject, &request("k")).await;
+        let rejection = Entry::new(0, EntryKind::REJECTION, "").with_reply(reply("no")).with_undoes(vec!["a".to_owned()]);
+        attempt.lease.record(None, &rejection).await.expect("kept");
+        let mut released = Instant::now();
+        attempt.lease.release().await.expect("held");
+        for pause in [0, 1, 2, 4, 8] {
+            let next = after_pause(&subject, &once, released, SECOND * pause).await;
+            released = Instant::now();
+            next.lease.release().await.expect("held");
+        }
     }
 
     /// A process that only resumes begins nothing, and is not compared: what the first attempt was asked counts.
@@ -226,6 +290,7 @@ contracts! { $ leased_contract in leased:
                 Claimed::Replay(stored) => assert_eq!((stored, is_oversized), (reply("done"), false)),
                 Claimed::Refuse(kind) => assert_eq!((kind, is_oversized), (Kind::ReplyTooLarge, true)),
                 Claimed::Run(_) => panic!("it ran"),
+                Claimed::TooSoon(rest) => panic!("too soon by {rest:?}"),
             }
             subject.pass(2 * HOUR).await;
         }
@@ -283,5 +348,31 @@ contracts! { $ leased_contract in leased:
         assert_eq!(found, expected);
         subject.pass(2 * HOUR).await;
         assert_eq!(subject.store().abandoned("found", None).await.expect("an answer"), [], "expired");
+    }
+}
+
+/// The next attempt, which is refused until this pause after the release is over, and runs then.
+async fn after_pause<S: Subject>(
+    subject: &S,
+    terms: &LeaseTerms,
+    released: Instant,
+    pause: Duration,
+) -> Attempt<S::Lease> {
+    // A store's clock may tell milliseconds only.
+    let tolerance = Duration::from_millis(5);
+    let claim = async || lease(subject, &request("k"), terms, Intent::Run).await;
+    let mut claimed = claim().await;
+    if let Claimed::TooSoon(rest) = claimed {
+        assert!(rest <= pause && rest + released.elapsed() + tolerance >= pause, "{rest:?} of {pause:?}");
+        subject.pass(rest).await;
+        claimed = claim().await;
+    } else {
+        assert!(released.elapsed() + tolerance >= pause, "at once, and not after {pause:?}");
+    }
+    match claimed {
+        Claimed::Run(attempt) => attempt,
+        Claimed::TooSoon(rest) => panic!("still too soon by {rest:?}"),
+        Claimed::Replay(reply) => panic!("a replay: {reply:?}"),
+        Claimed::Refuse(kind) => panic!("refused: {kind:?}"),
     }
 }

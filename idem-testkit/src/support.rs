@@ -13,6 +13,7 @@ use crate::Subject;
 
 pub(crate) const HOUR: Duration = Duration::from_secs(60 * 60);
 pub(crate) const MINUTE: Duration = Duration::from_secs(60);
+pub(crate) const SECOND: Duration = Duration::from_secs(1);
 
 /// A minute's lease, and three attempts.
 pub(crate) const TERMS: LeaseTerms = LeaseTerms::DEFAULT.lasting(MINUTE).attempts(3);
@@ -46,6 +47,7 @@ pub(crate) async fn claimed<S: Subject>(subject: &S, request: &Request) -> S::Tx
         Claimed::Run(tx) => tx,
         Claimed::Replay(reply) => panic!("a replay: {reply:?}"),
         Claimed::Refuse(kind) => panic!("refused: {kind:?}"),
+        Claimed::TooSoon(rest) => panic!("too soon by {rest:?}"),
     }
 }
 
@@ -55,6 +57,7 @@ pub(crate) async fn replayed<S: Subject>(subject: &S, request: &Request) -> Repl
         Claimed::Run(_) => panic!("it runs"),
         Claimed::Replay(reply) => reply,
         Claimed::Refuse(kind) => panic!("refused: {kind:?}"),
+        Claimed::TooSoon(rest) => panic!("too soon by {rest:?}"),
     }
 }
 
@@ -64,6 +67,7 @@ pub(crate) async fn refused<S: Subject>(subject: &S, request: &Request) -> Kind 
         Claimed::Run(_) => panic!("it runs"),
         Claimed::Replay(reply) => panic!("a replay: {reply:?}"),
         Claimed::Refuse(kind) => kind,
+        Claimed::TooSoon(rest) => panic!("too soon by {rest:?}"),
     }
 }
 
@@ -82,6 +86,7 @@ pub(crate) async fn leased<S: Subject>(subject: &S, request: &Request) -> Attemp
         Claimed::Run(attempt) => attempt,
         Claimed::Replay(reply) => panic!("a replay: {reply:?}"),
         Claimed::Refuse(kind) => panic!("refused: {kind:?}"),
+        Claimed::TooSoon(rest) => panic!("too soon by {rest:?}"),
     }
 }
 
@@ -90,6 +95,7 @@ pub(crate) fn refusal<T>(claimed: Claimed<T>) -> Kind {
         Claimed::Run(_) => panic!("it runs"),
         Claimed::Replay(reply) => panic!("a replay: {reply:?}"),
         Claimed::Refuse(kind) => kind,
+        Claimed::TooSoon(rest) => panic!("too soon by {rest:?}"),
     }
 }
 

@@ -28,6 +28,7 @@ contracts! { $ transactional_contract in transactional:
                         }
                         Claimed::Replay(stored) => assert_eq!(stored, reply("done")),
                         Claimed::Refuse(kind) => assert_eq!(kind, Kind::KeyInFlight),
+                        Claimed::TooSoon(rest) => panic!("too soon by {rest:?}"),
                     }
                 })
             });
@@ -216,5 +217,6 @@ fn other_than_run<T>(claimed: &Claimed<T>) -> String {
         Claimed::Run(_) => "a run".to_owned(),
         Claimed::Replay(reply) => format!("{reply:?}"),
         Claimed::Refuse(kind) => format!("{kind:?}"),
+        Claimed::TooSoon(rest) => format!("too soon by {rest:?}"),
     }
 }

@@ -46,9 +46,10 @@ pub(crate) struct Order {
 /// function. Without it, a retry after such a change would charge under another key.
 ///
 /// `lease` and `attempts` are chosen for trying it out: a retry after a kill is refused for two seconds at most, and a
-/// provider that is down for a while does not use up the attempts. In production take `lease = "30s"`, so that no run
-/// loses its lease while the database fails over. Take `attempts = 10` with a longer `Retry-After`: a run that fails
-/// ten times needs an operator. A charge may take longer than the lease, because the lease is renewed.
+/// shop that is killed again and again does not use up the attempts. In production take `lease = "30s"`, so that no run
+/// loses its lease while the database fails over, and `attempts = 10`: a run under which ten processes died needs an
+/// operator. A charge may take longer than the lease, because the lease is renewed. While the provider is down, retries
+/// are spaced, and use up nothing.
 #[idempotent(scope = caller, operation = "orders.create", ttl = "24h", lease = "2s", attempts = 1000)]
 // Below the attribute, so that the span is about the attempt. The key and the card must not be logged.
 #[tracing::instrument(

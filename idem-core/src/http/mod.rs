@@ -53,7 +53,8 @@
 //! | `record_unreadable` | 500 | it has run, and its record cannot be read; it does not run again |
 //! | `transaction_ended`, `outcome_unknown` | 500 | it may have taken effect: check before you send it again |
 //! | `step_mismatch` | 500 | the steps differ from the earlier attempt's, or are invalid; finished steps stay |
-//! | `attempts_exhausted` | 500 | all attempts are used up: an operator has to release it |
+//! | `attempts_exhausted` | 500 | crashes have used the attempts up: an operator has to reset them |
+//! | `attempt_too_soon` | 503 | the run has failed: after `Retry-After` |
 //! | `scope_invalid`, `ttl_invalid`, `fingerprint_failed` | 500 | an application mistake; the handler was not run |
 //!
 //! Nothing is kept of a run that was not completed, except for the finished steps of a leased run.

@@ -41,7 +41,7 @@ impl Refusal {
             status: status(error.kind()),
             detail: error.detail().to_owned(),
             // Whole seconds, as RFC 9110 requires, rounded up so that no client asks too early.
-            retry_after: error.retry_after().map(|wait| wait.as_millis().div_ceil(1000) as u64),
+            retry_after: error.retry_after().map(|wait| wait.as_secs() + u64::from(wait.subsec_nanos() > 0)),
         }
     }
 
@@ -110,11 +110,11 @@ impl IntoResponse for Error {
     }
 }
 
-/// The refusal as a response, with one trace event. A failure on our side is logged as an error, a mistake of the
-/// client is not.
+/// The refusal as a response, with one trace event. A failure on our side is logged as an error. A mistake of the client
+/// is not, nor is a retry that comes too soon: there may be many of them, and the failure before them was logged.
 pub(crate) fn respond(error: &Error) -> Response {
     let refusal = Refusal::new(error);
-    if refusal.status.is_server_error() {
+    if refusal.status.is_server_error() && refusal.kind != Kind::AttemptTooSoon {
         tracing::error!(target: "idem", code = refusal.code(), cause = ?std::error::Error::source(error), "{error}");
     } else {
         tracing::debug!(target: "idem", code = refusal.code(), "{error}");
@@ -129,9 +129,11 @@ fn status(kind: Kind) -> StatusCode {
         Kind::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
         Kind::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         Kind::ReplyTooLarge => StatusCode::GONE,
-        Kind::RetryLater | Kind::StoreUnavailable | Kind::DeadlineExceeded | Kind::UndoFailed => {
-            StatusCode::SERVICE_UNAVAILABLE
-        }
+        Kind::RetryLater
+        | Kind::StoreUnavailable
+        | Kind::DeadlineExceeded
+        | Kind::UndoFailed
+        | Kind::AttemptTooSoon => StatusCode::SERVICE_UNAVAILABLE,
         Kind::ScopeInvalid
         | Kind::TtlInvalid
         | Kind::FingerprintFailed
@@ -144,5 +146,27 @@ fn status(kind: Kind) -> StatusCode {
         | Kind::Panicked
         | Kind::StepMismatch
         | Kind::AttemptsExhausted => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn r25a_retry_after_is_the_rest_of_the_pause_and_never_too_early() {
+        let header = |rest| Error::too_soon(rest).into_response().headers()[header::RETRY_AFTER].clone();
+        let second = Duration::from_secs(1);
+        for (rest, seconds) in [
+            (Duration::from_micros(1), "1"),
+            (second, "1"),
+            (second + Duration::from_micros(1), "2"),
+            (second * 59, "59"),
+            (second * 60 - Duration::from_nanos(1), "60"),
+        ] {
+            assert_eq!(header(rest), seconds, "{rest:?}");
+        }
     }
 }

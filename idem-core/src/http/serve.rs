@@ -106,6 +106,7 @@ async fn serve<C: Context>(
         }
         Ok(Claimed::Replay(stored)) => respond(policy, reply::replay(stored)),
         Ok(Claimed::Refuse(kind)) => respond(policy, Err(Error::new(kind))),
+        Ok(Claimed::TooSoon(rest)) => respond(policy, Err(Error::too_soon(rest))),
         Err(error) => respond(policy, Err(error)),
     }
 }

@@ -19,6 +19,8 @@ pub enum Decision<R = Resume> {
     Replace(Claim),
     /// A leased run was abandoned or released. Take it over, if the claim of the earlier attempt still holds the record.
     Resume(R),
+    /// The same, but not before this time has passed: attempts that were released are spaced.
+    TooSoon(R, Duration),
     /// The request has run: answer with this reply.
     Replay(Reply),
     /// The request must not run, and there is no reply to give.
@@ -32,6 +34,8 @@ pub struct Resume {
     pub claim: Claim,
     /// The number of the earlier attempt.
     pub attempt: u32,
+    /// How many of the attempts were released.
+    pub released: u32,
     /// Whether the run was rejected and is still to be undone.
     pub is_rejected: bool,
     /// The fingerprint of the first attempt. The keys of its calls are derived from it.
@@ -40,16 +44,23 @@ pub struct Resume {
 
 impl Decision {
     /// Applies the lease terms: refuses a run whose attempts are used up, and refuses to begin a run if the caller may
-    /// only resume. A rejected run is undone in any number of attempts.
+    /// only resume. An attempt that was released is not counted. A rejected run is undone in any number of attempts.
     #[must_use]
     pub fn within(self, terms: &LeaseTerms, intent: Intent) -> Self {
         match self {
-            Self::Resume(Resume { attempt, is_rejected: false, .. }) if attempt >= terms.attempts => {
+            Self::Resume(ref earlier) | Self::TooSoon(ref earlier, _) if earlier.has_used_up(terms) => {
                 Self::Refuse(Kind::AttemptsExhausted)
             }
             Self::Claim | Self::Replace(_) if intent == Intent::Resume => Self::Refuse(Kind::NothingToResume),
             order => order,
         }
+    }
+}
+
+impl Resume {
+    /// Whether as many attempts as the terms allow ended without a word: by a crash, or by the loss of their lease.
+    fn has_used_up(&self, terms: &LeaseTerms) -> bool {
+        !self.is_rejected && self.attempt.saturating_sub(self.released) >= terms.attempts
     }
 }
 
@@ -73,7 +84,7 @@ pub fn decide(record: Option<&Record>, request: &Request, now: Timestamp) -> Dec
     match decide_on(record, Some(request.fingerprint), now) {
         Decision::Claim => Decision::Claim,
         Decision::Replace(expired) => Decision::Replace(expired),
-        Decision::Resume(_) => Decision::Refuse(Kind::StepMismatch),
+        Decision::Resume(_) | Decision::TooSoon(..) => Decision::Refuse(Kind::StepMismatch),
         Decision::Replay(reply) => Decision::Replay(reply),
         Decision::Refuse(kind) => Decision::Refuse(kind),
     }
@@ -110,16 +121,50 @@ fn decide_on(record: Option<&Record>, asked: Option<Fingerprint>, now: Timestamp
         (State::Running | State::Leased { .. } | State::Completed(_) | State::Oversized, false) => {
             Decision::Refuse(Kind::KeyReused)
         }
-        (State::Leased { until, .. }, true) if *until > now => Decision::Refuse(Kind::KeyInFlight),
-        (State::Leased { attempt, is_rejected, .. }, true) => {
-            let (claim, attempt, is_rejected) = (record.claim, *attempt, *is_rejected);
-            Decision::Resume(Resume { claim, attempt, is_rejected, fingerprint })
+        (&State::Leased { until, .. }, true) if until > now => Decision::Refuse(Kind::KeyInFlight),
+        (&State::Leased { until, attempt, released, is_rejected }, true) => {
+            let earlier = Resume { claim: record.claim, attempt, released, is_rejected, fingerprint };
+            match rest(until, released, now) {
+                Duration::ZERO => Decision::Resume(earlier),
+                rest => Decision::TooSoon(earlier, rest),
+            }
         }
         (State::Running, true) => Decision::Refuse(Kind::TransactionEnded),
         (State::Completed(reply), true) => Decision::Replay(reply.clone()),
         (State::Oversized, true) => Decision::Refuse(Kind::ReplyTooLarge),
         (State::Unreadable, true | false) => Decision::Refuse(Kind::RecordUnreadable),
     }
+}
+
+/// The pause between the end of a run's last lease and its next attempt, if so many of its attempts were released.
+///
+/// The first retry runs at once. Then the pause grows, so that an outage of a service that the run calls is not met by
+/// as many calls as there are retries.
+///
+/// ```
+/// use idem_core::machine::pause;
+///
+/// let pauses = [0, 1, 2, 3, 7, 8, u32::MAX].map(|released| pause(released).as_secs());
+/// assert_eq!(pauses, [0, 0, 1, 2, 32, 60, 60]);
+/// ```
+#[must_use]
+pub fn pause(released: u32) -> Duration {
+    match released.checked_sub(2) {
+        None => Duration::ZERO,
+        Some(doublings) => LONGEST_PAUSE.min(Duration::from_secs(1).saturating_mul(2_u32.saturating_pow(doublings))),
+    }
+}
+
+/// A service that was down for hours is asked again at most a minute after it is back.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// What is left of the pause after a lease that has ended. Whether the lease was released or has run out is not
+/// recorded: after a crash the pause of the earlier releases is kept, too.
+fn rest(until: Timestamp, released: u32, now: Timestamp) -> Duration {
+    // At most a minute.
+    let pause = pause(released).as_micros() as i64;
+    let rest = until.0.saturating_add(pause).saturating_sub(now.0);
+    Duration::from_micros(u64::try_from(rest).unwrap_or(0))
 }
 
 /// By how much the expiry of a record is put off at its completion.
@@ -196,7 +241,7 @@ mod tests {
     }
 
     fn leased(until: i64) -> State {
-        State::Leased { until: Timestamp(until), attempt: 3, is_rejected: false }
+        State::Leased { until: Timestamp(until), attempt: 3, released: 0, is_rejected: false }
     }
 
     fn states() -> [State; 5] {
@@ -210,7 +255,8 @@ mod tests {
         assert_eq!(decide(NOW.0 + 1), Decision::Refuse(Kind::KeyInFlight));
         let claim = record(State::Running).claim;
         let fingerprint = asked("this").fingerprint;
-        assert_eq!(decide(NOW.0), Decision::Resume(Resume { claim, attempt: 3, is_rejected: false, fingerprint }));
+        let earlier = Resume { claim, attempt: 3, released: 0, is_rejected: false, fingerprint };
+        assert_eq!(decide(NOW.0), Decision::Resume(earlier));
     }
 
     #[test]
@@ -232,13 +278,60 @@ mod tests {
     fn r25_an_attempt_too_many_is_refused() {
         let claim = record(State::Running).claim;
         let fingerprint = asked("this").fingerprint;
-        let resume = |attempt, is_rejected| Decision::Resume(Resume { claim, attempt, is_rejected, fingerprint });
+        let resume =
+            |attempt, is_rejected| Decision::Resume(Resume { claim, attempt, released: 0, is_rejected, fingerprint });
         let terms = LeaseTerms::DEFAULT.attempts(3);
         assert_eq!(resume(2, false).within(&terms, Intent::Run), resume(2, false));
         assert_eq!(resume(3, false).within(&terms, Intent::Run), Decision::Refuse(Kind::AttemptsExhausted));
         assert_eq!(Decision::Claim.within(&terms, Intent::Run), Decision::Claim);
         // A rejected run is undone in the end.
         assert_eq!(resume(3, true).within(&terms, Intent::Run), resume(3, true));
+    }
+
+    /// A run of which so many attempts were released, that much time after the end of its last lease.
+    fn released(released: u32, after: Duration, terms: &LeaseTerms, is_rejected: bool) -> Decision {
+        let until = Timestamp(NOW.0 - after.as_micros() as i64);
+        let state = State::Leased { until, attempt: 2_000, released, is_rejected };
+        decide_leased(Some(&record(state)), &asked("this"), terms, Intent::Run, NOW)
+    }
+
+    #[test]
+    fn r25a_attempts_that_were_released_are_spaced_and_not_counted() {
+        let terms = LeaseTerms::DEFAULT.attempts(2_000);
+        let second = Duration::from_secs(1);
+        let tick = Duration::from_micros(1);
+        for (released_so_far, pause) in
+            [(0, 0), (1, 0), (2, 1), (3, 2), (4, 4), (5, 8), (6, 16), (7, 32), (8, 60), (9, 60), (1_999, 60)]
+        {
+            for is_rejected in [false, true] {
+                let after = |time| released(released_so_far, time, &terms.attempts(2_001), is_rejected);
+                let pause = second * pause;
+                assert!(matches!(after(pause), Decision::Resume(_)), "{released_so_far}: it is time");
+                if let Some(early) = pause.checked_sub(tick) {
+                    assert!(matches!(after(early), Decision::TooSoon(_, rest) if rest == tick), "{released_so_far}");
+                    assert!(matches!(after(Duration::ZERO), Decision::TooSoon(_, rest) if rest == pause));
+                }
+            }
+        }
+        // By what is left, and whenever it comes.
+        let exhausted = Decision::Refuse(Kind::AttemptsExhausted);
+        for time in [Duration::ZERO, second * 60] {
+            assert_ne!(released(1, time, &terms, false), exhausted);
+            assert_eq!(released(0, time, &terms, false), exhausted);
+            assert_ne!(released(1_991, time, &terms.attempts(10), false), exhausted);
+            assert_eq!(released(1_990, time, &terms.attempts(10), false), exhausted);
+            // By a hand that has changed the row.
+            assert_ne!(released(3_000, time, &terms.attempts(1), false), exhausted);
+        }
+    }
+
+    #[test]
+    fn r25a_another_fingerprint_and_a_transaction_are_refused_however_soon_they_come() {
+        let state = State::Leased { until: NOW, attempt: 9, released: 9, is_rejected: false };
+        let (record, terms) = (record(state), LeaseTerms::DEFAULT);
+        let other = decide_leased(Some(&record), &asked("that"), &terms, Intent::Run, NOW);
+        assert_eq!(other, Decision::Refuse(Kind::KeyReused));
+        assert_eq!(decide(Some(&record), &asked("this"), NOW), Decision::Refuse(Kind::StepMismatch));
     }
 
     #[test]
@@ -249,7 +342,7 @@ mod tests {
             assert_eq!(order.within(&terms, Intent::Resume), Decision::Refuse(Kind::NothingToResume));
         }
         let fingerprint = asked("this").fingerprint;
-        let resume = Decision::Resume(Resume { claim, attempt: 1, is_rejected: false, fingerprint });
+        let resume = Decision::Resume(Resume { claim, attempt: 1, released: 0, is_rejected: false, fingerprint });
         assert_eq!(resume.clone().within(&terms, Intent::Resume), resume);
         assert_eq!(Decision::Replay(reply()).within(&terms, Intent::Resume), Decision::Replay(reply()));
     }
@@ -261,7 +354,7 @@ mod tests {
         let (claim, fingerprint) = (record(State::Running).claim, asked("this").fingerprint);
         assert_eq!(
             resume(leased(NOW.0)),
-            Decision::Resume(Resume { claim, attempt: 3, is_rejected: false, fingerprint })
+            Decision::Resume(Resume { claim, attempt: 3, released: 0, is_rejected: false, fingerprint })
         );
         assert_eq!(resume(leased(NOW.0 + 1)), Decision::Refuse(Kind::KeyInFlight));
         assert_eq!(resume(State::Completed(reply())), Decision::Replay(reply()));

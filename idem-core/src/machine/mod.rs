@@ -5,5 +5,5 @@
 mod decide;
 mod journal;
 
-pub use decide::{Decision, Resume, Verdict, decide, decide_leased, lateness, verdict};
+pub use decide::{Decision, Resume, Verdict, decide, decide_leased, lateness, pause, verdict};
 pub use journal::{Journal, Next, Refused, Registered, StepKind, Unreadable};

@@ -72,8 +72,8 @@ impl<S: Clone + Send + 'static> MemoryStore<S> {
         self.rows().sweep(now)
     }
 
-    /// Resets the attempts of a leased run, so that a run that has used up its `attempts` may begin again. Returns
-    /// whether there was a run that is not over and whose lease has ended.
+    /// Resets the attempts of a leased run, so that a run that has used up its `attempts`, or whose next attempt may not
+    /// begin yet, goes on at once. Returns whether there was a run that is not over and whose lease has ended.
     #[must_use]
     pub fn reset_attempts(&self, identity: &Identity) -> bool {
         let now = self.now();

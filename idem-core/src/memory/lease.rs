@@ -50,6 +50,7 @@ impl<S: Clone + Send + 'static> Lease for MemoryLease<S> {
             }
             Claimed::Replay(reply) => Claimed::Replay(reply),
             Claimed::Refuse(kind) => Claimed::Refuse(kind),
+            Claimed::TooSoon(rest) => Claimed::TooSoon(rest),
         })
     }
 

@@ -79,15 +79,15 @@ impl Rows {
                 if let Some(kind) = self.in_flight(request) {
                     return Claimed::Refuse(kind);
                 }
-                let state = State::Leased { until, attempt: 1, is_rejected: false };
+                let state = State::Leased { until, attempt: 1, released: 0, is_rejected: false };
                 let record = Record::new(Some(request.fingerprint), state, claim, expires_at);
                 let row = Row { record, journal: Vec::new(), input: request.input.clone() };
                 self.records.insert(request.identity.clone(), row);
                 Claimed::Run(Leased { attempt: 1, fingerprint: request.fingerprint, entries: Vec::new() })
             }
-            Decision::Resume(Resume { attempt, is_rejected, fingerprint, .. }) => {
+            Decision::Resume(Resume { attempt, released, is_rejected, fingerprint, .. }) => {
                 let row = self.records.get_mut(&request.identity).expect("the record that was decided on");
-                row.record.state = State::Leased { until, attempt: attempt + 1, is_rejected };
+                row.record.state = State::Leased { until, attempt: attempt + 1, released, is_rejected };
                 row.record.claim = claim;
                 row.record.expires_at = row.record.expires_at.max(expires_at);
                 let entries = row.journal.iter().map(|(_, entry)| entry.clone()).collect();
@@ -95,6 +95,7 @@ impl Rows {
             }
             Decision::Replay(reply) => Claimed::Replay(reply),
             Decision::Refuse(kind) => Claimed::Refuse(kind),
+            Decision::TooSoon(_, rest) => Claimed::TooSoon(rest),
         }
     }
 
@@ -164,8 +165,9 @@ impl Rows {
     /// the lease was held.
     pub(super) fn release(&mut self, identity: &Identity, claim: Claim, nobodys: Claim, now: Timestamp) -> bool {
         let Some(row) = self.held(identity, claim) else { return false };
-        if let State::Leased { until, .. } = &mut row.record.state {
+        if let State::Leased { until, released, .. } = &mut row.record.state {
             *until = now;
+            *released += 1;
         }
         row.record.claim = nobodys;
         true
@@ -174,8 +176,8 @@ impl Rows {
     /// Resets the attempts of a run that is not over and whose lease has ended. Returns whether there is such a run.
     pub(super) fn reset_attempts(&mut self, identity: &Identity, now: Timestamp) -> bool {
         match self.records.get_mut(identity).map(|row| &mut row.record.state) {
-            Some(State::Leased { until, attempt, .. }) if *until <= now => {
-                *attempt = 0;
+            Some(State::Leased { until, attempt, released, .. }) if *until <= now => {
+                (*attempt, *released) = (0, 0);
                 true
             }
             _ => false,

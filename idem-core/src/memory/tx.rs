@@ -71,6 +71,7 @@ impl<S: Clone + Send + 'static> Context for MemoryTx<S> {
             Claimed::Run(()) => {}
             Claimed::Replay(reply) => return Ok(Claimed::Replay(reply)),
             Claimed::Refuse(kind) => return Ok(Claimed::Refuse(kind)),
+            Claimed::TooSoon(rest) => return Ok(Claimed::TooSoon(rest)),
         }
         // From here on a drop releases the claim.
         let run = Run { store: store.clone(), request: request.clone(), claim };

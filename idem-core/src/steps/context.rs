@@ -43,6 +43,7 @@ impl<L: Lease> Context for Steps<L> {
             Claimed::Run(attempt) => attempt,
             Claimed::Replay(reply) => return Ok(Claimed::Replay(reply)),
             Claimed::Refuse(kind) => return Ok(Claimed::Refuse(kind)),
+            Claimed::TooSoon(rest) => return Ok(Claimed::TooSoon(rest)),
         };
         let renewed = lease.clone();
         let try_renew = move || {

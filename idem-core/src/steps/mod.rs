@@ -46,12 +46,14 @@ use undo::{Failure, Undo};
 ///   attempt has already passed a step of this name, that is [`Kind::StepMismatch`], before the step runs.
 /// - A process that has lost the lease changes nothing: each write asks for the lease in its own transaction.
 /// - A handler that fails is released: its finished steps stay, and the retry resumes after them. They stay for the
-///   `ttl`, counted from the end of the last lease.
+///   `ttl`, counted from the end of the last lease. The first retry runs at once, later ones are spaced
+///   ([`Kind::AttemptTooSoon`]).
 /// - When a handler rejects the run ([`Disposition::Reject`]), its finished steps are undone by the undos that were
 ///   registered with [`undo`](Self::undo) and [`undo_call`](Self::undo_call), the last step first. Each undo runs once
 ///   and is recorded. If the undoing is cut short, the retry runs the handler again. The handler passes its finished
 ///   steps and cannot enter any other ([`Kind::RunRejected`]). Then the undoing resumes, and the caller gets the reply
-///   of the first rejection. Until everything is undone the record does not expire, and attempts do not count.
+///   of the first rejection. Until everything is undone the record does not expire, and attempts are spaced but do not
+///   count.
 /// - After a step that failed, or that the handler gave up, only the same step may be entered: the next attempt might
 ///   pass that step and take another way. If the handler can live with a failure, the step returns it as its value:
 ///   `Ok(None)`, `Ok(Declined)`.

@@ -36,4 +36,6 @@ pub enum Claimed<T> {
     Replay(Reply),
     /// The request must not run now, and there is no reply to give. After [`Kind::KeyInFlight`] ask again.
     Refuse(Kind),
+    /// The leased run may go on, but not before this time has passed: attempts that were released are spaced.
+    TooSoon(Duration),
 }

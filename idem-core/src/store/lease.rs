@@ -29,7 +29,8 @@ pub trait Lease: Clone + Send + Sync + 'static {
     /// True if an open step transaction locks out other claimants and our own renewal, as SQLite's write lock does.
     const EXCLUSIVE: bool;
 
-    /// Claims the request, or takes it over if an earlier attempt was abandoned or released.
+    /// Claims the request, or takes it over if an earlier attempt was abandoned or released. Attempts that were
+    /// released are [spaced](Claimed::TooSoon).
     ///
     /// # Errors
     /// The store could not be asked, or did not answer. A claim that it may have made ends with the lease.
@@ -81,7 +82,8 @@ pub trait Lease: Clone + Send + Sync + 'static {
     /// poisons the record. A store that cannot be reached is no error: it undoes what was not committed.
     fn roll_back(&self, tx: Self::Tx) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// Ends the lease and keeps the finished steps: the next attempt resumes after them.
+    /// Ends the lease and keeps the finished steps: the next attempt resumes after them. The attempt is counted among
+    /// those that were [released](crate::store::State::Leased::released).
     ///
     /// # Errors
     /// As for [`renew`](Self::renew).

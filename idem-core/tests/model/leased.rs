@@ -7,7 +7,7 @@ use stateright::{Model, Property};
 
 use crate::past::Broken;
 use crate::run::Run;
-use crate::store::{Progress, Store, after, claim};
+use crate::store::{Progress, Store, after, claim, nobodys};
 use crate::wrong::Wrong;
 
 /// How many claims are given in all, to whichever clients: what bounds the model, with the clock.
@@ -18,7 +18,7 @@ const LIMIT: LeaseTerms = LeaseTerms::DEFAULT.attempts(3);
 
 /// When the clock stops: late enough for a record that was completed at once to expire, and for the lease of the one in
 /// its place to end.
-const END: Timestamp = Timestamp(3);
+const END: Timestamp = after(Timestamp(0), 3);
 
 // What must be so always.
 pub(crate) const ONE_COMPLETION: &str = "a record is completed at most once";
@@ -37,6 +37,8 @@ pub(crate) const REJECTED_IS_UNDONE: &str = "a rejected record has all its finis
 pub(crate) const SUCCESS_IS_NOT_UNDONE: &str = "a record that succeeds has no step undone";
 pub(crate) const REJECTED_IS_NOT_FORGOTTEN: &str = "no record is forgotten of which something is to be undone";
 pub(crate) const UNDONE_ONCE: &str = "what is undone is not undone again";
+pub(crate) const RELEASED_IS_SPACED: &str = "no attempt begins at once behind two that were released";
+pub(crate) const RELEASED_IS_NOT_COUNTED: &str = "only attempts that ended without a word use a run up";
 pub(crate) const LAST_IS_UNDONE_FIRST: &str = "only a finished step is undone, and the last one first";
 
 /// Leased runs, as they are or in a way that must be found out.
@@ -151,12 +153,19 @@ impl Leased {
             Decision::Claim => Order::Lease,
             Decision::Replace(expired) => Order::ReplaceLeased(expired),
             Decision::Resume(Resume { claim, .. }) => Order::TakeOver(claim),
+            Decision::TooSoon(Resume { claim, .. }, _) if self.wrong == Wrong::NotSpaced => Order::TakeOver(claim),
+            Decision::TooSoon(..) => return Err(Told::Refused(Kind::AttemptTooSoon)),
             Decision::Replay(reply) => {
                 store.answer(&reply);
                 store.past.note(Broken::OtherBodyServed, store.past.asked != body);
                 return Err(Told::Replay);
             }
-            Decision::Refuse(kind) => return Err(Told::Refused(kind)),
+            Decision::Refuse(kind) => {
+                if kind == Kind::AttemptsExhausted {
+                    store.past.use_up(LIMIT.attempts);
+                }
+                return Err(Told::Refused(kind));
+            }
         };
         Ok(Client::Looked { body, began, order })
     }
@@ -274,12 +283,15 @@ impl Model for Leased {
             Expected::always(REJECTED_IS_NOT_FORGOTTEN, |_, world| world.keeps(Broken::RejectionForgotten)),
             Expected::always(SUCCESS_IS_NOT_UNDONE, |_, world| world.keeps(Broken::UndoneSuccess)),
             Expected::always(UNDONE_ONCE, |_, world| world.keeps(Broken::UndoneAgain)),
+            Expected::always(RELEASED_IS_SPACED, |_, world| world.keeps(Broken::BegunTooSoon)),
+            Expected::always(RELEASED_IS_NOT_COUNTED, |_, world| world.keeps(Broken::UsedUpByReleases)),
             Expected::always(LAST_IS_UNDONE_FIRST, |_, world| world.keeps(Broken::UndoneOutOfOrder)),
             Expected::sometimes("a lease is taken over from a client that sleeps", |_, world| world.is_taken_over()),
             Expected::sometimes("a run goes on behind the steps of an earlier one", |_, world| world.is_resumed()),
             Expected::sometimes("a lease is lost", |_, world| world.refuses(Kind::LeaseLost)),
             Expected::sometimes("another body is refused", |_, world| world.refuses(Kind::KeyReused)),
             Expected::sometimes("the attempts are used up", |_, world| world.refuses(Kind::AttemptsExhausted)),
+            Expected::sometimes("a client comes too soon", |_, world| world.refuses(Kind::AttemptTooSoon)),
             Expected::sometimes("a reply is replayed", |_, world| world.told == Some(Told::Replay)),
             Expected::sometimes("an expired record is begun anew", |_, world| world.is_begun_anew()),
         ];
@@ -346,6 +358,7 @@ impl World {
     /// A first attempt that is not by the first claim.
     fn is_begun_anew(&self) -> bool {
         let Some(row) = &self.store.row else { return false };
-        matches!(row.progress, Progress::Leased { attempt: 1, .. }) && row.claim != claim(1)
+        matches!(row.progress, Progress::Leased { attempt: 1, .. })
+            && ![claim(1), nobodys(claim(1))].contains(&row.claim)
     }
 }

@@ -13,6 +13,8 @@
 //! recorded as a step is, and the same holds for what its body does when it has slept. Each step has an undo here; which
 //! ones have none in truth is recorded with the rejection, and nothing else comes of it.
 //!
+//! Attempts that are released are spaced (`r25a_…`). A tick of the clock is the shortest pause.
+//!
 //! The handler is free: it may complete or reject at any step that has answered, as far as the journal lets it.
 //!
 //! Left out are steps that end their transaction, and COMMITs without an answer.
@@ -30,8 +32,8 @@ use stateright::{Checker, HasDiscoveries, Model};
 use leased::{
     ALL_STEPS_PASSED, FINISHED_STEP_STAYS, LAST_IS_UNDONE_FIRST, LIVE_LEASE_STAYS, LIVE_RECORD_STAYS, Leased,
     NO_COMPLETION_OVER_A_CALL, NO_REJECTION_OVER_A_CALL, NO_STEP_BEHIND_REJECTION, ONE_COMPLETION,
-    OTHER_BODY_IS_NOT_SERVED, REJECTED_IS_NOT_FORGOTTEN, REJECTED_IS_UNDONE, REJECTION_STANDS, REPLY_IS_COMMITTED,
-    STALE_CHANGES_NOTHING, SUCCESS_IS_NOT_UNDONE, UNDONE_ONCE,
+    OTHER_BODY_IS_NOT_SERVED, REJECTED_IS_NOT_FORGOTTEN, REJECTED_IS_UNDONE, REJECTION_STANDS, RELEASED_IS_NOT_COUNTED,
+    RELEASED_IS_SPACED, REPLY_IS_COMMITTED, STALE_CHANGES_NOTHING, SUCCESS_IS_NOT_UNDONE, UNDONE_ONCE,
 };
 use wrong::Wrong;
 
@@ -45,12 +47,12 @@ fn keeps_the_promises(model: Leased, states: usize) {
 
 #[test]
 fn r26_every_order_of_events_keeps_the_promises() {
-    keeps_the_promises(Leased::without_rejections(Wrong::Nothing), 381_791);
+    keeps_the_promises(Leased::without_rejections(Wrong::Nothing), 691_871);
 }
 
 #[test]
 fn r14_every_order_of_events_around_a_rejection_keeps_the_promises() {
-    keeps_the_promises(Leased::with_rejections(Wrong::Nothing), 146_929);
+    keeps_the_promises(Leased::with_rejections(Wrong::Nothing), 266_477);
 }
 
 /// A wrong variant is found out by each of these properties.
@@ -133,6 +135,22 @@ fn r14_a_call_that_is_not_looked_for_is_found_out() {
 #[test]
 fn r28_a_completion_that_does_not_ask_the_journal_is_found_out() {
     found_out(Leased::without_rejections(Wrong::JournalNotAsked), &[ALL_STEPS_PASSED, NO_COMPLETION_OVER_A_CALL]);
+}
+
+#[test]
+fn r25a_attempts_that_are_not_spaced_are_found_out() {
+    found_out(Leased::without_rejections(Wrong::NotSpaced), &[RELEASED_IS_SPACED]);
+    found_out(Leased::with_rejections(Wrong::NotSpaced), &[RELEASED_IS_SPACED]);
+}
+
+#[test]
+fn r25a_a_release_that_keeps_its_claim_is_found_out() {
+    found_out(Leased::without_rejections(Wrong::ReleaseKeepsClaim), &[RELEASED_IS_SPACED]);
+}
+
+#[test]
+fn r25a_a_release_that_is_not_noted_is_found_out() {
+    found_out(Leased::without_rejections(Wrong::ReleaseNotNoted), &[RELEASED_IS_NOT_COUNTED, RELEASED_IS_SPACED]);
 }
 
 #[test]

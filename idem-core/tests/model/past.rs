@@ -2,15 +2,21 @@
 
 use std::collections::BTreeSet;
 
-use idem_core::store::{Claim, Reply};
+use idem_core::store::{Claim, Reply, Timestamp};
 
-use crate::store::{CALL, Ending, STEPS};
+use crate::store::{CALL, Ending, STEPS, after};
 
 /// What has become of the record since it was begun.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Past {
     /// Which of the model's requests began it.
     pub(crate) asked: usize,
+    /// How many attempts were begun behind the first one.
+    again: u32,
+    /// How many attempts were released.
+    released: u32,
+    /// When, if nothing has begun since.
+    released_at: Option<Timestamp>,
     finished: [bool; STEPS],
     /// Whether the call was made, and is not finished.
     made: bool,
@@ -58,6 +64,10 @@ pub(crate) enum Broken {
     LiveRecordReplaced,
     /// A request that asked for something else took a run over, or got its reply.
     OtherBodyServed,
+    /// An attempt was begun at once behind two that were released.
+    BegunTooSoon,
+    /// A run was refused as used up of which too few attempts have ended without a word.
+    UsedUpByReleases,
     /// A reply was given that is not the committed one, or counts no more.
     OtherReply,
 }
@@ -82,6 +92,25 @@ impl Past {
         if happened {
             self.broken.insert(broken);
         }
+    }
+
+    /// Another attempt takes the run over, in a transaction that began then.
+    pub(crate) fn begin_attempt(&mut self, began: Timestamp) {
+        let is_too_soon = self.released_at.is_some_and(|at| self.released >= 2 && began < after(at, 1));
+        self.note(Broken::BegunTooSoon, is_too_soon);
+        self.again += 1;
+        self.released_at = None;
+    }
+
+    /// The attempt that holds the lease says that it has ended.
+    pub(crate) fn release(&mut self, now: Timestamp) {
+        self.released += 1;
+        self.released_at = Some(now);
+    }
+
+    /// A client is told that as many attempts as there may be have ended without a word.
+    pub(crate) fn use_up(&mut self, attempts: u32) {
+        self.note(Broken::UsedUpByReleases, (1 + self.again).saturating_sub(self.released) < attempts);
     }
 
     /// A step's body begins.
@@ -128,6 +157,8 @@ impl Past {
             Ending::Rejection(_) => self.note(Broken::NotUndone, self.undone != self.finished),
         }
         self.completed.push(ending);
+        // Nothing is begun any more. Forgotten, they make no states of their own.
+        (self.again, self.released, self.released_at) = (0, 0, None);
     }
 
     /// A client gets this reply.

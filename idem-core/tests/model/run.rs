@@ -60,7 +60,7 @@ impl Run {
             }
             // Whoever gives back what is lost is not told so.
             Action::Release(_) => {
-                store.let_go(self.claim, guard);
+                store.let_go(self.claim, guard, wrong);
                 Ok(Client::Idle)
             }
             _ => unreachable!("{action:?} is not of a run"),

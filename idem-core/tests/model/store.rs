@@ -10,6 +10,9 @@ use idem_core::store::{Claim, Entry, EntryKind, Format, Outcome, Record, Reply, 
 use crate::past::{Broken, Past};
 use crate::wrong::Wrong;
 
+/// A tick of the clock, in the clock's microseconds: the shortest pause between two attempts.
+const TICK: i64 = 1_000_000;
+
 /// How long a lease lives, in ticks of the clock.
 const LEASE: i64 = 1;
 
@@ -57,7 +60,7 @@ pub(crate) struct Row {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Progress {
-    Leased { until: Timestamp, attempt: u32, is_rejected: bool },
+    Leased { until: Timestamp, attempt: u32, released: u32, is_rejected: bool },
     Completed(Ending),
 }
 
@@ -107,7 +110,7 @@ impl Store {
     fn begin_anew(&mut self, began: Timestamp, fingerprint: Fingerprint) -> Claim {
         self.past.note(Broken::LiveRecordReplaced, self.row.is_some() && !self.is_expired());
         let claim = self.next_claim();
-        let progress = Progress::Leased { until: after(began, LEASE), attempt: 1, is_rejected: false };
+        let progress = Progress::Leased { until: after(began, LEASE), attempt: 1, released: 0, is_rejected: false };
         self.row = Some(Row { claim, fingerprint, progress, expires_at: after(began, TTL) });
         self.kept = Kept::default();
         self.past.forget();
@@ -118,12 +121,13 @@ impl Store {
     /// Takes over from an attempt that is over. It does not ask for the fingerprint: that is up to `decide`.
     pub(crate) fn take_over(&mut self, began: Timestamp, earlier: Claim) -> Option<Claim> {
         let row = self.row.as_ref()?;
-        let Progress::Leased { until, attempt, is_rejected } = row.progress else { return None };
+        let Progress::Leased { until, attempt, released, is_rejected } = row.progress else { return None };
         if row.claim != earlier || until > began || row.expires_at <= began {
             return None;
         }
         self.past.note(Broken::LiveLeaseTaken, until > self.now);
-        let progress = Progress::Leased { until: after(began, LEASE), attempt: attempt + 1, is_rejected };
+        self.past.begin_attempt(began);
+        let progress = Progress::Leased { until: after(began, LEASE), attempt: attempt + 1, released, is_rejected };
         let row = Row { progress, expires_at: row.expires_at.max(after(began, TTL)), ..row.clone() };
         let claim = self.next_claim();
         self.row = Some(Row { claim, ..row });
@@ -205,13 +209,21 @@ impl Store {
         finished
     }
 
-    /// Ends the lease and keeps the steps.
-    pub(crate) fn let_go(&mut self, claim: Claim, guard: Guard) -> bool {
-        self.update(claim, guard, |row, _, now| {
-            if let Progress::Leased { until, .. } = &mut row.progress {
+    /// Ends the lease and keeps the steps. The claim is nobody's then.
+    pub(crate) fn let_go(&mut self, claim: Claim, guard: Guard, wrong: Wrong) -> bool {
+        let is_released = self.update(claim, guard, |row, _, now| {
+            if let Progress::Leased { until, released, .. } = &mut row.progress {
                 *until = now;
+                *released += u32::from(wrong != Wrong::ReleaseNotNoted);
             }
-        })
+            if wrong != Wrong::ReleaseKeepsClaim {
+                row.claim = nobodys(row.claim);
+            }
+        });
+        if is_released {
+            self.past.release(self.now);
+        }
+        is_released
     }
 
     pub(crate) fn is_expired(&self) -> bool {
@@ -248,7 +260,9 @@ impl Store {
 impl Row {
     pub(crate) fn record(&self) -> Record {
         let state = match self.progress {
-            Progress::Leased { until, attempt, is_rejected } => State::Leased { until, attempt, is_rejected },
+            Progress::Leased { until, attempt, released, is_rejected } => {
+                State::Leased { until, attempt, released, is_rejected }
+            }
             Progress::Completed(ending) => State::Completed(ending.reply()),
         };
         Record::new(Some(self.fingerprint), state, self.claim, self.expires_at)
@@ -335,6 +349,11 @@ pub(crate) fn claim(number: u8) -> Claim {
     Claim::from_bytes(&[number; 16]).expect("16 bytes")
 }
 
-pub(crate) fn after(now: Timestamp, ticks: i64) -> Timestamp {
-    Timestamp(now.0 + ticks)
+/// What is left of a claim when it is released: who has looked at it before cannot take it over.
+pub(crate) fn nobodys(claim: Claim) -> Claim {
+    Claim::from_bytes(&claim.as_bytes().map(|byte| byte | 0x80)).expect("16 bytes")
+}
+
+pub(crate) const fn after(now: Timestamp, ticks: i64) -> Timestamp {
+    Timestamp(now.0 + ticks * TICK)
 }

@@ -33,6 +33,12 @@ pub(crate) enum Wrong {
     CallNotRead,
     /// A run is completed whatever its journal says.
     JournalNotAsked,
+    /// A client does not wait for the time of its attempt.
+    NotSpaced,
+    /// A release leaves the claim in the record, so that a decision from before can still be carried out.
+    ReleaseKeepsClaim,
+    /// A release ends the lease and does not say that the attempt was released.
+    ReleaseNotNoted,
     /// An undo is recorded in the run of whoever holds the lease.
     UndoWithoutToken,
 }

@@ -12,6 +12,8 @@ create table if not exists idem_records (
     state smallint not null,
     claim bytea not null,
     attempt integer not null,
+    -- How many attempts of a leased run were released after they had run. They are spaced, and the others are counted.
+    released integer not null default 0,
     lease_until timestamptz,
     format smallint not null,
     status smallint,

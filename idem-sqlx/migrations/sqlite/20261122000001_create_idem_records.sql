@@ -13,6 +13,8 @@ create table if not exists main.idem_records (
     state integer not null,
     claim blob not null,
     attempt integer not null,
+    -- How many attempts of a leased run were released after they had run. They are spaced, and the others are counted.
+    released integer not null default 0,
     lease_until integer,
     format integer not null,
     status integer,

@@ -40,8 +40,9 @@ pub type PgSteps = Steps<PgLease>;
 pub type PgLease = DbLease<PgStore>;
 
 impl PgStore {
-    /// Resets the attempts of a leased run, for a run that has used up its `attempts`. The next retry resumes the run
-    /// after its finished steps. Returns whether there was a run that is not over and that no process holds.
+    /// Resets the attempts of a leased run that has used up its `attempts`, or whose next attempt may not begin yet. The
+    /// next retry resumes the run at once, after its finished steps. Returns whether there was a run that is not over
+    /// and that no process holds.
     ///
     /// # Errors
     /// The database cannot be reached.
@@ -83,8 +84,9 @@ impl PgStore {
     ///   claims the run as a retry does, so any number of processes can resume runs at a time, beside the callers.
     /// - A run is abandoned when its lease has ended and the run has not: its process died, or the run failed and was
     ///   released.
-    /// - Each run is given to the handler once in a pass. Each time counts as an attempt, except for a rejected run,
-    ///   which only has to be undone. A run whose attempts are used up answers `Err` until an operator
+    /// - Each run is given to the handler once in a pass. Each time is an attempt: one that fails is
+    ///   [spaced](idem_core::Kind::AttemptTooSoon), one that crashes counts. A run whose next attempt may not begin yet
+    ///   is left for a later pass. A run whose attempts are used up answers `Err` until an operator
     ///   [resets](Self::reset_attempts) them.
     /// - It begins no new run. A run that is over by then, or has expired, answers
     ///   [`NothingToResume`](idem_core::Kind::NothingToResume). So does a call under another operation, scope or key

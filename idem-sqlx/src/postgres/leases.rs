@@ -194,7 +194,7 @@ impl Leases {
     }
 
     /// Ends the lease and keeps the journal. `nobodys` replaces the claim, so that a renewal on its way cannot revive
-    /// the lease. An attempt that has not run does not count.
+    /// the lease. An attempt that has not run leaves no trace in the numbers.
     pub(super) async fn release(
         self,
         connection: &mut InTime<'_>,
@@ -329,6 +329,7 @@ SET claim = $4,
     state = $5,
     fingerprint = $6,
     attempt = 1,
+    released = 0,
     lease_until = now() + $7 * interval '1 second',
     format = 0,
     status = NULL,
@@ -504,7 +505,8 @@ const RELEASE: Template = Template(
 UPDATE {schema}.idem_records
 SET lease_until = now(),
     claim = $6,
-    attempt = attempt - $7
+    attempt = attempt - $7,
+    released = released + 1 - $7
 WHERE scope = $1
     AND operation = $2
     AND key_hash = $3
@@ -527,7 +529,8 @@ WHERE scope = $1
 const RESET_ATTEMPTS: Template = Template(
     "
 UPDATE {schema}.idem_records
-SET attempt = 0
+SET attempt = 0,
+    released = 0
 WHERE scope = $1
     AND operation = $2
     AND key_hash = $3

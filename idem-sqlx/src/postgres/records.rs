@@ -246,6 +246,7 @@ WITH replaced AS (
         state = $8,
         claim = $9,
         attempt = 1,
+        released = 0,
         lease_until = NULL,
         format = 0,
         status = NULL,
@@ -287,6 +288,7 @@ SELECT record.fingerprint, record.state, record.claim, record.format, record.sta
     (extract(epoch FROM record.expires_at) * 1000000)::bigint AS expires_at,
     (extract(epoch FROM record.lease_until) * 1000000)::bigint AS lease_until,
     record.attempt,
+    record.released,
     (extract(epoch FROM now()) * 1000000)::bigint AS now,
     statement_timestamp() - now() < interval '10 milliseconds' AS is_alone
 FROM (VALUES (1)) AS one (row)
@@ -305,6 +307,7 @@ SELECT record.fingerprint, record.state, record.claim, record.format, record.sta
     (extract(epoch FROM record.expires_at) * 1000000)::bigint AS expires_at,
     (extract(epoch FROM record.lease_until) * 1000000)::bigint AS lease_until,
     record.attempt,
+    record.released,
     (extract(epoch FROM now()) * 1000000)::bigint AS now,
     CASE
         WHEN record.expires_at > now() THEN NULL
@@ -357,6 +360,7 @@ SELECT fingerprint, state, claim, format, status, headers, body,
     (extract(epoch FROM expires_at) * 1000000)::bigint AS expires_at,
     (extract(epoch FROM lease_until) * 1000000)::bigint AS lease_until,
     attempt,
+    released,
     (extract(epoch FROM now()) * 1000000)::bigint AS now
 FROM {schema}.idem_records
 WHERE scope = $1

@@ -155,7 +155,7 @@ impl Records {
     }
 
     /// Ends the lease and keeps the journal. `nobodys` replaces the claim, so that a renewal on its way cannot revive
-    /// the lease. An attempt that has not run does not count.
+    /// the lease. An attempt that has not run leaves no trace in the numbers.
     pub(super) async fn release(
         self,
         connection: &mut SqliteConnection,
@@ -284,6 +284,7 @@ SET claim = $4,
     state = $5,
     fingerprint = $6,
     attempt = 1,
+    released = 0,
     lease_until = time.now + $7,
     format = 0,
     status = NULL,
@@ -435,7 +436,8 @@ const RELEASE: &str = "
 UPDATE main.idem_records
 SET lease_until = time.now,
     claim = $6,
-    attempt = attempt - $7
+    attempt = attempt - $7,
+    released = released + 1 - $7
 FROM (SELECT CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER) AS now) AS time
 WHERE scope = $1
     AND operation = $2
@@ -455,7 +457,8 @@ WHERE scope = $1
 
 const RESET_ATTEMPTS: &str = "
 UPDATE main.idem_records
-SET attempt = 0
+SET attempt = 0,
+    released = 0
 FROM (SELECT CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER) AS now) AS time
 WHERE scope = $1
     AND operation = $2

@@ -126,6 +126,7 @@ SET fingerprint = $4,
     state = $5,
     claim = $6,
     attempt = 1,
+    released = 0,
     lease_until = NULL,
     format = 0,
     status = NULL,
@@ -155,6 +156,7 @@ SELECT record.fingerprint, record.state, record.claim, record.format, record.sta
     record.expires_at,
     record.lease_until,
     record.attempt,
+    record.released,
     time.now
 FROM (SELECT CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER) AS now) AS time
 LEFT JOIN main.idem_records AS record

@@ -105,9 +105,10 @@ macro_rules! mails {
                 Ok(to.to_owned())
             }
 
-            /// Another operation whose input is recorded.
+            /// Another operation whose input is recorded. Its callers wait.
             #[idempotent(
-                key = mail.id, scope = mail.to, operation = "mails.other", fingerprint = mail, record_input = mail
+                key = mail.id, scope = mail.to, operation = "mails.other", fingerprint = mail, record_input = mail,
+                in_flight = wait("5s")
             )]
             pub async fn other(steps: &mut $Steps, mail: &Mail, office: &Office) -> Result<(), Error> {
                 steps.call("deliver", async |_| office.deliver().await).await
@@ -180,8 +181,8 @@ both! {
         office.failures.store(MAILS, Ordering::SeqCst);
         assert_eq!(counts(mails::go_on(&store, &office).await), (0, 230));
         assert_eq!(office.tried(), 2 * MAILS);
+        db.end_pauses().await;
         assert_eq!(counts(mails::go_on(&store, &office).await), (230, 0));
-        // No third try is left for one that fails.
         assert_eq!((office.tried(), office.prepared()), (3 * MAILS, MAILS));
     }
 
@@ -199,9 +200,47 @@ both! {
         let (store, office) = (db.store(4).await, Office::failing(3));
         for _ in 0..3 {
             assert!(mails::send(&store, &mail("k", "u1"), &office).await.is_err());
+            db.forget_releases().await;
         }
         assert_eq!(counts(mails::go_on(&store, &office).await), (0, 1));
         assert_eq!(office.tried(), 3);
+    }
+
+    async fn r25a_one_that_may_not_be_resumed_yet_is_left_for_a_later_round(db) {
+        let (store, office) = (db.store(4).await, Office::failing(8));
+        for id in ["a", "b"] {
+            for _ in 0..4 {
+                assert!(mails::send(&store, &mail(id, "u1"), &office).await.is_err());
+                db.end_pauses().await;
+            }
+        }
+        // The one has just failed once more, and the other one's turn has come.
+        office.failures.store(1, Ordering::SeqCst);
+        assert!(mails::send(&store, &mail("a", "u1"), &office).await.is_err());
+        assert_eq!(counts(mails::go_on(&store, &office).await), (1, 0));
+        assert_eq!(counts(mails::go_on(&store, &office).await), (0, 0), "neither resumed nor failed");
+        assert_eq!(office.tried(), 10);
+        let refused = mails::send(&store, &mail("a", "u1"), &office).await.expect_err("too soon");
+        assert_eq!(refused.kind(), Kind::AttemptTooSoon);
+        db.end_pauses().await;
+        assert_eq!(counts(mails::go_on(&store, &office).await), (1, 0));
+        assert_eq!((office.tried(), db.number(INPUTS).await), (11, 0));
+    }
+
+    async fn r25a_who_resumes_waits_for_no_runs_turn(db) {
+        let (store, office) = (db.store(4).await, Office::failing(4));
+        for _ in 0..4 {
+            db.end_pauses().await;
+            assert!(mails::other(&store, &mail("k", "u1"), &office).await.is_err());
+        }
+        let resume = async || {
+            let again = async |mail: Mail| mails::other(&store, &mail, &office).await;
+            counts(store.resume_abandoned("mails.other", again).await.expect("an answer"))
+        };
+        // In four seconds, for which its caller would wait.
+        assert_eq!(resume().await, (0, 0));
+        db.end_pauses().await;
+        assert_eq!(resume().await, (1, 0));
     }
 
     async fn r22_an_input_that_cannot_be_read_is_not_run_and_stays(db) {
@@ -339,6 +378,7 @@ both! {
         }
         for _ in 0..2 {
             assert!(mails::send(&store, &mail("k", "u-exhausted"), &office).await.is_err());
+            db.forget_releases().await;
         }
         office.failures.store(0, Ordering::SeqCst);
         let body = |id: &str, text: &str| {

@@ -102,6 +102,7 @@ async fn run<D: Database>(store: &<D::Tx as Context>::Store, key: &str, end: End
         Claimed::Replay(_) => Ok(Came::Replayed),
         Claimed::Refuse(Kind::KeyInFlight) => Ok(Came::Again),
         Claimed::Refuse(kind) => panic!("refused: {kind:?}"),
+        Claimed::TooSoon(rest) => panic!("one transaction is never spaced: {rest:?}"),
     }
 }
 

@@ -45,11 +45,6 @@ trait Brief: Database {
     const SLOW: &'static str;
 }
 
-/// Lets the next attempt begin at once.
-async fn let_begin<D: Database>(db: &D) {
-    db.execute("UPDATE idem_records SET lease_until = created_at WHERE lease_until IS NOT NULL").await;
-}
-
 impl Brief for Postgres {
     const TIME: &str = "now()";
 
@@ -113,7 +108,7 @@ both! {
             assert!(store.drain(TOO_LONG).await);
             let held = "SELECT count(*) FROM idem_records WHERE lease_until > ";
             assert_eq!(db.number(&format!("{held} {}", D::TIME)).await, 0, "{step}");
-            let_begin(&db).await;
+            db.end_pauses().await;
         }
         steps::pay_in_time(&store, "k", &script).await.expect("the retry goes on");
         assert_eq!((script.times("reserve"), script.times("charge"), db.effects().await), (2, 2, 2));
@@ -125,7 +120,7 @@ both! {
         let ended = promptly("the rejection", orders::order(&store, "k", true, &script)).await;
         assert_eq!(ended, Err(Refused::Idem("deadline_exceeded".to_owned())));
         assert!(store.drain(TOO_LONG).await);
-        let_begin(&db).await;
+        db.end_pauses().await;
         assert_eq!(orders::order(&store, "k", true, &script).await, Err(Refused::Declined));
     }
 
@@ -167,7 +162,7 @@ both! {
             assert!(ended.is_err() && began.elapsed() < Duration::from_millis(1200), "{:?}: {ended:?}", began.elapsed());
             assert!(store.drain(Duration::from_secs(30)).await);
             assert!(D::is_idle(&store).await);
-            let_begin(&db).await;
+            db.end_pauses().await;
         }
         assert_eq!(db.effects().await, 0);
     }

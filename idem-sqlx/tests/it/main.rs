@@ -35,6 +35,7 @@ mod reply;
 mod request;
 mod schema;
 mod silence;
+mod spaced;
 mod steps;
 mod sweep;
 mod unavailable;

@@ -50,6 +50,7 @@ async fn r33_the_rights_on_the_page_are_enough_on_postgres() {
     pay(&store, "order-1").await.expect("paid");
     assert!(observe(pay(&store, "order-1")).await.replayed);
     assert_eq!(order(&store, "order-2", &false).await.expect_err("not charged").kind(), Kind::Panicked);
+    db.execute("UPDATE idem.idem_records SET released = 0").await; // as if its process had died
     assert_eq!(order(&store, "order-2", &false).await.expect_err("once").kind(), Kind::AttemptsExhausted);
     let identity = Identity::new("ada", "orders.create", "order-2").expect("an identity");
     assert!(store.reset_attempts(&identity).await.expect("reset"));

@@ -177,6 +177,21 @@ macro_rules! handlers {
                 if last { steps.finish(slowly).await } else { steps.transaction("slow", slowly).await }
             }
 
+            /// The same, for callers that wait.
+            #[idempotent(
+                key = id, scope = scope, ttl = "1h", operation = "steps.pay", fingerprint = order,
+                in_flight = wait("5s")
+            )]
+            pub async fn pay_patiently(
+                steps: &mut $Steps,
+                scope: &str,
+                id: &str,
+                order: &str,
+                script: &Script,
+            ) -> Result<Paid, Failed> {
+                run(steps, script).await
+            }
+
             /// Its records are kept for less time than its lease lasts.
             #[idempotent(
                 key = id, scope = scope, ttl = "1s", operation = "steps.short", fingerprint = order, lease = "30s"

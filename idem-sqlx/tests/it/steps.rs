@@ -48,6 +48,7 @@ both! {
         }
         let other = steps::pay(&store, "u1", "k", "another order", &script).await;
         assert_eq!(kind(&other), Some(Kind::KeyReused), "the record keeps its fingerprint");
+        db.end_pauses().await;
         let retry = observe(steps::pay(&store, "u1", "k", "order", &script)).await;
         assert!(!retry.replayed);
         assert_eq!(retry.result.expect("paid"), paid());
@@ -85,6 +86,7 @@ both! {
         assert_eq!((script.times("charge"), script.times("confirm"), db.effects().await), (1, 1, 1));
         // The release that began it can still end it.
         script.changed.store(false, Ordering::SeqCst);
+        db.end_pauses().await;
         assert_eq!(steps::pay(&store, "u1", "k", "order", &script).await.expect("paid"), paid());
         let twice = steps::twice(&store, "k").await;
         assert_eq!(twice.expect_err("a name for two steps").kind(), Kind::StepMismatch);
@@ -146,6 +148,7 @@ both! {
         assert_eq!(kind(&changed), Some(Kind::StepMismatch));
         assert_eq!((script.times("confirm"), db.effects().await), (1, 1));
         script.left_out.store(false, Ordering::SeqCst);
+        db.end_pauses().await;
         assert_eq!(steps::pay(&store, "u1", "k", "order", &script).await.expect("paid"), paid());
     }
 
@@ -154,6 +157,7 @@ both! {
         for _ in 0..3 {
             script.act("charge", Act::Fail);
             assert!(matches!(steps::pay(&store, "u1", "k", "order", &script).await, Err(Failed::Told)));
+            db.forget_releases().await;
         }
         for _ in 0..2 {
             let exhausted = steps::pay(&store, "u1", "k", "order", &script).await;

@@ -144,6 +144,20 @@ pub trait Database: Sized {
     /// Lets every record expire.
     async fn expire(&self);
 
+    /// Lets the pause before the next attempt of every run be over.
+    async fn end_pauses(&self);
+
+    /// How many microseconds are left of a pause of this many seconds.
+    async fn microseconds_left(&self, pause: i64) -> i64;
+
+    /// The statement after which every lease ended so much earlier.
+    fn lease_ended_earlier(time: std::time::Duration) -> String;
+
+    /// Makes each attempt that was released one that ended without a word, as a crash ends it.
+    async fn forget_releases(&self) {
+        self.execute("UPDATE idem_records SET released = 0").await;
+    }
+
     /// Whether a connection of the store's pool is outside of any transaction.
     async fn is_idle(store: &<Self::Tx as Context>::Store) -> bool;
 
@@ -334,6 +348,20 @@ impl Database for Postgres {
         self.execute("UPDATE idem_records SET expires_at = now() - interval '1 second'").await;
     }
 
+    async fn end_pauses(&self) {
+        let minute = "lease_until = lease_until - interval '1 minute'";
+        self.execute(&format!("UPDATE idem_records SET {minute} WHERE lease_until <= now()")).await;
+    }
+
+    fn lease_ended_earlier(time: std::time::Duration) -> String {
+        format!("UPDATE idem_records SET lease_until = lease_until - interval '{} microseconds'", time.as_micros())
+    }
+
+    async fn microseconds_left(&self, pause: i64) -> i64 {
+        let left = "extract(epoch FROM lease_until - now()) * 1000000";
+        self.number(&format!("SELECT ({left})::bigint + {pause} * 1000000 FROM idem_records")).await
+    }
+
     async fn is_idle(store: &PgStore) -> bool {
         let mut connection = store.pool().acquire().await.expect("a connection");
         let mut times = Vec::new();
@@ -490,6 +518,20 @@ impl Database for Sqlite {
 
     async fn expire(&self) {
         self.execute("UPDATE idem_records SET expires_at = 1").await;
+    }
+
+    async fn end_pauses(&self) {
+        let is_over = "lease_until <= (julianday('now') - 2440587.5) * 86400000000";
+        self.execute(&format!("UPDATE idem_records SET lease_until = lease_until - 60000000 WHERE {is_over}")).await;
+    }
+
+    fn lease_ended_earlier(time: std::time::Duration) -> String {
+        format!("UPDATE idem_records SET lease_until = lease_until - {}", time.as_micros())
+    }
+
+    async fn microseconds_left(&self, pause: i64) -> i64 {
+        let now = "CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER)";
+        self.number(&format!("SELECT lease_until - {now} + {pause} * 1000000 FROM idem_records")).await
     }
 
     async fn is_idle(store: &SqliteStore) -> bool {

@@ -71,6 +71,7 @@ both! {
         assert_eq!((undone(&db).await, db.number(COMPLETED).await), (0, 0));
         script.act("undo reserve", Act::Fail);
         assert_eq!(orders::order(&store, "k", true, &script).await, refused(Kind::UndoFailed));
+        db.end_pauses().await;
         let last = observe(orders::order(&store, "k", true, &script)).await;
         assert_eq!((last.result, last.replayed), (Err(Refused::Declined), true));
         assert_eq!(
@@ -121,6 +122,7 @@ both! {
         for _ in 0..10 {
             script.act("undo charge", Act::Fail);
             assert_eq!(orders::order(&store, "k", true, &script).await, refused(Kind::UndoFailed));
+            db.end_pauses().await;
         }
         assert!(db.seconds_to_live().await > 3e9, "a hundred years");
         assert_eq!(orders::order(&store, "k", true, &script).await, Err(Refused::Declined));
@@ -204,6 +206,7 @@ both! {
         assert_eq!(orders::hasty(&store, "k", 2 * crate::app::REPLY_LIMIT, &script).await, refused(Kind::OutcomeUnknown));
         script.act("charge", Act::Hang);
         assert_eq!(orders::hasty(&store, "k", 1, &script).await, refused(Kind::OutcomeUnknown));
+        db.end_pauses().await;
         assert_eq!(orders::hasty(&store, "k", 1, &script).await, Ok(1));
         let keys = script.keys();
         assert_eq!((keys.len(), &keys[0], &keys[0]), (3, &keys[1], &keys[2]));
@@ -230,12 +233,15 @@ both! {
             script.left_out.store(true, Ordering::SeqCst);
             let rejected = orders::withdrawn(&store, &id, &script, declined.clone()).await;
             assert_eq!(rejected, refused(Kind::OutcomeUnknown), "{act:?}");
+            db.end_pauses().await;
             assert_eq!(orders::withdrawn(&store, &id, &script, Ok(2)).await, refused(Kind::StepMismatch), "{act:?}");
             // Or goes another way.
             script.left_out.store(false, Ordering::SeqCst);
             script.changed.store(true, Ordering::SeqCst);
+            db.end_pauses().await;
             assert_eq!(orders::withdrawn(&store, &id, &script, Ok(1)).await, refused(Kind::StepMismatch), "{act:?}");
             script.changed.store(false, Ordering::SeqCst);
+            db.end_pauses().await;
             assert_eq!((undone(&db).await, script.times("charge")), (before.1, 1), "{act:?}");
             // It makes the call again, and has its answer.
             if act == Act::Hang {
@@ -264,6 +270,7 @@ both! {
         let tolerated = orders::tolerant(&store, "k", &script).await;
         assert_eq!(tolerated, Err(Refused::Idem(Kind::StepMismatch.code().to_owned())));
         db.refuse_steps(false).await;
+        db.end_pauses().await;
         assert_eq!(orders::tolerant(&store, "k", &script).await, Ok(true));
         assert_eq!((script.times("charge"), db.number(STEPS).await), (2, 0));
     }
@@ -308,6 +315,7 @@ both! {
         assert_eq!(send(&app, "POST").await.0, StatusCode::SERVICE_UNAVAILABLE);
         script.act("undo reserve", Act::Fail);
         assert_eq!(send(&app, "POST").await.0, StatusCode::SERVICE_UNAVAILABLE);
+        db.end_pauses().await;
         let declined = (Some("no funds".to_owned()), "declined for u1".to_owned());
         for _ in 0..2 {
             let (status, replayed, why, body) = send(&app, "POST").await;
@@ -348,8 +356,10 @@ both! {
         assert_eq!(first.reject(&"no".to_owned()).await.expect_err("not undone").kind(), Kind::UndoFailed);
         let second = start(&db).await;
         assert_eq!(second.complete(&1).await.expect_err("rejected").kind(), Kind::RunRejected);
+        db.end_pauses().await;
         let third = start(&db).await;
         assert_eq!(third.reject(&"no".to_owned()).await.expect_err("not registered").kind(), Kind::UndoFailed);
+        db.end_pauses().await;
         let mut fourth = start(&db).await;
         step::<D>(&mut fourth, false).await.expect("a step");
         let another = fourth.call("another", async |_| Ok::<u32, Error>(2)).await;

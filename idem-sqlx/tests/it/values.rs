@@ -459,6 +459,7 @@ both! {
                 for _ in 0..2 {
                     let hasty = values::hasty(&store, &id, &Way { call, finishes }, &log).await;
                     assert_eq!(hasty.expect_err("unknown").kind(), Kind::OutcomeUnknown, "{id}");
+                    db.end_pauses().await;
                 }
                 let retry = async || values::hasty(&store, &id, &Way { call: CallEnds::Well, finishes }, &log).await;
                 assert_eq!(retry().await.expect("done"), 1, "{id}");

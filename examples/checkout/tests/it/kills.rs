@@ -85,6 +85,7 @@ async fn each_order_is_charged_once_over_two_hundred_kills() {
     close.send(()).expect("a fair");
     fair.await.expect("no panic");
     books.sell_relics(true).await;
+    books.end_pauses().await;
     let server = town.open().await;
     clients.turn_to(server.address);
     let finished = timeout(LIMIT, clients.finish()).await;

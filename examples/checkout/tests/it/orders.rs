@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use crate::demo::client::{Answer, order, post_order};
 use crate::demo::program::Program;
-use crate::shop::{PROGRAM, Town, begin, json, send, when_free};
+use crate::shop::{END_PAUSES, PROGRAM, Town, begin, json, send, when_free};
 use crate::standin::Mood;
 
 #[tokio::test]
@@ -219,6 +219,7 @@ async fn a_provider_that_is_down_keeps_the_stock_for_the_retry() {
         let failed = send(&server, order("ada", "k", "visa")).await;
         assert_pending(&failed);
         town.assert_state(0, 98, 0, 0).await;
+        town.database.execute(END_PAUSES.to_owned()).await.expect("an update");
     }
     town.provider_is(Mood::Well).await;
     let placed = send(&server, order("ada", "k", "visa")).await;

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use super::clients::Order;
 use crate::database::Pool;
 use crate::demo::client::Answer;
-use crate::shop::{Town, random};
+use crate::shop::{END_PAUSES, Town, random};
 
 /// More than is ever sold.
 const PLENTY: i64 = 1_000_000_000;
@@ -97,7 +97,13 @@ impl Books {
                 return;
             }
             self.sell_relics(on_sale).await;
+            self.end_pauses().await;
         }
+    }
+
+    /// These clients fail far more often than they should wait for.
+    pub(super) async fn end_pauses(&self) {
+        self.execute(END_PAUSES).await;
     }
 
     async fn execute(&self, statements: &str) {

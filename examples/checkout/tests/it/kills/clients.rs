@@ -113,7 +113,8 @@ fn is_final(answer: &Answer) -> bool {
 /// that is not on sale.
 fn is_to_come_again(answer: &Answer) -> bool {
     const CONFLICTS: [&str; 3] = ["key_in_flight", "lease_lost", "sold_out"];
-    const UNAVAILABLE: [&str; 4] = ["payment_pending", "retry_later", "store_unavailable", "undo_failed"];
+    const UNAVAILABLE: [&str; 5] =
+        ["attempt_too_soon", "payment_pending", "retry_later", "store_unavailable", "undo_failed"];
     let is = |status, codes: &[&str]| codes.iter().any(|code| answer.is_refusal(status, code));
     is(StatusCode::CONFLICT, &CONFLICTS) || is(StatusCode::SERVICE_UNAVAILABLE, &UNAVAILABLE)
 }
