@@ -1,17 +1,20 @@
 //! One request of an annotated handler, from its key to its response.
 
 use std::future::Future;
+use std::time::Duration;
 
 use axum::response::{IntoResponse, IntoResponseParts, Response, ResponseParts};
 use futures_util::future::BoxFuture;
-use http::{HeaderName, Method, StatusCode};
+use http::{HeaderName, Method, StatusCode, header};
 use tracing::Instrument;
 
 use crate::catch::{catch, catch_now};
 use crate::claim::{self, unless};
 use crate::disposition::Disposition;
 use crate::error::{Error, Kind};
+use crate::fingerprint::Fingerprint;
 use crate::http::asked::{AskedFingerprint, AskedKey};
+use crate::http::content::Content;
 use crate::http::detach::DetachOnDrop;
 use crate::http::extract::Call;
 use crate::http::{Refusal, key, problem, reply};
@@ -48,7 +51,7 @@ impl<C: Context> Call<C> {
     /// The request to claim, or `None` if nothing is to be recorded.
     ///
     /// Consumes the call, so that a request that waits for another one does not hold its body.
-    fn into_request(self, policy: &Policy, asked: Asked) -> Result<Option<Request>, Error> {
+    fn into_request(self, policy: &Policy, asked: Asked) -> Result<Option<Unclaimed>, Error> {
         // Rule 9: a request that changes nothing needs no record.
         if matches!(self.method, Method::GET | Method::HEAD | Method::OPTIONS) {
             return Ok(None);
@@ -64,19 +67,59 @@ impl<C: Context> Call<C> {
             };
         };
         let identity = Identity { scope: asked.scope?, operation: policy.operation, key };
-        Request::new(identity, self.fingerprint(asked.fingerprint)?, policy.ttl).map(Some)
+        let (method, path, query) = (self.method.as_str(), self.uri.path(), self.uri.query());
+        // A request with another path never gets the stored reply, whatever fingerprint the handler has chosen (rule
+        // 8).
+        let compared = match asked.fingerprint {
+            AskedFingerprint::Request => {
+                let content_type = self.headers.get(header::CONTENT_TYPE).cloned();
+                Compared::Content(Content { method: self.method, uri: self.uri, content_type, body: self.body })
+            }
+            AskedFingerprint::Value(chosen) => {
+                Compared::Chosen(Fingerprint::of_request_with(method, path, query, &chosen?))
+            }
+            AskedFingerprint::None => Compared::Chosen(Fingerprint::of_path(path)),
+        };
+        Ok(Some(Unclaimed { identity, compared, ttl: policy.ttl }))
+    }
+}
+
+/// A request before its content is digested.
+struct Unclaimed {
+    identity: Identity,
+    compared: Compared,
+    ttl: Duration,
+}
+
+/// What is compared with a retry.
+enum Compared {
+    Content(Content),
+    Chosen(Fingerprint),
+}
+
+impl Unclaimed {
+    async fn digest(self) -> Result<Request, Error> {
+        let fingerprint = match self.compared {
+            Compared::Content(content) => content.digest().await?,
+            Compared::Chosen(fingerprint) => fingerprint,
+        };
+        Request::new(self.identity, fingerprint, self.ttl)
     }
 }
 
 async fn serve<C: Context>(
     store: C::Store,
-    request: Result<Option<Request>, Error>,
+    request: Result<Option<Unclaimed>, Error>,
     policy: &'static Policy,
     body: Body<C>,
 ) -> Response {
     let counted = store.runs().enter();
     let request = match request {
-        Ok(Some(request)) => request,
+        // Boxed: the future of every request should not reserve space for its content.
+        Ok(Some(unclaimed)) => match Box::pin(catch(unclaimed.digest())).await.flatten() {
+            Ok(request) => request,
+            Err(error) => return respond(policy, Err(error)),
+        },
         Ok(None) => {
             let run = Box::pin(catch(async move {
                 let _counted = counted;
