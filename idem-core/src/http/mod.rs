@@ -27,9 +27,11 @@
 //!    after the record is committed.
 //!
 //! # What is stored of a response
-//! Status, headers in their order, and body, byte for byte. `Set-Cookie`, `Date`, the hop-by-hop headers (`Connection`,
-//! `Keep-Alive`, `Proxy-Authenticate`, `Proxy-Authorization`, `TE`, `Trailer`, `Transfer-Encoding`, `Upgrade`) and
-//! extensions are not stored. Not even the first caller gets trailers, since the body is read whole before it is sent.
+//! Status, headers in their order, and body, byte for byte. `Set-Cookie`, `Date`, the hop-by-hop headers (`Connection`
+//! and each header that it names, `Keep-Alive`, `Proxy-Authenticate`, `Proxy-Authorization`, `Proxy-Connection`, `TE`,
+//! `Trailer`, `Transfer-Encoding`, `Upgrade`) and extensions are not stored. An `Idempotent-Replayed` that a handler
+//! passes on from another server is removed: the header says that *this* server replays. So is the `Disposition`, once
+//! it has been read. Not even the first caller gets trailers, since the body is read whole before it is sent.
 //! A response over the store's limit is sent to its caller, and a retry gets 410 `reply_too_large`.
 //!
 //! # Errors

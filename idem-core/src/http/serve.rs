@@ -168,18 +168,18 @@ fn respond(policy: &Policy, ended: Result<Response, Error>) -> Response {
 async fn run_recorded<C: Context>(mut context: C, store: &C::Store, body: Body<C>) -> Result<Response, Error> {
     let lost = context.lost();
     let ended = unless(lost, catch(body(&mut context))).await;
-    let response = match ended.unwrap_or_else(|| Err(Error::new(Kind::LeaseLost))) {
+    let mut response = match ended.unwrap_or_else(|| Err(Error::new(Kind::LeaseLost))) {
         Ok(response) => response,
         Err(failed) => {
             context.release().await?;
             return Err(failed);
         }
     };
+    let disposition = disposition(&mut response);
     if context.is_rejected() {
         // The outcome of the rejection is recorded; this attempt's response does not count.
         return reject(context, &Outcome::Oversized, response).await;
     }
-    let disposition = disposition(&response);
     if disposition == Disposition::Release {
         context.release().await?;
         return Ok(response);
@@ -212,8 +212,8 @@ async fn reject<C: Context>(context: C, outcome: &Outcome, response: Response) -
 async fn run_unrecorded<C: Context>(store: &C::Store, body: Body<C>) -> Result<Response, Error> {
     let mut context = C::begin_unrecorded(store).await?;
     match catch(body(&mut context)).await {
-        Ok(response) => {
-            context.finish_unrecorded(disposition(&response)).await?;
+        Ok(mut response) => {
+            context.finish_unrecorded(disposition(&mut response)).await?;
             Ok(response)
         }
         Err(panic) => {
@@ -223,10 +223,10 @@ async fn run_unrecorded<C: Context>(store: &C::Store, body: Body<C>) -> Result<R
     }
 }
 
-/// The disposition that the handler set, or else the one that follows from the status (rule 14).
-fn disposition(response: &Response) -> Disposition {
-    let said = response.extensions().get::<Disposition>().copied();
-    said.unwrap_or_else(|| {
+/// The disposition that the handler set, or else the one that follows from the status (rule 14). The response is ours
+/// afterwards.
+fn disposition(response: &mut Response) -> Disposition {
+    reply::own(response).unwrap_or_else(|| {
         if response.status() < StatusCode::BAD_REQUEST { Disposition::Commit } else { Disposition::Release }
     })
 }

@@ -395,6 +395,21 @@ macro_rules! application {
                         *response.body_mut() = Body::from(vec![0, 255, 10, 13, 0]);
                         response
                     }
+                    "upstream" | "upstream_release" | "upstream_reject" => {
+                        let disposition = match command {
+                            "upstream" => Disposition::Commit,
+                            "upstream_reject" => Disposition::Reject,
+                            _ => Disposition::Release,
+                        };
+                        let headers = [
+                            ("connection", "close, X-Hop"),
+                            ("x-hop", "one"),
+                            ("proxy-connection", "keep-alive"),
+                            ("idempotent-replayed", "true"),
+                            ("x-end", "two"),
+                        ];
+                        (disposition, headers, "from another server").into_response()
+                    }
                     "span" => tracing::Span::current().metadata().map_or("", |span| span.name()).into_response(),
                     "skew" => {
                         // Every run reads what the other writes, so not both can have been first.
