@@ -146,6 +146,7 @@ pub mod machine;
 mod entry;
 mod policy;
 mod record;
+mod redacted;
 
 mod disposition;
 mod fingerprint;

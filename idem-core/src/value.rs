@@ -1,6 +1,7 @@
 //! The stored result of a plain function.
 
 use std::any::type_name;
+use std::fmt;
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -9,6 +10,7 @@ use serde::de::DeserializeOwned;
 use crate::encoding::{self, Unsuitable};
 use crate::error::{Error, Kind};
 use crate::record::{Format, Outcome, Reply};
+use crate::redacted::Redacted;
 
 /// The stored result of an earlier run.
 ///
@@ -32,10 +34,16 @@ use crate::record::{Format, Outcome, Reply};
 ///   whatever they find (`untagged`, `tag = "…"`, `flatten`) are detected only when a value is to be stored.
 /// - The name is [`type_name`]'s, which may differ between compilers. If it changes, results that were stored before
 ///   are unreadable, and nothing runs twice.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Value {
     tag: Bytes,
     text: Bytes,
+}
+
+impl fmt::Debug for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Value").field(&Redacted(self.text.len())).finish()
+    }
 }
 
 impl Value {

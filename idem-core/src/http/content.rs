@@ -10,6 +10,7 @@ use http::{HeaderValue, Method, Uri};
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
+use crate::catch::no_answer;
 use crate::error::{Error, Kind};
 use crate::fingerprint::Fingerprint;
 
@@ -46,7 +47,7 @@ impl Content {
         digest.await.map_err(|error| match error.try_into_panic() {
             Ok(panic) => resume_unwind(panic),
             // The runtime shuts down. Nothing was run.
-            Err(error) => Error::new(Kind::RetryLater).caused_by(error),
+            Err(error) => Error::new(Kind::RetryLater).caused_by(no_answer(&error)),
         })
     }
 

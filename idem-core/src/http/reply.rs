@@ -46,7 +46,8 @@ pub(crate) async fn capture(response: Response, limit: usize) -> Result<(Outcome
     let mut read = BytesMut::new();
     let mut fits = headers.len() <= limit;
     while fits && let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| Error::new(Kind::ReplyFailed).caused_by(error))?;
+        // The error is the handler's own, and may quote what the handler works on.
+        let frame = frame.map_err(|_| Error::new(Kind::ReplyFailed).caused_by("the body ended with an error"))?;
         // Trailers belong to the connection, like every other hop-by-hop part.
         let Ok(data) = frame.into_data() else { continue };
         read.extend_from_slice(&data);
