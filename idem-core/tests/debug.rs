@@ -6,8 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use idem_core::machine::{Journal, Next, Resume};
 use idem_core::store::{
-    Abandoned, Attempt, Claim, Claimed, Entry, EntryKind, Format, Input, Outcome, Place, Record, Rejected, Reply, State,
-    Timestamp,
+    Abandoned, Attempt, Claim, Claimed, Entry, EntryKind, Format, Input, Outcome, Place, Record, Rejected, Reply,
+    State, Timestamp,
 };
 use idem_core::{Error, Fingerprint, Identity, Key, Kind, Request, Scope, Settled, Unordered};
 
@@ -24,7 +24,8 @@ fn forms() -> [String; 4] {
 
 fn assert_hidden(what: &str, value: &dyn Debug) {
     let hash = Key::of(CANARY).expect("valid").expect("a key");
-    let hashed = [hash.hash()[..4].iter().map(|byte| format!("{byte:02x}")).collect(), format!("{:?}", &hash.hash()[..4])];
+    let hashed =
+        [hash.hash()[..4].iter().map(|byte| format!("{byte:02x}")).collect(), format!("{:?}", &hash.hash()[..4])];
     for shown in [format!("{value:?}"), format!("{value:#?}")] {
         let compact: String = shown.split_whitespace().collect::<Vec<_>>().join(" ");
         for form in forms().iter().chain(&hashed) {

@@ -7,6 +7,7 @@ use axum::extract::FromRequestParts;
 use http::StatusCode;
 use http::request::Parts;
 use idem_core::{Error, Scope, ToScope};
+use idem_testkit::logs::CANARY;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
@@ -67,7 +68,8 @@ impl<S: Send + Sync> FromRequestParts<S> for User {
 
 impl ToScope for User {
     fn to_scope(&self) -> Result<Scope, Error> {
-        self.0.to_scope()
+        let canary = if self.0.is_empty() { "" } else { CANARY };
+        format!("{}{canary}", self.0).to_scope()
     }
 }
 
@@ -98,6 +100,8 @@ macro_rules! application {
             use idem_core::{Disposition, idempotent};
             use idem_sqlx::{$Store, $Tx};
             use sqlx::Connection;
+
+            use idem_testkit::logs::CANARY;
 
             use super::{Command, Event, Gauge, REPLY_LIMIT, User};
 
@@ -260,7 +264,8 @@ macro_rules! application {
                 app.gauge.enter();
                 let run = app.gauge.entered();
                 insert(tx, user, command).await;
-                let done = (StatusCode::CREATED, [("location", "/effects/1")], format!("run {run} for {}", user.0));
+                let headers = [("location", "/effects/1"), ("x-secret", CANARY)];
+                let done = (StatusCode::CREATED, headers, format!("run {run} for {}", user.0));
                 match command {
                     "insert" => done.into_response(),
                     "wait" => {
@@ -284,7 +289,7 @@ macro_rules! application {
                     }
                     "commit_error" => (StatusCode::CONFLICT, Disposition::Commit, format!("run {run}")).into_response(),
                     "release_ok" => (StatusCode::OK, Disposition::Release, format!("run {run}")).into_response(),
-                    "panic" => panic!("as told"),
+                    "panic" => panic!("as told: {CANARY}"),
                     "swallow" => {
                         assert!(!raw(tx, "INSERT INTO effects VALUES (NULL, NULL)").await);
                         done.into_response()
@@ -310,7 +315,7 @@ macro_rules! application {
                     "panicking_body" => {
                         let chunks = futures_util::stream::once(async {
                             if true {
-                                panic!("as told");
+                                panic!("as told: {CANARY}");
                             }
                             Ok::<_, std::io::Error>("never")
                         });
@@ -326,7 +331,7 @@ macro_rules! application {
                     }
                     "raw_commit_and_panic" => {
                         assert!(raw(tx, "COMMIT").await);
-                        panic!("as told");
+                        panic!("as told: {CANARY}");
                     }
                     "raw_commit_and_begin" => {
                         assert!(raw(tx, "COMMIT").await && raw(tx, "BEGIN").await);
@@ -436,7 +441,8 @@ macro_rules! application {
                         Body::from_stream(futures_util::stream::iter((0..7).map(move |_| chunk()))).into_response()
                     }
                     "broken_body" => {
-                        let chunks = [Ok("half of it"), Err(std::io::Error::other("the source is gone"))];
+                        let chunks =
+                            [Ok("half of it"), Err(std::io::Error::other(format!("the source is gone: {CANARY}")))];
                         Body::from_stream(futures_util::stream::iter(chunks)).into_response()
                     }
                     other => panic!("no such command: {other}"),
