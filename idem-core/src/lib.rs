@@ -150,6 +150,8 @@ mod redacted;
 
 mod disposition;
 mod fingerprint;
+#[cfg(test)]
+mod fuzz;
 mod identity;
 mod json;
 

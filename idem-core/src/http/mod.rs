@@ -76,7 +76,7 @@ mod detach;
 pub(crate) mod extract;
 pub(crate) mod key;
 mod problem;
-mod reply;
+pub(crate) mod reply;
 pub(crate) mod serve;
 pub(crate) mod through_store;
 

@@ -78,7 +78,7 @@ pub(crate) fn replay(reply: Reply) -> Result<Response, Error> {
 }
 
 /// The name and the value of each header in order, each after its length: 2 bytes for a name, 4 for a value.
-fn encode_headers(headers: &HeaderMap) -> Bytes {
+pub(crate) fn encode_headers(headers: &HeaderMap) -> Bytes {
     let mut bytes = BytesMut::new();
     for (name, value) in headers {
         if NOT_STORED.contains(name) || is_nominated(headers, name) {
@@ -101,14 +101,14 @@ fn is_nominated(headers: &HeaderMap, name: &HeaderName) -> bool {
     names.any(|nominated| nominated.trim_ascii().eq_ignore_ascii_case(name.as_str().as_bytes()))
 }
 
-fn decode_headers(mut bytes: Bytes) -> Option<HeaderMap> {
+pub(crate) fn decode_headers(mut bytes: Bytes) -> Option<HeaderMap> {
     let mut headers = HeaderMap::new();
     while !bytes.is_empty() {
         let length = bytes.try_get_u16().ok()?.into();
         let name = HeaderName::from_bytes(&take(&mut bytes, length)?).ok()?;
         let length = bytes.try_get_u32().ok()?.try_into().ok()?;
         let value = HeaderValue::from_maybe_shared(take(&mut bytes, length)?).ok()?;
-        headers.append(name, value);
+        headers.try_append(name, value).ok()?;
     }
     Some(headers)
 }
@@ -178,6 +178,19 @@ mod tests {
         let whole = (0..bytes.len()).filter(|end| decode_headers(bytes.slice(..*end)).is_some()).count();
         // Cut between two headers, the bytes are a shorter list. A stored row cannot be cut like that.
         assert_eq!(whole, headers().len());
+    }
+
+    /// A map of headers has a largest size, over which it panics.
+    #[test]
+    fn r22_more_headers_than_a_response_can_have_are_unreadable() {
+        let mut bytes = BytesMut::new();
+        for at in 0..40_000 {
+            let name = format!("x-{at:05}");
+            bytes.put_u16(name.len() as u16);
+            bytes.put_slice(name.as_bytes());
+            bytes.put_u32(0);
+        }
+        assert_eq!(decode_headers(bytes.freeze()), None);
     }
 
     #[test]
