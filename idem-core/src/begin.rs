@@ -37,12 +37,22 @@ pub enum Stored {
 }
 
 /// The result of a rejection.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Settled<T> {
     /// This value is stored, and every retry reads it as it is here.
     Kept(T),
     /// The stored result of another run or of an earlier attempt counts instead.
     Stored(Stored),
+}
+
+impl<T> fmt::Debug for Settled<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            // The value is content of a reply.
+            Self::Kept(_) => f.write_str("Kept(…)"),
+            Self::Stored(stored) => f.debug_tuple("Stored").field(stored).finish(),
+        }
+    }
 }
 
 impl<T> Settled<T> {

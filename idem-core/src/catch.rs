@@ -5,6 +5,7 @@ use std::future::Future;
 use std::panic::AssertUnwindSafe;
 
 use futures_util::FutureExt;
+use tokio::task::JoinError;
 
 use crate::error::{Error, Kind};
 
@@ -13,26 +14,22 @@ use crate::error::{Error, Kind};
 /// Not an `async fn`: its future would reserve space for the body twice.
 pub(crate) fn catch<T>(body: impl Future<Output = T>) -> impl Future<Output = Result<T, Error>> {
     let caught = AssertUnwindSafe(body).catch_unwind();
-    caught.map(|ended| ended.map_err(panicked))
+    caught.map(|ended| ended.map_err(|panic| panicked(&panic)))
 }
 
 /// Catches a panic of synchronous code.
 #[cfg(feature = "axum")]
 pub(crate) fn catch_now<T>(body: impl FnOnce() -> T) -> Result<T, Error> {
-    std::panic::catch_unwind(AssertUnwindSafe(body)).map_err(panicked)
+    std::panic::catch_unwind(AssertUnwindSafe(body)).map_err(|panic| panicked(&panic))
 }
 
-fn panicked(panic: Box<dyn Any + Send>) -> Error {
-    Error::new(Kind::Panicked).caused_by(words(panic.as_ref()))
+/// The panic hook has got the message and the place. The message may quote what the handler works on, so it is not passed
+/// on: a cause may be logged.
+fn panicked(_: &(dyn Any + Send)) -> Error {
+    Error::new(Kind::Panicked)
 }
 
-/// The message of a panic. The panic hook has already got the message and the place.
-fn words(panic: &(dyn Any + Send)) -> String {
-    if let Some(words) = panic.downcast_ref::<&str>() {
-        (*words).to_owned()
-    } else if let Some(words) = panic.downcast_ref::<String>() {
-        words.clone()
-    } else {
-        "a panic without a message".to_owned()
-    }
+/// What became of a task without an answer. A [`JoinError`] quotes the message of a panic, so it is not passed on either.
+pub(crate) fn no_answer(error: &JoinError) -> &'static str {
+    if error.is_panic() { "the task panicked" } else { "the runtime is shutting down" }
 }

@@ -240,6 +240,8 @@ impl Error {
     }
 
     /// The same error with its cause, for logs and never for a client.
+    ///
+    /// A refusal over HTTP is logged with its cause: give it nothing that quotes a key, a request, a reply or a row.
     #[must_use]
     pub fn caused_by(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         self.0.source = Some(source.into());

@@ -1,11 +1,14 @@
 //! The fingerprint: the digest that tells a retry from another request under the same key.
 
+use std::fmt;
+
 use serde::{Serialize, Serializer};
 use sha2::{Digest, Sha256};
 
 use crate::encoding;
 use crate::error::{Error, Kind};
 use crate::json;
+use crate::redacted::Beginning;
 
 /// A digest of what a request asks for. The same key with another fingerprint is refused.
 ///
@@ -20,7 +23,7 @@ use crate::json;
 ///
 /// A fingerprint starts with the version of its rules. So a later release may change the rules, and a retry is still
 /// not taken for another request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Fingerprint([u8; Self::LEN]);
 
 impl Fingerprint {
@@ -137,6 +140,12 @@ impl Fingerprint {
     #[must_use]
     pub fn as_bytes(&self) -> &[u8; Self::LEN] {
         &self.0
+    }
+}
+
+impl fmt::Debug for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Fingerprint").field(&Beginning(&self.0[1..])).finish()
     }
 }
 

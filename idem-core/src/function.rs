@@ -100,7 +100,6 @@ pub fn is_final<R: Answer>(answer: &Result<R, Kind>, rejects: impl FnOnce(&R::Er
 }
 
 /// The result of entering a call.
-#[derive(Debug)]
 pub enum Entered<C: Context, R> {
     /// The call runs its body with this guard.
     Run(Guard<C>),

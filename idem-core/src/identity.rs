@@ -2,9 +2,11 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Kind};
+use crate::redacted::{Beginning, Redacted};
 
 /// The owner of a key: two callers with different scopes never see each other's replies.
 ///
@@ -18,7 +20,7 @@ use crate::error::{Error, Kind};
 ///
 /// A scope has 1 to 255 bytes without a NUL character. It is stored in clear, so that an operator can find a caller's
 /// records. Use an identifier, not a name or an address.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Scope(String);
 
 impl Scope {
@@ -70,6 +72,12 @@ impl Scope {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+impl fmt::Debug for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Scope").field(&Redacted(self.0.len())).finish()
     }
 }
 
@@ -164,8 +172,7 @@ impl Key {
 
 impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The first bytes are enough to find a record, and too few to find the key in a table of likely keys.
-        write!(f, "Key({:02x}{:02x}{:02x}{:02x}…)", self.0[0], self.0[1], self.0[2], self.0[3])
+        f.debug_tuple("Key").field(&Beginning(&self.0)).finish()
     }
 }
 
@@ -266,6 +273,26 @@ impl ToScope for Scope {
 impl<T: ToScope + ?Sized> ToScope for &T {
     fn to_scope(&self) -> Result<Scope, Error> {
         (**self).to_scope()
+    }
+}
+
+/// A key that was made before, such as one that was read from a header, or from a recorded input.
+impl ToKey for Key {
+    fn to_key(&self) -> Result<Option<Key>, Error> {
+        Ok(Some(self.clone()))
+    }
+}
+
+/// As the hash: a recorded input with a `Key` in it does not hold the key itself.
+impl Serialize for Key {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Key {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Deserialize::deserialize(deserializer).map(Self)
     }
 }
 

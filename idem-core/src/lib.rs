@@ -147,9 +147,12 @@ pub mod machine;
 mod entry;
 mod policy;
 mod record;
+mod redacted;
 
 mod disposition;
 mod fingerprint;
+#[cfg(test)]
+mod fuzz;
 mod identity;
 mod json;
 

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use crate::error::{Error, Kind};
 use crate::fingerprint::Fingerprint;
 use crate::identity::Identity;
+use crate::redacted::{Beginning, Redacted};
 
 /// A request to run something once: its identity, its fingerprint, and how long its record is replayed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,8 +65,7 @@ pub struct Input(pub Bytes);
 
 impl std::fmt::Debug for Input {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // The input may hold the raw key and private data.
-        write!(f, "Input({} bytes)", self.0.len())
+        f.debug_tuple("Input").field(&Redacted(self.0.len())).finish()
     }
 }
 
@@ -124,7 +124,7 @@ pub enum State {
 }
 
 /// A stored reply. The store does not look inside.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Reply {
     /// The format of `headers` and `body`.
     pub format: Format,
@@ -134,6 +134,17 @@ pub struct Reply {
     pub headers: Bytes,
     /// The body.
     pub body: Bytes,
+}
+
+impl std::fmt::Debug for Reply {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reply")
+            .field("format", &self.format)
+            .field("status", &self.status)
+            .field("headers", &Redacted(self.headers.len()))
+            .field("body", &Redacted(self.body.len()))
+            .finish()
+    }
 }
 
 /// The format of a reply. A later release may add numbers, and never gives a number another meaning.
@@ -191,8 +202,7 @@ impl Claim {
 
 impl std::fmt::Debug for Claim {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // A token is a right to run: logs get only enough of it to tell two apart.
-        write!(f, "Claim({:02x}{:02x}…)", self.0[0], self.0[1])
+        f.debug_tuple("Claim").field(&Beginning(&self.0)).finish()
     }
 }
 

@@ -1,6 +1,7 @@
 //! The stored result of a plain function.
 
 use std::any::type_name;
+use std::fmt;
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -9,6 +10,7 @@ use serde::de::DeserializeOwned;
 use crate::encoding::{self, Unsuitable};
 use crate::error::{Error, Kind};
 use crate::record::{Format, Outcome, Reply};
+use crate::redacted::Redacted;
 
 /// The stored result of an earlier run.
 ///
@@ -32,10 +34,16 @@ use crate::record::{Format, Outcome, Reply};
 ///   whatever they find (`untagged`, `tag = "…"`, `flatten`) are detected only when a value is to be stored.
 /// - The name is [`type_name`]'s, which may differ between compilers. If it changes, results that were stored before
 ///   are unreadable, and nothing runs twice.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Value {
     tag: Bytes,
     text: Bytes,
+}
+
+impl fmt::Debug for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Value").field(&Redacted(self.text.len())).finish()
+    }
 }
 
 impl Value {
@@ -106,8 +114,10 @@ fn tag(name: &str) -> String {
     let mut tag = String::with_capacity(name.len());
     let mut words = name.split("::").peekable();
     while let Some(word) = words.next() {
-        // The last name in the word is a module's, unless the word is the last one.
-        let end = word.rfind(|letter: char| !(letter.is_alphanumeric() || letter == '_')).map_or(0, |at| at + 1);
+        // The last name in the word is a module's, unless the word is the last one. What stands between names is ASCII;
+        // an identifier may have letters that are not alphanumeric, such as combining marks.
+        let end = word.rfind(|letter: char| letter.is_ascii() && !(letter.is_ascii_alphanumeric() || letter == '_'));
+        let end = end.map_or(0, |at| at + 1);
         tag.push_str(if words.peek().is_some() { &word[..end] } else { word });
     }
     tag
@@ -135,9 +145,29 @@ mod tests {
             ("core::option::Option<alloc::string::String>", "Option<String>"),
             ("(app::A, [other::app::B; 4])", "(A, [B; 4])"),
             ("HashMap<a::K, b::V>", "HashMap<K, V>"),
+            // Identifiers may have letters that are not alphanumeric: a middle dot, combining marks.
+            ("app::pla\u{b7}a::Stock", "Stock"),
+            ("app::cafe\u{301}::Stock", "Stock"),
+            ("app::\u{b7}\u{301}::Caf\u{e9}\u{301}<\u{e9}\u{b7}::K, \u{301}::\u{b7}V>", "Caf\u{e9}\u{301}<K, \u{b7}V>"),
+            ("(é·::A, [·::B; 4], &·::C)", "(A, [B; 4], &C)"),
         ] {
             assert_eq!(tag(name), expected);
         }
+    }
+
+    mod pla·x́ {
+        #[derive(Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+        pub(super) struct Sto·ck<T>(pub(super) T);
+    }
+
+    /// The names are those that the compiler gives.
+    #[test]
+    fn r20a_a_type_in_a_module_with_unusual_letters_is_stored() {
+        use pla·x́::Sto·ck;
+
+        let value = vec![Sto·ck(Some(Sto·ck(1_u8)))];
+        assert_eq!(stored(&value).read::<Vec<Sto·ck<Option<Sto·ck<u8>>>>>().expect("readable"), value);
+        assert_eq!(stored(&value).tag, "Vec<Sto·ck<Option<Sto·ck<u8>>>>");
     }
 
     #[test]

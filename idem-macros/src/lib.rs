@@ -6,6 +6,8 @@ mod duration;
 mod errors;
 mod expand;
 mod fallback;
+#[cfg(test)]
+mod fuzz;
 mod item;
 mod nearest;
 mod outside;

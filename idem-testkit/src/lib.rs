@@ -53,6 +53,7 @@ use std::time::Duration;
 use idem_core::store::{Context, Lease, Recover, Transaction};
 
 pub mod leased;
+pub mod logs;
 mod support;
 pub mod transactional;
 
@@ -99,6 +100,7 @@ macro_rules! contracts {
         $(
             $(#[$doc])*
             pub async fn $name<S: $crate::Subject>() {
+                $crate::logs::watch();
                 let $subject = S::create().await;
                 $body
             }

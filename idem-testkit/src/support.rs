@@ -10,6 +10,7 @@ use idem_core::store::{
 use idem_core::{Fingerprint, Identity, Kind, Request};
 
 use crate::Subject;
+use crate::logs::CANARY;
 
 pub(crate) const HOUR: Duration = Duration::from_secs(60 * 60);
 pub(crate) const MINUTE: Duration = Duration::from_secs(60);
@@ -24,8 +25,8 @@ pub(crate) fn request(key: &str) -> Request {
 }
 
 pub(crate) fn asking(key: &str, what: &str) -> Request {
-    let identity = Identity::new("scope", "contract", key).expect("an identity");
-    Request::new(identity, Fingerprint::of_value(what).expect("a fingerprint"), HOUR).expect("a request")
+    let identity = Identity::new(("scope", CANARY), "contract", &format!("{key} {CANARY}")).expect("an identity");
+    Request::new(identity, Fingerprint::of_value(&(what, CANARY)).expect("a fingerprint"), HOUR).expect("a request")
 }
 
 pub(crate) fn reply(body: &'static str) -> Reply {
@@ -33,7 +34,7 @@ pub(crate) fn reply(body: &'static str) -> Reply {
         format: Format::VALUE,
         status: None,
         headers: Bytes::from_static(b"tag"),
-        body: Bytes::from_static(body.as_bytes()),
+        body: format!("{body} {CANARY}").into(),
     }
 }
 

@@ -55,7 +55,7 @@ pub(crate) struct Order {
 #[tracing::instrument(
     name = "order",
     skip_all,
-    fields(caller = caller.0, item = new.item, quantity = new.quantity, attempt = steps.attempt())
+    fields(attempt = steps.attempt())
 )]
 pub(crate) async fn create(
     caller: Caller,
@@ -66,7 +66,7 @@ pub(crate) async fn create(
     let (item, quantity) = (new.item.clone(), new.quantity);
     let amount = steps.transaction("reserve", async |tx| stock::reserve(tx, &item, quantity).await).await?;
     steps.undo("reserve", async move |tx| stock::give_back(tx, &item, quantity).await);
-    tracing::info!(amount, "reserved");
+    tracing::info!("reserved");
 
     let charge = steps
         .call("charge", async |key| app.provider.charge(&key, &new.card, amount).await.map_err(ApiError::Provider))
@@ -78,7 +78,7 @@ pub(crate) async fn create(
     };
     let (provider, paid) = (app.provider.clone(), charge.clone());
     steps.undo_call("charge", async move |key| provider.refund(&key, &paid).await);
-    tracing::info!(charge, "paid");
+    tracing::info!("paid");
 
     // One commit with the answer.
     let order = steps.finish(async |tx| confirm(tx, &caller, &new, amount, &charge).await).await?;
@@ -92,7 +92,7 @@ async fn confirm(tx: &mut Tx, caller: &Caller, new: &NewOrder, amount: i64, char
                    RETURNING id, item, quantity, amount, charge";
     let order = sqlx::query_as(confirm).bind(&caller.0).bind(&new.item).bind(new.quantity).bind(amount).bind(charge);
     let order: Option<Order> = order.fetch_optional(tx).await?;
-    tracing::info!(order = order.as_ref().map(|order| order.id), "confirming");
+    tracing::info!("confirming");
     order.ok_or(ApiError::Withdrawn)
 }
 

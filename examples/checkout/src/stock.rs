@@ -20,7 +20,7 @@ pub(crate) async fn reserve(tx: &mut Tx, item: &str, quantity: i64) -> Result<i6
     let reserve = "UPDATE stock SET available = available - $1 WHERE item = $2 AND available >= $1 AND on_sale
                    RETURNING price";
     let price: Option<i64> = sqlx::query_scalar(reserve).bind(quantity).bind(item).fetch_optional(tx).await?;
-    tracing::info!(item, quantity, "reserving");
+    tracing::info!("reserving");
     Ok(price.ok_or(ApiError::SoldOut)? * quantity)
 }
 
@@ -28,7 +28,7 @@ pub(crate) async fn reserve(tx: &mut Tx, item: &str, quantity: i64) -> Result<i6
 pub(crate) async fn give_back(tx: &mut Tx, item: &str, quantity: i64) -> sqlx::Result<()> {
     let give_back = "UPDATE stock SET available = available + $1 WHERE item = $2";
     sqlx::query(give_back).bind(quantity).bind(item).execute(tx).await?;
-    tracing::info!(item, quantity, "giving back");
+    tracing::info!("giving back");
     Ok(())
 }
 

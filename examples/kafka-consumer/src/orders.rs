@@ -113,8 +113,8 @@ pub async fn on_message(store: &SqliteStore, warehouse: &str, payload: &[u8]) ->
     };
     let seen = observe(reserve(store, warehouse, &order)).await;
     match &seen.result {
-        Ok(Reserved { left }) => info!(item = order.item, left, replayed = seen.replayed, "reserved"),
-        Err(error) => warn!(item = order.item, %error, replayed = seen.replayed, "not reserved"),
+        Ok(_) => info!(replayed = seen.replayed, "reserved"),
+        Err(error) => warn!(%error, replayed = seen.replayed, "not reserved"),
     }
     Action::of(&seen.result)
 }

@@ -106,8 +106,8 @@ pub async fn on_message(store: &SqliteStore, body: &str) -> Action {
     };
     let seen = observe(book(store, &booking)).await;
     match &seen.result {
-        Ok(booked) if seen.replayed => info!(left = booked.left, "replayed: an earlier delivery has booked the seats"),
-        Ok(booked) => info!(left = booked.left, "booked"),
+        Ok(_) if seen.replayed => info!("replayed: an earlier delivery has booked the seats"),
+        Ok(_) => info!("booked"),
         Err(BookingError::Store(error)) => warn!(code = error.code(), source = ?error.source(), "not booked: {error}"),
         Err(refused) => info!(replayed = seen.replayed, "refused: {refused}"),
     }

@@ -34,4 +34,4 @@ pub(crate) use unsuitable::Unsuitable;
 pub(crate) use write::{UNORDERED, compared, stored};
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -4,7 +4,8 @@ use std::fmt;
 
 use serde::{de, ser};
 
-/// Why a value could not be written or read. The message quotes nothing that was read, so it may be logged.
+/// Why a value could not be written or read. The message quotes nothing of the value, so it may be logged. Words of a
+/// type's own code may quote it, and are left out.
 #[derive(Debug)]
 pub(crate) struct Unsuitable(String);
 
@@ -27,8 +28,8 @@ impl fmt::Display for Unsuitable {
 impl std::error::Error for Unsuitable {}
 
 impl ser::Error for Unsuitable {
-    fn custom<T: fmt::Display>(words: T) -> Self {
-        Self(words.to_string())
+    fn custom<T: fmt::Display>(_: T) -> Self {
+        Self::new("the type's own code does not write the value")
     }
 }
 

@@ -9,12 +9,10 @@ use axum::body::{Body, to_bytes};
 use axum::extract::{FromRequest, OriginalUri, Request};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use http::{HeaderMap, Method, Uri, header};
+use http::{HeaderMap, Method, Uri};
 use http_body_util::LengthLimitError;
 
 use crate::error::{Error, Kind};
-use crate::fingerprint::Fingerprint;
-use crate::http::asked::AskedFingerprint;
 use crate::http::bounds::{FromRef, HoldsStore, Needs};
 use crate::http::problem;
 use crate::store::Context;
@@ -43,23 +41,6 @@ pub struct Call<C: Context> {
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
     context: PhantomData<fn() -> C>,
-}
-
-impl<C: Context> Call<C> {
-    /// The fingerprint of the request. A request with another path never gets the stored reply, whatever fingerprint
-    /// the handler has chosen (rule 8).
-    pub(crate) fn fingerprint(&self, asked: AskedFingerprint) -> Result<Fingerprint, Error> {
-        let (method, path, query) = (self.method.as_str(), self.uri.path(), self.uri.query());
-        Ok(match asked {
-            AskedFingerprint::Request => {
-                let content_type = self.headers.get(header::CONTENT_TYPE);
-                let content_type = content_type.map_or(b"".as_slice(), |value| value.as_bytes());
-                Fingerprint::of_request(method, path, query, content_type, &self.body)
-            }
-            AskedFingerprint::Value(chosen) => Fingerprint::of_request_with(method, path, query, &chosen?),
-            AskedFingerprint::None => Fingerprint::of_path(path),
-        })
-    }
 }
 
 impl<S, C, T, M> FromRequest<S, Needs<C::Store, FromRef<S>, M>> for Recorded<C, T>

@@ -27,9 +27,11 @@
 //!    after the record is committed.
 //!
 //! # What is stored of a response
-//! Status, headers in their order, and body, byte for byte. `Set-Cookie`, `Date`, the hop-by-hop headers (`Connection`,
-//! `Keep-Alive`, `Proxy-Authenticate`, `Proxy-Authorization`, `TE`, `Trailer`, `Transfer-Encoding`, `Upgrade`) and
-//! extensions are not stored. Not even the first caller gets trailers, since the body is read whole before it is sent.
+//! Status, headers in their order, and body, byte for byte. `Set-Cookie`, `Date`, the hop-by-hop headers (`Connection`
+//! and each header that it names, `Keep-Alive`, `Proxy-Authenticate`, `Proxy-Authorization`, `Proxy-Connection`, `TE`,
+//! `Trailer`, `Transfer-Encoding`, `Upgrade`) and extensions are not stored. An `Idempotent-Replayed` that a handler
+//! passes on from another server is removed: the header says that *this* server replays. So is the `Disposition`, once
+//! it has been read. Not even the first caller gets trailers, since the body is read whole before it is sent.
 //! A response over the store's limit is sent to its caller, and a retry gets 410 `reply_too_large`.
 //!
 //! # Errors
@@ -62,17 +64,21 @@
 //! # Limitations
 //! - A JSON body is compared by meaning: the order of names and white space do not count, and a number is its exact
 //!   decimal value (`1`, `1.0` and `1e0` are equal). The media type's parameters (`; charset=utf-8`) do not count.
+//!   A body that names a member of an object twice, nests deeper than 128 levels or has 4 GiB is compared byte by byte.
+//! - A digest takes at most 5.2 bytes of memory for each byte of the body, beside the body. A body over 16 KiB is
+//!   digested on a thread for blocking work, and no more of them at once than there are processors.
 //! - A `multipart/form-data` body is compared byte by byte, its boundary included. A client that makes a new boundary
 //!   for a retry gets 422. Give such a handler a `fingerprint` of its own.
 //! - An endless response (server-sent events) cannot be stored: it would hold its transaction open.
 
 pub(crate) mod asked;
 pub mod bounds;
+mod content;
 mod detach;
 pub(crate) mod extract;
 pub(crate) mod key;
 mod problem;
-mod reply;
+pub(crate) mod reply;
 pub(crate) mod serve;
 pub(crate) mod through_store;
 

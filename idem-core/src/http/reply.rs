@@ -7,18 +7,21 @@ use futures_util::{StreamExt, stream};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use http_body_util::BodyExt;
 
+use crate::disposition::Disposition;
 use crate::error::{Error, Kind};
 use crate::record::{Format, Outcome, Reply};
 
-/// Set on every replay, and on no other response.
+/// Set on every replay, and on no other response: [`own`] takes an upstream's off.
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
-/// Headers that are not stored (rule 19): they belong to one connection or to one moment, or identify a session.
-const NOT_STORED: [HeaderName; 10] = [
+/// Headers that are not stored (rule 19): they belong to one connection or to one moment, or identify a session. The
+/// headers that `Connection` names belong to the connection, too (RFC 9110, section 7.6.1).
+const NOT_STORED: [HeaderName; 11] = [
     header::SET_COOKIE,
     header::DATE,
     header::CONNECTION,
     HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
     header::PROXY_AUTHENTICATE,
     header::PROXY_AUTHORIZATION,
     header::TE,
@@ -26,6 +29,13 @@ const NOT_STORED: [HeaderName; 10] = [
     header::TRANSFER_ENCODING,
     header::UPGRADE,
 ];
+
+/// Takes off the response what is meant for us or was said by another server: the handler's [`Disposition`], which is
+/// returned, and the mark of a replay by an upstream. A server around this one must not take either for its own.
+pub(crate) fn own(response: &mut Response) -> Option<Disposition> {
+    response.headers_mut().remove(REPLAYED);
+    response.extensions_mut().remove()
+}
 
 /// Reads a response whole. Returns the outcome to store and the response to send.
 ///
@@ -36,7 +46,8 @@ pub(crate) async fn capture(response: Response, limit: usize) -> Result<(Outcome
     let mut read = BytesMut::new();
     let mut fits = headers.len() <= limit;
     while fits && let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| Error::new(Kind::ReplyFailed).caused_by(error))?;
+        // The error is the handler's own, and may quote what the handler works on.
+        let frame = frame.map_err(|_| Error::new(Kind::ReplyFailed).caused_by("the body ended with an error"))?;
         // Trailers belong to the connection, like every other hop-by-hop part.
         let Ok(data) = frame.into_data() else { continue };
         read.extend_from_slice(&data);
@@ -67,10 +78,10 @@ pub(crate) fn replay(reply: Reply) -> Result<Response, Error> {
 }
 
 /// The name and the value of each header in order, each after its length: 2 bytes for a name, 4 for a value.
-fn encode_headers(headers: &HeaderMap) -> Bytes {
+pub(crate) fn encode_headers(headers: &HeaderMap) -> Bytes {
     let mut bytes = BytesMut::new();
     for (name, value) in headers {
-        if NOT_STORED.contains(name) || *name == REPLAYED {
+        if NOT_STORED.contains(name) || is_nominated(headers, name) {
             continue;
         }
         // `http` limits names to less than 64 KiB. A value whose length does not fit 4 bytes cannot be in memory as one
@@ -83,14 +94,21 @@ fn encode_headers(headers: &HeaderMap) -> Bytes {
     bytes.freeze()
 }
 
-fn decode_headers(mut bytes: Bytes) -> Option<HeaderMap> {
+/// Whether a `Connection` header names this one.
+fn is_nominated(headers: &HeaderMap, name: &HeaderName) -> bool {
+    let lines = headers.get_all(header::CONNECTION).into_iter();
+    let mut names = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+    names.any(|nominated| nominated.trim_ascii().eq_ignore_ascii_case(name.as_str().as_bytes()))
+}
+
+pub(crate) fn decode_headers(mut bytes: Bytes) -> Option<HeaderMap> {
     let mut headers = HeaderMap::new();
     while !bytes.is_empty() {
         let length = bytes.try_get_u16().ok()?.into();
         let name = HeaderName::from_bytes(&take(&mut bytes, length)?).ok()?;
         let length = bytes.try_get_u32().ok()?.try_into().ok()?;
         let value = HeaderValue::from_maybe_shared(take(&mut bytes, length)?).ok()?;
-        headers.append(name, value);
+        headers.try_append(name, value).ok()?;
     }
     Some(headers)
 }
@@ -137,11 +155,42 @@ mod tests {
     }
 
     #[test]
+    fn r19_what_connection_names_is_not_stored() {
+        for lines in [["x-hop, x-other"].as_slice(), &["close", "X-Other ,\tX-HOP"], &["x-hop", "", ",x-other,"]] {
+            let mut all = headers();
+            for line in lines {
+                all.append(header::CONNECTION, HeaderValue::from_static(line));
+            }
+            for (name, value) in [("x-hop", "1"), ("x-other", "2"), ("x-hop", "3")] {
+                all.append(HeaderName::from_static(name), HeaderValue::from_static(value));
+            }
+            assert_eq!(encode_headers(&all), encode_headers(&headers()), "{lines:?}");
+        }
+        // A header whose name only begins like one.
+        let mut all = headers();
+        all.append(header::CONNECTION, HeaderValue::from_static("x-twic, x-twice-more, location/1"));
+        assert_eq!(encode_headers(&all), encode_headers(&headers()));
+    }
+
+    #[test]
     fn r22_cut_headers_are_unreadable() {
         let bytes = encode_headers(&headers());
         let whole = (0..bytes.len()).filter(|end| decode_headers(bytes.slice(..*end)).is_some()).count();
         // Cut between two headers, the bytes are a shorter list. A stored row cannot be cut like that.
         assert_eq!(whole, headers().len());
+    }
+
+    /// A map of headers has a largest size, over which it panics.
+    #[test]
+    fn r22_more_headers_than_a_response_can_have_are_unreadable() {
+        let mut bytes = BytesMut::new();
+        for at in 0..40_000 {
+            let name = format!("x-{at:05}");
+            bytes.put_u16(name.len() as u16);
+            bytes.put_slice(name.as_bytes());
+            bytes.put_u32(0);
+        }
+        assert_eq!(decode_headers(bytes.freeze()), None);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::response::{IntoResponse, IntoResponseParts, Response, ResponseParts};
 use futures_util::future::BoxFuture;
-use http::{HeaderName, Method, StatusCode};
+use http::{HeaderName, Method, StatusCode, header};
 use tracing::Instrument;
 
 use crate::catch::{catch, catch_now};
@@ -14,7 +14,9 @@ use crate::claim;
 use crate::cut::{cut, within};
 use crate::disposition::Disposition;
 use crate::error::{Error, Kind};
+use crate::fingerprint::Fingerprint;
 use crate::http::asked::{AskedFingerprint, AskedKey};
+use crate::http::content::Content;
 use crate::http::detach::DetachOnDrop;
 use crate::http::extract::Call;
 use crate::http::{Refusal, key, problem, reply};
@@ -51,7 +53,7 @@ impl<C: Context> Call<C> {
     /// The request to claim, or `None` if nothing is to be recorded.
     ///
     /// Consumes the call, so that a request that waits for another one does not hold its body.
-    fn into_request(self, policy: &Policy, asked: Asked) -> Result<Option<Request>, Error> {
+    fn into_request(self, policy: &Policy, asked: Asked) -> Result<Option<Unclaimed>, Error> {
         // Rule 9: a request that changes nothing needs no record.
         if matches!(self.method, Method::GET | Method::HEAD | Method::OPTIONS) {
             return Ok(None);
@@ -67,19 +69,59 @@ impl<C: Context> Call<C> {
             };
         };
         let identity = Identity { scope: asked.scope?, operation: policy.operation, key };
-        Request::new(identity, self.fingerprint(asked.fingerprint)?, policy.ttl).map(Some)
+        let (method, path, query) = (self.method.as_str(), self.uri.path(), self.uri.query());
+        // A request with another path never gets the stored reply, whatever fingerprint the handler has chosen (rule
+        // 8).
+        let compared = match asked.fingerprint {
+            AskedFingerprint::Request => {
+                let content_type = self.headers.get(header::CONTENT_TYPE).cloned();
+                Compared::Content(Content { method: self.method, uri: self.uri, content_type, body: self.body })
+            }
+            AskedFingerprint::Value(chosen) => {
+                Compared::Chosen(Fingerprint::of_request_with(method, path, query, &chosen?))
+            }
+            AskedFingerprint::None => Compared::Chosen(Fingerprint::of_path(path)),
+        };
+        Ok(Some(Unclaimed { identity, compared, ttl: policy.ttl }))
+    }
+}
+
+/// A request before its content is digested.
+struct Unclaimed {
+    identity: Identity,
+    compared: Compared,
+    ttl: Duration,
+}
+
+/// What is compared with a retry.
+enum Compared {
+    Content(Content),
+    Chosen(Fingerprint),
+}
+
+impl Unclaimed {
+    async fn digest(self) -> Result<Request, Error> {
+        let fingerprint = match self.compared {
+            Compared::Content(content) => content.digest().await?,
+            Compared::Chosen(fingerprint) => fingerprint,
+        };
+        Request::new(self.identity, fingerprint, self.ttl)
     }
 }
 
 async fn serve<C: Context>(
     store: C::Store,
-    request: Result<Option<Request>, Error>,
+    request: Result<Option<Unclaimed>, Error>,
     policy: &'static Policy,
     body: Body<C>,
 ) -> Response {
     let counted = store.runs().enter();
     let request = match request {
-        Ok(Some(request)) => request,
+        // Boxed: the future of every request should not reserve space for its content.
+        Ok(Some(unclaimed)) => match Box::pin(catch(unclaimed.digest())).await.flatten() {
+            Ok(request) => request,
+            Err(error) => return respond(policy, Err(error)),
+        },
         Ok(None) => {
             let run = Box::pin(catch(async move {
                 let _counted = counted;
@@ -134,18 +176,18 @@ async fn run_recorded<C: Context>(
 ) -> Result<Response, Error> {
     let mut cut = pin!(cut(context.lost(), deadline(store, policy)));
     let ended = within(&mut cut, catch(body(&mut context))).await;
-    let response = match ended.unwrap_or_else(|kind| Err(Error::new(kind))) {
+    let mut response = match ended.unwrap_or_else(|kind| Err(Error::new(kind))) {
         Ok(response) => response,
         Err(failed) => {
             context.release().await?;
             return Err(failed);
         }
     };
+    let disposition = disposition(&mut response);
     if context.is_rejected() {
         // The outcome of the rejection is recorded; this attempt's response does not count.
         return reject(context, &Outcome::Oversized, response).await;
     }
-    let disposition = disposition(&response);
     if disposition == Disposition::Release {
         context.release().await?;
         return Ok(response);
@@ -180,8 +222,8 @@ async fn run_unrecorded<C: Context>(store: &C::Store, policy: &Policy, body: Bod
     let cut = cut(context.lost(), deadline(store, policy));
     let ended = within(cut, catch(body(&mut context))).await;
     match ended.unwrap_or_else(|kind| Err(Error::new(kind))) {
-        Ok(response) => {
-            context.finish_unrecorded(disposition(&response)).await?;
+        Ok(mut response) => {
+            context.finish_unrecorded(disposition(&mut response)).await?;
             Ok(response)
         }
         Err(failed) => {
@@ -196,10 +238,10 @@ fn deadline(store: &impl Store, policy: &Policy) -> Duration {
     policy.deadline.unwrap_or_else(|| store.deadline())
 }
 
-/// The disposition that the handler set, or else the one that follows from the status (rule 14).
-fn disposition(response: &Response) -> Disposition {
-    let said = response.extensions().get::<Disposition>().copied();
-    said.unwrap_or_else(|| {
+/// The disposition that the handler set, or else the one that follows from the status (rule 14). The response is ours
+/// afterwards.
+fn disposition(response: &mut Response) -> Disposition {
+    reply::own(response).unwrap_or_else(|| {
         if response.status() < StatusCode::BAD_REQUEST { Disposition::Commit } else { Disposition::Release }
     })
 }

@@ -6,6 +6,7 @@ use tokio::runtime::Handle;
 use tokio::sync::OwnedMutexGuard;
 use tracing::Instrument;
 
+use crate::catch::no_answer;
 use crate::disposition::Disposition;
 use crate::error::{Error, Kind};
 use crate::renewal::OpenStep;
@@ -74,7 +75,7 @@ impl<L: Lease> Open<L> {
             ended
         };
         let ended = tokio::spawn(task.in_current_span()).await;
-        ended.unwrap_or_else(|error| Err(Error::new(Kind::OutcomeUnknown).caused_by(error)))
+        ended.unwrap_or_else(|error| Err(Error::new(Kind::OutcomeUnknown).caused_by(no_answer(&error))))
     }
 }
 

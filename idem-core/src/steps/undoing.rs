@@ -76,11 +76,18 @@ impl<L: Lease> Steps<L> {
     async fn undo_step(&mut self, undone: Entry) -> Result<(), Error> {
         let name = undone.name.clone();
         let failed = |failure: Failure| {
-            tracing::error!(target: "idem", step = name, error = %failure, "a step was not undone");
-            Error::new(Kind::UndoFailed).caused_by(failure)
+            let failed = Error::new(Kind::UndoFailed);
+            // An error that is not ours may quote what the undo works on, so it is not passed on: a cause may be logged.
+            let Ok(error) = failure.downcast::<Error>() else {
+                tracing::error!(target: "idem", step = name, "a step was not undone, by an error of the undo's own");
+                return failed;
+            };
+            tracing::error!(target: "idem", step = name, code = error.code(), %error, "a step was not undone");
+            failed.caused_by(error)
         };
         let Some(at) = self.undos().iter().position(|(step, _)| *step == name) else {
-            return Err(failed("this attempt has not registered its undo".into()));
+            let error = Error::new(Kind::StepMismatch).because("this attempt has not registered its undo");
+            return Err(failed(error.into()));
         };
         let (_, undo) = self.undos().swap_remove(at);
         match undo {

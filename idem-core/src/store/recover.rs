@@ -1,10 +1,12 @@
 //! A store that finds abandoned runs.
 
+use std::fmt;
 use std::future::Future;
 
 use super::handle::Store;
 use crate::error::Error;
 use crate::record::Input;
+use crate::redacted::{Beginning, Redacted};
 
 /// A store that finds abandoned leased runs.
 pub trait Recover: Store {
@@ -30,10 +32,17 @@ pub struct Abandoned {
 }
 
 /// The place of a run among those of its operation.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
     /// The scope of the run.
     pub scope: String,
     /// The SHA-256 of the run's key.
     pub key_hash: Vec<u8>,
+}
+
+impl fmt::Debug for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (scope, key) = (Redacted(self.scope.len()), Beginning(&self.key_hash));
+        f.debug_struct("Place").field("scope", &scope).field("key_hash", &key).finish()
+    }
 }

@@ -277,7 +277,9 @@ impl SqliteTx {
     async fn ended(&mut self) -> Error {
         let (store, session, run) = (self.store.clone(), self.take_session(), self.take_run());
         let barred = tokio::spawn(async move { ended(&store, session, run).await });
-        barred.await.unwrap_or_else(|error| Error::new(Kind::TransactionEnded).caused_by(error))
+        barred
+            .await
+            .unwrap_or_else(|_| Error::new(Kind::TransactionEnded).caused_by("the task has ended without an answer"))
     }
 
     pub(super) fn session(&mut self) -> &mut Session {

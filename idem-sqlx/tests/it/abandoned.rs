@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use idem_core::{Error, Kind, Resumed};
+use idem_testkit::logs::CANARY;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 use tracing_subscriber::layer::SubscriberExt;
@@ -15,10 +16,11 @@ use crate::support::Database;
 pub struct Mail {
     pub id: String,
     pub to: String,
+    pub text: String,
 }
 
 pub fn mail(id: impl ToString, to: &str) -> Mail {
-    Mail { id: id.to_string(), to: to.to_owned() }
+    Mail { id: id.to_string(), to: to.to_owned(), text: CANARY.to_owned() }
 }
 
 /// Where mails are delivered.
@@ -391,7 +393,7 @@ both! {
         let log = Log::default();
         let logging = tracing::subscriber::set_default(tracing_subscriber::registry().with(log.clone()));
         let handle = async |Explosive(mail): Explosive| match mail.to.as_str() {
-            "u-panics" => panic!("told to"),
+            "u-panics" => panic!("told to: {CANARY}"),
             // Another operation than the run's own.
             "u-refused" => mails::other(&store, &mail, &office).await.map(|()| String::new()),
             _ => mails::send(&store, &mail, &office).await,
@@ -422,7 +424,7 @@ struct Explosive(Mail);
 
 impl From<Mail> for Explosive {
     fn from(mail: Mail) -> Self {
-        assert_ne!(mail.to, "u-explodes");
+        assert_ne!(mail.to, "u-explodes", "{}", mail.text);
         Self(mail)
     }
 }

@@ -7,6 +7,7 @@ use axum::extract::FromRequestParts;
 use http::StatusCode;
 use http::request::Parts;
 use idem_core::{Error, Scope, ToScope};
+use idem_testkit::logs::CANARY;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
@@ -67,7 +68,8 @@ impl<S: Send + Sync> FromRequestParts<S> for User {
 
 impl ToScope for User {
     fn to_scope(&self) -> Result<Scope, Error> {
-        self.0.to_scope()
+        let canary = if self.0.is_empty() { "" } else { CANARY };
+        format!("{}{canary}", self.0).to_scope()
     }
 }
 
@@ -98,6 +100,8 @@ macro_rules! application {
             use idem_core::{Disposition, idempotent};
             use idem_sqlx::{$Store, $Tx};
             use sqlx::Connection;
+
+            use idem_testkit::logs::CANARY;
 
             use super::{Command, Event, Gauge, REPLY_LIMIT, User};
 
@@ -278,7 +282,8 @@ macro_rules! application {
                 app.gauge.enter();
                 let run = app.gauge.entered();
                 insert(tx, user, command).await;
-                let done = (StatusCode::CREATED, [("location", "/effects/1")], format!("run {run} for {}", user.0));
+                let headers = [("location", "/effects/1"), ("x-secret", CANARY)];
+                let done = (StatusCode::CREATED, headers, format!("run {run} for {}", user.0));
                 match command {
                     "insert" => done.into_response(),
                     "wait" => {
@@ -313,7 +318,7 @@ macro_rules! application {
                     }
                     "commit_error" => (StatusCode::CONFLICT, Disposition::Commit, format!("run {run}")).into_response(),
                     "release_ok" => (StatusCode::OK, Disposition::Release, format!("run {run}")).into_response(),
-                    "panic" => panic!("as told"),
+                    "panic" => panic!("as told: {CANARY}"),
                     "swallow" => {
                         assert!(!raw(tx, "INSERT INTO effects VALUES (NULL, NULL)").await);
                         done.into_response()
@@ -339,7 +344,7 @@ macro_rules! application {
                     "panicking_body" => {
                         let chunks = futures_util::stream::once(async {
                             if true {
-                                panic!("as told");
+                                panic!("as told: {CANARY}");
                             }
                             Ok::<_, std::io::Error>("never")
                         });
@@ -355,7 +360,7 @@ macro_rules! application {
                     }
                     "raw_commit_and_panic" => {
                         assert!(raw(tx, "COMMIT").await);
-                        panic!("as told");
+                        panic!("as told: {CANARY}");
                     }
                     "raw_commit_and_begin" => {
                         assert!(raw(tx, "COMMIT").await && raw(tx, "BEGIN").await);
@@ -424,6 +429,21 @@ macro_rules! application {
                         *response.body_mut() = Body::from(vec![0, 255, 10, 13, 0]);
                         response
                     }
+                    "upstream" | "upstream_release" | "upstream_reject" => {
+                        let disposition = match command {
+                            "upstream" => Disposition::Commit,
+                            "upstream_reject" => Disposition::Reject,
+                            _ => Disposition::Release,
+                        };
+                        let headers = [
+                            ("connection", "close, X-Hop"),
+                            ("x-hop", "one"),
+                            ("proxy-connection", "keep-alive"),
+                            ("idempotent-replayed", "true"),
+                            ("x-end", "two"),
+                        ];
+                        (disposition, headers, "from another server").into_response()
+                    }
                     "span" => tracing::Span::current().metadata().map_or("", |span| span.name()).into_response(),
                     "skew" => {
                         // Every run reads what the other writes, so not both can have been first.
@@ -450,7 +470,8 @@ macro_rules! application {
                         Body::from_stream(futures_util::stream::iter((0..7).map(move |_| chunk()))).into_response()
                     }
                     "broken_body" => {
-                        let chunks = [Ok("half of it"), Err(std::io::Error::other("the source is gone"))];
+                        let chunks =
+                            [Ok("half of it"), Err(std::io::Error::other(format!("the source is gone: {CANARY}")))];
                         Body::from_stream(futures_util::stream::iter(chunks)).into_response()
                     }
                     other => panic!("no such command: {other}"),

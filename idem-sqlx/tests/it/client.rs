@@ -6,6 +6,7 @@ use axum::Router;
 use axum::body::Body;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::BodyExt;
+use idem_testkit::logs::CANARY;
 use serde_json::Value;
 use tower::ServiceExt;
 
@@ -39,10 +40,12 @@ impl Call {
     }
 
     pub fn to(path: &str, what: &str) -> Self {
-        Self::new(Method::POST, path).key("k1").json(&format!(r#"{{"act":"{what}"}}"#))
+        Self::new(Method::POST, path).key("k1").json(&format!(r#"{{"act":"{what}","note":"{CANARY}"}}"#))
     }
 
     pub fn key(self, key: &str) -> Self {
+        // Before the quote that ends a key in quotes.
+        let key = key.strip_suffix('"').map_or(format!("{key}-{CANARY}"), |key| format!("{key}-{CANARY}\""));
         self.header("idempotency-key", key.as_bytes())
     }
 

@@ -1,5 +1,10 @@
 //! Rules 14 and 15: what becomes of a run.
 
+use axum::middleware;
+use axum::response::Response;
+use http::HeaderValue;
+use idem_core::Disposition;
+
 use crate::client::Call;
 use crate::support::Database;
 
@@ -35,6 +40,25 @@ both! {
         assert_eq!((gauge.entered(), db.effects().await, db.records().await), (6, 0, 0));
         // The key is free for another body, too.
         Call::act("insert").send(&app).await.expect_fresh(201);
+    }
+
+    // A handler around this one, in the same process, would take it for its own.
+    async fn r14_the_disposition_does_not_leave_the_handler(db) {
+        async fn show(mut response: Response) -> Response {
+            if response.extensions().get::<Disposition>().is_some() {
+                response.headers_mut().insert("x-disposition", HeaderValue::from_static("seen"));
+            }
+            response
+        }
+        let (app, gauge) = db.app().await;
+        let app = app.layer(middleware::map_response(show));
+        for act in ["reject", "commit_error", "release_ok"] {
+            for call in [Call::act(act).key(act), Call::to("/optional", act).without("idempotency-key")] {
+                let first = call.send(&app).await;
+                assert!(!first.headers.contains_key("x-disposition"), "{act}");
+            }
+        }
+        assert_eq!(gauge.entered(), 6);
     }
 
     async fn r14_an_expired_record_can_be_rejected_over(db) {

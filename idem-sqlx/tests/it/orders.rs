@@ -35,6 +35,8 @@ macro_rules! orders {
             use idem_sqlx::{$Steps, $Store, $Tx};
             use sqlx::Executor;
 
+            use idem_testkit::logs::CANARY;
+
             use super::Refused;
             use crate::pay::Caller;
             use crate::script::Script;
@@ -43,11 +45,11 @@ macro_rules! orders {
 
             /// A step, or the undo of one, with one effect.
             async fn write(tx: &mut $Tx, script: &Script, what: &'static str) -> Result<(), Failure> {
-                let act = script.enter(what, "").await.map_err(|failed| format!("{failed:?}"))?;
+                let act = script.enter(what, "").await.map_err(|failed| format!("{failed:?} {CANARY}"))?;
                 sqlx::query("INSERT INTO effects VALUES ('step', $1)").bind(what).execute(&mut *tx).await?;
                 if let Some(act) = act {
                     tx.execute("COMMIT").await?;
-                    script.leave(act).await.map_err(|failed| format!("{failed:?}"))?;
+                    script.leave(act).await.map_err(|failed| format!("{failed:?} {CANARY}"))?;
                 }
                 Ok(())
             }
@@ -69,7 +71,7 @@ macro_rules! orders {
                 steps.call("charge", charge).await?;
                 let of_undo = script.clone();
                 steps.undo_call("charge", async move |key: StepKey| {
-                    of_undo.enter("undo charge", key.as_str()).await.map(|_| ()).map_err(|failed| format!("{failed:?}"))
+                    of_undo.enter("undo charge", key.as_str()).await.map(|_| ()).map_err(|failed| format!("{failed:?} {CANARY}"))
                 });
                 let shipped = ship(steps, declines, script).await;
                 if script.changed.load(Ordering::SeqCst) {

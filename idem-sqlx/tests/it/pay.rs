@@ -2,6 +2,7 @@
 
 use axum::http::StatusCode;
 use idem_core::{Error, Kind, Scope, ToScope};
+use idem_testkit::logs::CANARY;
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -10,9 +11,14 @@ pub struct Paid {
     pub charge: String,
 }
 
+/// The provider's name for a charge.
+pub fn charge() -> String {
+    format!("ch_1 {CANARY}")
+}
+
 /// What a run that has done all its steps gives.
 pub fn paid() -> Paid {
-    Paid { reserved: 7, charge: "ch_1".to_owned() }
+    Paid { reserved: 7, charge: charge() }
 }
 
 #[derive(Debug)]
@@ -58,7 +64,8 @@ pub struct Caller(pub String);
 
 impl ToScope for Caller {
     fn to_scope(&self) -> Result<Scope, Error> {
-        self.0.to_scope()
+        let canary = if self.0.is_empty() { "" } else { CANARY };
+        format!("{}{canary}", self.0).to_scope()
     }
 }
 
@@ -108,7 +115,7 @@ macro_rules! handlers {
                 let charge = if script.changed.load(Ordering::SeqCst) { "charge twice" } else { "charge" };
                 let call = async |key: StepKey| {
                     script.enter("charge", key.as_str()).await?;
-                    Ok::<_, Failed>("ch_1".to_owned())
+                    Ok::<_, Failed>(super::charge())
                 };
                 let charge = if script.left_out.load(Ordering::SeqCst) {
                     String::new()

@@ -5,6 +5,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use idem_core::message::{Action, Failure, each};
 use idem_core::{Error, Fingerprint, Identity, Kind, Request, Settled, Start, Stored, observe};
+use idem_testkit::logs::CANARY;
 use serde::{Deserialize, Serialize};
 
 use crate::app::Gauge;
@@ -16,11 +17,12 @@ use crate::support::Database;
 pub struct Event {
     pub id: Option<String>,
     pub act: String,
+    pub note: String,
 }
 
 impl Event {
     pub fn of(id: &str, act: &str) -> Self {
-        Self { id: Some(id.to_owned()), act: act.to_owned() }
+        Self { id: Some(id.to_owned()), act: act.to_owned(), note: CANARY.to_owned() }
     }
 }
 
@@ -76,6 +78,8 @@ macro_rules! functions {
             use idem_sqlx::{$Store, $Tx};
             use sqlx::Executor;
 
+            use idem_testkit::logs::CANARY;
+
             use super::{Done, Event, Failed, Gauge};
 
             async fn note(tx: &mut $Tx, what: &str) {
@@ -98,7 +102,7 @@ macro_rules! functions {
                     }
                     "final" => return Err(Failed::Final { entered }),
                     "later" => return Err(Failed::Later),
-                    "panic" => panic!("told to"),
+                    "panic" => panic!("told to: {CANARY}"),
                     "commit" => drop(tx.execute("COMMIT").await),
                     _ => {}
                 }
@@ -299,7 +303,7 @@ both! {
     async fn a_blank_or_absent_key_is_an_error_and_never_shared(db) {
         let (store, gauge) = (db.store(4).await, Gauge::new());
         for id in [None, Some(String::new()), Some("  ".to_owned())] {
-            let event = Event { id, act: "ship".to_owned() };
+            let event = Event { id, act: "ship".to_owned(), note: CANARY.to_owned() };
             assert_eq!(kind(functions::handle(&store, &gauge, &event).await), Some(Kind::KeyMissing));
         }
         let long = Event::of(&"x".repeat(256), "ship");

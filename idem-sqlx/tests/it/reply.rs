@@ -48,6 +48,22 @@ both! {
         assert_eq!(gauge.entered(), 1);
     }
 
+    async fn r19_what_an_upstream_says_about_its_connection_and_its_replays_ends_here(db) {
+        let (app, gauge) = db.app().await;
+        let first = Call::act("upstream").send(&app).await;
+        first.expect_fresh(200);
+        assert_eq!(first.headers["x-hop"], "one");
+        let replay = Call::act("upstream").send(&app).await;
+        assert_eq!(replay.body, first.body);
+        let names: Vec<_> = replay.headers.keys().map(http::HeaderName::as_str).collect();
+        assert_eq!(names, ["content-type", "x-end", "idempotent-replayed", "content-length"]);
+        // Nor is it passed on where nothing is stored, or nothing recorded.
+        Call::act("upstream_reject").key("k2").send(&app).await.expect_fresh(200);
+        Call::act("upstream_release").key("k3").send(&app).await.expect_fresh(200);
+        Call::to("/optional", "upstream").without("idempotency-key").send(&app).await.expect_fresh(200);
+        assert_eq!(gauge.entered(), 4);
+    }
+
     async fn r20_an_empty_or_falsy_reply_is_a_reply(db) {
         let (app, gauge) = db.app().await;
         let acts = ["empty", "false", "zero", "empty_string", "empty_list", "null", "no_body"];

@@ -114,6 +114,7 @@ async fn r16_postgres_a_connection_that_falls_silent_holds_no_leased_run() {
     let then = async |id: usize, _: bool| {
         let id = id.to_string();
         let retry = async || {
+            db.execute("UPDATE idem_records SET lease_until = created_at WHERE lease_until IS NOT NULL").await;
             db.end_pauses().await;
             postgres_steps::pay(&direct, "u1", &id, "order", &script).await.is_ok()
         };

@@ -181,7 +181,9 @@ fn shadows(create: &str) -> String {
     tables.map(|table| format!("CREATE {create}{table} (shadow integer);")).concat()
 }
 
-const EFFECTS: &str = "CREATE TABLE effects (who text NOT NULL, what text NOT NULL)";
+/// Each row has the word in it that must not be logged. It is put together here, since sqlx logs the statement.
+const EFFECTS: &str = "CREATE TABLE effects (who text NOT NULL, what text NOT NULL,
+    secret text GENERATED ALWAYS AS ('qcan' || 'aryq') STORED)";
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
@@ -247,6 +249,7 @@ impl Database for Postgres {
     const HOURS: &str = "round(extract(epoch FROM expires_at - created_at) / 3600)::bigint";
 
     async fn create() -> Self {
+        idem_testkit::logs::watch();
         let template = template().await;
         let name = format!("idem_test_{}_{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         // Two copies of one template at a time are refused.
@@ -425,6 +428,7 @@ impl Database for Sqlite {
     const HOURS: &str = "(expires_at - created_at) / 3600000000";
 
     async fn create() -> Self {
+        idem_testkit::logs::watch();
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("test.db");
         let options =

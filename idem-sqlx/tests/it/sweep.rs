@@ -178,9 +178,9 @@ async fn r32_a_postgres_that_cannot_mix_scopes_is_swept_scope_by_scope() {
 async fn r32_what_somebody_holds_is_left_for_the_next_pass_on_postgres() {
     let db = with_scopes(12, "false").await;
     // The one that expired first is held, as by a request that replaces it.
-    db.execute("UPDATE idem_records SET expires_at = now() - interval '1 hour' WHERE scope = 'u7'").await;
+    db.execute("UPDATE idem_records SET expires_at = now() - interval '1 hour' WHERE scope LIKE 'u7q%'").await;
     let mut holder = db.pool.begin().await.expect("a transaction");
-    sqlx::raw_sql("SELECT 1 FROM idem_records WHERE scope = 'u7' FOR UPDATE")
+    sqlx::raw_sql("SELECT 1 FROM idem_records WHERE scope LIKE 'u7q%' FOR UPDATE")
         .execute(&mut *holder)
         .await
         .expect("held");

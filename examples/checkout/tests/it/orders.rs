@@ -109,8 +109,8 @@ async fn a_shop_that_the_provider_does_not_know_keeps_the_order_for_later() {
     let refused = send(&server, order("ada", "k", "visa")).await;
     assert!(refused.is_refusal(StatusCode::SERVICE_UNAVAILABLE, "payment_unavailable"), "{refused:?}");
     let line = server.wait_for("charging needs an operator").await.expect("a line");
-    assert!(line.contains("ERROR") && line.contains("caller=\"ada\"") && line.contains("attempt=1"), "{line}");
-    assert!(!line.contains("visa"), "{line}");
+    assert!(line.contains("ERROR") && line.contains("attempt=1"), "{line}");
+    assert!(!line.contains("visa") && !line.contains("ada"), "{line}");
     town.assert_state(0, 98, 0, 0).await;
 
     town.provider_is(Mood::Well).await;
@@ -133,7 +133,7 @@ async fn a_refund_that_is_refused_can_be_made_by_hand() {
     let failed = order_in_flight.await.expect("no panic").expect("an answer");
     assert!(failed.is_refusal(StatusCode::SERVICE_UNAVAILABLE, "undo_failed"), "{failed:?}");
     let line = server.wait_for("give the money back by hand").await.expect("a line");
-    assert!(line.contains("ERROR") && line.contains("charge=\"ch_1\""), "{line}");
+    assert!(line.contains("ERROR") && !line.contains("ch_1"), "{line}");
     town.assert_state(0, 98, 1, 0).await;
 
     town.provider_is(Mood::Well).await;

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::depth::MAX_DEPTH;
 use super::*;
 
-mod values;
+pub(crate) mod values;
 
 use values::{Any, Internally, Raw, Tagged, any_value, bits32, bits64, json};
 

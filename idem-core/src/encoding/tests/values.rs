@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 /// One value of each kind that serde knows, in each place that can hold it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) enum Any {
+pub(crate) enum Any {
     Bool(bool),
     I64(i64),
     I128(i128),
@@ -46,14 +46,14 @@ pub(super) enum Any {
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct Empty;
+pub(crate) struct Empty;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct Newtype(Option<()>);
+pub(crate) struct Newtype(Option<()>);
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
-pub(super) enum Untagged {
+pub(crate) enum Untagged {
     Unit(()),
     Maybe(Option<u8>),
     Text(String),
@@ -62,7 +62,7 @@ pub(super) enum Untagged {
 
 /// An enum whose variants are named like tags.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) enum Tagged {
+pub(crate) enum Tagged {
     #[serde(rename = "~some")]
     Some(u8),
     #[serde(rename = "~unit")]
@@ -73,20 +73,20 @@ pub(super) enum Tagged {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind")]
-pub(super) enum Internally {
+pub(crate) enum Internally {
     Plain,
     Held { maybe: Option<Option<u8>>, unit: (), single: Bits32 },
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", content = "content")]
-pub(super) enum Adjacently {
+pub(crate) enum Adjacently {
     Plain,
     Maybe(Option<()>),
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct Flattened {
+pub(crate) struct Flattened {
     first: Option<Option<()>>,
     #[serde(flatten)]
     inner: Inner,
@@ -95,7 +95,7 @@ pub(super) struct Flattened {
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct Inner {
+pub(crate) struct Inner {
     single: Bits32,
     double: Bits64,
     unit: (),
@@ -104,7 +104,7 @@ pub(super) struct Inner {
 
 /// A float that is equal if its bits are equal.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-pub(super) struct Bits32(f32);
+pub(crate) struct Bits32(f32);
 
 impl PartialEq for Bits32 {
     fn eq(&self, other: &Self) -> bool {
@@ -113,7 +113,7 @@ impl PartialEq for Bits32 {
 }
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-pub(super) struct Bits64(f64);
+pub(crate) struct Bits64(f64);
 
 impl PartialEq for Bits64 {
     fn eq(&self, other: &Self) -> bool {
@@ -123,7 +123,7 @@ impl PartialEq for Bits64 {
 
 /// Bytes; a `Vec<u8>` would be a sequence of numbers.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Raw(pub(super) Vec<u8>);
+pub(crate) struct Raw(pub(super) Vec<u8>);
 
 impl Serialize for Raw {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -151,7 +151,7 @@ impl<'de> Deserialize<'de> for Raw {
     }
 }
 
-pub(super) fn json() -> impl Strategy<Value = serde_json::Value> {
+pub(crate) fn json() -> impl Strategy<Value = serde_json::Value> {
     let leaf = prop_oneof![
         Just(serde_json::Value::Null),
         any::<bool>().prop_map(Into::into),
@@ -183,12 +183,12 @@ fn tagged() -> impl Strategy<Value = Tagged> {
 }
 
 /// One in three is NaN or infinite.
-pub(super) fn bits32() -> impl Strategy<Value = Bits32> {
+pub(crate) fn bits32() -> impl Strategy<Value = Bits32> {
     let bits = prop_oneof![2 => any::<u32>(), 1 => any::<u32>().prop_map(|bits| bits | f32::INFINITY.to_bits())];
     bits.prop_map(|bits| Bits32(f32::from_bits(bits)))
 }
 
-pub(super) fn bits64() -> impl Strategy<Value = Bits64> {
+pub(crate) fn bits64() -> impl Strategy<Value = Bits64> {
     let bits = prop_oneof![2 => any::<u64>(), 1 => any::<u64>().prop_map(|bits| bits | f64::INFINITY.to_bits())];
     bits.prop_map(|bits| Bits64(f64::from_bits(bits)))
 }
@@ -197,7 +197,7 @@ fn maybe_unit() -> impl Strategy<Value = Option<()>> {
     any::<Option<()>>()
 }
 
-pub(super) fn any_value() -> impl Strategy<Value = Any> {
+pub(crate) fn any_value() -> impl Strategy<Value = Any> {
     let maybe = any::<Option<Option<Option<u8>>>>();
     let rest = prop::collection::btree_map("[a-z]{1,3}", any::<Option<Option<u8>>>(), 0..4)
         // A flattened map reads the fields that the other fields did not.
