@@ -9,6 +9,8 @@ pub use crate::policy::{InFlight, LeaseTerms, MissingKey, Policy};
 pub use crate::store::Context;
 
 use crate::bounds::{Fingerprinted, Leased, Recordable};
+#[cfg(feature = "axum")]
+use crate::catch::catch_now;
 use crate::error::Error;
 use crate::fingerprint::Fingerprint;
 #[cfg(feature = "axum")]
@@ -23,6 +25,15 @@ pub use crate::http::asked::{AskedFingerprint, AskedKey};
 pub use crate::http::through_store::RecordedOf;
 #[cfg(feature = "axum")]
 pub use axum::response::Response;
+
+/// The values of a handler's expressions. The user's code in them (`ToScope`, `ToKey`, `Serialize`) may panic. The
+/// caller then gets what it gets for a panic of the handler (rule 15).
+#[cfg(feature = "axum")]
+pub fn asked(
+    values: impl FnOnce() -> Asked<AskedKey, AskedFingerprint>,
+) -> Result<Asked<AskedKey, AskedFingerprint>, Error> {
+    catch_now(values)
+}
 
 /// The value of `scope = EXPR`.
 pub fn scope<T: ToScope + ?Sized>(value: &T) -> Result<Scope, Error> {

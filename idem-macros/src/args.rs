@@ -94,7 +94,8 @@ impl Args {
             self.scope_was_meant = true;
             return Err(input.error(format!("expected an argument\nhelp: {}", known())));
         }
-        let name = input.call(Ident::parse_any)?;
+        // `r#scope` is `scope`: the expansion calls functions of these names.
+        let name = input.call(Ident::parse_any)?.unraw();
         let equals: Option<Token![=]> = input.parse()?;
         if equals.is_none() {
             self.flag(name, input, errors);
@@ -102,7 +103,7 @@ impl Args {
         }
         // The value is read before its name is looked up, so that an unknown argument causes only one error.
         let value = if input.is_empty() || input.peek(Token![,]) { None } else { Some(input.parse::<Expr>()?) };
-        let word = name.unraw().to_string();
+        let word = name.to_string();
         self.scope_was_meant |= meant(&word) == Some("scope");
         let Some(slot) = self.slot(&word) else {
             errors.at(&name, if word == "axum" { takes_no_value() } else { unknown(&word) });
@@ -121,7 +122,7 @@ impl Args {
 
     /// A name without `=`: `axum`, or a slip.
     fn flag(&mut self, name: Ident, input: ParseStream<'_>, errors: &mut Errors) {
-        let word = name.unraw().to_string();
+        let word = name.to_string();
         if word == "axum" && (input.is_empty() || input.peek(Token![,])) {
             match &self.axum {
                 Some(_) => errors.at(&name, repeated(&word)),

@@ -1,5 +1,6 @@
 //! From a checked handler to Rust.
 
+mod front;
 mod plain;
 
 use std::time::Duration;
@@ -8,7 +9,8 @@ use proc_macro2::{Group, Ident, Literal, Span, TokenStream, TokenTree};
 use quote::{ToTokens, format_ident, quote, quote_spanned};
 use syn::ext::IdentExt;
 use syn::spanned::Spanned;
-use syn::{Expr, ExprLit, ExprPath, ExprTuple, GenericParam, Lit, Pat, PatIdent, ReturnType};
+use syn::visit::Visit;
+use syn::{Expr, ExprLit, ExprPath, ExprTuple, GenericParam, Lit, Macro, Pat, PatIdent, ReturnType};
 
 use crate::check::{Asked, Fingerprint, Form, Handler, InFlight, Key, MissingKey, Scope};
 use crate::item::Function;
@@ -38,7 +40,7 @@ pub(crate) fn expand(handler: &Handler) -> TokenStream {
 ///     async fn create_payment(user: CurrentUser, tx: &mut PgTx, Json(order): Json<NewPayment>) -> Reply { … }
 ///     static __IDEM_POLICY: Policy = …;
 ///     let (__idem_call, __idem_1) = __idem_last.into_parts();
-///     let __idem_asked = Asked { … };
+///     let __idem_asked = asked(|| Asked { … });
 ///     __idem_call.serve(&__IDEM_POLICY, __idem_asked, move |__idem_context| {
 ///         Box::pin(async move { reply(create_payment(__idem_0, __idem_context, __idem_1).await) })
 ///     })
@@ -69,9 +71,12 @@ fn axum(handler: &Handler) -> TokenStream {
     // A body that is not `Send` is reported here, with a note at the line that causes it.
     let boxed = quote_spanned!(at(&signature.ident)=> ::std::boxed::Box::pin(async move { #reply }));
 
+    let named: Vec<_> = parameters.iter().flat_map(|parameter| used_by_expressions(handler, parameter)).collect();
+    let inner = front::put(used(&named), body);
+
     let whole = quote_spanned! {Span::mixed_site()=>
         #(#inside)*
-        #signature #body
+        #signature #inner
 
         static __IDEM_POLICY: #private::Policy = #policy;
         let (__idem_call, #last) = __idem_last.into_parts();
@@ -173,7 +178,8 @@ fn asked(handler: &Handler) -> TokenStream {
             input: ::core::option::Option::None,
         }
     };
-    if bindings.is_empty() { asked } else { quote!({ #bindings #asked }) }
+    let asked = if bindings.is_empty() { asked } else { quote!({ #bindings #asked }) };
+    quote_spanned!(Span::mixed_site()=> #private::asked(|| #asked))
 }
 
 /// One expression, as a call of the library's function that has the argument's name.
@@ -202,25 +208,62 @@ fn bindings(handler: &Handler) -> TokenStream {
                 }
                 _ => name,
             };
-            // A pattern may bind more than the expressions need, and `user.id` mentions no parameter `id`.
-            Some(quote_spanned!(Span::mixed_site()=> #[allow(unused_variables)] let #pat = &#name;))
+            // A pattern may bind more than the expressions need, and `user.id` mentions no parameter `id`. Where the
+            // names are not known, they cannot be marked as used.
+            let lint = parameter.binds_unknown_names().then(|| quote!(#[allow(unused_variables)]));
+            let used = used(&parameter.names());
+            Some(quote_spanned!(Span::mixed_site()=> #lint let #pat = &#name; #used))
         })
         .collect()
+}
+
+/// Marks variables as used. A lint level (`#[allow]`) would be an error where the user forbids that lint.
+fn used(names: &[Ident]) -> TokenStream {
+    // rustc does not expect a use of these, and Clippy would report one.
+    let names = names.iter().filter(|name| !name.unraw().to_string().starts_with('_'));
+    quote_spanned!(Span::mixed_site()=> #(let _ = &#names;)*)
+}
+
+/// The names that a parameter binds and an expression uses. The body need not use them as well.
+fn used_by_expressions(handler: &Handler, parameter: &Parameter) -> Vec<Ident> {
+    let expressions = handler.expressions();
+    let mut names = parameter.names();
+    names.retain(|name| expressions.iter().any(|asked| uses(&asked.value, name)));
+    names
+}
+
+/// Whether the expression uses a variable of this name. `user.id` does not use `id`.
+fn uses(expression: &Expr, name: &Ident) -> bool {
+    struct Uses<'a>(&'a Ident, bool);
+
+    impl Visit<'_> for Uses<'_> {
+        fn visit_expr_path(&mut self, path: &ExprPath) {
+            self.1 |= path.path.get_ident().is_some_and(|ident| ident.unraw() == self.0.unraw());
+        }
+
+        fn visit_macro(&mut self, call: &Macro) {
+            self.1 |= stands_in(call.tokens.clone(), self.0);
+        }
+    }
+
+    let mut uses = Uses(name, false);
+    uses.visit_expr(expression);
+    uses.1
 }
 
 /// Whether the name occurs anywhere in the expression, also as a field. A macro may take a name out of a string, as
 /// `format!` does.
 fn mentions(expression: &Expr, name: &Ident) -> bool {
-    fn stands_in(tokens: TokenStream, name: &Ident) -> bool {
-        tokens.into_iter().any(|token| match token {
-            TokenTree::Ident(ident) => ident == *name,
-            TokenTree::Group(group) => stands_in(group.stream(), name),
-            TokenTree::Literal(literal) => literal.to_string().contains(&name.unraw().to_string()),
-            TokenTree::Punct(_) => false,
-        })
-    }
-
     stands_in(expression.to_token_stream(), name)
+}
+
+fn stands_in(tokens: TokenStream, name: &Ident) -> bool {
+    tokens.into_iter().any(|token| match token {
+        TokenTree::Ident(ident) => ident.unraw() == name.unraw(),
+        TokenTree::Group(group) => stands_in(group.stream(), name),
+        TokenTree::Literal(literal) => literal.to_string().contains(&name.unraw().to_string()),
+        TokenTree::Punct(_) => false,
+    })
 }
 
 /// The expression as a reference. The parts of a tuple are borrowed one by one, so that no part is moved out of a
@@ -258,7 +301,8 @@ fn parts(tuple: &ExprTuple, parameters: &[Parameter]) -> TokenStream {
 }
 
 fn is_parameter(path: &ExprPath, parameters: &[Parameter]) -> bool {
-    path.path.get_ident().is_some_and(|ident| parameters.iter().any(|parameter| parameter.names().contains(ident)))
+    let is = |ident: &Ident| parameters.iter().flat_map(Parameter::names).any(|name| name.unraw() == ident.unraw());
+    path.path.get_ident().is_some_and(is)
 }
 
 /// The call of the user's function, and its response.

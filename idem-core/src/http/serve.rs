@@ -34,7 +34,7 @@ impl<C: Context> Call<C> {
     pub fn serve(
         self,
         policy: &'static Policy,
-        asked: Asked,
+        asked: Result<Asked, Error>,
         body: impl for<'c> FnOnce(&'c mut C) -> BoxFuture<'c, Response> + Send + 'static,
     ) -> impl Future<Output = Response> + Send {
         // Boxed, so that the rest is compiled once for all handlers of a context.
@@ -48,9 +48,12 @@ impl<C: Context> Call<C> {
     /// The request to claim, or `None` if nothing is to be recorded.
     ///
     /// Consumes the call, so that a request that waits for another one does not hold its body.
-    fn into_request(self, policy: &Policy, asked: Asked) -> Result<Option<Request>, Error> {
-        // Rule 9: a request that changes nothing needs no record.
-        if matches!(self.method, Method::GET | Method::HEAD | Method::OPTIONS) {
+    fn into_request(self, policy: &Policy, asked: Result<Asked, Error>) -> Result<Option<Request>, Error> {
+        let asked = asked?;
+        // Rule 9: a request that changes nothing needs no record. A key by expression is the developer's word that
+        // there is something to protect.
+        let is_safe = matches!(self.method, Method::GET | Method::HEAD | Method::OPTIONS);
+        if is_safe && matches!(asked.key, AskedKey::Header(_)) {
             return Ok(None);
         }
         let key = match asked.key {
