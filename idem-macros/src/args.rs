@@ -7,6 +7,7 @@ use syn::{Expr, Ident, Result, Token, token};
 
 use crate::errors::{Errors, all_of};
 use crate::nearest::nearest;
+use crate::suffix;
 
 /// The content of `#[idempotent(…)]`. `check` decides what each value means.
 #[derive(Default)]
@@ -103,6 +104,9 @@ impl Args {
         }
         // The value is read before its name is looked up, so that an unknown argument causes only one error.
         let value = if input.is_empty() || input.peek(Token![,]) { None } else { Some(input.parse::<Expr>()?) };
+        if let Some(value) = &value {
+            suffix::check(value, errors);
+        }
         let word = name.to_string();
         self.scope_was_meant |= meant(&word) == Some("scope");
         let Some(slot) = self.slot(&word) else {
