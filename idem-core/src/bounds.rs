@@ -108,6 +108,15 @@ impl<T, E> Answer for Result<T, E> {
 )]
 pub trait Leased: Context {}
 
+/// A transaction that its holder ends. No context is one.
+#[diagnostic::on_unimplemented(
+    message = "a handler does not end its transaction",
+    label = "only lent to the handler",
+    note = "remove the call: what the handler wrote is committed with its reply when the handler has returned",
+    note = "to roll back, return an error; to roll back and keep the reply, add `Disposition::Reject` to it; to undo a part, begin a savepoint: `sqlx::Acquire::begin(&mut *tx)`"
+)]
+pub trait EndedByItsHolder {}
+
 /// An async function of a transaction whose future is `Send`: the argument of [`Steps::undo`].
 ///
 /// Every such function and closure implements this trait: there is nothing to write.

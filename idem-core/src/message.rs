@@ -302,7 +302,7 @@ mod tests {
 
     /// As consumers write it: the batch, the store and the handler are the task's own.
     #[tokio::test]
-    async fn r18_a_batch_is_handled_in_a_task_of_its_own() {
+    async fn a_batch_is_handled_in_a_task_of_its_own() {
         let known = std::sync::Arc::new(Handler(vec![1, 3]));
         let batch = || [1, 2, 3].map(|number| Message { number });
         let expected = [Action::Acknowledge, Action::redeliver(), Action::Acknowledge];

@@ -22,18 +22,36 @@ impl<T: IntoResponse> Replies for T {}
 
 /// What a router's state must hold: the store of the handler's context.
 ///
+/// `Needs` names it in Axum's error about a route. `#[axum::debug_handler]` leads to the message below.
+///
 /// The bound is on the state and not on the store. For `PgStore: FromRef<_>` rustc knows one implementation until the
 /// user writes another, so it would infer that a state not yet known is the store itself.
+#[diagnostic::on_unimplemented(
+    message = "the router's state `{Self}` does not hold the store `{Store}`",
+    label = "needs the store from the router's state",
+    note = "put the store into the state, with `#[derive(Clone, axum::extract::FromRef)]` on it, or let the store be the state: `.with_state(store)`; for an `Arc<App>`, write `impl AsRef<{Store}> for App`",
+    note = "if the router has another state, name it: `#[axum::debug_handler(state = App)]`"
+)]
 pub trait HoldsStore<Store> {
     /// The store.
     fn store(&self) -> Store;
 }
 
+#[diagnostic::do_not_recommend]
 impl<State, Store: extract::FromRef<State>> HoldsStore<Store> for State {
     fn store(&self) -> Store {
         Store::from_ref(self)
     }
 }
+
+/// A context that Axum could take from a request. There is none.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no extractor",
+    label = "lent by the run, and not taken from the request",
+    note = "write `#[axum::debug_handler]` below `#[idempotent(…)]`, and not above it",
+    note = "if the handler has no `#[idempotent(…)]`, put it on the handler"
+)]
+pub trait FromTheRequest {}
 
 /// `Needs<PgStore, FromRef<App>, _>` appears in the error about a router whose state is an `App` that holds no
 /// `PgStore`. That error is Axum's, about its `Handler` trait; a library can choose only the names of the types in it.

@@ -19,6 +19,7 @@ mod contract;
 mod disposition;
 mod expansion;
 mod hang_up;
+mod in_an_application;
 mod in_flight;
 mod inherited;
 mod key;
