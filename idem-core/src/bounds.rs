@@ -53,7 +53,7 @@ impl<T: Serialize + DeserializeOwned> Storable for T {}
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot say that the call was refused",
     label = "is not `From<idem_core::Error>`",
-    note = "write `impl From<idem_core::Error> for {Self}`: a duplicate in flight, a reused key and an unreachable store are told apart by `kind()`",
+    note = "write `impl From<idem_core::Error> for {Self}`: a duplicate in flight, a reused key and an unreachable store are told apart by `kind()`; for an error of another crate, return `idem_core::Error`, which `idem_sqlx::into_idem_error` makes of sqlx's",
     note = "an Axum handler whose key is an expression needs `axum` beside it: `axum, key = …`"
 )]
 pub trait Refusal: From<Error> {}

@@ -14,7 +14,7 @@ use crate::catch::catch_now;
 use crate::error::Error;
 use crate::fingerprint::Fingerprint;
 #[cfg(feature = "axum")]
-use crate::http::bounds::Replies;
+use crate::http::bounds::{HoldsStore, Replies};
 use crate::identity::{Key, ToKey, ToScope};
 use crate::record::Input;
 use crate::resume;
@@ -77,6 +77,10 @@ pub fn arguments<const N: usize>(arguments: [Result<Fingerprint, Error>; N]) -> 
     let arguments: Vec<_> = arguments.into_iter().collect::<Result<_, _>>()?;
     Ok(Fingerprint::of_all(&arguments))
 }
+
+/// Whether a router's state has the store of a context: what `#[axum::debug_handler]` cannot see.
+#[cfg(feature = "axum")]
+pub const fn holds_store<C: Context, S: HoldsStore<C::Store>>() {}
 
 /// The response of an Axum handler.
 #[cfg(feature = "axum")]

@@ -1,5 +1,6 @@
 //! From a checked handler to Rust.
 
+mod debug_handler;
 mod front;
 mod plain;
 
@@ -10,7 +11,7 @@ use quote::{ToTokens, format_ident, quote, quote_spanned};
 use syn::ext::IdentExt;
 use syn::spanned::Spanned;
 use syn::visit::Visit;
-use syn::{Expr, ExprLit, ExprPath, ExprTuple, GenericParam, Lit, Macro, Pat, PatIdent, ReturnType};
+use syn::{Attribute, Expr, ExprLit, ExprPath, ExprTuple, GenericParam, Lit, Macro, Pat, PatIdent, ReturnType};
 
 use crate::check::{Asked, Fingerprint, Form, Handler, InFlight, Key, MissingKey, Scope};
 use crate::item::Function;
@@ -50,7 +51,8 @@ pub(crate) fn expand(handler: &Handler) -> TokenStream {
 fn axum(handler: &Handler) -> TokenStream {
     let Handler { function, parameters, context, .. } = handler;
     let Function { vis, signature, body, .. } = function;
-    let (outside, inside) = outside::split_attrs(function);
+    let (mut outside, inside) = outside::split_attrs(function);
+    let debugged = debugged(handler, &outside::take_debug_handlers(&mut outside));
 
     let (mut names, mut types): (Vec<_>, Vec<_>) =
         outside::extractors(parameters).map(|(name, ty)| (name.into_token_stream(), ty.into_token_stream())).unzip();
@@ -77,6 +79,7 @@ fn axum(handler: &Handler) -> TokenStream {
     let whole = quote_spanned! {Span::mixed_site()=>
         #(#inside)*
         #signature #inner
+        #debugged
 
         static __IDEM_POLICY: #private::Policy = #policy;
         let (__idem_call, #last) = __idem_last.into_parts();
@@ -85,6 +88,35 @@ fn axum(handler: &Handler) -> TokenStream {
     };
     let whole = outside::block(whole, body);
     quote!(#(#outside)* #vis #head #whole)
+}
+
+/// What `#[axum::debug_handler]` checks: a function with the extractors as they were written, and the store. The last
+/// parameter of the outer function holds both, so an error at it would not say which is wrong.
+fn debugged(handler: &Handler, attributes: &[&Attribute]) -> TokenStream {
+    let Handler { function, parameters, context, .. } = handler;
+    let Some(first) = attributes.first() else { return TokenStream::new() };
+    let inputs = outside::extractors(parameters).map(|(name, ty)| quote!(#name: #ty));
+    let generics = outside::generics(&function.signature.generics, parameters);
+    let (impl_generics, _, where_clause) = generics.split_for_impl();
+    let mut name = function.signature.ident.clone();
+    name.set_span(at(&name));
+
+    // Axum says that it takes no generic function.
+    let state = generics.params.is_empty().then(|| {
+        let (condition, state) = debug_handler::state(first, parameters);
+        let private = handler.private(at(context));
+        quote_spanned!(at(context)=> #condition const _: () = #private::holds_store::<#context, #state>();)
+    });
+    let private = handler.private(Span::mixed_site());
+    quote_spanned! {Span::mixed_site()=>
+        #state
+        const _: () = {
+            #(#attributes)*
+            async fn #name #impl_generics(#(#inputs),*) -> #private::Response #where_clause {
+                ::core::unreachable!()
+            }
+        };
+    }
 }
 
 /// The policy: everything that is known at compile time.

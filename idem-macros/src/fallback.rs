@@ -21,7 +21,11 @@ pub(crate) fn expand(function: &Function, form: Form) -> TokenStream {
     }
     let Function { vis, signature, body, .. } = &function;
     let parameters = parameters(signature);
-    let inputs = outside::named(&parameters).map(|(name, Parameter { attrs, ty, .. })| {
+    // Axum takes only a function whose last extractor alone reads the body.
+    let (bodies, mut inputs): (Vec<_>, Vec<_>) =
+        outside::named(&parameters).partition(|(_, parameter)| parameter.body_extractor_by_name().is_some());
+    inputs.extend(bodies.last().cloned());
+    let inputs = inputs.into_iter().map(|(name, Parameter { attrs, ty, .. })| {
         // Conditions are still here where there are too many of them.
         let conditions = attrs.iter().filter(|attr| attr.path().is_ident("cfg"));
         quote!(#(#conditions)* #name: #ty)

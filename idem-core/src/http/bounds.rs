@@ -12,7 +12,8 @@ use axum::response::IntoResponse;
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is no response",
     label = "is not `IntoResponse`",
-    note = "return it as JSON, `Json<…>`, or write `impl axum::response::IntoResponse` for it; of a `Result`, for its error, too",
+    note = "return it as JSON, `Json<…>`, or write `impl axum::response::IntoResponse` for it; of a `Result`, for its error, too; an error of sqlx becomes an `idem_core::Error` by `idem_sqlx::into_idem_error`",
+    note = "if it is a response already, it is one of another axum than 0.8: `cargo tree -d` shows who brings it",
     note = "or, off the web, name its key, which makes it a plain function: `key = order.id`"
 )]
 pub trait Replies: IntoResponse {}
@@ -22,7 +23,8 @@ impl<T: IntoResponse> Replies for T {}
 
 /// What a router's state must hold: the store of the handler's context.
 ///
-/// `Needs` names it in Axum's error about a route. `#[axum::debug_handler]` leads to the message below.
+/// `Needs` names it in Axum's error about a route. Below `#[axum::debug_handler]` the state is known, and the message
+/// below says what is missing.
 ///
 /// The bound is on the state and not on the store. For `PgStore: FromRef<_>` rustc knows one implementation until the
 /// user writes another, so it would infer that a state not yet known is the store itself.
@@ -43,15 +45,6 @@ impl<State, Store: extract::FromRef<State>> HoldsStore<Store> for State {
         Store::from_ref(self)
     }
 }
-
-/// A context that Axum could take from a request. There is none.
-#[diagnostic::on_unimplemented(
-    message = "`{Self}` is no extractor",
-    label = "lent by the run, and not taken from the request",
-    note = "write `#[axum::debug_handler]` below `#[idempotent(…)]`, and not above it",
-    note = "if the handler has no `#[idempotent(…)]`, put it on the handler"
-)]
-pub trait FromTheRequest {}
 
 /// `Needs<PgStore, FromRef<App>, _>` appears in the error about a router whose state is an `App` that holds no
 /// `PgStore`. That error is Axum's, about its `Handler` trait; a library can choose only the names of the types in it.

@@ -132,20 +132,6 @@ impl<S: Clone + Send + 'static> Drop for Run<S> {
     }
 }
 
-/// For its compile error only: see `FromTheRequest`.
-#[cfg(feature = "axum")]
-#[doc(hidden)]
-impl<R: Sync, S: Clone + Send + 'static> axum::extract::FromRequestParts<R> for &mut MemoryTx<S>
-where
-    Self: crate::http::bounds::FromTheRequest,
-{
-    type Rejection = std::convert::Infallible;
-
-    async fn from_request_parts(_: &mut http::request::Parts, _: &R) -> Result<Self, Self::Rejection> {
-        unreachable!("no context comes from a request")
-    }
-}
-
 impl<S: Clone + Send + 'static> Deref for MemoryTx<S> {
     type Target = S;
 

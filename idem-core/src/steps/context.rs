@@ -26,20 +26,6 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// How long a lease is renewed for a step that the handler gave up and that has not ended.
 const LONGEST_STEP: Duration = Duration::from_secs(60);
 
-/// For its compile error only: see `FromTheRequest`.
-#[cfg(feature = "axum")]
-#[doc(hidden)]
-impl<R: Sync, L: Lease> axum::extract::FromRequestParts<R> for &mut Steps<L>
-where
-    Self: crate::http::bounds::FromTheRequest,
-{
-    type Rejection = std::convert::Infallible;
-
-    async fn from_request_parts(_: &mut http::request::Parts, _: &R) -> Result<Self, Self::Rejection> {
-        unreachable!("no context comes from a request")
-    }
-}
-
 impl<L: Lease> Context for Steps<L> {
     type Store = L::Store;
 

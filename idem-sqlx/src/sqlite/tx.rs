@@ -1,7 +1,7 @@
 //! The transactional context.
 
 use std::fmt;
-use std::future::ready;
+use std::future::{Ready, ready};
 use std::ops::{Deref, DerefMut};
 use std::time::Instant;
 
@@ -363,18 +363,18 @@ impl fmt::Debug for SqliteTx {
 /// For the compile errors only: the transaction is not the handler's to end.
 #[doc(hidden)]
 impl SqliteTx {
-    pub async fn commit(&mut self) -> sqlx::Result<()>
+    pub fn commit(&mut self) -> Ready<sqlx::Result<()>>
     where
         for<'c> &'c mut Self: EndedByItsHolder,
     {
-        Ok(())
+        ready(Ok(()))
     }
 
-    pub async fn rollback(&mut self) -> sqlx::Result<()>
+    pub fn rollback(&mut self) -> Ready<sqlx::Result<()>>
     where
         for<'c> &'c mut Self: EndedByItsHolder,
     {
-        Ok(())
+        ready(Ok(()))
     }
 }
 
