@@ -53,7 +53,7 @@ impl<T: Serialize + DeserializeOwned> Storable for T {}
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot say that the call was refused",
     label = "is not `From<idem_core::Error>`",
-    note = "write `impl From<idem_core::Error> for {Self}`: a duplicate in flight, a reused key and an unreachable store are told apart by `kind()`",
+    note = "write `impl From<idem_core::Error> for {Self}`: a duplicate in flight, a reused key and an unreachable store are told apart by `kind()`; for an error of another crate, return `idem_core::Error`, which `idem_sqlx::into_idem_error` makes of sqlx's",
     note = "an Axum handler whose key is an expression needs `axum` beside it: `axum, key = …`"
 )]
 pub trait Refusal: From<Error> {}
@@ -107,6 +107,15 @@ impl<T, E> Answer for Result<T, E> {
     note = "remove `lease`, `attempts` and `record_input`, or run the handler in steps: `steps: &mut PgSteps` or `steps: &mut SqliteSteps`"
 )]
 pub trait Leased: Context {}
+
+/// A transaction that its holder ends. No context is one.
+#[diagnostic::on_unimplemented(
+    message = "a handler does not end its transaction",
+    label = "only lent to the handler",
+    note = "remove the call: what the handler wrote is committed with its reply when the handler has returned",
+    note = "to roll back, return an error; to roll back and keep the reply, add `Disposition::Reject` to it; to undo a part, begin a savepoint: `sqlx::Acquire::begin(&mut *tx)`"
+)]
+pub trait EndedByItsHolder {}
 
 /// An async function of a transaction whose future is `Send`: the argument of [`Steps::undo`].
 ///

@@ -34,10 +34,12 @@
 //!   messages, and longer than they stay in a dead-letter queue before an operator sends them again.
 
 use std::borrow::Cow;
-use std::panic::AssertUnwindSafe;
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use futures_util::{FutureExt, StreamExt, stream};
+use futures_util::stream::FuturesOrdered;
+use futures_util::{FutureExt, StreamExt};
 
 use crate::error::{Error, Kind};
 
@@ -195,12 +197,26 @@ pub fn backoff(first: Duration, earlier: u32) -> Duration {
 ///
 /// # Cancel safety
 /// Dropped, it returns no action for any message, so all are delivered again. Messages that were done are replayed.
-pub async fn each<M>(messages: &[M], at_once: usize, handle: impl AsyncFn(&M) -> Action) -> Vec<Action> {
-    let handled = messages.iter().map(async |message| {
-        let action = AssertUnwindSafe(handle(message)).catch_unwind().await;
-        action.unwrap_or_else(|_panic| Action::redeliver())
-    });
-    stream::iter(handled).buffered(at_once.max(1)).collect().await
+// `Fn(&'m M) -> A` and not `AsyncFn(&M)`, nor a closure inside: rustc cannot show for every lifetime that the future is
+// `Send`, and a consumer that spawns a task for a batch would not compile.
+pub async fn each<'m, M, A>(messages: &'m [M], at_once: usize, handle: impl Fn(&'m M) -> A) -> Vec<Action>
+where
+    A: Future<Output = Action>,
+{
+    let mut running = FuturesOrdered::new();
+    let mut actions = Vec::with_capacity(messages.len());
+    for message in messages {
+        if running.len() >= at_once.max(1) {
+            actions.extend(running.next().await);
+        }
+        // The call may panic before it gives a future.
+        let called = catch_unwind(AssertUnwindSafe(|| handle(message)));
+        running.push_back(async { AssertUnwindSafe(called.ok()?).catch_unwind().await.ok() });
+    }
+    while let Some(action) = running.next().await {
+        actions.push(action);
+    }
+    actions.into_iter().map(|action| action.unwrap_or_else(Action::redeliver)).collect()
 }
 
 #[cfg(test)]
@@ -271,5 +287,61 @@ mod tests {
         ];
         assert_eq!(actions, expected);
         assert_eq!(most.load(Ordering::SeqCst), 2);
+    }
+
+    struct Message {
+        number: u32,
+    }
+
+    struct Handler(Vec<u32>);
+
+    impl Handler {
+        async fn handle(&self, message: &Message) -> Action {
+            tokio::task::yield_now().await;
+            if self.0.contains(&message.number) { Action::Acknowledge } else { Action::redeliver() }
+        }
+    }
+
+    /// As consumers write it: the batch, the store and the handler are the task's own.
+    #[tokio::test]
+    async fn a_batch_is_handled_in_a_task_of_its_own() {
+        let known = std::sync::Arc::new(Handler(vec![1, 3]));
+        let batch = || [1, 2, 3].map(|number| Message { number });
+        let expected = [Action::Acknowledge, Action::redeliver(), Action::Acknowledge];
+
+        let (handler, messages) = (known.clone(), batch());
+        let borrowing =
+            tokio::spawn(
+                async move { each(&messages, 2, async |message: &Message| handler.handle(message).await).await },
+            );
+        assert_eq!(borrowing.await.expect("no panic"), expected);
+
+        let (handler, messages) = (known.clone(), batch());
+        let untyped =
+            tokio::spawn(async move { each(&messages, 2, async |message| handler.handle(message).await).await });
+        assert_eq!(untyped.await.expect("no panic"), expected);
+
+        let (handler, messages) = (known.clone(), batch());
+        let blocks = tokio::spawn(async move {
+            let handler = &handler;
+            each(&messages, 2, |message| async move { handler.handle(message).await }).await
+        });
+        assert_eq!(blocks.await.expect("no panic"), expected);
+
+        async fn by_name(message: &Message) -> Action {
+            Handler(vec![1, 3]).handle(message).await
+        }
+        let messages = batch();
+        let named = tokio::spawn(async move { each(&messages, 1, by_name).await });
+        assert_eq!(named.await.expect("no panic"), expected);
+    }
+
+    #[tokio::test]
+    async fn r15_a_panic_before_the_first_await_is_a_redelivery() {
+        fn handle(number: &u32) -> std::future::Ready<Action> {
+            assert!(*number != 1, "message 1");
+            std::future::ready(Action::Acknowledge)
+        }
+        assert_eq!(each(&[1, 2], 1, handle).await, [Action::redeliver(), Action::Acknowledge]);
     }
 }

@@ -9,10 +9,12 @@ pub use crate::policy::{InFlight, LeaseTerms, MissingKey, Policy};
 pub use crate::store::Context;
 
 use crate::bounds::{Fingerprinted, Leased, Recordable};
+#[cfg(feature = "axum")]
+use crate::catch::catch_now;
 use crate::error::Error;
 use crate::fingerprint::Fingerprint;
 #[cfg(feature = "axum")]
-use crate::http::bounds::Replies;
+use crate::http::bounds::{HoldsStore, Replies};
 use crate::identity::{Key, ToKey, ToScope};
 use crate::record::Input;
 use crate::resume;
@@ -23,6 +25,15 @@ pub use crate::http::asked::{AskedFingerprint, AskedKey};
 pub use crate::http::through_store::RecordedOf;
 #[cfg(feature = "axum")]
 pub use axum::response::Response;
+
+/// The values of a handler's expressions. The user's code in them (`ToScope`, `ToKey`, `Serialize`) may panic. The
+/// caller then gets what it gets for a panic of the handler (rule 15).
+#[cfg(feature = "axum")]
+pub fn asked(
+    values: impl FnOnce() -> Asked<AskedKey, AskedFingerprint>,
+) -> Result<Asked<AskedKey, AskedFingerprint>, Error> {
+    catch_now(values)
+}
 
 /// The value of `scope = EXPR`.
 pub fn scope<T: ToScope + ?Sized>(value: &T) -> Result<Scope, Error> {
@@ -66,6 +77,10 @@ pub fn arguments<const N: usize>(arguments: [Result<Fingerprint, Error>; N]) -> 
     let arguments: Vec<_> = arguments.into_iter().collect::<Result<_, _>>()?;
     Ok(Fingerprint::of_all(&arguments))
 }
+
+/// Whether a router's state has the store of a context: what `#[axum::debug_handler]` cannot see.
+#[cfg(feature = "axum")]
+pub const fn holds_store<C: Context, S: HoldsStore<C::Store>>() {}
 
 /// The response of an Axum handler.
 #[cfg(feature = "axum")]

@@ -7,6 +7,7 @@ use syn::{Expr, Ident, Result, Token, token};
 
 use crate::errors::{Errors, all_of};
 use crate::nearest::nearest;
+use crate::suffix;
 
 /// The content of `#[idempotent(…)]`. `check` decides what each value means.
 #[derive(Default)]
@@ -96,7 +97,8 @@ impl Args {
             self.scope_was_meant = true;
             return Err(input.error(format!("expected an argument\nhelp: {}", known())));
         }
-        let name = input.call(Ident::parse_any)?;
+        // `r#scope` is `scope`: the expansion calls functions of these names.
+        let name = input.call(Ident::parse_any)?.unraw();
         let equals: Option<Token![=]> = input.parse()?;
         if equals.is_none() {
             self.flag(name, input, errors);
@@ -104,7 +106,10 @@ impl Args {
         }
         // The value is read before its name is looked up, so that an unknown argument causes only one error.
         let value = if input.is_empty() || input.peek(Token![,]) { None } else { Some(input.parse::<Expr>()?) };
-        let word = name.unraw().to_string();
+        if let Some(value) = &value {
+            suffix::check(value, errors);
+        }
+        let word = name.to_string();
         self.scope_was_meant |= meant(&word) == Some("scope");
         let Some(slot) = self.slot(&word) else {
             errors.at(&name, if word == "axum" { takes_no_value() } else { unknown(&word) });
@@ -123,7 +128,7 @@ impl Args {
 
     /// A name without `=`: `axum`, or a slip.
     fn flag(&mut self, name: Ident, input: ParseStream<'_>, errors: &mut Errors) {
-        let word = name.unraw().to_string();
+        let word = name.to_string();
         if word == "axum" && (input.is_empty() || input.peek(Token![,])) {
             match &self.axum {
                 Some(_) => errors.at(&name, repeated(&word)),

@@ -1,5 +1,7 @@
 //! From a checked handler to Rust.
 
+mod debug_handler;
+mod front;
 mod plain;
 
 use std::time::Duration;
@@ -8,7 +10,8 @@ use proc_macro2::{Group, Ident, Literal, Span, TokenStream, TokenTree};
 use quote::{ToTokens, format_ident, quote, quote_spanned};
 use syn::ext::IdentExt;
 use syn::spanned::Spanned;
-use syn::{Expr, ExprLit, ExprPath, ExprTuple, GenericParam, Lit, Pat, PatIdent, ReturnType};
+use syn::visit::Visit;
+use syn::{Attribute, Expr, ExprLit, ExprPath, ExprTuple, GenericParam, Lit, Macro, Pat, PatIdent, ReturnType};
 
 use crate::check::{Asked, Fingerprint, Form, Handler, InFlight, Key, MissingKey, Scope};
 use crate::item::Function;
@@ -38,7 +41,7 @@ pub(crate) fn expand(handler: &Handler) -> TokenStream {
 ///     async fn create_payment(user: CurrentUser, tx: &mut PgTx, Json(order): Json<NewPayment>) -> Reply { … }
 ///     static __IDEM_POLICY: Policy = …;
 ///     let (__idem_call, __idem_1) = __idem_last.into_parts();
-///     let __idem_asked = Asked { … };
+///     let __idem_asked = asked(|| Asked { … });
 ///     __idem_call.serve(&__IDEM_POLICY, __idem_asked, move |__idem_context| {
 ///         Box::pin(async move { reply(create_payment(__idem_0, __idem_context, __idem_1).await) })
 ///     })
@@ -48,7 +51,8 @@ pub(crate) fn expand(handler: &Handler) -> TokenStream {
 fn axum(handler: &Handler) -> TokenStream {
     let Handler { function, parameters, context, .. } = handler;
     let Function { vis, signature, body, .. } = function;
-    let (outside, inside) = outside::split_attrs(function);
+    let (mut outside, inside) = outside::split_attrs(function);
+    let debugged = debugged(handler, &outside::take_debug_handlers(&mut outside));
 
     let (mut names, mut types): (Vec<_>, Vec<_>) =
         outside::extractors(parameters).map(|(name, ty)| (name.into_token_stream(), ty.into_token_stream())).unzip();
@@ -69,9 +73,13 @@ fn axum(handler: &Handler) -> TokenStream {
     // A body that is not `Send` is reported here, with a note at the line that causes it.
     let boxed = quote_spanned!(at(&signature.ident)=> ::std::boxed::Box::pin(async move { #reply }));
 
+    let named: Vec<_> = parameters.iter().flat_map(|parameter| used_by_expressions(handler, parameter)).collect();
+    let inner = front::put(used(&named), body);
+
     let whole = quote_spanned! {Span::mixed_site()=>
         #(#inside)*
-        #signature #body
+        #signature #inner
+        #debugged
 
         static __IDEM_POLICY: #private::Policy = #policy;
         let (__idem_call, #last) = __idem_last.into_parts();
@@ -80,6 +88,35 @@ fn axum(handler: &Handler) -> TokenStream {
     };
     let whole = outside::block(whole, body);
     quote!(#(#outside)* #vis #head #whole)
+}
+
+/// What `#[axum::debug_handler]` checks: a function with the extractors as they were written, and the store. The last
+/// parameter of the outer function holds both, so an error at it would not say which is wrong.
+fn debugged(handler: &Handler, attributes: &[&Attribute]) -> TokenStream {
+    let Handler { function, parameters, context, .. } = handler;
+    let Some(first) = attributes.first() else { return TokenStream::new() };
+    let inputs = outside::extractors(parameters).map(|(name, ty)| quote!(#name: #ty));
+    let generics = outside::generics(&function.signature.generics, parameters);
+    let (impl_generics, _, where_clause) = generics.split_for_impl();
+    let mut name = function.signature.ident.clone();
+    name.set_span(at(&name));
+
+    // Axum says that it takes no generic function.
+    let state = generics.params.is_empty().then(|| {
+        let (condition, state) = debug_handler::state(first, parameters);
+        let private = handler.private(at(context));
+        quote_spanned!(at(context)=> #condition const _: () = #private::holds_store::<#context, #state>();)
+    });
+    let private = handler.private(Span::mixed_site());
+    quote_spanned! {Span::mixed_site()=>
+        #state
+        const _: () = {
+            #(#attributes)*
+            async fn #name #impl_generics(#(#inputs),*) -> #private::Response #where_clause {
+                ::core::unreachable!()
+            }
+        };
+    }
 }
 
 /// The policy: everything that is known at compile time.
@@ -178,7 +215,8 @@ fn asked(handler: &Handler) -> TokenStream {
             input: ::core::option::Option::None,
         }
     };
-    if bindings.is_empty() { asked } else { quote!({ #bindings #asked }) }
+    let asked = if bindings.is_empty() { asked } else { quote!({ #bindings #asked }) };
+    quote_spanned!(Span::mixed_site()=> #private::asked(|| #asked))
 }
 
 /// One expression, as a call of the library's function that has the argument's name.
@@ -207,25 +245,62 @@ fn bindings(handler: &Handler) -> TokenStream {
                 }
                 _ => name,
             };
-            // A pattern may bind more than the expressions need, and `user.id` mentions no parameter `id`.
-            Some(quote_spanned!(Span::mixed_site()=> #[allow(unused_variables)] let #pat = &#name;))
+            // A pattern may bind more than the expressions need, and `user.id` mentions no parameter `id`. Where the
+            // names are not known, they cannot be marked as used.
+            let lint = parameter.binds_unknown_names().then(|| quote!(#[allow(unused_variables)]));
+            let used = used(&parameter.names());
+            Some(quote_spanned!(Span::mixed_site()=> #lint let #pat = &#name; #used))
         })
         .collect()
+}
+
+/// Marks variables as used. A lint level (`#[allow]`) would be an error where the user forbids that lint.
+fn used(names: &[Ident]) -> TokenStream {
+    // rustc does not expect a use of these, and Clippy would report one.
+    let names = names.iter().filter(|name| !name.unraw().to_string().starts_with('_'));
+    quote_spanned!(Span::mixed_site()=> #(let _ = &#names;)*)
+}
+
+/// The names that a parameter binds and an expression uses. The body need not use them as well.
+fn used_by_expressions(handler: &Handler, parameter: &Parameter) -> Vec<Ident> {
+    let expressions = handler.expressions();
+    let mut names = parameter.names();
+    names.retain(|name| expressions.iter().any(|asked| uses(&asked.value, name)));
+    names
+}
+
+/// Whether the expression uses a variable of this name. `user.id` does not use `id`.
+fn uses(expression: &Expr, name: &Ident) -> bool {
+    struct Uses<'a>(&'a Ident, bool);
+
+    impl Visit<'_> for Uses<'_> {
+        fn visit_expr_path(&mut self, path: &ExprPath) {
+            self.1 |= path.path.get_ident().is_some_and(|ident| ident.unraw() == self.0.unraw());
+        }
+
+        fn visit_macro(&mut self, call: &Macro) {
+            self.1 |= stands_in(call.tokens.clone(), self.0);
+        }
+    }
+
+    let mut uses = Uses(name, false);
+    uses.visit_expr(expression);
+    uses.1
 }
 
 /// Whether the name occurs anywhere in the expression, also as a field. A macro may take a name out of a string, as
 /// `format!` does.
 fn mentions(expression: &Expr, name: &Ident) -> bool {
-    fn stands_in(tokens: TokenStream, name: &Ident) -> bool {
-        tokens.into_iter().any(|token| match token {
-            TokenTree::Ident(ident) => ident == *name,
-            TokenTree::Group(group) => stands_in(group.stream(), name),
-            TokenTree::Literal(literal) => literal.to_string().contains(&name.unraw().to_string()),
-            TokenTree::Punct(_) => false,
-        })
-    }
-
     stands_in(expression.to_token_stream(), name)
+}
+
+fn stands_in(tokens: TokenStream, name: &Ident) -> bool {
+    tokens.into_iter().any(|token| match token {
+        TokenTree::Ident(ident) => ident.unraw() == name.unraw(),
+        TokenTree::Group(group) => stands_in(group.stream(), name),
+        TokenTree::Literal(literal) => literal.to_string().contains(&name.unraw().to_string()),
+        TokenTree::Punct(_) => false,
+    })
 }
 
 /// The expression as a reference. The parts of a tuple are borrowed one by one, so that no part is moved out of a
@@ -263,7 +338,8 @@ fn parts(tuple: &ExprTuple, parameters: &[Parameter]) -> TokenStream {
 }
 
 fn is_parameter(path: &ExprPath, parameters: &[Parameter]) -> bool {
-    path.path.get_ident().is_some_and(|ident| parameters.iter().any(|parameter| parameter.names().contains(ident)))
+    let is = |ident: &Ident| parameters.iter().flat_map(Parameter::names).any(|name| name.unraw() == ident.unraw());
+    path.path.get_ident().is_some_and(is)
 }
 
 /// The call of the user's function, and its response.

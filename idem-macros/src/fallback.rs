@@ -2,12 +2,12 @@
 
 use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, quote, quote_spanned};
-use syn::{FnArg, Safety, Signature, Token, Type, parse_quote};
+use syn::{FnArg, Pat, PatIdent, Safety, Signature, Token, Type, parse_quote};
 
 use crate::check::{Form, self_types};
 use crate::item::{Function, is_ours};
 use crate::outside;
-use crate::parameters::{Role, parameters, role};
+use crate::parameters::{Parameter, Role, parameters, role};
 
 /// The handler without its context, so that routes which mention it still resolve, and the mistake is the only error.
 ///
@@ -21,15 +21,23 @@ pub(crate) fn expand(function: &Function, form: Form) -> TokenStream {
     }
     let Function { vis, signature, body, .. } = &function;
     let parameters = parameters(signature);
-    let (names, types): (Vec<_>, Vec<_>) = outside::extractors(&parameters).unzip();
-    let inputs = quote!(#(#names: #types),*);
+    // Axum takes only a function whose last extractor alone reads the body.
+    let (bodies, mut inputs): (Vec<_>, Vec<_>) =
+        outside::named(&parameters).partition(|(_, parameter)| parameter.body_extractor_by_name().is_some());
+    inputs.extend(bodies.last().cloned());
+    let inputs = inputs.into_iter().map(|(name, Parameter { attrs, ty, .. })| {
+        // Conditions are still here where there are too many of them.
+        let conditions = attrs.iter().filter(|attr| attr.path().is_ident("cfg"));
+        quote!(#(#conditions)* #name: #ty)
+    });
+    let inputs = quote!(#(#inputs),*);
     // A response that is never made. Its type needs no crate, because a crate could have another name.
     let never = quote_spanned!(outside::output_place(signature)=> ::core::convert::Infallible);
     let head = outside::signature(signature, &parameters, &inputs, &never);
     let (outside, inside) = outside::split_attrs(&function);
     let inside = can_stand_inside(signature).then(|| {
         let signature = meant(signature);
-        quote!(#[allow(dead_code)] #(#inside)* #signature #body)
+        quote!(#(#inside)* #signature #body)
     });
 
     let whole = quote_spanned!(Span::mixed_site()=> #inside ::core::unreachable!());
@@ -40,16 +48,24 @@ pub(crate) fn expand(function: &Function, form: Form) -> TokenStream {
 /// The function for its callers: it takes any store in the context's place, and has no body that needs a context.
 fn plain(mut function: Function) -> TokenStream {
     function.signature.asyncness.get_or_insert_with(|| Token![async](Span::mixed_site()));
+    let mut names = Vec::new();
     for input in &mut function.signature.inputs {
-        if let FnArg::Typed(typed) = input
-            && !matches!(role(&typed.ty), Role::Extractor)
-        {
-            typed.ty = parse_quote!(&impl ::core::marker::Sized);
+        if let FnArg::Typed(typed) = input {
+            if !matches!(role(&typed.ty), Role::Extractor) {
+                typed.ty = parse_quote!(&impl ::core::marker::Sized);
+            }
+            // Names stay, since rustc quotes them where a call is wrong. They are used, so that no lint reports them.
+            typed.pat = match &*typed.pat {
+                Pat::Ident(PatIdent { ident, .. }) => {
+                    names.push(ident.clone());
+                    parse_quote!(#ident)
+                }
+                _ => parse_quote!(_),
+            };
         }
     }
-    let whole = quote_spanned!(Span::mixed_site()=> ::core::unreachable!());
+    let whole = quote_spanned!(Span::mixed_site()=> #(let _ = &#names;)* ::core::unreachable!());
     function.body = outside::block(whole, &function.body);
-    function.attrs.push(parse_quote!(#[allow(unused_variables, unused_mut)]));
     function.into_token_stream()
 }
 
@@ -63,9 +79,13 @@ fn can_stand_inside(signature: &Signature) -> bool {
 }
 
 /// The signature that the body expects: async, and with a context that it can write through.
+///
+/// Its outline is ours, so rustc does not report that nothing calls it.
 fn meant(signature: &Signature) -> Signature {
     let mut signature = signature.clone();
-    signature.asyncness.get_or_insert_with(|| Token![async](Span::mixed_site()));
+    signature.asyncness = Some(Token![async](Span::mixed_site()));
+    signature.fn_token.span = Span::mixed_site().located_at(signature.fn_token.span);
+    signature.ident.set_span(Span::mixed_site().located_at(signature.ident.span()));
     for input in &mut signature.inputs {
         if let FnArg::Typed(typed) = input
             && let Type::Reference(reference) = &mut *typed.ty

@@ -14,6 +14,7 @@ mod outside;
 mod parameters;
 #[cfg(test)]
 mod snapshots;
+mod suffix;
 mod variants;
 
 use proc_macro2::TokenStream;
@@ -21,6 +22,7 @@ use proc_macro2::TokenStream;
 use crate::args::Args;
 use crate::check::{Form, check};
 use crate::errors::Errors;
+use crate::item::Function;
 use crate::variants::{Variant, variants};
 
 /// Runs an Axum handler, or any async function, once for each idempotency key, and gives every retry the first answer.
@@ -170,7 +172,7 @@ pub fn idempotent(args: proc_macro::TokenStream, item: proc_macro::TokenStream) 
 
 /// The only place where tokens and errors are joined.
 fn expand(args: TokenStream, item: TokenStream) -> TokenStream {
-    let function = match syn::parse2(item.clone()) {
+    let function: Function = match syn::parse2(item.clone()) {
         Ok(function) => function,
         Err(error) => return TokenStream::from_iter([error.into_compile_error(), item]),
     };
@@ -186,5 +188,13 @@ fn expand(args: TokenStream, item: TokenStream) -> TokenStream {
             }
         }
     };
-    variants(function).iter().map(expand).collect()
+    let variants = match variants(function.clone()) {
+        Ok(variants) => variants,
+        // Parameters keep their conditions here, so calls and routes resolve.
+        Err(error) => {
+            let form = Form::of(&Args::parse(args, &mut Errors::default()), &function);
+            return TokenStream::from_iter([error.into_compile_error(), fallback::expand(&function, form)]);
+        }
+    };
+    variants.iter().map(expand).collect()
 }

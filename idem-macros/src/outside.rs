@@ -38,6 +38,17 @@ pub(crate) fn is_debug_handler(meta: &Meta) -> bool {
     meta.path().segments.last().is_some_and(|last| last.ident == "debug_handler")
 }
 
+/// Takes `#[axum::debug_handler]` out of the attributes of the outer function, with the condition that it may have.
+pub(crate) fn take_debug_handlers<'a>(outside: &mut Vec<&'a Attribute>) -> Vec<&'a Attribute> {
+    let is_only = |meta: &Meta| match meta {
+        Meta::List(list) if list.path.is_ident("cfg_attr") => list
+            .parse_args_with(Punctuated::<Meta, Token![,]>::parse_terminated)
+            .is_ok_and(|nested| nested.len() > 1 && nested.iter().skip(1).all(is_debug_handler)),
+        meta => is_debug_handler(meta),
+    };
+    outside.extract_if(.., |attr| is_only(&attr.meta)).collect()
+}
+
 /// The signature that Axum sees, with these parameters and this return type.
 ///
 /// Its other tokens are the user's own, and so is the [`block`] after it. rustc does not warn about an unused function
@@ -74,7 +85,7 @@ pub(crate) fn output_place(signature: &Signature) -> Span {
 }
 
 /// The generics without lifetimes that only the context has: the outer function does not borrow the context yet.
-fn generics(generics: &Generics, parameters: &[Parameter]) -> Generics {
+pub(crate) fn generics(generics: &Generics, parameters: &[Parameter]) -> Generics {
     let mentioned = mentioned_lifetimes(generics, parameters);
     let mut generics = generics.clone();
     generics.params = (generics.params.into_iter())

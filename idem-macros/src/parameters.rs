@@ -121,6 +121,33 @@ impl Parameter {
         (may_be_axums && holds_something && EXTRACTORS.iter().any(|name| last.ident == name)).then_some(&last.ident)
     }
 
+    /// The name of the type if it is one of Axum's extractors that read the body, by its path.
+    pub(crate) fn body_extractor_by_name(&self) -> Option<&Ident> {
+        fn named(ty: &Type) -> Option<&Ident> {
+            let Type::Path(path) = plain(ty) else { return None };
+            let (first, last) = (path.path.segments.first()?, path.path.segments.last()?);
+            let held = match &last.arguments {
+                PathArguments::AngleBracketed(arguments) => match arguments.args.first() {
+                    Some(GenericArgument::Type(held)) => Some(held),
+                    _ => None,
+                },
+                _ => None,
+            };
+            if last.ident == "Option" || last.ident == "Result" {
+                return named(held?);
+            }
+            let is_known = match held {
+                Some(_) => ["Json", "Form"].iter().any(|name| last.ident == name),
+                None => ["RawForm", "Multipart", "Bytes", "String"].iter().any(|name| last.ident == name),
+            };
+            let may_be_axums = path.path.segments.len() == 1
+                || AXUM.iter().chain(&["bytes", "std", "alloc"]).any(|name| first.ident == name);
+            (is_known && may_be_axums).then_some(&last.ident)
+        }
+
+        named(&self.ty)
+    }
+
     /// The names that the pattern binds.
     pub(crate) fn names(&self) -> Vec<Ident> {
         struct Names(Vec<Ident>);

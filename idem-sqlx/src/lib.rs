@@ -38,7 +38,7 @@
 //! # Ok(()) }
 //! ```
 //!
-//! Features: `postgres` (default) and `sqlite`. Both have the same API: a program moves from one to the other by
+//! Features: `postgres` and `axum` (default), and `sqlite`. The two databases have the same API: a program moves from one to the other by
 //! changing names.
 //!
 //! Tested on PostgreSQL 15 and 18, and on the SQLite that sqlx bundles.
@@ -59,6 +59,8 @@ compile_error!("`idem-sqlx` has no database: switch on its feature `postgres` (t
 
 mod database;
 mod error;
+#[cfg(feature = "axum")]
+mod for_axum;
 mod lease;
 mod migrate;
 mod migrations;

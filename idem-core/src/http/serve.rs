@@ -39,7 +39,7 @@ impl<C: Context> Call<C> {
     pub fn serve(
         self,
         policy: &'static Policy,
-        asked: Asked,
+        asked: Result<Asked, Error>,
         body: impl for<'c> FnOnce(&'c mut C) -> BoxFuture<'c, Response> + Send + 'static,
     ) -> impl Future<Output = Response> + Send {
         // Boxed, so that the rest is compiled once for all handlers of a context.
@@ -53,9 +53,12 @@ impl<C: Context> Call<C> {
     /// The request to claim, or `None` if nothing is to be recorded.
     ///
     /// Consumes the call, so that a request that waits for another one does not hold its body.
-    fn into_request(self, policy: &Policy, asked: Asked) -> Result<Option<Unclaimed>, Error> {
-        // Rule 9: a request that changes nothing needs no record.
-        if matches!(self.method, Method::GET | Method::HEAD | Method::OPTIONS) {
+    fn into_request(self, policy: &Policy, asked: Result<Asked, Error>) -> Result<Option<Unclaimed>, Error> {
+        let asked = asked?;
+        // Rule 9: a request that changes nothing needs no record. A key by expression is the developer's word that
+        // there is something to protect.
+        let is_safe = matches!(self.method, Method::GET | Method::HEAD | Method::OPTIONS);
+        if is_safe && matches!(asked.key, AskedKey::Header(_)) {
             return Ok(None);
         }
         let key = match asked.key {
@@ -69,16 +72,19 @@ impl<C: Context> Call<C> {
             };
         };
         let identity = Identity { scope: asked.scope?, operation: policy.operation, key };
-        let (method, path, query) = (self.method.as_str(), self.uri.path(), self.uri.query());
+        // HEAD asks for what GET asks for, and Axum takes the body off its response. So a link that a mail scanner has
+        // checked with HEAD still opens.
+        let method = if self.method == Method::HEAD { Method::GET } else { self.method };
+        let (path, query) = (self.uri.path(), self.uri.query());
         // A request with another path never gets the stored reply, whatever fingerprint the handler has chosen (rule
         // 8).
         let compared = match asked.fingerprint {
             AskedFingerprint::Request => {
                 let content_type = self.headers.get(header::CONTENT_TYPE).cloned();
-                Compared::Content(Content { method: self.method, uri: self.uri, content_type, body: self.body })
+                Compared::Content(Content { method, uri: self.uri, content_type, body: self.body })
             }
             AskedFingerprint::Value(chosen) => {
-                Compared::Chosen(Fingerprint::of_request_with(method, path, query, &chosen?))
+                Compared::Chosen(Fingerprint::of_request_with(method.as_str(), path, query, &chosen?))
             }
             AskedFingerprint::None => Compared::Chosen(Fingerprint::of_path(path)),
         };

@@ -141,6 +141,15 @@ impl<S: Clone + Default + Send + 'static> Default for MemoryStore<S> {
     }
 }
 
+/// For a router whose state is an `Arc<App>`.
+#[cfg(feature = "axum")]
+#[cfg_attr(docsrs, doc(cfg(feature = "axum")))]
+impl<S, App: AsRef<Self>> axum::extract::FromRef<Arc<App>> for MemoryStore<S> {
+    fn from_ref(app: &Arc<App>) -> Self {
+        app.as_ref().as_ref().clone()
+    }
+}
+
 impl<S> fmt::Debug for MemoryStore<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MemoryStore").finish_non_exhaustive()

@@ -12,6 +12,7 @@ use crate::duration::{self, Limits};
 use crate::errors::{Errors, any_of, text};
 use crate::nearest::nearest;
 use crate::parameters::Parameter;
+use crate::suffix;
 
 /// The name from the drafts of the `Idempotency-Key` header.
 const DEFAULT_HEADER: &str = "idempotency-key";
@@ -296,6 +297,12 @@ fn attempts_of(arg: &Arg, errors: &mut Errors) -> u32 {
         Expr::Lit(ExprLit { lit: Lit::Int(number), .. }) => number.base10_parse::<u32>().ok(),
         _ => None,
     };
+    if let Expr::Lit(ExprLit { lit: lit @ Lit::Int(_), .. }) = plain(&arg.value)
+        && let Some(refused) = suffix::refused(lit)
+    {
+        errors.at(lit, refused);
+        return 1;
+    }
     let wrong = match number {
         Some(0) => "with no attempt, nothing would ever run\nhelp: write at least `attempts = 1`".to_owned(),
         Some(number) if number <= MOST => return number,

@@ -5,7 +5,8 @@ use std::ptr;
 use quote::ToTokens;
 use syn::visit::{self, Visit};
 use syn::{
-    FnArg, GenericArgument, Ident, Path, PathArguments, ReceiverKind, ReturnType, Safety, Signature, Type, parse_quote,
+    FnArg, GenericArgument, Ident, Path, PathArguments, PathSegment, ReceiverKind, ReturnType, Safety, Signature, Type,
+    TypeFnPtr, TypeReference, parse_quote,
 };
 
 use super::Form;
@@ -21,9 +22,14 @@ pub(super) fn check(function: &Function, form: Form, parameters: &[Parameter], e
         Form::Axum => {
             check_no_self(&function.signature, errors);
             check_reply_ends(&function.signature, parameters, errors);
+            check_body_is_last(parameters, errors);
         }
-        Form::Plain => check_receiver(&function.signature, errors),
+        Form::Plain => {
+            check_receiver(&function.signature, errors);
+            check_result_is_owned(&function.signature, errors);
+        }
     }
+    check_error(&function.signature, errors);
     let context = context(&function.signature, parameters, errors);
     check_generic(&function.signature, &context, errors);
     context
@@ -105,6 +111,86 @@ fn check_no_self(signature: &Signature, errors: &mut Errors) {
     for name in self_types(signature) {
         errors.at(name, "a handler cannot name `Self`\nhelp: write the type's name");
     }
+}
+
+/// Axum lets only the last extractor read the body, and says so of no function without `#[debug_handler]`.
+fn check_body_is_last(parameters: &[Parameter], errors: &mut Errors) {
+    let extractors = parameters.iter().filter(|parameter| matches!(parameter.role, Role::Extractor));
+    let mut before_the_last: Vec<_> = extractors.collect();
+    before_the_last.pop();
+    for parameter in before_the_last {
+        if let Some(name) = parameter.body_extractor_by_name() {
+            errors.at(
+                &parameter.ty,
+                format!("`{name}` reads the body, so it is the last extractor\nhelp: move it behind the others"),
+            );
+        }
+    }
+}
+
+/// `Result<&str, E>` can be written, and not read back.
+fn check_result_is_owned(signature: &Signature, errors: &mut Errors) {
+    struct Borrowed<'a>(&'a mut Errors);
+
+    impl Visit<'_> for Borrowed<'_> {
+        fn visit_type_reference(&mut self, reference: &TypeReference) {
+            let help = match plain(&reference.elem) {
+                Type::Path(path) if path.path.is_ident("str") => "write `String`".to_owned(),
+                Type::Slice(slice) => format!("write `Vec<{}>`", text(&slice.elem)),
+                owned => format!("write `{}`", text(owned)),
+            };
+            self.0
+                .at(reference, format!("a retry reads the result from its record, so it cannot borrow\nhelp: {help}"));
+        }
+
+        fn visit_path_segment(&mut self, segment: &PathSegment) {
+            // Without a value there is nothing to borrow.
+            if segment.ident != "PhantomData" {
+                visit::visit_path_segment(self, segment);
+            }
+        }
+
+        fn visit_type_fn_ptr(&mut self, _: &TypeFnPtr) {}
+    }
+
+    if let Some([Some(value), _]) = result(signature) {
+        Borrowed(errors).visit_type(value);
+    }
+}
+
+/// No crate but sqlx itself could make its error a response, or make it of ours.
+fn check_error(signature: &Signature, errors: &mut Errors) {
+    let is_sqlxs = |path: &Path, name: &str| {
+        let mut last = path.segments.iter().rev().map(|segment| &segment.ident);
+        last.next().is_some_and(|last| last == name) && last.next().is_some_and(|module| module == "sqlx")
+    };
+    let wrong: &dyn ToTokens = match (&signature.output, result(signature)) {
+        (_, Some([_, Some(Type::Path(error))])) if is_sqlxs(&error.path, "Error") => error,
+        (ReturnType::Type(_, ty), Some([_, None])) => match plain(ty) {
+            Type::Path(alias) if is_sqlxs(&alias.path, "Result") => alias,
+            _ => return,
+        },
+        _ => return,
+    };
+    errors.at(
+        wrong,
+        "an error of sqlx is no answer to a caller\n\
+         help: return `Result<…, idem_core::Error>`, and write `.map_err(idem_sqlx::into_idem_error)?` at each statement; \
+         or return an error type of yours",
+    );
+}
+
+/// The types of `Result<T, E>`, as far as they are written.
+fn result(signature: &Signature) -> Option<[Option<&Type>; 2]> {
+    let ReturnType::Type(_, ty) = &signature.output else { return None };
+    let Type::Path(path) = plain(ty) else { return None };
+    let last = path.path.segments.last().filter(|last| last.ident == "Result")?;
+    let PathArguments::AngleBracketed(arguments) = &last.arguments else { return None };
+    let mut types = arguments.args.iter().filter_map(|argument| match argument {
+        GenericArgument::Type(ty) => Some(plain(ty)),
+        _ => None,
+    });
+    Some([types.next(), types.next()])
 }
 
 /// A stored reply must have an end. An event stream and a socket have none, and they are known by name. Behind

@@ -1,11 +1,11 @@
 //! A plain function: the store replaces the context, everything else stays.
 
-use proc_macro2::{Ident, Span, TokenStream};
+use proc_macro2::{Group, Ident, Span, TokenStream, TokenTree};
 use quote::{ToTokens, format_ident, quote, quote_spanned};
 use syn::spanned::Spanned;
 use syn::{FnArg, GenericArgument, Lifetime, Pat, PatIdent, PathArguments, ReturnType, Signature, Type};
 
-use super::{Fingerprint, Handler, asked_value, at, bindings, borrowed, policy, said_at};
+use super::{Fingerprint, Handler, asked_value, at, bindings, borrowed, policy, said_at, used, used_by_expressions};
 use crate::check::{Key, Scope};
 use crate::item::Function;
 use crate::outside;
@@ -77,6 +77,7 @@ pub(super) fn expand(handler: &Handler) -> TokenStream {
     let named = named(handler);
     let lent = lent(handler);
     let moved = moved(handler);
+    let inner = inner(body);
 
     let whole = quote_spanned! {Span::mixed_site()=>
         static __IDEM_POLICY: #private::Policy = #policy;
@@ -86,8 +87,7 @@ pub(super) fn expand(handler: &Handler) -> TokenStream {
             #private::Entered::Over(__idem_answer) => __idem_answer,
             #private::Entered::Run(mut __idem_run) => {
                 // A body that changes an argument makes the closure one that is called by `&mut`.
-                #[allow(unused_mut)]
-                let mut __idem_body = async move |#lent| -> #output { #moved #body };
+                let mut __idem_body = async move |#lent| -> #output { #moved #inner };
                 let __idem_cut = #private::cut(&__idem_run);
                 let __idem_body = __idem_body(&mut *__idem_run);
                 let __idem_answer = #private::answer(__idem_cut, __idem_body).await;
@@ -182,8 +182,21 @@ fn lent(handler: &Handler) -> TokenStream {
 fn moved(handler: &Handler) -> TokenStream {
     let patterns = outside::named(&handler.parameters).filter(|(_, parameter)| !is_name(&parameter.pat));
     patterns
-        .map(|(name, Parameter { attrs, pat, .. })| quote_spanned!(Span::mixed_site()=> #(#attrs)* let #pat = #name;))
+        .map(|(name, parameter)| {
+            let Parameter { attrs, pat, .. } = parameter;
+            let used = used(&used_by_expressions(handler, parameter));
+            quote_spanned!(Span::mixed_site()=> #(#attrs)* let #pat = #name; #used)
+        })
         .collect()
+}
+
+/// The user's body as a block inside the closure's. Its braces are ours: rustc would report the user's braces around
+/// one line as unused.
+fn inner(body: &TokenTree) -> TokenTree {
+    let TokenTree::Group(group) = body else { return body.clone() };
+    let mut inner = Group::new(group.delimiter(), group.stream());
+    inner.set_span(at(body));
+    inner.into()
 }
 
 /// Whether the parameter can keep its name for callers.

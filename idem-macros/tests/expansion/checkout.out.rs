@@ -7,6 +7,7 @@ async fn checkout(
         steps: &mut PgSteps,
         Json(order): Json<NewOrder>,
     ) -> Result<Json<Receipt>, ApiError> {
+        let _ = &user;
         steps.transaction("reserve", async |tx| reserve(tx, &order).await).await?;
         let charge = steps
             .call("charge", async |key| charge(&user, &order, key).await)
@@ -30,16 +31,16 @@ async fn checkout(
         ),
     };
     let (__idem_call, __idem_1) = __idem_last.into_parts();
-    let __idem_asked = {
-        #[allow(unused_variables)]
+    let __idem_asked = ::idem_core::__private::asked(|| {
         let user = &__idem_0;
+        let _ = &user;
         ::idem_core::__private::Asked {
             scope: ::idem_core::__private::scope(user),
             key: ::idem_core::__private::AskedKey::Header("idempotency-key"),
             fingerprint: ::idem_core::__private::AskedFingerprint::Request,
             input: ::core::option::Option::None,
         }
-    };
+    });
     __idem_call
         .serve(
             &__IDEM_POLICY,

@@ -17,8 +17,8 @@ pub async fn on_shipped(
         StockError,
     >();
     let __idem_asked = {
-        #[allow(unused_variables)]
         let event = &event;
+        let _ = &event;
         ::idem_core::__private::Asked {
             scope: ::idem_core::__private::scope("inventory"),
             key: ::idem_core::__private::key(&event.id),
@@ -36,7 +36,6 @@ pub async fn on_shipped(
     {
         ::idem_core::__private::Entered::Over(__idem_answer) => __idem_answer,
         ::idem_core::__private::Entered::Run(mut __idem_run) => {
-            #[allow(unused_mut)]
             let mut __idem_body = async move |
                 tx: &mut PgTx,
             | -> Result<Stock, StockError> {

@@ -8,7 +8,6 @@ async fn create_payment(
     __idem_0: CurrentUser,
     __idem_1: Json<NewPayment>,
 ) -> ::core::convert::Infallible {
-    #[allow(dead_code)]
     async fn create_payment(
         user: CurrentUser,
         tx: &mut PgTx,

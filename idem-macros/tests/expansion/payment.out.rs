@@ -8,6 +8,7 @@ pub async fn create_payment(
         tx: &mut PgTx,
         Json(order): Json<NewPayment>,
     ) -> Result<(StatusCode, Json<Payment>), ApiError> {
+        let _ = &user;
         let payment = insert_payment(tx, &user, &order).await?;
         Ok((StatusCode::CREATED, Json(payment)))
     }
@@ -21,16 +22,16 @@ pub async fn create_payment(
         lease: ::idem_core::__private::LeaseTerms::DEFAULT,
     };
     let (__idem_call, __idem_1) = __idem_last.into_parts();
-    let __idem_asked = {
-        #[allow(unused_variables)]
+    let __idem_asked = ::idem_core::__private::asked(|| {
         let user = &__idem_0;
+        let _ = &user;
         ::idem_core::__private::Asked {
             scope: ::idem_core::__private::scope(user),
             key: ::idem_core::__private::AskedKey::Header("idempotency-key"),
             fingerprint: ::idem_core::__private::AskedFingerprint::Request,
             input: ::core::option::Option::None,
         }
-    };
+    });
     __idem_call
         .serve(
             &__IDEM_POLICY,

@@ -11,6 +11,8 @@ async fn shipped<C: Carrier>(
         shop: Shop,
         Json(event): Json<Shipped>,
     ) -> impl IntoResponse {
+        let _ = &shop;
+        let _ = &event;
         note(tx, &mut carrier, event).await
     }
     static __IDEM_POLICY: app::idempotency::__private::Policy = app::idempotency::__private::Policy {
@@ -23,11 +25,11 @@ async fn shipped<C: Carrier>(
         lease: app::idempotency::__private::LeaseTerms::DEFAULT,
     };
     let (__idem_call, __idem_2) = __idem_last.into_parts();
-    let __idem_asked = {
-        #[allow(unused_variables)]
+    let __idem_asked = app::idempotency::__private::asked(|| {
         let shop = &__idem_1;
-        #[allow(unused_variables)]
+        let _ = &shop;
         let Json(event) = &__idem_2;
+        let _ = &event;
         app::idempotency::__private::Asked {
             scope: app::idempotency::__private::scope(&("webhooks", &shop.id)),
             key: app::idempotency::__private::AskedKey::Value(
@@ -38,7 +40,7 @@ async fn shipped<C: Carrier>(
             ),
             input: ::core::option::Option::None,
         }
-    };
+    });
     __idem_call
         .serve(
             &__IDEM_POLICY,

@@ -2,7 +2,7 @@
 
 #[allow(dead_code, unused_imports, clippy::pedantic)]
 mod support {
-    use std::future::Future;
+    use std::future::{Future, Ready, ready};
 
     pub use axum::extract::{FromRequestParts, Path, Query, State};
     pub use axum::http::StatusCode;
@@ -10,6 +10,7 @@ mod support {
     pub use axum::response::IntoResponse;
     pub use axum::routing::post;
     pub use axum::{Json, Router};
+    use idem_core::bounds::EndedByItsHolder;
     pub use idem_core::idempotent;
     use idem_core::memory::{MemorySteps, MemoryStore, MemoryTx};
     use idem_core::{Error, Scope, ToScope};
@@ -24,6 +25,21 @@ mod support {
     impl Db {
         pub async fn write(&mut self) {
             self.writes += 1;
+        }
+
+        // As `PgTx` has them: for their compile error.
+        pub fn commit(&mut self) -> Ready<Result<(), Error>>
+        where
+            for<'c> &'c mut Self: EndedByItsHolder,
+        {
+            ready(Ok(()))
+        }
+
+        pub fn rollback(&mut self) -> Ready<Result<(), Error>>
+        where
+            for<'c> &'c mut Self: EndedByItsHolder,
+        {
+            ready(Ok(()))
         }
     }
 

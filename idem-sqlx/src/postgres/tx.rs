@@ -1,17 +1,19 @@
 //! The transactional context.
 
 use std::fmt;
+use std::future::{Ready, ready};
 use std::ops::{ControlFlow, Deref, DerefMut};
 use std::time::Instant;
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
+use idem_core::bounds::EndedByItsHolder;
 use idem_core::machine::{Decision, decide, lateness};
 use idem_core::store::{Claim, Claimed, Context, Outcome, Rejected, Reply, Transaction};
 use idem_core::{Disposition, Error, Kind, Request, Start};
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnection, PgQueryResult, PgRow, PgStatement, PgTypeInfo};
-use sqlx::{Either, Execute, Executor, Postgres, SqlStr};
+use sqlx::{Acquire, Either, Execute, Executor, Postgres, SqlStr};
 use tokio::runtime::Handle;
 use tokio::time::sleep;
 
@@ -38,7 +40,7 @@ use crate::settle::{self, find_out};
 /// ```
 ///
 /// Use it like sqlx's own transaction: `&mut *tx` is an executor, `&mut **tx` the connection, and
-/// `sqlx::Connection::begin(&mut **tx)` a savepoint.
+/// `sqlx::Acquire::begin(&mut **tx)` a savepoint.
 ///
 /// # Rules
 /// - Its writes are kept together with the reply, or not at all.
@@ -159,7 +161,7 @@ impl Context for PgTx {
 
     async fn complete(mut self, outcome: &Outcome) -> Result<(), Error> {
         self.write_outcome(outcome).await?;
-        self.commit().await
+        self.commit_claimed().await
     }
 
     async fn reject(mut self, outcome: &Outcome) -> Result<Rejected, Error> {
@@ -168,7 +170,7 @@ impl Context for PgTx {
             return Err(self.ended().await);
         }
         self.write_outcome(outcome).await?;
-        self.commit().await.map(|()| Rejected::Stored)
+        self.commit_claimed().await.map(|()| Rejected::Stored)
     }
 
     async fn release(mut self) -> Result<(), Error> {
@@ -342,7 +344,7 @@ impl PgTx {
         }
     }
 
-    async fn commit(mut self) -> Result<(), Error> {
+    async fn commit_claimed(mut self) -> Result<(), Error> {
         let (run, session) = (self.take_run(), self.take_session());
         let inner = self.store.inner();
         let committed = session.commit(inner.commit_deadline).await;
@@ -450,6 +452,38 @@ impl DerefMut for PgTx {
 impl fmt::Debug for PgTx {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PgTx").finish_non_exhaustive()
+    }
+}
+
+/// For the compile errors only: the transaction is not the handler's to end.
+#[doc(hidden)]
+impl PgTx {
+    pub fn commit(&mut self) -> Ready<sqlx::Result<()>>
+    where
+        for<'c> &'c mut Self: EndedByItsHolder,
+    {
+        ready(Ok(()))
+    }
+
+    pub fn rollback(&mut self) -> Ready<sqlx::Result<()>>
+    where
+        for<'c> &'c mut Self: EndedByItsHolder,
+    {
+        ready(Ok(()))
+    }
+}
+
+/// For helpers that take any connection or transaction. `begin` is a savepoint.
+impl<'c> Acquire<'c> for &'c mut PgTx {
+    type Database = Postgres;
+    type Connection = &'c mut PgConnection;
+
+    fn acquire(self) -> BoxFuture<'c, sqlx::Result<&'c mut PgConnection>> {
+        Box::pin(ready(Ok(&mut **self)))
+    }
+
+    fn begin(self) -> BoxFuture<'c, sqlx::Result<sqlx::Transaction<'c, Postgres>>> {
+        Acquire::begin(&mut **self)
     }
 }
 

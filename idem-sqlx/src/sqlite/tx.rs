@@ -1,16 +1,18 @@
 //! The transactional context.
 
 use std::fmt;
+use std::future::{Ready, ready};
 use std::ops::{ControlFlow, Deref, DerefMut};
 use std::time::Instant;
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
+use idem_core::bounds::EndedByItsHolder;
 use idem_core::machine::{Decision, decide, lateness};
 use idem_core::store::{Claim, Claimed, Context, Outcome, Rejected, Reply, Transaction};
 use idem_core::{Disposition, Error, Kind, Request, Start};
 use sqlx::sqlite::{SqliteConnection, SqliteQueryResult, SqliteRow, SqliteStatement, SqliteTypeInfo};
-use sqlx::{Either, Execute, Executor, SqlStr, Sqlite};
+use sqlx::{Acquire, Either, Execute, Executor, SqlStr, Sqlite};
 use tokio::runtime::Handle;
 
 use super::error::{has_no_savepoint, is_answer};
@@ -32,7 +34,7 @@ use crate::settle::{self, find_out};
 /// ```
 ///
 /// Use it like sqlx's own transaction: `&mut *tx` is an executor, `&mut **tx` the connection, and
-/// `sqlx::Connection::begin(&mut **tx)` a savepoint.
+/// `sqlx::Acquire::begin(&mut **tx)` a savepoint.
 ///
 /// # Rules
 /// - Its writes are kept together with the reply, or not at all.
@@ -142,7 +144,7 @@ impl Context for SqliteTx {
 
     async fn complete(mut self, outcome: &Outcome) -> Result<(), Error> {
         self.write_outcome(outcome).await?;
-        self.commit().await
+        self.commit_claimed().await
     }
 
     async fn reject(mut self, outcome: &Outcome) -> Result<Rejected, Error> {
@@ -151,7 +153,7 @@ impl Context for SqliteTx {
             Tried::Run => {
                 self.run = Some(run);
                 self.write_outcome(outcome).await?;
-                self.commit().await.map(|()| Rejected::Stored)
+                self.commit_claimed().await.map(|()| Rejected::Stored)
             }
             // Cannot happen here, because the write lock is held. A store without such a lock can see it.
             Tried::Replay(reply) => Ok(Rejected::Replay(reply)),
@@ -255,7 +257,7 @@ impl SqliteTx {
         }
     }
 
-    async fn commit(mut self) -> Result<(), Error> {
+    async fn commit_claimed(mut self) -> Result<(), Error> {
         let (run, session) = (self.take_run(), self.take_session());
         let committed = session.commit().await;
         find_out(&self.store, &run.request, run.claim, committed).await
@@ -353,6 +355,38 @@ impl DerefMut for SqliteTx {
 impl fmt::Debug for SqliteTx {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SqliteTx").finish_non_exhaustive()
+    }
+}
+
+/// For the compile errors only: the transaction is not the handler's to end.
+#[doc(hidden)]
+impl SqliteTx {
+    pub fn commit(&mut self) -> Ready<sqlx::Result<()>>
+    where
+        for<'c> &'c mut Self: EndedByItsHolder,
+    {
+        ready(Ok(()))
+    }
+
+    pub fn rollback(&mut self) -> Ready<sqlx::Result<()>>
+    where
+        for<'c> &'c mut Self: EndedByItsHolder,
+    {
+        ready(Ok(()))
+    }
+}
+
+/// For helpers that take any connection or transaction. `begin` is a savepoint.
+impl<'c> Acquire<'c> for &'c mut SqliteTx {
+    type Database = Sqlite;
+    type Connection = &'c mut SqliteConnection;
+
+    fn acquire(self) -> BoxFuture<'c, sqlx::Result<&'c mut SqliteConnection>> {
+        Box::pin(ready(Ok(&mut **self)))
+    }
+
+    fn begin(self) -> BoxFuture<'c, sqlx::Result<sqlx::Transaction<'c, Sqlite>>> {
+        Acquire::begin(&mut **self)
     }
 }
 

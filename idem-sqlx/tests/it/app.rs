@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use axum::extract::FromRequestParts;
 use http::StatusCode;
 use http::request::Parts;
-use idem_core::{Error, Scope, ToScope};
+use idem_core::{Error, Key, Scope, ToKey, ToScope};
 use idem_testkit::logs::CANARY;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use tokio::sync::Semaphore;
 
 /// Small, so that a reply over it is quickly made.
@@ -88,14 +88,45 @@ pub struct Event {
     pub act: String,
 }
 
+/// A value of a user's type that panics where it is asked for this.
+#[derive(Debug)]
+pub struct Touchy {
+    pub at: String,
+}
+
+impl Touchy {
+    fn touched(&self, as_what: &str) -> &str {
+        assert!(self.at != as_what, "as told");
+        &self.at
+    }
+}
+
+impl ToScope for Touchy {
+    fn to_scope(&self) -> Result<Scope, Error> {
+        self.touched("scope").to_scope()
+    }
+}
+
+impl ToKey for Touchy {
+    fn to_key(&self) -> Result<Option<Key>, Error> {
+        self.touched("key").to_key()
+    }
+}
+
+impl Serialize for Touchy {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.touched("fingerprint"))
+    }
+}
+
 macro_rules! application {
     ($module:ident, $Store:ident, $Tx:ident, $slow:literal) => {
         pub mod $module {
             use axum::body::Body;
-            use axum::extract::{DefaultBodyLimit, FromRef, State};
+            use axum::extract::{DefaultBodyLimit, FromRef, Path, State};
             use axum::http::{HeaderName, HeaderValue, StatusCode};
             use axum::response::{IntoResponse, Response};
-            use axum::routing::{any, post};
+            use axum::routing::{any, get, post};
             use axum::{Json, Router};
             use idem_core::{Disposition, idempotent};
             use idem_sqlx::{$Store, $Tx};
@@ -103,7 +134,11 @@ macro_rules! application {
 
             use idem_testkit::logs::CANARY;
 
-            use super::{Command, Event, Gauge, REPLY_LIMIT, User};
+            use super::{Command, Event, Gauge, REPLY_LIMIT, Touchy, User};
+
+            fn touchy(at: &str) -> Touchy {
+                Touchy { at: at.to_owned() }
+            }
 
             #[derive(Clone)]
             pub struct App {
@@ -136,6 +171,10 @@ macro_rules! application {
                     .route("/optional", post(optional))
                     .route("/x-key", post(x_key))
                     .route("/event", post(event))
+                    .route("/link/{id}", any(link))
+                    .route("/get-link/{id}", get(link))
+                    .route("/touchy/{at}", any(touched))
+                    .route("/touchy-scope/{at}", any(touched_scope))
                     .route("/short", post(short))
                     .route("/brief", any(brief))
                     .route("/named", post(named))
@@ -205,6 +244,21 @@ macro_rules! application {
             #[idempotent(scope = "events", axum, key = event.id)]
             async fn event(State(app): State<App>, tx: &mut $Tx, Json(event): Json<Event>) -> Response {
                 perform(&app, tx, &User("sender".to_owned()), &event.act).await
+            }
+
+            #[idempotent(scope = "links", axum, key = id)]
+            async fn link(State(app): State<App>, tx: &mut $Tx, Path(id): Path<String>) -> Response {
+                perform(&app, tx, &User(id), "insert").await
+            }
+
+            #[idempotent(scope = touchy(&at), axum, key = touchy(&at), fingerprint = (touchy(&at), at.split_once('-').unwrap()))]
+            async fn touched(State(app): State<App>, tx: &mut $Tx, Path(at): Path<String>) -> Response {
+                perform(&app, tx, &User(at), "insert").await
+            }
+
+            #[idempotent(scope = touchy(&at))]
+            async fn touched_scope(State(app): State<App>, tx: &mut $Tx, Path(at): Path<String>) -> Response {
+                perform(&app, tx, &User(at), "insert").await
             }
 
             #[idempotent(scope = user, ttl = "2s")]

@@ -2,7 +2,7 @@
 
 use axum::middleware;
 use axum::response::Response;
-use http::HeaderValue;
+use http::{HeaderValue, Method};
 use idem_core::Disposition;
 
 use crate::client::Call;
@@ -79,6 +79,21 @@ both! {
             assert_eq!((gauge.entered(), db.effects().await, db.records().await), (run, 0, 0));
         }
         Call::act("insert").send(&app).await.expect_fresh(201);
+    }
+
+    async fn r15_a_panic_in_what_the_attribute_asks_for_is_like_one_in_the_body(db) {
+        let (app, gauge) = db.app_over(db.store(1).await);
+        // The last one panics in the expression itself.
+        for at in ["/touchy/scope", "/touchy/key", "/touchy/fingerprint", "/touchy/other", "/touchy-scope/scope"] {
+            for method in [Method::POST, Method::GET] {
+                let call = Call::new(method.clone(), at).key("k1");
+                call.send(&app).await.expect(500, "handler_panicked");
+            }
+        }
+        assert_eq!((gauge.entered(), db.effects().await, db.records().await), (0, 0, 0));
+        Call::to("/touchy/all-right", "").send(&app).await.expect_fresh(201);
+        Call::to("/touchy-scope/right", "").send(&app).await.expect_fresh(201);
+        assert_eq!(db.records().await, 2);
     }
 
     async fn r15_a_body_that_panics_releases(db) {

@@ -21,6 +21,7 @@ mod disposition;
 mod exhausted;
 mod expansion;
 mod hang_up;
+mod in_an_application;
 mod in_flight;
 mod inherited;
 mod key;

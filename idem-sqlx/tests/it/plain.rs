@@ -8,7 +8,7 @@ use idem_core::{Error, Fingerprint, Identity, Kind, Request, Settled, Start, Sto
 use idem_testkit::logs::CANARY;
 use serde::{Deserialize, Serialize};
 
-use crate::app::Gauge;
+use crate::app::{Gauge, Touchy};
 use crate::cancel::{GivenUp, polled};
 use crate::client::eventually;
 use crate::support::Database;
@@ -80,7 +80,7 @@ macro_rules! functions {
 
             use idem_testkit::logs::CANARY;
 
-            use super::{Done, Event, Failed, Gauge};
+            use super::{Done, Event, Failed, Gauge, Touchy};
 
             async fn note(tx: &mut $Tx, what: &str) {
                 let query = sqlx::query("INSERT INTO effects VALUES ('plain', $1)").bind(what.to_owned());
@@ -130,6 +130,11 @@ macro_rules! functions {
             #[idempotent(key = event.id, scope = "test", fingerprint = event, in_flight = wait("60s"))]
             pub async fn patient(tx: &mut $Tx, gauge: &Gauge, event: &Event) -> Result<Done, Failed> {
                 act(tx, gauge, event).await
+            }
+
+            #[idempotent(key = at, scope = at, fingerprint = at)]
+            pub async fn touched(tx: &mut $Tx, gauge: &Gauge, at: Touchy) -> Result<Done, Failed> {
+                act(tx, gauge, &Event::of("", &at.at)).await
             }
 
             /// All arguments are the fingerprint.
@@ -348,6 +353,19 @@ both! {
         assert_eq!(db.effects().await, 0);
     }
 
+    async fn r15_a_panic_in_what_the_attribute_asks_for_goes_on_to_the_caller(db) {
+        let (store, gauge) = (db.store(1).await, Gauge::new());
+        let call = |at: &str| {
+            let (store, gauge, at) = (store.clone(), gauge.clone(), Touchy { at: at.to_owned() });
+            tokio::spawn(async move { functions::touched(&store, &gauge, at).await })
+        };
+        for at in ["scope", "key", "fingerprint"] {
+            assert!(call(at).await.expect_err("a panic").is_panic(), "{at}");
+        }
+        assert_eq!((gauge.entered(), db.effects().await, db.records().await), (0, 0, 0));
+        call("nothing").await.expect("no panic").expect("done");
+    }
+
     async fn r13_a_call_that_is_dropped_at_any_await_keeps_nothing_or_all(db) {
         let (store, gauge) = (db.store(1).await, Gauge::new());
         let mut calls = 0;
@@ -550,8 +568,13 @@ both! {
         let (store, gauge) = (db.store(4).await, Gauge::new());
         let batch = ["ship", "later", "final", "ship"];
         let batch: Vec<_> = batch.iter().enumerate().map(|(at, act)| Event::of(&format!("e{at}"), act)).collect();
+        // In a task of its own, as a consumer has one for each partition.
         let deliver = async || {
-            each(&batch, 1, async |event: &Event| Action::of(&functions::handle(&store, &gauge, event).await)).await
+            let (store, gauge, batch) = (store.clone(), gauge.clone(), batch.clone());
+            let handled = tokio::spawn(async move {
+                each(&batch, 1, async |event: &Event| Action::of(&functions::handle(&store, &gauge, event).await)).await
+            });
+            handled.await.expect("no panic")
         };
         let first = deliver().await;
         let dead = Action::dead_letter("final", "it can never be handled");

@@ -173,6 +173,40 @@ both! {
         assert_eq!(db.records().await, 4);
     }
 
+    async fn r09_a_key_by_expression_is_recorded_whatever_the_method_is(db) {
+        let (app, gauge) = db.app().await;
+        for (at, method) in [Method::GET, Method::HEAD, Method::OPTIONS, Method::POST].into_iter().enumerate() {
+            let call = Call::new(method.clone(), &format!("/link/{method}"));
+            let first = call.send(&app).await;
+            first.expect_fresh(201);
+            call.send(&app).await.expect_replay_of(&first);
+            assert_eq!((gauge.entered(), db.records().await, db.effects().await), (at + 1, at as i64 + 1, at as i64 + 1));
+        }
+        // A blank key is no key.
+        Call::new(Method::GET, "/link/%20").send(&app).await.expect(400, "key_missing");
+    }
+
+    async fn r09_head_is_get_without_its_body(db) {
+        let (app, gauge) = db.app().await;
+        for (at, path) in ["/link/one", "/get-link/two"].into_iter().enumerate() {
+            let (head, get) = (Call::new(Method::HEAD, path), Call::new(Method::GET, path));
+            let checked = head.send(&app).await;
+            checked.expect_fresh(201);
+            assert!(checked.body.is_empty());
+            head.send(&app).await.expect_replay_of(&checked);
+
+            let opened = get.send(&app).await;
+            assert!(opened.replayed());
+            assert_eq!(opened.status, checked.status);
+            assert_eq!(opened.body, format!("run {} for {}", at + 1, path.rsplit('/').next().unwrap()).as_bytes());
+            assert_eq!(opened.headers.get("content-length"), checked.headers.get("content-length"), "{path}");
+            head.send(&app).await.expect_replay_of(&checked);
+        }
+        assert_eq!((gauge.entered(), db.records().await), (2, 2));
+        // Another method is another request.
+        Call::new(Method::OPTIONS, "/link/one").send(&app).await.expect(422, "key_reused");
+    }
+
     async fn r23_a_body_over_the_limit_is_refused_and_nothing_recorded(db) {
         let (app, gauge) = db.app().await;
         let body = format!(r#"{{"act":"insert","note":"{}"}}"#, "x".repeat(100));
