@@ -145,7 +145,7 @@ mod tests {
             let store = PgStore::new(pool.clone());
             store.migrate().await.unwrap();
             let record = "INSERT INTO idem_records VALUES
-                ('s', 'o', '', '', 2, '', 1, NULL, 1, 201, '', '', now(), now(), now() + interval '1 hour')";
+                ('s', 'o', '', '', 2, '', 1, 0, NULL, 1, 201, '', '', now(), now(), now() + interval '1 hour')";
             sqlx::raw_sql(record).execute(&pool).await.unwrap();
             let (_copies, migrator) = copied(&later).await;
             let note = "UPDATE idem_records SET note = 'kept' WHERE note IS NULL";
