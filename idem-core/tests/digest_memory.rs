@@ -73,7 +73,7 @@ fn r05_a_digest_takes_memory_in_proportion_to_the_body() {
         let asked = Fingerprint::of_request("POST", "/p", None, b"application/json", body.as_bytes());
         let took = began.elapsed();
         let factor = (MEMORY.peak_usage() - before) as f64 / body.len() as f64;
-        println!("{name}: {factor:.2} bytes for each byte, {took:?}, {:02x}", asked.as_bytes()[1]);
+        eprintln!("{name}: {factor:.2} bytes for each byte, {took:?}, {:02x}", asked.as_bytes()[1]);
         assert!(factor <= FACTOR, "{name} takes {factor:.1} bytes for each byte of its body");
         // A digest whose time grows with the square of the body takes minutes.
         assert!(took < Duration::from_secs(20), "{name} takes {took:?}");

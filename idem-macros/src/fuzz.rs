@@ -94,6 +94,6 @@ fn fuzz_durations() {
     };
     idem_fuzz::bytes("duration", |text| _ = str::from_utf8(text).map(check));
     idem_fuzz::values("written", "[ -]?[0-9]{0,3}[.,0]?[0-9]{0,18} ?(ms|[smhdwSMHDWy]|[a-z]{0,6})", |text| {
-        check(&text)
+        check(&text);
     });
 }

@@ -2,6 +2,7 @@
 //!
 //! - `main` reads the command line
 //! - `ci` lists the checks, `test` runs the tests: what is run stands in these two
+//! - `fuzz` runs the fuzz targets for longer than the tests do
 //! - `postgres` and `broker` are the servers, `python` fetches what has to be fetched for them
 //! - `keeper`, with `keeper.sh`, sees to it that neither a server nor a command outlives us
 
@@ -9,6 +10,7 @@
 compile_error!("xtask starts PostgreSQL through `sh`; on Windows, work inside WSL");
 
 mod ci;
+mod fuzz;
 mod test;
 
 mod broker;
@@ -28,6 +30,7 @@ usage: cargo xtask <command>
        --skip NAME                    without `postgres`, `kafka` or `sqs`
   postgres [--durable] -- COMMAND...  run COMMAND on a PostgreSQL; --durable leaves fsync on
   ci                                  formatting, lints, docs, each feature alone, dependencies
+  fuzz [SECONDS]                      each fuzz target for this long, or else for a minute
   minimal                             whether the published crates compile with the oldest dependencies they allow
 
 The tests need three servers. Those that IDEM_TEST_POSTGRES (the URL of a superuser: the tests create databases),
@@ -54,6 +57,8 @@ fn main() -> ExitCode {
         ["postgres", "--", program, args @ ..] => Some(on_postgres(false, program, args)),
         ["postgres", "--durable", "--", program, args @ ..] => Some(on_postgres(true, program, args)),
         ["ci"] => Some(ci::check()),
+        ["fuzz"] => Some(fuzz::run(60)),
+        ["fuzz", seconds] => seconds.parse().ok().map(fuzz::run),
         ["minimal"] => Some(ci::minimal()),
         _ => None,
     };

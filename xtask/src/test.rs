@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use crate::ci::step;
 use crate::keeper::Server;
 use crate::postgres::COMMON_VARIABLE;
-use crate::{Failure, broker, cargo, postgres};
+use crate::{Failure, broker, cargo, fuzz, postgres};
 
 /// A server, and the tests that cannot do without it.
 struct Part {
@@ -153,6 +153,10 @@ pub(crate) fn run(asked: &Asked<'_>) -> Result<ExitCode, Failure> {
     for (heading, words) in &both[..if asked.fast || !asked.args.is_empty() { 1 } else { 2 }] {
         let mut command = cargo(words.iter().copied());
         command.env_remove(COMMON_VARIABLE).envs(servers.iter().map(|server| (server.variable, &server.address)));
+        // Every day the corpus is enough, and a few hundred inputs.
+        if !asked.fast && std::env::var_os(fuzz::VARIABLE).is_none() {
+            command.env(fuzz::VARIABLE, fuzz::SECONDS_IN_TESTS);
+        }
         code = step(heading, &mut command)?;
         if code != ExitCode::SUCCESS {
             break;
