@@ -191,6 +191,16 @@ pub fn backoff(first: Duration, earlier: u32) -> Duration {
 /// # }
 /// ```
 ///
+/// It can be spawned, where the task owns what it handles:
+///
+/// ```
+/// # use idem_core::message::{Action, each};
+/// # async fn handled(order: &String) -> Action { if order.is_empty() { Action::redeliver() } else { Action::Acknowledge } }
+/// # fn consume(orders: Vec<String>) {
+/// tokio::spawn(async move { each(&orders, 4, async |order: &String| handled(order).await).await });
+/// # }
+/// ```
+///
 /// # Rules
 /// - The failure of one message does not affect the others. A message whose handling panics is redelivered.
 /// - Messages that must be handled one after the other, such as those of one Kafka partition, need `at_once` to be 1.

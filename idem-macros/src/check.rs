@@ -2,6 +2,7 @@
 
 mod arguments;
 mod names;
+mod renamed;
 mod signature;
 mod which_self;
 

@@ -78,7 +78,7 @@ use crate::variants::{Variant, variants};
 /// | `scope = EXPR` | who owns the key: an expression over the parameters (`user`, `user.id`, `(tenant.id, user.id)`, `"invoices"`), or the bare word `global` | none: required |
 /// | `ttl = "24h"` | how long a finished record is replayed, counted from its completion; a number and one of `s`, `m`, `h`, `d`, `w`, from `"1s"` to `"3650d"` | `"24h"` |
 /// | `key = header("Name")` | the header that holds the key | `header("Idempotency-Key")` |
-/// | `axum, key = EXPR` | the key is an expression over the parameters instead, such as a webhook's `event.id` | – |
+/// | `axum, key = EXPR` | the key is an expression over the parameters instead, such as a webhook's `event.id`; `GET`, `HEAD` and `OPTIONS` are then recorded, too | – |
 /// | `key = EXPR` without `axum` | a plain function, and its key | – |
 /// | `fingerprint = EXPR` / `none` | what must be equal on a retry, such as `(order.customer_id, order.amount)`; over HTTP, method, path and query are compared as well, with `none` only the path | the whole request; all arguments of a plain function |
 /// | `in_flight = conflict` / `wait("5s")` / `accepted` | what a duplicate gets while the first request still runs: 409, a wait of `"1ms"` to `"5m"`, or 202 | `conflict` |
@@ -96,7 +96,8 @@ use crate::variants::{Variant, variants};
 /// - The handler is an `async fn`. Exactly one of its parameters, at any place, is `&mut` a context, such as
 ///   `tx: &mut PgTx` for one transaction or `steps: &mut PgSteps` for a leased run in recorded steps. All other
 ///   parameters are Axum's extractors, up to sixteen.
-/// - The store comes from the router's state: `PgStore: FromRef<S>`.
+/// - The store comes from the router's state: `PgStore: FromRef<S>`. For a state that is an `Arc<App>`, write
+///   `impl AsRef<PgStore> for App`.
 /// - `scope`, `key` and `fingerprint` see every other parameter by reference, under the names that its pattern binds:
 ///   with `Json(order): Json<NewPayment>`, that is `order: &NewPayment`. They are evaluated once for each request,
 ///   after all extractors and before the claim. Parts of a tuple are borrowed, too: `(tenant.id, user.id)` moves
@@ -118,13 +119,15 @@ use crate::variants::{Variant, variants};
 /// - Other attributes stay. On a plain function, all of them see the store in the context's place. On a handler,
 ///   documentation, lint levels and `#[axum::debug_handler]` go to the outer function, which Axum sees; all others
 ///   (`#[tracing::instrument]`) go to your function. A macro above this attribute comes first and sees the function as
-///   you wrote it. So write `#[axum::debug_handler(state = …)]` *below*, because `&mut PgTx` is no extractor. Write a
+///   you wrote it. So write `#[axum::debug_handler(state = …)]` *below*, because `&mut PgTx` is no extractor; it then
+///   checks the store, too. Lint levels may forbid what they like: the expansion sets none. Write a
 ///   macro that makes items beside a handler, such as `#[utoipa::path]`, *above*: below, the items would be inside the
 ///   outer function, where no code can name them.
 ///
 /// # What it stands for
 ///
-/// The function above becomes this. Your function is inside, unchanged. The added code calls the library.
+/// The function above becomes this. Your function is inside. It says that a parameter which the attribute uses is used;
+/// nothing else is added to it. The added code calls the library.
 ///
 /// ```ignore
 #[doc = include_str!("../tests/expansion/payment.out.rs")]
@@ -160,6 +163,7 @@ use crate::variants::{Variant, variants};
 /// - A plain function that calls another plain function holds two connections meanwhile. On SQLite the inner call waits
 ///   for the write lock of the outer call, and fails as busy.
 /// - A context cannot be generic: its type decides how the handler runs.
+/// - `#[cfg(…)]` on parameters may have four different conditions, since each of them doubles the expansion.
 /// - Without an `operation`, a function is known by its module and its name. Two associated functions with the same
 ///   name in two `impl` blocks then have the same operation, and so do two functions with the same name inside two
 ///   other functions: with the same scope and key they have one record. Give each function an `operation`; a plain

@@ -6,7 +6,9 @@
 //! 1. The handler's extractors run first, in their order. A refusal by an extractor is sent as it is, and not stored.
 //! 2. The body is read whole, up to Axum's `DefaultBodyLimit`. A longer body: 413 `body_too_large`.
 //! 3. `GET`, `HEAD` and `OPTIONS` run in a plain transaction. Nothing is recorded. (On SQLite that transaction takes
-//!    the write lock like every other: annotate only handlers that write.)
+//!    the write lock like every other: annotate only handlers that write.) With a key by expression (`axum, key = …`),
+//!    they are recorded like any other method. `HEAD` then counts as `GET`, so a link that a mail scanner has checked
+//!    still opens: a handler must answer both alike.
 //! 4. The key is read from its header as an RFC 8941 string item (`"abc"`, or bare `abc`) of 1 to 255 visible ASCII
 //!    characters. No key: 400 `key_missing`. Anything else: 400 `key_invalid`.
 //! 5. The key was used for another request of this caller and handler: 422 `key_reused`, also while that request runs.

@@ -6,6 +6,7 @@ use proc_macro2::Span;
 use syn::{Expr, ExprCall, ExprLit, Lit, LitStr, Path, Signature};
 
 use super::names::Names;
+use super::renamed::renamed;
 use super::{Asked, Fingerprint, Form, InFlight, Key, Lease, MissingKey, Scope, self_types};
 use crate::args::{Arg, Args};
 use crate::duration::{self, Limits};
@@ -229,7 +230,12 @@ pub(super) fn operation(args: &Args, form: Form, signature: &Signature, errors: 
 }
 
 pub(super) fn krate(args: &Args, errors: &mut Errors) -> Option<Path> {
-    let arg = args.krate.as_ref()?;
+    let Some(arg) = &args.krate else {
+        if let Some(name) = renamed() {
+            errors.push(syn::Error::new(Span::call_site(), renamed_message(&name)));
+        }
+        return None;
+    };
     let value = plain(&arg.value);
     if let Expr::Path(path) = value
         && path.qself.is_none()
@@ -242,6 +248,10 @@ pub(super) fn krate(args: &Args, errors: &mut Errors) -> Option<Path> {
     };
     errors.at(&arg.value, format!("`crate` is a path\nhelp: {help}"));
     None
+}
+
+pub(super) fn renamed_message(name: &str) -> String {
+    format!("this package calls `idem-core` by the name `{name}`\nhelp: write `crate = {name}`")
 }
 
 pub(super) fn rejects(args: &Args, form: Form, errors: &mut Errors) -> Option<Expr> {

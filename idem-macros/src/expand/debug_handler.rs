@@ -25,7 +25,7 @@ pub(super) fn state(attribute: &Attribute, parameters: &[Parameter]) -> (Option<
     };
     let state = named
         .or_else(|| taken(parameters))
-        .map_or_else(|| quote_spanned!(at(attribute)=> ()), ToTokens::into_token_stream);
+        .map_or_else(|| quote_spanned!(at(attribute.path())=> ()), ToTokens::into_token_stream);
     (condition, state)
 }
 

@@ -1,4 +1,3 @@
-#[axum::debug_handler(state = App)]
 async fn shipped<C: Carrier>(
     __idem_0: State<C>,
     __idem_1: Shop,
@@ -15,6 +14,16 @@ async fn shipped<C: Carrier>(
         let _ = &event;
         note(tx, &mut carrier, event).await
     }
+    const _: () = {
+        #[axum::debug_handler(state = App)]
+        async fn shipped<C: Carrier>(
+            __idem_0: State<C>,
+            __idem_1: Shop,
+            __idem_2: Json<Shipped>,
+        ) -> app::idempotency::__private::Response {
+            ::core::unreachable!()
+        }
+    };
     static __IDEM_POLICY: app::idempotency::__private::Policy = app::idempotency::__private::Policy {
         operation: app::idempotency::__private::Operation::new("shipments.note"),
         ttl: ::core::time::Duration::from_secs(604800),

@@ -103,9 +103,18 @@ impl Said {
 
 /// What rustc adds to anybody's message.
 fn is_rustcs(said: &str) -> bool {
-    ["the trait `", "the following other types", "this error originates", "required for", "consider ", "a field with"]
-        .iter()
-        .any(|begin| said.starts_with(begin))
+    [
+        "the trait `",
+        "the following other types",
+        "this error originates",
+        "required for",
+        "consider ",
+        "a field with",
+        "expected mutable reference",
+        "Function argument is",
+    ]
+    .iter()
+    .any(|begin| said.starts_with(begin))
         || said.contains("redundant requirement")
 }
 

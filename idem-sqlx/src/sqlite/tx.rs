@@ -33,8 +33,8 @@ use crate::settle::{self, find_out};
 /// }
 /// ```
 ///
-/// Use it like sqlx's own transaction: `&mut *tx` is an executor, `&mut **tx` the connection, and
-/// `sqlx::Acquire::begin(&mut **tx)` a savepoint.
+/// Use it like sqlx's own transaction: `&mut *tx` is an executor, `&mut **tx` the connection, and `tx.begin()` (of
+/// [`sqlx::Acquire`]) a savepoint. A helper that takes `&mut Transaction<'_, Sqlite>` gets such a savepoint.
 ///
 /// # Rules
 /// - Its writes are kept together with the reply, or not at all.
@@ -359,6 +359,24 @@ impl fmt::Debug for SqliteTx {
 }
 
 /// For the compile errors only: the transaction is not the handler's to end.
+///
+/// ```
+/// async fn pay(tx: &mut idem_sqlx::SqliteTx) {
+///     drop(tx);
+/// }
+/// ```
+///
+/// ```compile_fail,E0277
+/// async fn pay(tx: &mut idem_sqlx::SqliteTx) {
+///     drop(tx.commit().await);
+/// }
+/// ```
+///
+/// ```compile_fail,E0277
+/// async fn pay(tx: &mut idem_sqlx::SqliteTx) {
+///     drop(tx.rollback().await);
+/// }
+/// ```
 #[doc(hidden)]
 impl SqliteTx {
     pub fn commit(&mut self) -> Ready<sqlx::Result<()>>

@@ -104,7 +104,7 @@ async fn function_that_nobody_calls(tx: &mut PgTx, id: u64) -> Result<u64, Error
 
 #[expect(clippy::let_and_return)]
 #[idempotent(key = id, scope = "tills")]
-async fn function_with_a_needless_name(tx: &mut PgTx, id: u64) -> Result<u64, Error> { let noted = note(tx, id).await; noted }
+async fn function_with_a_needless_name(tx: &mut PgTx, id: u64) -> Result<u64, Error> { note(tx, id).await?; let noted = Ok(id); noted }
 
 pub fn all() {
     let _ = (handler_with_an_unused_parameter, handler_with_a_parameter_that_is_a_fields_namesake);
