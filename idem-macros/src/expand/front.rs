@@ -31,11 +31,12 @@ pub(super) fn put(statements: TokenStream, body: &TokenTree) -> TokenTree {
     put.into()
 }
 
-/// The next item, if one comes next. A macro's call may be a statement.
+/// The next item, if one comes next. The call of a macro may be a statement; `macro_rules!` has a name and is an item.
 fn item(input: ParseStream<'_>) -> Result<Option<Item>> {
     let ahead = input.fork();
     match ahead.parse::<Item>() {
-        Ok(Item::Macro(_) | Item::Verbatim(_)) | Err(_) => Ok(None),
+        Ok(Item::Macro(call)) if call.ident.is_none() => Ok(None),
+        Ok(Item::Verbatim(_)) | Err(_) => Ok(None),
         Ok(item) => {
             input.advance_to(&ahead);
             Ok(Some(item))

@@ -37,7 +37,12 @@ async fn beside_a_variable_of_the_same_name(user: CurrentUser, tx: &mut PgTx) ->
 async fn before_items(user: CurrentUser, tx: &mut PgTx) -> String {
     //! Documented inside.
     use std::fmt::Write as _;
-    const GREETING: &str = "hello";
+    macro_rules! greeting {
+        () => {
+            "hello"
+        };
+    }
+    const GREETING: &str = greeting!();
 
     let mut text = String::new();
     tx.write().await;
