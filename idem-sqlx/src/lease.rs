@@ -8,6 +8,7 @@ use idem_core::{Error, Identity, Kind, Request};
 use tokio::time::sleep;
 
 use crate::database::{CommitFailed, Database, Leased, Over, Written};
+use crate::error::caused;
 use crate::release_on_drop::{self, Unused};
 use crate::retry;
 use crate::settle::{find_out, poisoned};
@@ -83,7 +84,7 @@ impl<D: Database> Lease for DbLease<D> {
         let session = self.written(tx, written).await?;
         match self.store.commit(session).await {
             Ok(()) => Ok(()),
-            Err(CommitFailed::Unknown(error)) => Err(Error::new(Kind::OutcomeUnknown).caused_by(error)),
+            Err(CommitFailed::Unknown(error)) => Err(caused(Kind::OutcomeUnknown, error)),
             Err(refused) => Err(refused.into()),
         }
     }

@@ -59,6 +59,7 @@ compile_error!("`idem-sqlx` has no database: switch on its feature `postgres` (t
 
 mod database;
 mod error;
+mod failure;
 mod lease;
 mod migrate;
 mod migrations;
@@ -76,6 +77,7 @@ mod sweep;
 mod sweeper;
 
 pub use error::into_idem_error;
+pub use failure::sqlx_error;
 #[cfg(feature = "postgres")]
 #[cfg_attr(docsrs, doc(cfg(feature = "postgres")))]
 pub use postgres::{Isolation, PgLease, PgSteps, PgStore, PgStoreBuilder, PgTx};

@@ -10,7 +10,6 @@ use super::session::{Begin, Session, begin};
 use super::store::PgStore;
 use super::tx::PgTx;
 use crate::database::{CommitFailed, Database, Found, Leased, Over, Written};
-use crate::error::into_idem_error;
 use crate::migrations::Migration;
 use crate::sweep::{Batch, Sweep};
 
@@ -44,7 +43,7 @@ impl Database for PgStore {
 
     async fn insert(&self, session: &mut Session, request: &Request, claim: Claim) -> Result<bool, Error> {
         let records = self.inner().records(session.connection()).await?;
-        records.insert(session.connection(), request, claim).await.map_err(into_idem_error)
+        records.insert(session.connection(), request, claim).await.map_err(|error| session.failed(error))
     }
 
     async fn replace(
@@ -55,19 +54,27 @@ impl Database for PgStore {
         expired: Claim,
     ) -> Result<bool, Error> {
         let records = self.inner().records(session.connection()).await?;
-        records.replace(session.connection(), request, claim, expired).await.map_err(into_idem_error)
+        records.replace(session.connection(), request, claim, expired).await.map_err(|error| session.failed(error))
     }
 
     async fn find(&self, session: &mut Session, identity: &Identity) -> Result<Found, Error> {
         let records = self.inner().records(session.connection()).await?;
-        records.find(session.connection(), identity).await
+        records.find(session.connection(), identity).await.map_err(|error| session.noted(error))
     }
 
     async fn find_settled(&self, request: &Request, claim: Claim) -> Result<Option<Record>, Error> {
         // With the lock timeout: the wait for a hanging COMMIT must not hold this connection beyond the deadline.
         let mut session = Database::begin(self).await?;
         let records = self.inner().records(session.connection()).await?;
-        records.find_settled(session.connection(), request, claim).await
+        let found = records.find_settled(session.connection(), request, claim).await;
+        let found = found.map_err(|error| session.noted(error))?;
+        if found.is_some() {
+            // This server has the record. Under synchronous replication its standby may not: a server that has crashed
+            // shows commits that no standby has confirmed. The look-up has locked the row, so it has a transaction id,
+            // and its COMMIT waits for the standby. The log is replicated in its order, so the record is there, too.
+            session.commit(self.inner().commit_deadline).await?;
+        }
+        Ok(found)
     }
 
     /// The first try looks nothing up: most requests are new, and the primary key shows whether there is a record.
@@ -100,7 +107,7 @@ impl Database for PgStore {
             Over::Expired(expired) => leases.replace_leased(connection, request, claim, terms, expired).await,
             Over::Attempt(earlier) => leases.take_over(connection, request, claim, terms, earlier).await,
         };
-        match leased.map_err(into_idem_error) {
+        match leased.map_err(|error| session.failed(error)) {
             Ok(true) => Ok(Leased::Claimed),
             Ok(false) => Ok(Leased::Taken),
             Err(error) if error.kind() == Kind::RetryLater => Ok(Leased::Locked),
@@ -110,7 +117,7 @@ impl Database for PgStore {
 
     async fn entries(&self, session: &mut Session, identity: &Identity) -> Result<Vec<Entry>, Error> {
         let leases = self.inner().leases(session.connection()).await?;
-        leases.entries(session.connection(), identity).await
+        leases.entries(session.connection(), identity).await.map_err(|error| session.noted(error))
     }
 
     async fn renew(
@@ -121,7 +128,7 @@ impl Database for PgStore {
         terms: &LeaseTerms,
     ) -> Result<bool, Error> {
         let leases = self.inner().leases(session.connection()).await?;
-        leases.renew(session.connection(), request, claim, terms).await.map_err(into_idem_error)
+        leases.renew(session.connection(), request, claim, terms).await.map_err(|error| session.failed(error))
     }
 
     async fn release(
@@ -133,23 +140,27 @@ impl Database for PgStore {
         has_run: bool,
     ) -> Result<bool, Error> {
         let leases = self.inner().leases(session.connection()).await?;
-        leases.release(session.connection(), identity, claim, nobodys, has_run).await.map_err(into_idem_error)
+        leases
+            .release(session.connection(), identity, claim, nobodys, has_run)
+            .await
+            .map_err(|error| session.failed(error))
     }
 
     async fn poison_leased(&self, session: &mut Session, identity: &Identity, claim: Claim) -> Result<bool, Error> {
         let leases = self.inner().leases(session.connection()).await?;
-        leases.poison_leased(session.connection(), identity, claim).await.map_err(into_idem_error)
+        leases.poison_leased(session.connection(), identity, claim).await.map_err(|error| session.failed(error))
     }
 
     async fn reset_attempts(&self, session: &mut Session, identity: &Identity) -> Result<bool, Error> {
         let leases = self.inner().leases(session.connection()).await?;
-        leases.reset_attempts(session.connection(), identity).await.map_err(into_idem_error)
+        leases.reset_attempts(session.connection(), identity).await.map_err(|error| session.failed(error))
     }
 
     async fn abandoned(&self, operation: &str, after: Option<&Place>) -> Result<Vec<Abandoned>, Error> {
         let mut session = Database::begin(self).await?;
         let leases = self.inner().leases(session.connection()).await?;
-        let abandoned = leases.abandoned(session.connection(), operation, after).await.map_err(into_idem_error)?;
+        let abandoned =
+            leases.abandoned(session.connection(), operation, after).await.map_err(|error| session.failed(error))?;
         session.commit(self.inner().commit_deadline).await?;
         Ok(abandoned)
     }
@@ -159,7 +170,7 @@ impl Database for PgStore {
         let at = Instant::now();
         let mut tx = PgTx::open(self).await?;
         let leases = tx.leases().await?;
-        let held = leases.held_since(&mut tx, identity, claim).await.map_err(into_idem_error)?;
+        let held = leases.held_since(&mut tx, identity, claim).await.map_err(|error| tx.failed(error))?;
         Ok(held.map(|began| {
             tx.began = Some((began, at));
             tx
@@ -180,7 +191,8 @@ impl Database for PgStore {
     ) -> Result<Written, Error> {
         let (leases, began) = (tx.leases().await?, tx.began);
         let written = leases.record_entry(tx, request, claim, terms, began, entry).await;
-        written_in(tx, written.map_err(into_idem_error)?).await
+        let written = written.map_err(|error| tx.failed(error))?;
+        written_in(tx, written).await
     }
 
     async fn complete_leased(
@@ -192,7 +204,8 @@ impl Database for PgStore {
     ) -> Result<Written, Error> {
         let (leases, began) = (tx.leases().await?, tx.began);
         let written = leases.complete_leased(tx, request, claim, began, outcome).await;
-        written_in(tx, written.map_err(into_idem_error)?).await
+        let written = written.map_err(|error| tx.failed(error))?;
+        written_in(tx, written).await
     }
 
     async fn roll_back(&self, mut tx: PgTx) -> bool {
@@ -215,7 +228,7 @@ impl Database for PgStore {
 
     async fn run_migration(&self, session: &mut Session, migration: &Migration) -> Result<(), Error> {
         let run = sqlx::raw_sql(migration.sql).execute(session.connection()).await;
-        run.map(|_| ()).map_err(into_idem_error)
+        run.map(|_| ()).map_err(|error| session.failed(error))
     }
 }
 

@@ -13,7 +13,7 @@ use sqlx::{FromRow, Postgres, Row};
 
 use super::records::bind_identity;
 use super::schema::{Template, statements};
-use crate::error::into_idem_error;
+use crate::error::store_error;
 use crate::row::{self, EntryColumns, EntryRow};
 
 /// The statements on leases and journals, sent as those on records are.
@@ -103,7 +103,7 @@ impl Leases {
     /// The entries that earlier attempts have recorded, in their order.
     pub(super) async fn entries(self, connection: &mut PgConnection, identity: &Identity) -> Result<Vec<Entry>, Error> {
         let query = bind_identity(self.query(&self.sql.entries), identity);
-        let rows = query.fetch_all(connection).await.map_err(into_idem_error)?;
+        let rows = query.fetch_all(connection).await.map_err(store_error)?;
         entries(&rows)
     }
 
@@ -296,7 +296,7 @@ fn abandoned(row: &PgRow) -> sqlx::Result<Abandoned> {
 
 fn entries(rows: &[PgRow]) -> Result<Vec<Entry>, Error> {
     let entry = |row| {
-        let columns = EntryColumns::from_row(row).map_err(into_idem_error)?;
+        let columns = EntryColumns::from_row(row).map_err(store_error)?;
         row::entry(columns).ok_or_else(|| Error::new(Kind::RecordUnreadable))
     };
     rows.iter().map(entry).collect()

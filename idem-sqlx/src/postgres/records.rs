@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::error::into_idem_error;
+use crate::error::store_error;
 use idem_core::store::{Claim, Outcome, Record, Timestamp};
 use idem_core::{Error, Identity, Request};
 use sha2::{Digest, Sha256};
@@ -119,7 +119,7 @@ impl Records {
         identity: &Identity,
     ) -> Result<(Option<Record>, Timestamp), Error> {
         let query = bind_identity(self.query(&self.sql.find), identity);
-        read(&query.fetch_one(connection).await.map_err(into_idem_error)?)
+        read(&query.fetch_one(connection).await.map_err(store_error)?)
     }
 
     /// The same in one statement without a BEGIN, on a connection from the pool. `None` if an earlier user may have
@@ -135,9 +135,9 @@ impl Records {
             // The open transaction has failed, or its settings are in the way. An error with another cause occurs again
             // in the new transaction.
             Err(sqlx::Error::Database(_)) => return Ok(None),
-            Err(error) => return Err(into_idem_error(error)),
+            Err(error) => return Err(store_error(error)),
         };
-        if !row.try_get("is_alone").map_err(into_idem_error)? {
+        if !row.try_get("is_alone").map_err(store_error)? {
             return Ok(None);
         }
         read(&row).map(Some)
@@ -154,8 +154,8 @@ impl Records {
             .bind(locks.asked)
             .bind(locks.identity)
             .bind(locks.running);
-        let row = query.fetch_one(connection).await.map_err(into_idem_error)?;
-        let holder = match row.try_get::<Option<i32>, _>("holder").map_err(into_idem_error)? {
+        let row = query.fetch_one(connection).await.map_err(store_error)?;
+        let holder = match row.try_get::<Option<i32>, _>("holder").map_err(store_error)? {
             None | Some(0) => Holder::Nobody,
             Some(1) => Holder::Other,
             Some(2) => Holder::Claimant,
@@ -201,11 +201,11 @@ impl Records {
             .bind(request.fingerprint.as_bytes().as_slice())
             .bind(row::RUNNING)
             .bind(claim.as_bytes().as_slice());
-        if query.execute(&mut *connection).await.map_err(into_idem_error)?.rows_affected() == 1 {
+        if query.execute(&mut *connection).await.map_err(store_error)?.rows_affected() == 1 {
             return Ok(None);
         }
         let query = bind_identity(self.query(&self.sql.locked), &request.identity);
-        let row = query.fetch_optional(connection).await.map_err(into_idem_error)?;
+        let row = query.fetch_optional(connection).await.map_err(store_error)?;
         row.map(|row| read(&row)).transpose().map(|read| read.and_then(|(record, _)| record))
     }
 }
@@ -218,7 +218,7 @@ pub(super) fn bind_identity<'q>(
 }
 
 fn read(row: &PgRow) -> Result<(Option<Record>, Timestamp), Error> {
-    row::read(Columns::from_row(row).map_err(into_idem_error)?)
+    row::read(Columns::from_row(row).map_err(store_error)?)
 }
 
 /// `CASE` keeps the order of the locks. The last lock is only taken for others to see: with `IS NOT NULL` it decides

@@ -10,9 +10,10 @@ use sqlx_core::transaction::TransactionManager;
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
-use super::error::{commit_was_refused, is_left_behind};
+use super::error::{commit_was_refused, is_left_behind, is_unfit};
 use crate::database::CommitFailed;
-use crate::error::not_begun;
+use crate::error::{not_begun, store_error};
+use crate::failure::sqlx_error;
 
 type Manager = <Postgres as Database>::TransactionManager;
 
@@ -56,8 +57,24 @@ pub(super) use begin;
 /// (launchbadge/sqlx#4393), a connection whose COMMIT hangs cannot be taken from it, and it commits even if a savepoint
 /// was left open.
 ///
-/// Dropped, it rolls back. The connection goes to the pool only after the rollback.
-pub struct Session(Option<PoolConnection<Postgres>>);
+/// Dropped, it rolls back. The connection goes to the pool only after the rollback, and never if it is unfit.
+pub struct Session(Option<PoolConnection<Postgres>>, Fitness);
+
+/// Whether the connection can do the work of the next transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fitness {
+    Fit,
+    /// A statement failed by what belongs to the connection and outlives the transaction.
+    Unfit,
+}
+
+impl Fitness {
+    pub(super) fn note(&mut self, error: &sqlx::Error) {
+        if is_unfit(error) {
+            *self = Self::Unfit;
+        }
+    }
+}
 
 impl Session {
     pub(super) async fn begin(pool: &PgPool, begin: Begin) -> Result<Self, Error> {
@@ -66,14 +83,36 @@ impl Session {
 
     pub(super) async fn begin_on(connection: PoolConnection<Postgres>, begin: Begin) -> Result<Self, Error> {
         // The session owns the connection before BEGIN is sent, so that its drop cleans up after a cancelled BEGIN.
-        let mut session = Self(Some(connection));
+        let mut session = Self(Some(connection), Fitness::Fit);
         let mut begun = Manager::begin(session.connection(), Some(begin.0.into_sql_str())).await;
         if begun.as_ref().is_err_and(is_left_behind) {
             roll_back(session.connection()).await.map_err(not_begun)?;
             begun = Manager::begin(session.connection(), Some(begin.0.into_sql_str())).await;
         }
-        begun.map_err(not_begun)?;
+        if let Err(error) = begun {
+            session.discard();
+            return Err(not_begun(error));
+        }
         Ok(session)
+    }
+
+    /// The error of one of the store's statements on this connection.
+    pub(super) fn failed(&mut self, error: sqlx::Error) -> Error {
+        self.1.note(&error);
+        store_error(error)
+    }
+
+    /// Looks at such an error where it has been made already.
+    pub(super) fn noted(&mut self, error: Error) -> Error {
+        if let Some(error) = sqlx_error(&error) {
+            self.1.note(error);
+        }
+        error
+    }
+
+    /// The connection, and where to note its errors.
+    pub(super) fn parts(&mut self) -> (&mut PgConnection, &mut Fitness) {
+        (self.0.as_mut().expect("a session has its connection until it ends"), &mut self.1)
     }
 
     pub(super) fn connection(&mut self) -> &mut PgConnection {
@@ -115,6 +154,7 @@ impl Session {
         }
         match timeout(deadline, Manager::commit(self.connection())).await {
             Ok(Ok(())) => {
+                self.discard_if_unfit();
                 self.0 = None;
                 Ok(())
             }
@@ -132,8 +172,15 @@ impl Session {
     }
 
     pub(super) async fn rollback(mut self) {
+        self.discard_if_unfit();
         if let Some(connection) = self.0.take() {
             RollingBack(Some(connection)).roll_back().await;
+        }
+    }
+
+    fn discard_if_unfit(&mut self) {
+        if self.1 == Fitness::Unfit {
+            self.discard();
         }
     }
 
@@ -147,6 +194,7 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
+        self.discard_if_unfit();
         let Some(mut connection) = self.0.take() else { return };
         let Ok(runtime) = Handle::try_current() else {
             // The pool takes connections back in a task. Without a runtime the connection is closed.

@@ -14,7 +14,7 @@ use super::records::Records;
 use super::schema::Schema;
 use super::session::{Begin, begin};
 use super::statements::Statements;
-use crate::error::into_idem_error;
+use crate::error::store_error;
 use crate::recent::RecentlyFinished;
 
 /// Keeps records in Postgres, beside the application's own tables.
@@ -157,14 +157,14 @@ impl Inner {
 /// connection's options set it. The connection's current path decides only if that schema does not have the tables: it
 /// is for a path set by `after_connect`.
 async fn current_schema(connection: &mut PgConnection) -> Result<Schema, Error> {
-    connection.execute("SAVEPOINT idem_schema; SET LOCAL search_path TO DEFAULT").await.map_err(into_idem_error)?;
+    connection.execute("SAVEPOINT idem_schema; SET LOCAL search_path TO DEFAULT").await.map_err(store_error)?;
     let (first, has_tables) = schema_in_path(connection).await?;
-    connection.execute("ROLLBACK TO SAVEPOINT idem_schema; RELEASE idem_schema").await.map_err(into_idem_error)?;
+    connection.execute("ROLLBACK TO SAVEPOINT idem_schema; RELEASE idem_schema").await.map_err(store_error)?;
     let name = if has_tables { first } else { schema_in_path(connection).await?.0 };
     // The server's own schemas begin with `pg_`, and so do the schemas of temporary tables.
     let name = name.filter(|name| !name.starts_with("pg_"));
     name.and_then(Schema::new).ok_or_else(|| {
-        Error::new(Kind::StoreFailed).because(
+        Error::new(Kind::DeploymentBroken).because(
             "the store has no schema for its tables: name one by `PgStoreBuilder::schema`, or set `search_path`",
         )
     })
@@ -179,7 +179,7 @@ async fn schema_in_path(connection: &mut PgConnection) -> Result<(Option<String>
             WHERE nspname = current_schema()
                 AND relname = 'idem_records'
         )";
-    sqlx::query_as(query).persistent(false).fetch_one(connection).await.map_err(into_idem_error)
+    sqlx::query_as(query).persistent(false).fetch_one(connection).await.map_err(store_error)
 }
 
 impl Store for PgStore {

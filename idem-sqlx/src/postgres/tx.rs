@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
+use futures_util::{FutureExt, StreamExt, TryFutureExt, TryStreamExt};
 use idem_core::machine::{Decision, decide, lateness};
 use idem_core::store::{Claim, Claimed, Context, Outcome, Rejected, Reply, Transaction};
 use idem_core::{Disposition, Error, Kind, Request, Start};
@@ -21,7 +22,7 @@ use super::records::{Holder, Records};
 use super::session::{Begin, Session};
 use super::store::PgStore;
 use crate::database::CommitFailed;
-use crate::error::{into_idem_error, not_begun};
+use crate::error::{caused, not_begun};
 use crate::retry;
 use crate::settle::{self, find_out};
 
@@ -132,7 +133,7 @@ impl Context for PgTx {
             let claim = Claim::random()?;
             match tx.try_claim(request, claim).await? {
                 Tried::Run => {
-                    tx.session().mark().await.map_err(into_idem_error)?;
+                    tx.session().mark().await.map_err(|error| tx.failed(error))?;
                     tx.run = Some(Run { request: request.clone(), claim, began: Instant::now() });
                     return Ok(Claimed::Run(tx));
                 }
@@ -154,7 +155,7 @@ impl Context for PgTx {
 
     async fn reject(mut self, outcome: &Outcome) -> Result<Rejected, Error> {
         // The claim and its locks stay in place, so no other request can run before the outcome is stored.
-        if !self.holds().await.map_err(into_idem_error)? {
+        if !self.holds().await.map_err(|error| self.failed(error))? {
             return Err(self.ended().await);
         }
         self.write_outcome(outcome).await?;
@@ -193,10 +194,10 @@ impl Transaction for PgTx {
             return Ok(());
         }
         // COMMIT reports success even for a transaction that failed or has ended. This statement fails then.
-        self.session().check().await.map_err(into_idem_error)?;
+        self.session().check().await.map_err(|error| self.failed(error))?;
         match self.take_session().commit(deadline).await {
             Ok(()) => Ok(()),
-            Err(CommitFailed::Unknown(error)) => Err(Error::new(Kind::OutcomeUnknown).caused_by(error)),
+            Err(CommitFailed::Unknown(error)) => Err(caused(Kind::OutcomeUnknown, error)),
             Err(refused) => Err(refused.into()),
         }
     }
@@ -251,10 +252,10 @@ impl PgTx {
             // In a box, like every rare path: the future of a usual run does not grow by it.
             Ok(false) => Box::pin(self.contest(request, claim)).await,
             Err(error) if is_serialization_failure(&error) => {
-                self.session().restart().await.map_err(into_idem_error)?;
+                self.session().restart().await.map_err(|error| self.failed(error))?;
                 Box::pin(self.contest(request, claim)).await
             }
-            Err(error) => Err(into_idem_error(error)),
+            Err(error) => Err(self.failed(error)),
         }
     }
 
@@ -266,7 +267,7 @@ impl PgTx {
         let (record, now, holder) = match records.find_or_holder(self, request).await {
             Ok(found) => found,
             Err(error) if error.kind() == Kind::RetryLater => return Ok(Tried::Again),
-            Err(error) => return Err(error),
+            Err(error) => return Err(self.session().noted(error)),
         };
         match (decide(record.as_ref(), request, now), holder) {
             (Decision::Replay(reply), _) => Ok(Tried::Replay(reply)),
@@ -281,7 +282,7 @@ impl PgTx {
                     Ok(true) => Ok(Tried::Run),
                     Ok(false) => Ok(Tried::Again),
                     Err(error) if is_serialization_failure(&error) => Ok(Tried::Again),
-                    Err(error) => Err(into_idem_error(error)),
+                    Err(error) => Err(self.failed(error)),
                 }
             }
         }
@@ -292,8 +293,9 @@ impl PgTx {
     async fn refuse_reuse(&mut self, request: &Request) -> Result<Tried, Error> {
         let records = self.records().await?;
         // Under a stricter isolation level only a new transaction gets a new snapshot.
-        self.session().restart().await.map_err(into_idem_error)?;
-        let (record, now) = records.find(self, &request.identity).await?;
+        self.session().restart().await.map_err(|error| self.failed(error))?;
+        let found = records.find(self, &request.identity).await;
+        let (record, now) = found.map_err(|error| self.session().noted(error))?;
         Ok(match decide(record.as_ref(), request, now) {
             Decision::Replay(reply) => Tried::Replay(reply),
             Decision::Refuse(kind) => Tried::Refuse(kind),
@@ -312,13 +314,14 @@ impl PgTx {
             Ok(true) => Ok(()),
             Ok(false) => Err(self.ended().await),
             Err(error) => {
+                let failed = self.failed(error);
                 // The failed transaction may not be ours: the handler may have ended ours and begun another.
                 if let Ok(false) = self.holds().await {
                     return Err(self.ended().await);
                 }
                 self.run = None;
                 self.take_session().rollback().await;
-                Err(into_idem_error(error))
+                Err(failed)
             }
         }
     }
@@ -351,6 +354,11 @@ impl PgTx {
         let (store, session, run) = (self.store.clone(), self.take_session(), self.take_run());
         let barred = tokio::spawn(async move { ended(&store, session, run).await });
         barred.await.unwrap_or_else(|error| Error::new(Kind::TransactionEnded).caused_by(error))
+    }
+
+    /// The error of one of the store's statements in this transaction.
+    pub(super) fn failed(&mut self, error: sqlx::Error) -> Error {
+        self.session().failed(error)
     }
 
     fn session(&mut self) -> &mut Session {
@@ -427,6 +435,7 @@ impl fmt::Debug for PgTx {
     }
 }
 
+/// As the connection's own, but an error is looked at: the connection may be unfit for the next transaction.
 impl<'c> Executor<'c> for &'c mut PgTx {
     type Database = Postgres;
 
@@ -435,7 +444,8 @@ impl<'c> Executor<'c> for &'c mut PgTx {
         'c: 'e,
         E: 'q + Execute<'q, Postgres>,
     {
-        (&mut **self).fetch_many(query)
+        let (connection, fitness) = self.session().parts();
+        connection.fetch_many(query).inspect_err(|error| fitness.note(error)).boxed()
     }
 
     fn fetch_optional<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, sqlx::Result<Option<PgRow>>>
@@ -443,14 +453,16 @@ impl<'c> Executor<'c> for &'c mut PgTx {
         'c: 'e,
         E: 'q + Execute<'q, Postgres>,
     {
-        (&mut **self).fetch_optional(query)
+        let (connection, fitness) = self.session().parts();
+        connection.fetch_optional(query).inspect_err(|error| fitness.note(error)).boxed()
     }
 
     fn prepare_with<'e>(self, sql: SqlStr, parameters: &'e [PgTypeInfo]) -> BoxFuture<'e, sqlx::Result<PgStatement>>
     where
         'c: 'e,
     {
-        (&mut **self).prepare_with(sql, parameters)
+        let (connection, fitness) = self.session().parts();
+        connection.prepare_with(sql, parameters).inspect_err(|error| fitness.note(error)).boxed()
     }
 
     fn describe<'e>(self, sql: SqlStr) -> BoxFuture<'e, sqlx::Result<sqlx::Describe<Postgres>>>

@@ -14,7 +14,7 @@ use sqlx::{FromRow, Row, Sqlite};
 
 use super::records::{Records, bind_identity, microseconds};
 use super::session::{Reader, alone};
-use crate::error::into_idem_error;
+use crate::error::store_error;
 use crate::row::{self, EntryColumns, EntryRow};
 
 impl Records {
@@ -76,7 +76,7 @@ impl Records {
         identity: &Identity,
     ) -> Result<Vec<Entry>, Error> {
         let query = bind_identity(sqlx::query(ENTRIES), identity);
-        let rows = query.fetch_all(connection).await.map_err(into_idem_error)?;
+        let rows = query.fetch_all(connection).await.map_err(store_error)?;
         entries(&rows)
     }
 
@@ -259,7 +259,7 @@ fn abandoned(row: &SqliteRow) -> sqlx::Result<Abandoned> {
 
 fn entries(rows: &[SqliteRow]) -> Result<Vec<Entry>, Error> {
     let entry = |row| {
-        let columns = EntryColumns::from_row(row).map_err(into_idem_error)?;
+        let columns = EntryColumns::from_row(row).map_err(store_error)?;
         row::entry(columns).ok_or_else(|| Error::new(Kind::RecordUnreadable))
     };
     rows.iter().map(entry).collect()

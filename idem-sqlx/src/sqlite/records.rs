@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use crate::error::into_idem_error;
+use crate::error::store_error;
 use idem_core::store::{Claim, Outcome, Record, Timestamp};
 use idem_core::{Error, Identity, Request};
 use sqlx::query::Query;
@@ -56,8 +56,8 @@ impl Records {
         connection: &mut SqliteConnection,
         identity: &Identity,
     ) -> Result<(Option<Record>, Timestamp), Error> {
-        let row = bind_identity(sqlx::query(FIND), identity).fetch_one(connection).await.map_err(into_idem_error)?;
-        row::read(Columns::from_row(&row).map_err(into_idem_error)?)
+        let row = bind_identity(sqlx::query(FIND), identity).fetch_one(connection).await.map_err(store_error)?;
+        row::read(Columns::from_row(&row).map_err(store_error)?)
     }
 
     /// The same, on a connection from the pool.
@@ -68,9 +68,8 @@ impl Records {
     ) -> Result<(Option<Record>, Timestamp), Error> {
         static FIND_ALONE: LazyLock<String> = LazyLock::new(|| alone(FIND));
         let rows = reader.fetch_all(|| bind_identity(sqlx::query(FIND_ALONE.as_str()), identity)).await;
-        let row =
-            rows.and_then(|rows| rows.into_iter().next().ok_or(sqlx::Error::RowNotFound)).map_err(into_idem_error)?;
-        row::read(Columns::from_row(&row).map_err(into_idem_error)?)
+        let row = rows.and_then(|rows| rows.into_iter().next().ok_or(sqlx::Error::RowNotFound)).map_err(store_error)?;
+        row::read(Columns::from_row(&row).map_err(store_error)?)
     }
 
     /// Completes the record that this transaction claimed. Returns false, or fails on the savepoint

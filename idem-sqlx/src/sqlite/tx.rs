@@ -18,7 +18,7 @@ use super::running::Entry;
 use super::session::{Reader, Session};
 use super::store::SqliteStore;
 use crate::database::CommitFailed;
-use crate::error::into_idem_error;
+use crate::error::{caused, store_error};
 use crate::settle::{self, find_out};
 
 /// The idempotency transaction on SQLite: what a handler gets as `tx: &mut SqliteTx`.
@@ -189,10 +189,10 @@ impl Transaction for SqliteTx {
             self.take_session().rollback().await;
             return Ok(());
         }
-        self.session().check().await.map_err(|error| Error::new(Kind::TransactionEnded).caused_by(error))?;
+        self.session().check().await.map_err(|error| caused(Kind::TransactionEnded, error))?;
         match self.take_session().commit().await {
             Ok(()) => Ok(()),
-            Err(CommitFailed::Unknown(error)) => Err(Error::new(Kind::OutcomeUnknown).caused_by(error)),
+            Err(CommitFailed::Unknown(error)) => Err(caused(Kind::OutcomeUnknown, error)),
             Err(refused) => Err(refused.into()),
         }
     }
@@ -221,7 +221,7 @@ impl SqliteTx {
     /// Claims the request in this transaction, or says why not.
     async fn try_claim(&mut self, request: &Request, claim: Claim) -> Result<Tried, Error> {
         let records = self.store.inner().records;
-        if records.insert(self, request, claim).await.map_err(into_idem_error)? {
+        if records.insert(self, request, claim).await.map_err(store_error)? {
             return Ok(Tried::Run);
         }
         let (record, now) = records.find(self, &request.identity).await?;
@@ -233,7 +233,7 @@ impl SqliteTx {
             Decision::Replace(expired) => match records.replace(self, request, claim, expired).await {
                 Ok(true) => Ok(Tried::Run),
                 Ok(false) => Ok(Tried::Refuse(Kind::KeyInFlight)),
-                Err(error) => Err(into_idem_error(error)),
+                Err(error) => Err(store_error(error)),
             },
         }
     }
@@ -254,7 +254,7 @@ impl SqliteTx {
                 let run = self.take_run();
                 self.take_session().rollback().await;
                 drop(run);
-                Err(into_idem_error(error))
+                Err(store_error(error))
             }
         }
     }
@@ -267,7 +267,7 @@ impl SqliteTx {
 
     /// Rolls back the handler's writes and the claim, and keeps the transaction open.
     async fn undo(&mut self) -> Result<Run, Error> {
-        if !self.holds().await.map_err(into_idem_error)? {
+        if !self.holds().await.map_err(store_error)? {
             return Err(self.ended().await);
         }
         Ok(self.take_run())

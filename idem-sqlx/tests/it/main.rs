@@ -18,6 +18,7 @@ mod commit;
 mod contract;
 mod disposition;
 mod expansion;
+mod faults;
 mod hang_up;
 mod in_flight;
 mod inherited;

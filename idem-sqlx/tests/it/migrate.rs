@@ -56,7 +56,7 @@ both! {
         db.execute("DROP TABLE idem_journal").await;
         db.execute("DROP TABLE idem_records").await;
         let (app, gauge) = db.app().await;
-        Call::act("insert").send(&app).await.expect(500, "store_failed");
+        Call::act("insert").send(&app).await.expect(500, "deployment_broken");
         assert_eq!(gauge.entered(), 0);
     }
 
@@ -127,7 +127,7 @@ async fn r33_a_role_that_may_create_nothing_can_migrate_where_nothing_is_to_be_d
     }
     // Where something is, it is refused, and nothing has changed.
     db.execute("DELETE FROM idem_migrations WHERE name LIKE '%journal'").await;
-    assert_eq!(store.migrate().await.expect_err("no right to create").kind(), Kind::StoreFailed);
+    assert_eq!(store.migrate().await.expect_err("no right to create").kind(), Kind::DeploymentBroken);
     assert_eq!(db.number("SELECT count(*) FROM idem_migrations").await, 1);
     pool.close().await;
     db.execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;

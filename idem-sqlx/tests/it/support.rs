@@ -82,6 +82,9 @@ pub trait Database: Sized {
     /// The type of bytes, to which a text is cast.
     const BYTES: &str;
 
+    /// The code of an exception that a trigger raises on the store's own table.
+    const EXCEPTION: &str;
+
     async fn create() -> Self;
 
     /// The store over a pool of this many connections.
@@ -224,6 +227,8 @@ impl Database for Postgres {
     const WRITERS: usize = usize::MAX;
 
     const BYTES: &str = "bytea";
+
+    const EXCEPTION: &str = "store_failed";
 
     const MIGRATIONS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/migrations/postgres");
 
@@ -384,6 +389,8 @@ impl Database for Sqlite {
     const WRITERS: usize = 1;
 
     const BYTES: &str = "blob";
+
+    const EXCEPTION: &str = "deployment_broken";
 
     const MIGRATIONS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/migrations/sqlite");
 

@@ -63,7 +63,9 @@ both! {
         db.expire().await;
         let before = db.stored().await;
         let sweep = Sweep::default().batch(2).archive("old \"records\"");
-        assert_eq!(store.sweep(&sweep).await.unwrap_err().code(), "store_failed");
+        let missing = store.sweep(&sweep).await.expect_err("no archive");
+        assert_eq!(missing.code(), "deployment_broken");
+        assert!(!missing.detail().contains("migrate()"), "the archive is the application's: {missing}");
         assert_eq!(db.records().await, 7);
         db.execute("CREATE TABLE \"old \"\"records\"\"\" AS SELECT * FROM idem_records WHERE false").await;
         assert_eq!(store.sweep(&sweep).await.expect("a sweep"), 7);
