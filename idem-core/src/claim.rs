@@ -32,15 +32,17 @@ pub(crate) async fn claim<C: Context>(
         InFlight::Wait(patience) => patience,
         InFlight::Conflict | InFlight::Accepted => Duration::ZERO,
     };
-    let deadline = Instant::now() + patience;
+    // A patience that no clock can count has no end.
+    let deadline = Instant::now().checked_add(patience);
     let mut pause = FIRST_PAUSE;
     loop {
         let claimed = C::claim_leased(store, request, terms, intent).await?;
         let now = Instant::now();
-        if !matches!(claimed, Claimed::Refuse(Kind::KeyInFlight)) || now >= deadline {
+        if !matches!(claimed, Claimed::Refuse(Kind::KeyInFlight)) || deadline.is_some_and(|deadline| now >= deadline) {
             return Ok(claimed);
         }
-        sleep_until(deadline.min(now + pause)).await;
+        let next = now + pause;
+        sleep_until(deadline.map_or(next, |deadline| deadline.min(next))).await;
         pause = LONGEST_PAUSE.min(pause * 2);
     }
 }
@@ -50,5 +52,31 @@ pub(crate) async fn unless<T>(lost: impl Future<Output = ()>, body: impl Future<
     match select(pin!(body), pin!(lost)).await {
         Either::Left((answer, _)) => Some(answer),
         Either::Right(((), _)) => None,
+    }
+}
+
+#[cfg(all(test, feature = "memory"))]
+mod tests {
+    use super::*;
+    use crate::fingerprint::Fingerprint;
+    use crate::identity::Identity;
+    use crate::memory::{MemoryStore, MemoryTx};
+
+    #[tokio::test(start_paused = true)]
+    async fn r10_a_duplicate_may_wait_without_end() {
+        let store = MemoryStore::new(());
+        let identity = Identity::new("scope", "claim", "k").expect("an identity");
+        let request = Request::new(identity, Fingerprint::none(), Duration::from_secs(60)).expect("a request");
+        let claimed = async || {
+            let (patience, terms) = (InFlight::Wait(Duration::MAX), LeaseTerms::DEFAULT);
+            claim::<MemoryTx<()>>(&store, &request, patience, &terms, Intent::Run).await.expect("an answer")
+        };
+        let Claimed::Run(first) = claimed().await else { panic!("it runs") };
+        let ended = async {
+            sleep_until(Instant::now() + Duration::from_secs(24 * 60 * 60)).await;
+            drop(first);
+        };
+        let (second, ()) = futures_util::future::join(claimed(), ended).await;
+        assert!(matches!(second, Claimed::Run(_)));
     }
 }

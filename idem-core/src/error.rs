@@ -70,7 +70,8 @@ pub enum Kind {
     TransactionAborted,
     /// The database could not order this run among the others (deadlock, serialization failure, busy). Ask again.
     RetryLater,
-    /// The store cannot be reached. The handler was not run, or its run was not committed.
+    /// The database cannot be reached, or cannot work at present: no connection, a full disk, a server that only reads.
+    /// The handler was not run, or its run was not committed.
     StoreUnavailable,
     /// The database refused the data of the request: a constraint, or a value that a column cannot hold. The same
     /// request would be refused again.
@@ -165,7 +166,7 @@ impl Kind {
             }
             Self::TransactionAborted => "a statement failed, and the transaction could not commit; retry the request",
             Self::RetryLater => "the database was too busy to order this request; retry it later, unchanged",
-            Self::StoreUnavailable => "the idempotency store cannot be reached; retry the request later",
+            Self::StoreUnavailable => "the database cannot be reached or cannot take this request now; retry it later",
             Self::DataRefused => {
                 "the database refused the data of this request; nothing was kept, and the same data is refused again"
             }

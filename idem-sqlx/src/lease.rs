@@ -33,6 +33,7 @@ impl<D: Database> Lease for DbLease<D> {
         terms: &LeaseTerms,
         intent: Intent,
     ) -> Result<Claimed<Attempt<Self>>, Error> {
+        request.check_ttl()?;
         let lease = Self { store: store.clone(), request: request.clone(), claim: Claim::random()?, terms: *terms };
         for (tries, pause) in retry::pauses().enumerate() {
             let (look, found) = store.look(&request.identity, tries).await?;

@@ -45,7 +45,8 @@
 //!
 //! # Tables
 //! [`PgStore::migrate`] creates `idem_records`, `idem_journal` and `idem_migrations`, which has the names of the
-//! migrations that have been run. The SQL is in `migrations/` of this crate. You may copy the files among your
+//! migrations that have been run. On Postgres it also creates `idem_secret`, which has the value from which advisory locks
+//! are computed. The SQL is in `migrations/` of this crate. You may copy the files among your
 //! application's own migrations instead.
 //!
 //! # What a run costs

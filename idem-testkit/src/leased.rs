@@ -1,6 +1,7 @@
 //! Runs in recorded steps.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -30,6 +31,22 @@ contracts! { $ leased_contract in leased:
         subject.pass(MINUTE / 2).await;
         assert_eq!(claim(asking("k", "that")).await, Kind::KeyReused, "over, and yet another's");
         assert_eq!(leased(&subject, &request("k")).await.number, 2);
+    }
+
+    /// A `ttl` or a lease that was set by hand does not overflow.
+    async fn r25_a_ttl_out_of_its_range_is_refused_and_a_lease_has_any_length(subject) {
+        let mut endless = request("k");
+        endless.ttl = Duration::MAX;
+        let refused = S::Lease::claim(subject.store(), &endless, &TERMS, Intent::Run).await;
+        assert_eq!(refused.map(|_| ()).expect_err("no such ttl").kind(), Kind::TtlInvalid);
+        let mut terms = TERMS;
+        terms.duration = Duration::MAX;
+        let Claimed::Run(attempt) = lease(&subject, &request("k"), &terms, Intent::Run).await else { panic!("it runs") };
+        attempt.lease.renew().await.expect("held");
+        attempt.lease.record(None, &transaction(0, "step")).await.expect("held");
+        assert_eq!(refusal(lease(&subject, &request("k"), &TERMS, Intent::Run).await), Kind::KeyInFlight);
+        attempt.lease.complete(None, &outcome("done")).await.expect("held");
+        assert_eq!(replayed(&subject, &request("k")).await, reply("done"));
     }
 
     /// Of many that claim, or take over, exactly one runs.

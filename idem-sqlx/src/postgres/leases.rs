@@ -95,8 +95,8 @@ impl Leases {
             .bind(earlier.as_bytes().as_slice())
             .bind(row::LEASED)
             .bind(claim.as_bytes().as_slice())
-            .bind(terms.duration.as_secs_f64())
-            .bind((terms.duration + request.ttl).as_secs_f64());
+            .bind(seconds(terms.duration))
+            .bind(seconds(terms.duration.saturating_add(request.ttl)));
         Ok(query.execute(connection).await?.rows_affected() == 1)
     }
 
@@ -116,8 +116,8 @@ impl Leases {
         terms: &LeaseTerms,
     ) -> sqlx::Result<bool> {
         let query = bind_held(self.query(&self.sql.renew), &request.identity, claim)
-            .bind(terms.duration.as_secs_f64())
-            .bind((terms.duration + request.ttl).as_secs_f64());
+            .bind(seconds(terms.duration))
+            .bind(seconds(terms.duration.saturating_add(request.ttl)));
         Ok(query.execute(connection).await?.rows_affected() == 1)
     }
 
@@ -152,8 +152,8 @@ impl Leases {
         let rejected = (entry.kind == EntryKind::REJECTION).then_some(row::UNDOING);
         let row = EntryRow::of(entry);
         let query = bind_held(self.query(&self.sql.record_entry), &request.identity, claim)
-            .bind((terms.duration + elapsed).as_secs_f64())
-            .bind((terms.duration + request.ttl + elapsed).as_secs_f64())
+            .bind(seconds(terms.duration.saturating_add(elapsed)))
+            .bind(seconds(terms.duration.saturating_add(request.ttl).saturating_add(elapsed)))
             .bind(began)
             .bind(i32::try_from(entry.position).unwrap_or(i32::MAX))
             .bind(&entry.name)
@@ -259,6 +259,12 @@ impl Leases {
     }
 }
 
+/// A duration as it is bound. A duration that no interval holds is cut to some thousand years.
+fn seconds(duration: Duration) -> f64 {
+    const MOST: Duration = Duration::from_secs(100_000_000_000);
+    duration.min(MOST).as_secs_f64()
+}
+
 /// When the transaction of a step began, by the database's clock, and for how long it has been open. A transaction
 /// without a step has just begun.
 fn since(began: Option<(i64, Instant)>) -> (Option<i64>, Duration) {
@@ -283,8 +289,8 @@ fn bind_lease<'q>(
 ) -> Query<'q, Postgres, PgArguments> {
     bind_held(query, &request.identity, claim)
         .bind(request.fingerprint.as_bytes().as_slice())
-        .bind(terms.duration.as_secs_f64())
-        .bind((terms.duration + request.ttl).as_secs_f64())
+        .bind(seconds(terms.duration))
+        .bind(seconds(terms.duration.saturating_add(request.ttl)))
 }
 
 fn abandoned(row: &PgRow) -> sqlx::Result<Abandoned> {

@@ -152,13 +152,20 @@ impl Session {
             // sqlx would release the savepoint, report success, and leave the transaction open.
             return Err(CommitFailed::SavepointOpen);
         }
+        // Dropped before the answer, the connection is closed. In the pool it might be busy for ever.
+        let fitness = std::mem::replace(&mut self.1, Fitness::Unfit);
         match timeout(deadline, Manager::commit(self.connection())).await {
             Ok(Ok(())) => {
+                self.1 = fitness;
                 self.discard_if_unfit();
                 self.0 = None;
                 Ok(())
             }
-            Ok(Err(error)) if commit_was_refused(&error) => Err(CommitFailed::Refused(error)),
+            Ok(Err(error)) if commit_was_refused(&error) => {
+                self.1 = fitness;
+                self.1.note(&error);
+                Err(CommitFailed::Refused(error))
+            }
             Ok(Err(error)) => {
                 self.discard();
                 Err(CommitFailed::Unknown(error))

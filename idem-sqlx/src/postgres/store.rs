@@ -10,7 +10,7 @@ use idem_core::{Error, Kind};
 use sqlx::{Executor, PgConnection, PgPool};
 
 use super::leases::Leases;
-use super::records::Records;
+use super::records::{Records, Secret};
 use super::schema::Schema;
 use super::session::{Begin, begin};
 use super::statements::Statements;
@@ -40,6 +40,8 @@ use crate::recent::RecentlyFinished;
 ///   temporary table changes nothing.
 /// - If a pooled connection still has an open transaction of an earlier user, that transaction is rolled back. The
 ///   store inherits nothing from it.
+/// - A connection that cannot do the work is closed instead of going back to the pool: it only reads, its role lacks a
+///   right, or its prepared statements are gone or out of date. The next request gets another connection.
 /// - Postgres 15 and 18 are tested.
 ///
 /// # Limitations
@@ -56,6 +58,8 @@ pub(super) struct Inner {
     pub(super) unnamed_statements: bool,
     /// Set as soon as the schema of the tables is known.
     statements: OnceLock<&'static Statements>,
+    /// Set when a request has read it.
+    secret: OnceLock<Secret>,
     /// The statement that begins a handler's transaction.
     pub(super) begin: Begin,
     pub(super) commit_deadline: Duration,
@@ -140,8 +144,15 @@ impl Inner {
     }
 
     pub(super) async fn records(&self, connection: &mut PgConnection) -> Result<Records, Error> {
-        let sql = &self.statements(connection).await?.records;
-        Ok(Records { sql, unnamed: self.unnamed_statements })
+        let Statements { schema, records: sql, .. } = self.statements(connection).await?;
+        let secret = match self.secret.get() {
+            Some(secret) => *secret,
+            None => {
+                let secret = Box::pin(secret(connection, &sql.secret)).await?;
+                *self.secret.get_or_init(|| secret)
+            }
+        };
+        Ok(Records { sql, schema, secret, unnamed: self.unnamed_statements })
     }
 
     pub(super) async fn leases(&self, connection: &mut PgConnection) -> Result<Leases, Error> {
@@ -166,6 +177,18 @@ async fn current_schema(connection: &mut PgConnection) -> Result<Schema, Error> 
     name.and_then(Schema::new).ok_or_else(|| {
         Error::new(Kind::DeploymentBroken).because(
             "the store has no schema for its tables: name one by `PgStoreBuilder::schema`, or set `search_path`",
+        )
+    })
+}
+
+/// The secret of the database. A process reads it once.
+async fn secret(connection: &mut PgConnection, statement: &'static str) -> Result<Secret, Error> {
+    let read = sqlx::query_scalar::<_, Vec<u8>>(statement).persistent(false).fetch_optional(connection);
+    let secret = read.await.map_err(store_error)?.and_then(|secret| Secret::try_from(secret).ok());
+    secret.ok_or_else(|| {
+        Error::new(Kind::DeploymentBroken).because(
+            "the store's table `idem_secret` has lost its value: \
+             run `INSERT INTO idem_secret (secret) VALUES (uuid_send(gen_random_uuid()))`",
         )
     })
 }
@@ -276,6 +299,7 @@ impl PgStoreBuilder {
             pool: self.pool,
             unnamed_statements: self.unnamed_statements,
             statements: self.schema.map_or_else(OnceLock::new, |schema| Statements::of(&schema).into()),
+            secret: OnceLock::new(),
             begin: self.isolation.map_or(begin!(""), Isolation::begin),
             commit_deadline: self.commit_deadline,
             recent: RecentlyFinished::new(),

@@ -47,6 +47,9 @@ use crate::settle::{self, find_out};
 /// - Do not release the savepoint `idem_claimed`: it belongs to the store. The claim is before the savepoint, the
 ///   handler's writes are after it.
 /// - Do not change the role: the completion is written in the same transaction. `search_path` may be changed.
+/// - Prefer `&mut *tx` to `&mut **tx` for statements. If a statement through `&mut *tx` fails because of its connection
+///   (the connection only reads, or a plan is out of date), the connection is closed after the run. An error of a statement
+///   through `&mut **tx` is not seen by the store.
 /// - A failed statement fails the whole transaction, as always on Postgres. A handler that continues anyway gets
 ///   `transaction_aborted`. Put a savepoint around a statement that may fail.
 ///
@@ -120,6 +123,7 @@ impl Context for PgTx {
     type Store = PgStore;
 
     async fn claim(store: &PgStore, request: &Request) -> Result<Claimed<Self>, Error> {
+        request.check_ttl()?;
         let mut looked = match Box::pin(Self::look_up(store, request)).await? {
             ControlFlow::Break(begun) => return Ok(begun),
             ControlFlow::Continue(connection) => connection,
@@ -299,7 +303,10 @@ impl PgTx {
         Ok(match decide(record.as_ref(), request, now) {
             Decision::Replay(reply) => Tried::Replay(reply),
             Decision::Refuse(kind) => Tried::Refuse(kind),
-            Decision::Claim | Decision::Replace(_) => Tried::Refuse(Kind::KeyReused),
+            Decision::Claim | Decision::Replace(_) => {
+                let is_run = records.is_run(self, request).await.map_err(|error| self.failed(error))?;
+                Tried::Refuse(if is_run { Kind::KeyReused } else { Kind::KeyInFlight })
+            }
         })
     }
 

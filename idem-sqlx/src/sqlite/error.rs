@@ -56,10 +56,10 @@ pub(super) fn commit_was_refused(error: &sqlx::Error) -> bool {
     matches!(answer(error), Some(BUSY | LOCKED | CONSTRAINT))
 }
 
-/// Whether a completion failed because the savepoint that it releases was gone.
+/// Whether a completion may have failed because the savepoint that it releases was gone.
 ///
-/// SQLite has no separate code for that, only the code for an SQL error. A completion whose savepoint exists does not
-/// cause an SQL error.
+/// SQLite has no separate code for that, only the code for an SQL error. A trigger on the store's tables may cause one,
+/// too, so the caller asks for the other savepoint.
 pub(super) fn has_no_savepoint(error: &sqlx::Error) -> bool {
     answer(error) == Some(ERROR)
 }

@@ -65,7 +65,7 @@ impl Records {
             .bind(row::LEASED)
             .bind(claim.as_bytes().as_slice())
             .bind(microseconds(terms.duration))
-            .bind(microseconds(terms.duration + request.ttl));
+            .bind(microseconds(terms.duration.saturating_add(request.ttl)));
         Ok(query.execute(connection).await?.rows_affected() == 1)
     }
 
@@ -90,7 +90,7 @@ impl Records {
     ) -> sqlx::Result<bool> {
         let query = bind_held(sqlx::query(RENEW), &request.identity, claim)
             .bind(microseconds(terms.duration))
-            .bind(microseconds(terms.duration + request.ttl));
+            .bind(microseconds(terms.duration.saturating_add(request.ttl)));
         Ok(query.execute(connection).await?.rows_affected() == 1)
     }
 
@@ -119,7 +119,7 @@ impl Records {
         let row = EntryRow::of(entry);
         let query = bind_held(sqlx::query(RECORD_ENTRY), &request.identity, claim)
             .bind(microseconds(terms.duration))
-            .bind(microseconds(terms.duration + request.ttl))
+            .bind(microseconds(terms.duration.saturating_add(request.ttl)))
             .bind(rejected)
             .bind(i64::from(entry.position))
             .bind(&entry.name)
@@ -247,7 +247,7 @@ fn bind_lease<'q>(
     bind_held(query, &request.identity, claim)
         .bind(request.fingerprint.as_bytes().as_slice())
         .bind(microseconds(terms.duration))
-        .bind(microseconds(terms.duration + request.ttl))
+        .bind(microseconds(terms.duration.saturating_add(request.ttl)))
 }
 
 fn abandoned(row: &SqliteRow) -> sqlx::Result<Abandoned> {

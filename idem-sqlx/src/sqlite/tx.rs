@@ -113,6 +113,7 @@ impl Context for SqliteTx {
     type Store = SqliteStore;
 
     async fn claim(store: &SqliteStore, request: &Request) -> Result<Claimed<Self>, Error> {
+        request.check_ttl()?;
         if let Some(kind) = store.inner().running.find(request) {
             return Ok(Claimed::Refuse(kind));
         }
@@ -249,7 +250,11 @@ impl SqliteTx {
         match records.complete(session.connection(), identity, run.claim, outcome, elapsed, late).await {
             Ok(true) => Ok(()),
             Ok(false) => Err(self.ended().await),
-            Err(error) if has_no_savepoint(&error) => Err(self.ended().await),
+            // The code can also mean another SQL error, such as that of a trigger. The second savepoint tells the two
+            // apart: asked for it, a transaction that is whole is rolled back to it.
+            Err(error) if has_no_savepoint(&error) && matches!(self.holds().await, Ok(false)) => {
+                Err(self.ended().await)
+            }
             Err(error) => {
                 let run = self.take_run();
                 self.take_session().rollback().await;

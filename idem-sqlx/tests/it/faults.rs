@@ -75,7 +75,7 @@ const POSTGRES: &[(&str, Kind)] = &[
     ("CREATE TABLE missing.a (b int)", Kind::DeploymentBroken),
     ("CREATE TABLE a (b int); CREATE INDEX ON a USING gin (b)", Kind::DeploymentBroken),
     ("SELECT * FROM effects FOR UPDATE OF missing", Kind::DeploymentBroken),
-    ("CREATE SEQUENCE s MAXVALUE 1; SELECT nextval('s'), nextval('s')", Kind::DeploymentBroken),
+    ("CREATE SEQUENCE s MAXVALUE 2; SELECT nextval('s'), nextval('s'), nextval('s')", Kind::DeploymentBroken),
     ("DO $$ BEGIN RAISE EXCEPTION 'P' USING ERRCODE = '0A000'; END $$", Kind::DeploymentBroken),
     ("DO $$ BEGIN RAISE EXCEPTION 'of ours'; END $$", Kind::StoreFailed),
     ("DO $$ BEGIN RAISE EXCEPTION 'P' USING ERRCODE = 'XX000'; END $$", Kind::StoreFailed),
@@ -189,23 +189,23 @@ mod kinds {
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $name() {
                 let db = $Database::create().await;
-                let store = db.store(2).await;
                 let insert = "INSERT INTO orders VALUES ('a')";
                 let topic: Vec<_> = (0..5).map(|id| id.to_string()).collect();
+                // Each time by a process that has just been started.
                 let deliver = async || {
-                    let mut actions = Vec::new();
+                    let (store, mut actions) = (db.store(2).await, Vec::new());
                     for id in &topic {
                         actions.push(Action::of(&$module::on_message(&store, id, insert).await));
                     }
                     actions
                 };
                 let is_redelivered = |action: &Action| matches!(action, Action::Redeliver { .. });
-                assert!(deliver().await.iter().all(is_redelivered));
+                assert!(deliver().await.iter().all(is_redelivered), "the table of the handler is missing");
                 db.drop_tables().await;
-                assert!(deliver().await.iter().all(is_redelivered));
+                assert!(deliver().await.iter().all(is_redelivered), "and the store's");
                 db.execute("CREATE TABLE orders (what text)").await;
-                assert!(deliver().await.iter().all(is_redelivered));
-                store.migrate().await.expect("tables");
+                assert!(deliver().await.iter().all(is_redelivered), "the store's alone");
+                db.store(1).await.migrate().await.expect("tables");
                 assert_eq!(deliver().await, vec![Action::Acknowledge; 5]);
                 assert_eq!(db.number("SELECT count(*) FROM orders").await, 5);
             }
