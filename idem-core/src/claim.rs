@@ -30,18 +30,47 @@ pub(crate) async fn claim<C: Context>(
         InFlight::Wait(patience) => patience,
         InFlight::Conflict | InFlight::Accepted => Duration::ZERO,
     };
-    let deadline = Instant::now() + patience;
+    // A patience that no clock can count has no end.
+    let deadline = Instant::now().checked_add(patience);
     let mut pause = FIRST_PAUSE;
     loop {
         let claimed = C::claim_leased(store, request, terms, intent).await?;
         let now = Instant::now();
+        let is_in_time = |next: Instant| deadline.is_none_or(|deadline| next <= deadline);
         match claimed {
-            Claimed::Refuse(Kind::KeyInFlight) if now < deadline => {
-                sleep_until(deadline.min(now + pause)).await;
+            Claimed::Refuse(Kind::KeyInFlight) if deadline.is_none_or(|deadline| now < deadline) => {
+                let next = now + pause;
+                sleep_until(deadline.map_or(next, |deadline| deadline.min(next))).await;
                 pause = LONGEST_PAUSE.min(pause * 2);
             }
-            Claimed::TooSoon(rest) if now + rest <= deadline && intent == Intent::Run => sleep_until(now + rest).await,
+            Claimed::TooSoon(rest) if is_in_time(now + rest) && intent == Intent::Run => sleep_until(now + rest).await,
             claimed => return Ok(claimed),
         }
+    }
+}
+
+#[cfg(all(test, feature = "memory"))]
+mod tests {
+    use super::*;
+    use crate::fingerprint::Fingerprint;
+    use crate::identity::Identity;
+    use crate::memory::{MemoryStore, MemoryTx};
+
+    #[tokio::test(start_paused = true)]
+    async fn r10_a_duplicate_may_wait_without_end() {
+        let store = MemoryStore::new(());
+        let identity = Identity::new("scope", "claim", "k").expect("an identity");
+        let request = Request::new(identity, Fingerprint::none(), Duration::from_secs(60)).expect("a request");
+        let claimed = async || {
+            let (patience, terms) = (InFlight::Wait(Duration::MAX), LeaseTerms::DEFAULT);
+            claim::<MemoryTx<()>>(&store, &request, patience, &terms, Intent::Run).await.expect("an answer")
+        };
+        let Claimed::Run(first) = claimed().await else { panic!("it runs") };
+        let ended = async {
+            sleep_until(Instant::now() + Duration::from_secs(24 * 60 * 60)).await;
+            drop(first);
+        };
+        let (second, ()) = futures_util::future::join(claimed(), ended).await;
+        assert!(matches!(second, Claimed::Run(_)));
     }
 }

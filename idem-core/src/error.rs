@@ -70,9 +70,16 @@ pub enum Kind {
     TransactionAborted,
     /// The database could not order this run among the others (deadlock, serialization failure, busy). Ask again.
     RetryLater,
-    /// The store cannot be reached. The handler was not run, or its run was not committed.
+    /// The database cannot be reached, or cannot work at present: no connection, a full disk, a server that only reads.
+    /// The handler was not run, or its run was not committed.
     StoreUnavailable,
-    /// The store refused a statement: a missing migration, a constraint checked at commit. An operator must look.
+    /// The database refused the data of the request: a constraint, or a value that a column cannot hold. The same
+    /// request would be refused again.
+    DataRefused,
+    /// A statement does not fit the database: a missing table or column, a missing right, a feature that the server
+    /// does not have. A mistake of the deployment. The same request runs once the mistake is corrected.
+    DeploymentBroken,
+    /// The database refused a statement for a reason that no other kind covers. An operator must look.
     StoreFailed,
     /// The run took longer than its deadline. It was dropped and rolled back.
     DeadlineExceeded,
@@ -122,6 +129,8 @@ impl Kind {
             Self::TransactionAborted => "transaction_aborted",
             Self::RetryLater => "retry_later",
             Self::StoreUnavailable => "store_unavailable",
+            Self::DataRefused => "data_refused",
+            Self::DeploymentBroken => "deployment_broken",
             Self::StoreFailed => "store_failed",
             Self::DeadlineExceeded => "deadline_exceeded",
             Self::Panicked => "handler_panicked",
@@ -164,8 +173,14 @@ impl Kind {
             }
             Self::TransactionAborted => "a statement failed, and the transaction could not commit; retry the request",
             Self::RetryLater => "the database was too busy to order this request; retry it later, unchanged",
-            Self::StoreUnavailable => "the idempotency store cannot be reached; retry the request later",
-            Self::StoreFailed => "the idempotency store refused a statement; the request was not completed",
+            Self::StoreUnavailable => "the database cannot be reached or cannot take this request now; retry it later",
+            Self::DataRefused => {
+                "the database refused the data of this request; nothing was kept, and the same data is refused again"
+            }
+            Self::DeploymentBroken => {
+                "this deployment does not fit its database; nothing was kept, retry the request when that is corrected"
+            }
+            Self::StoreFailed => "a statement of this request failed; nothing was kept, an operator has to look at it",
             Self::DeadlineExceeded => {
                 "the run took longer than its deadline and was given up; retry it later, unchanged"
             }
@@ -211,11 +226,61 @@ impl Kind {
             | Self::OutcomeUnknown
             | Self::TransactionEnded
             | Self::TransactionAborted
+            | Self::DataRefused
+            | Self::DeploymentBroken
             | Self::StoreFailed
             | Self::Panicked
             | Self::StepMismatch
             | Self::AttemptsExhausted
             | Self::NothingToResume => None,
+        }
+    }
+
+    /// Whether no retry of the same request can help.
+    ///
+    /// ```
+    /// use idem_core::Kind;
+    ///
+    /// assert!(Kind::KeyReused.is_final());
+    /// assert!(!Kind::StoreUnavailable.is_final());
+    /// ```
+    ///
+    /// If it is false, send the same request with the same key again: after [`retry_after`](Error::retry_after) if
+    /// there is one, and otherwise later and less often. If it is true, the request is refused again as long as its
+    /// record lives and nobody changes the application. The page [`errors`](crate::docs::errors) says what to do then.
+    #[must_use]
+    pub const fn is_final(self) -> bool {
+        match self {
+            Self::KeyMissing
+            | Self::KeyInvalid
+            | Self::KeyReused
+            | Self::ScopeInvalid
+            | Self::TtlInvalid
+            | Self::FingerprintFailed
+            | Self::BodyTooLarge
+            | Self::ReplyTooLarge
+            | Self::RecordUnreadable
+            | Self::TransactionEnded
+            | Self::DataRefused
+            | Self::AttemptsExhausted => true,
+            Self::KeyInFlight
+            | Self::BodyUnreadable
+            | Self::ReplyFailed
+            | Self::OutcomeUnknown
+            | Self::TransactionAborted
+            | Self::RetryLater
+            | Self::StoreUnavailable
+            | Self::DeploymentBroken
+            | Self::StoreFailed
+            | Self::DeadlineExceeded
+            | Self::Panicked
+            | Self::LeaseLost
+            | Self::AttemptTooSoon
+            // An instance of the release that began the run can still end it.
+            | Self::StepMismatch
+            | Self::RunRejected
+            | Self::UndoFailed
+            | Self::NothingToResume => false,
         }
     }
 }

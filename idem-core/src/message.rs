@@ -19,6 +19,8 @@
 //! - Running elsewhere, or the store cannot be reached: have the message redelivered. It is not acknowledged, since the
 //!   other run may fail.
 //! - Refused for good: dead-letter it, with the reason. A redelivery would be refused again.
+//! - The deployment is at fault, such as a consumer that runs before its migration: have the message redelivered. It
+//!   is handled when the deployment is corrected.
 //!
 //! # Limitations
 //! - A message is compared with its first delivery by serde's data model, in which a set is a list. A `HashSet` in a
@@ -27,9 +29,9 @@
 //!   the parts to compare: `fingerprint = (order.id, Unordered(&order.tags))`. See [`Unordered`](crate::Unordered).
 //! - The broker's settings say how often a message is delivered before the broker gives it up. Kafka has no such
 //!   setting, so a message that fails each time holds up its partition. There the consumer has to dead-letter such
-//!   messages by a [`Failure`] of its own: for `store_failed` (a constraint that the message violates), for a panic,
-//!   and for `undo_failed` if an undo fails for good. When such a message is sent again from the dead-letter queue, it
-//!   resumes with the steps or undos that are left.
+//!   messages by a [`Failure`] of its own: for a panic, for `undo_failed` if an undo fails for good, and for
+//!   `store_failed` if a trigger of yours refuses messages by an SQLSTATE outside of the classes 22 and 23. When such a
+//!   message is sent again from the dead-letter queue, it resumes with the steps or undos that are left.
 //! - A message that comes again after its record has expired runs again. The `ttl` must be longer than the broker keeps
 //!   messages, and longer than they stay in a dead-letter queue before an operator sends them again.
 
@@ -126,6 +128,8 @@ impl Failure for Error {
             Kind::KeyInFlight
             | Kind::RetryLater
             | Kind::StoreUnavailable
+            // A consumer may be deployed before its migration: its messages have to be there when the migration has run.
+            | Kind::DeploymentBroken
             | Kind::StoreFailed
             | Kind::OutcomeUnknown
             | Kind::DeadlineExceeded
@@ -147,11 +151,13 @@ impl Failure for Error {
             | Kind::TtlInvalid
             | Kind::FingerprintFailed
             | Kind::BodyTooLarge
-            | Kind::ReplyFailed
             | Kind::RecordUnreadable
+            | Kind::DataRefused
             | Kind::TransactionEnded
+            | Kind::AttemptsExhausted
+            // A retry of these two can help, but each delivery repeats a mistake of the handler.
             | Kind::TransactionAborted
-            | Kind::AttemptsExhausted => Action::dead_letter(self.code(), self),
+            | Kind::ReplyFailed => Action::dead_letter(self.code(), self),
         }
     }
 }
@@ -244,6 +250,15 @@ mod tests {
         for kind in [Kind::KeyInFlight, Kind::StoreUnavailable, Kind::RetryLater, Kind::OutcomeUnknown] {
             assert!(matches!(action(kind), Action::Redeliver { .. }), "{kind:?}");
         }
+    }
+
+    #[test]
+    fn r18a_what_is_not_the_messages_fault_is_delivered_again() {
+        for kind in [Kind::DeploymentBroken, Kind::StoreFailed, Kind::StoreUnavailable, Kind::RetryLater] {
+            assert!(matches!(action(kind), Action::Redeliver { .. }), "{kind:?}");
+            assert!(!kind.is_final(), "{kind:?}");
+        }
+        assert!(matches!(action(Kind::DataRefused), Action::DeadLetter { .. }) && Kind::DataRefused.is_final());
     }
 
     #[test]

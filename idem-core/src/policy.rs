@@ -9,7 +9,7 @@ use crate::identity::Operation;
 pub struct Policy {
     /// The handler's stable name.
     pub operation: Operation,
-    /// How long a finished record is replayed, counted from its completion.
+    /// How long a finished record is replayed: from its completion on, less at most a hundredth.
     pub ttl: Duration,
     /// What a duplicate gets while the first request still runs.
     pub in_flight: InFlight,

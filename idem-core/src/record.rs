@@ -17,7 +17,8 @@ pub struct Request {
     pub identity: Identity,
     /// The fingerprint of what was asked.
     pub fingerprint: Fingerprint,
-    /// How long the finished record is replayed, counted from its completion.
+    /// How long the finished record is replayed: from its completion on, less at most a hundredth. See
+    /// [`lateness`](crate::machine::lateness).
     pub ttl: Duration,
     /// The input that [`resume_abandoned`](crate::resume_abandoned) gives to the handler when it resumes the run. Only
     /// leased runs record it.
@@ -46,10 +47,18 @@ impl Request {
     /// [`Kind::TtlInvalid`] if the `ttl` is shorter than [`MIN_TTL`](Self::MIN_TTL) or longer than
     /// [`MAX_TTL`](Self::MAX_TTL).
     pub fn new(identity: Identity, fingerprint: Fingerprint, ttl: Duration) -> Result<Self, Error> {
-        if !(Self::MIN_TTL..=Self::MAX_TTL).contains(&ttl) {
-            return Err(Error::new(Kind::TtlInvalid));
-        }
-        Ok(Self { identity, fingerprint, ttl, input: None })
+        let request = Self { identity, fingerprint, ttl, input: None };
+        request.check_ttl()?;
+        Ok(request)
+    }
+
+    /// Checks the range of the `ttl`. Whoever holds a request can change the field, so a store checks it at each claim.
+    ///
+    /// # Errors
+    /// [`Kind::TtlInvalid`].
+    pub fn check_ttl(&self) -> Result<(), Error> {
+        let is_valid = (Self::MIN_TTL..=Self::MAX_TTL).contains(&self.ttl);
+        if is_valid { Ok(()) } else { Err(Error::new(Kind::TtlInvalid)) }
     }
 
     /// The same request with the input that [`resume_abandoned`](crate::resume_abandoned) gives to its handler.

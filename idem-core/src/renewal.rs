@@ -11,6 +11,9 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::error::{Error, Kind};
 
+/// A hundred years.
+const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
 /// Renews the lease until this value is dropped or the lease is lost.
 ///
 /// The local clock only gives up a right to run, and never claims one: the store decides whether another process may
@@ -44,6 +47,8 @@ impl Renewal {
     where
         F: Future<Output = Result<(), Error>> + Send + 'static,
     {
+        // The field of the terms can be set to any length. No clock counts to the end of some.
+        let duration = duration.min(LONGEST);
         let shared = Arc::new(Shared {
             duration,
             held_until: Mutex::new(asked + duration),

@@ -8,7 +8,7 @@ use idem_core::message::{Action, Failure};
 use idem_core::{Error, Kind};
 
 /// All kinds. That none is missing is compared with the source, since a public list would have to grow with each kind.
-const KINDS: [Kind; 27] = [
+const KINDS: [Kind; 29] = [
     Kind::KeyMissing,
     Kind::KeyInvalid,
     Kind::KeyInFlight,
@@ -26,6 +26,8 @@ const KINDS: [Kind; 27] = [
     Kind::TransactionAborted,
     Kind::RetryLater,
     Kind::StoreUnavailable,
+    Kind::DataRefused,
+    Kind::DeploymentBroken,
     Kind::StoreFailed,
     Kind::DeadlineExceeded,
     Kind::Panicked,
@@ -77,6 +79,34 @@ fn each_kind_is_among_what_a_consumer_does_with_it() {
         let code = kind.code().to_owned();
         let is_redelivered = matches!(Error::new(kind).action(), Action::Redeliver { .. });
         assert_eq!((redelivered.contains(&code), dead.contains(&code)), (is_redelivered, !is_redelivered), "{code}");
+    }
+}
+
+#[test]
+fn r18a_the_page_says_of_each_kind_whether_a_retry_can_help() {
+    let page = include_str!("../docs/errors.md");
+    let listed = page.split_once("\n# Whether a retry can help\n").expect("a section").1;
+    let listed = listed.split_once("\n# ").expect("its end").0;
+    let codes = |answer: &str| {
+        let item = listed.split_once(&format!("- **{answer}**")).expect("an item of the list").1;
+        let item = item.split_once("\n- **").or(item.split_once("\n\n")).expect("its end").0;
+        let mut codes: Vec<_> = item.split('`').skip(1).step_by(2).map(str::to_owned).collect();
+        codes.sort_unstable();
+        codes
+    };
+    for (answer, is_final) in [("Yes", false), ("No", true)] {
+        let kinds = KINDS.into_iter().filter(|kind| kind.is_final() == is_final);
+        let mut expected: Vec<_> = kinds.map(|kind| kind.code().to_owned()).collect();
+        expected.sort_unstable();
+        assert_eq!(codes(answer), expected, "{answer}");
+    }
+}
+
+#[test]
+fn r18a_what_is_final_is_never_delivered_again_and_never_asked_to_wait() {
+    for kind in KINDS.into_iter().filter(|kind| kind.is_final()) {
+        assert!(matches!(Error::new(kind).action(), Action::DeadLetter { .. }), "{kind:?}");
+        assert_eq!(Error::new(kind).retry_after(), None, "{kind:?}");
     }
 }
 

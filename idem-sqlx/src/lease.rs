@@ -9,6 +9,7 @@ use idem_core::{Error, Identity, Kind, Request};
 use tokio::time::sleep;
 
 use crate::database::{CommitFailed, Database, Leased, Over, Written};
+use crate::error::caused;
 use crate::release_on_drop::{self, Unused};
 use crate::retry;
 use crate::running::{Entered, State};
@@ -37,6 +38,7 @@ impl<D: Database> Lease for DbLease<D> {
         terms: &LeaseTerms,
         intent: Intent,
     ) -> Result<Claimed<Attempt<Self>>, Error> {
+        request.check_ttl()?;
         let claim = Claim::random()?;
         let lease = Self { store: store.clone(), request: request.clone(), claim, terms: *terms, entered: None };
         for (tries, pause) in retry::pauses().enumerate() {
@@ -92,7 +94,7 @@ impl<D: Database> Lease for DbLease<D> {
         let session = self.written(tx, written).await?;
         match self.store.commit(session).await {
             Ok(()) => Ok(()),
-            Err(CommitFailed::Unknown(error)) => Err(Error::new(Kind::OutcomeUnknown).caused_by(error)),
+            Err(CommitFailed::Unknown(error)) => Err(caused(Kind::OutcomeUnknown, error)),
             Err(refused) => Err(refused.into()),
         }
     }

@@ -45,7 +45,8 @@
 //!
 //! # Tables
 //! [`PgStore::migrate`] creates `idem_records`, `idem_journal` and `idem_migrations`, which has the names of the
-//! migrations that have been run. The SQL is in `migrations/` of this crate. You may copy the files among your
+//! migrations that have been run. On Postgres it also creates `idem_secret`, which has the value from which advisory locks
+//! are computed. The SQL is in `migrations/` of this crate. You may copy the files among your
 //! application's own migrations instead.
 //!
 //! # What a run costs
@@ -59,6 +60,7 @@ compile_error!("`idem-sqlx` has no database: switch on its feature `postgres` (t
 
 mod database;
 mod error;
+mod failure;
 #[cfg(feature = "axum")]
 mod for_axum;
 mod lease;
@@ -80,6 +82,7 @@ mod sweep;
 mod sweeper;
 
 pub use error::into_idem_error;
+pub use failure::sqlx_error;
 #[cfg(feature = "postgres")]
 #[cfg_attr(docsrs, doc(cfg(feature = "postgres")))]
 pub use postgres::{Isolation, PgLease, PgSteps, PgStore, PgStoreBuilder, PgTx};

@@ -8,6 +8,7 @@ use idem_core::{Error, Kind, Request};
 use tokio::time::{sleep, timeout};
 
 use crate::database::{CommitFailed, Database};
+use crate::failure::Failure;
 use crate::retry;
 
 /// Finds out whether a run was kept: from the answer to its COMMIT or, if no answer came, from its record (rule 16).
@@ -20,6 +21,7 @@ pub(crate) async fn find_out<D: Database>(
     match committed {
         Ok(()) => Ok(()),
         Err(CommitFailed::Unknown(error)) => {
+            let error = Failure(error);
             tracing::warn!(target: "idem", %error, "COMMIT did not answer; looking up what became of it");
             // In a box, so that the future of every run does not grow by it.
             let found = Box::pin(look_up(store, request, claim)).await;

@@ -34,6 +34,22 @@ contracts! { $ leased_contract in leased:
         assert_eq!(leased(&subject, &request("k")).await.number, 2);
     }
 
+    /// A `ttl` or a lease that was set by hand does not overflow.
+    async fn r25_a_ttl_out_of_its_range_is_refused_and_a_lease_has_any_length(subject) {
+        let mut endless = request("k");
+        endless.ttl = Duration::MAX;
+        let refused = S::Lease::claim(subject.store(), &endless, &TERMS, Intent::Run).await;
+        assert_eq!(refused.map(|_| ()).expect_err("no such ttl").kind(), Kind::TtlInvalid);
+        let mut terms = TERMS;
+        terms.duration = Duration::MAX;
+        let Claimed::Run(attempt) = lease(&subject, &request("k"), &terms, Intent::Run).await else { panic!("it runs") };
+        attempt.lease.renew().await.expect("held");
+        attempt.lease.record(None, &transaction(0, "step")).await.expect("held");
+        assert_eq!(refusal(lease(&subject, &request("k"), &TERMS, Intent::Run).await), Kind::KeyInFlight);
+        attempt.lease.complete(None, &outcome("done")).await.expect("held");
+        assert_eq!(replayed(&subject, &request("k")).await, reply("done"));
+    }
+
     /// Of many that claim, or take over, exactly one runs.
     async fn r25_of_many_claims_exactly_one_gets_the_lease(subject) {
         let subject = Arc::new(subject);

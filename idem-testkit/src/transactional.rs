@@ -1,6 +1,7 @@
 //! Runs in one transaction.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -59,6 +60,22 @@ contracts! { $ transactional_contract in transactional:
         tx.complete(&outcome("done")).await.expect("kept");
         assert_eq!(refused(&subject, &asking("k", "that")).await, Kind::KeyReused);
         assert_eq!(replayed(&subject, &request("k")).await, reply("done"));
+    }
+
+    /// A `ttl` that was set by hand is refused like one that is given, and nothing overflows.
+    async fn r32_a_ttl_out_of_its_range_is_refused(subject) {
+        for ttl in [Duration::ZERO, Duration::from_millis(999), Request::MAX_TTL + Duration::from_secs(1), Duration::MAX] {
+            let mut request = request("k");
+            request.ttl = ttl;
+            let refused = S::Tx::claim(subject.store(), &request).await.map(|_| ()).expect_err("no such ttl");
+            assert_eq!(refused.kind(), Kind::TtlInvalid, "{ttl:?}");
+        }
+        for (key, ttl) in [("shortest", Request::MIN_TTL), ("longest", Request::MAX_TTL)] {
+            let mut request = request(key);
+            request.ttl = ttl;
+            claimed(&subject, &request).await.complete(&outcome("done")).await.expect("kept");
+        }
+        assert_eq!(replayed(&subject, &request("longest")).await, reply("done"));
     }
 
     /// A completion keeps the writes and the reply, a rejection the reply alone, a release and a drop neither.

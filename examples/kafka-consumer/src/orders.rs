@@ -1,7 +1,7 @@
 //! What an order does.
 
 use idem_core::message::{Action, Failure};
-use idem_core::{Kind, idempotent, observe};
+use idem_core::{idempotent, observe};
 use idem_sqlx::{SqliteStore, SqliteTx};
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
@@ -59,9 +59,8 @@ impl Failure for OrderError {
             Self::Invalid => Action::dead_letter("invalid", self),
             Self::NoSuchItem => Action::dead_letter("no_such_item", self),
             Self::SoldOut => Action::dead_letter("sold_out", self),
-            // A statement that the database refuses for its content would be refused again, and Kafka would deliver the
-            // message for ever. A database that is unreachable or busy gives another kind.
-            Self::Store(error) if error.kind() == Kind::StoreFailed => Action::dead_letter(error.code(), error),
+            // A message that violates a constraint is dead-lettered: Kafka would deliver it for ever. If the database is
+            // away, busy or not migrated yet, the message is delivered again.
             Self::Store(error) => error.action(),
         }
     }

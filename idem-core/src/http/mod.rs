@@ -53,7 +53,8 @@
 //! | `nothing_to_resume` | 409 | there is no such run |
 //! | `undo_failed` | 503 | rejected, and not all undone: the retry undoes the rest |
 //! | `transaction_aborted`, `reply_failed`, `handler_panicked` | 500 | it was not completed: a retry runs |
-//! | `store_failed` | 500 | it was not completed: a retry runs once the cause is removed |
+//! | `data_refused` | 422 | the database refused its data: the same request is refused again |
+//! | `deployment_broken`, `store_failed` | 500 | it was not completed: a retry runs once the cause is removed |
 //! | `record_unreadable` | 500 | it has run, and its record cannot be read; it does not run again |
 //! | `transaction_ended`, `outcome_unknown` | 500 | it may have taken effect: check before you send it again |
 //! | `step_mismatch` | 500 | the steps differ from the earlier attempt's, or are invalid; finished steps stay |

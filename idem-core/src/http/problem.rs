@@ -12,20 +12,32 @@ use crate::error::{Error, Kind};
 /// restyle it:
 ///
 /// ```
-/// use axum::{Json, Router, middleware, response::{IntoResponse, Response}};
+/// use axum::{Json, Router, http::header::RETRY_AFTER, middleware, response::{IntoResponse, Response}};
 /// use idem_core::http::Refusal;
 ///
 /// async fn restyle(response: Response) -> Response {
-///     match response.extensions().get::<Refusal>().cloned() {
-///         Some(refusal) => {
-///             (refusal.status(), Json(serde_json::json!({ "error": refusal.code() }))).into_response()
-///         }
-///         None => response,
+///     let Some(refusal) = response.extensions().get::<Refusal>() else { return response };
+///     let body = serde_json::json!({ "error": refusal.code(), "final": refusal.is_final() });
+///     let mut restyled = (refusal.status(), Json(body)).into_response();
+///     // A client that is not told when to come again comes at once, or never.
+///     if let Some(wait) = response.headers().get(RETRY_AFTER) {
+///         restyled.headers_mut().insert(RETRY_AFTER, wait.clone());
 ///     }
+///     restyled
 /// }
 ///
 /// let app: Router = Router::new().layer(middleware::map_response(restyle));
+/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+/// # use idem_core::{Error, Kind};
+/// # let restyled = restyle(Error::new(Kind::KeyInFlight).into_response()).await;
+/// # assert_eq!((restyled.status().as_u16(), &restyled.headers()[RETRY_AFTER]), (409, &"1".parse().unwrap()));
+/// # assert!(!restyle(Error::new(Kind::KeyReused).into_response()).await.headers().contains_key(RETRY_AFTER));
+/// # });
 /// ```
+///
+/// # Rules
+/// - Keep the status and `Retry-After`: clients, proxies and retry loops decide by them.
+/// - Tell the client in some form whether a retry can help: [`is_final`](Self::is_final).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
     kind: Kind,
@@ -61,6 +73,12 @@ impl Refusal {
     #[must_use]
     pub fn code(&self) -> &'static str {
         self.kind.code()
+    }
+
+    /// Whether no retry of the same request can help: see [`Kind::is_final`].
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        self.kind.is_final()
     }
 
     /// The response's status.
@@ -126,7 +144,7 @@ fn status(kind: Kind) -> StatusCode {
     match kind {
         Kind::KeyMissing | Kind::KeyInvalid | Kind::BodyUnreadable => StatusCode::BAD_REQUEST,
         Kind::KeyInFlight | Kind::LeaseLost | Kind::RunRejected | Kind::NothingToResume => StatusCode::CONFLICT,
-        Kind::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
+        Kind::KeyReused | Kind::DataRefused => StatusCode::UNPROCESSABLE_ENTITY,
         Kind::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         Kind::ReplyTooLarge => StatusCode::GONE,
         Kind::RetryLater
@@ -142,6 +160,7 @@ fn status(kind: Kind) -> StatusCode {
         | Kind::OutcomeUnknown
         | Kind::TransactionEnded
         | Kind::TransactionAborted
+        | Kind::DeploymentBroken
         | Kind::StoreFailed
         | Kind::Panicked
         | Kind::StepMismatch

@@ -169,8 +169,10 @@ fn rest(until: Timestamp, released: u32, now: Timestamp) -> Duration {
 
 /// By how much the expiry of a record is put off at its completion.
 ///
-/// The record expires `ttl` after its claim if the run took up to a hundredth of that, and `ttl` after its completion if
-/// it took longer. An update of the expiry costs more than one that leaves it alone.
+/// The record of a run in one transaction expires `ttl` after its claim if the run took up to a hundredth of that, and
+/// `ttl` after its completion if it took longer. So it is replayed for the `ttl` after its completion, less at most a
+/// hundredth. An update of the expiry costs more than one that leaves it alone. The record of a leased run always expires
+/// `ttl` after its completion.
 #[must_use]
 pub fn lateness(ttl: Duration, elapsed: Duration) -> Duration {
     if elapsed > ttl / 100 { elapsed } else { Duration::ZERO }

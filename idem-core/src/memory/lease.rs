@@ -40,6 +40,7 @@ impl<S: Clone + Send + 'static> Lease for MemoryLease<S> {
         terms: &LeaseTerms,
         intent: Intent,
     ) -> Result<Claimed<Attempt<Self>>, Error> {
+        request.check_ttl()?;
         let claim = Claim::random()?;
         let now = store.now();
         let leased = store.rows().lease(request, terms, intent, claim, now);

@@ -64,6 +64,7 @@ impl<S: Clone + Send + 'static> Context for MemoryTx<S> {
     type Store = MemoryStore<S>;
 
     async fn claim(store: &MemoryStore<S>, request: &Request) -> Result<Claimed<Self>, Error> {
+        request.check_ttl()?;
         let claim = Claim::random()?;
         let now = store.now();
         let entered = store.rows().enter(request, now);

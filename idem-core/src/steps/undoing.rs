@@ -96,7 +96,9 @@ impl<L: Lease> Steps<L> {
                 match caught(async { body(open.tx()).await }).await {
                     Ok(()) => self.record(open, undone).await.map_err(|error| match error.kind() {
                         // The undo ignored a failed statement of its own, or left a savepoint open.
-                        Kind::TransactionAborted | Kind::StoreFailed => failed(error.into()),
+                        Kind::TransactionAborted | Kind::DataRefused | Kind::DeploymentBroken | Kind::StoreFailed => {
+                            failed(error.into())
+                        }
                         _ => error,
                     }),
                     Err(failure) => {

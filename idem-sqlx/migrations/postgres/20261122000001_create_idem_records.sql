@@ -29,3 +29,8 @@ with (fillfactor = 60);
 
 -- For the sweep.
 create index if not exists idem_records_expires_at on idem_records (expires_at);
+
+-- One random value for this database. The numbers of the advisory locks are made with it, so that a role that cannot
+-- read this table does not know which locks a request is about to take.
+create table if not exists idem_secret (one boolean primary key default true check (one), secret bytea not null);
+insert into idem_secret (secret) values (uuid_send(gen_random_uuid())) on conflict (one) do nothing;

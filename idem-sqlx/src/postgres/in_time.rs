@@ -11,6 +11,8 @@ use sqlx::postgres::{PgConnection, PgQueryResult, PgRow, PgStatement, PgTypeInfo
 use sqlx::{Either, Execute, Executor, Postgres, SqlStr};
 use tokio::time::{Instant, timeout_at};
 
+use super::fitness::Fitness;
+
 /// The store's own statements go through this executor. A handler's statements do not: they end with its run.
 ///
 /// A network can fall silent without closing a connection. Without a keepalive nobody learns of it for hours, and the
@@ -18,14 +20,14 @@ use tokio::time::{Instant, timeout_at};
 pub(super) struct InTime<'c> {
     connection: &'c mut PgConnection,
     limit: Duration,
-    is_silent: &'c mut bool,
+    fitness: &'c mut Fitness,
 }
 
 impl<'c> InTime<'c> {
-    /// Sets `is_silent` if a statement got no answer in time. The connection must be closed then: its answer may come
-    /// later.
-    pub(super) fn new(connection: &'c mut PgConnection, limit: Duration, is_silent: &'c mut bool) -> Self {
-        Self { connection, limit, is_silent }
+    /// Notes in `fitness` what the errors of the statements say about the connection. Without an answer in time it must
+    /// be closed: the answer may come later.
+    pub(super) fn new(connection: &'c mut PgConnection, limit: Duration, fitness: &'c mut Fitness) -> Self {
+        Self { connection, limit, fitness }
     }
 }
 
@@ -44,18 +46,19 @@ impl<'c> Executor<'c> for &'c mut InTime<'_> {
         E: 'q + Execute<'q, Postgres>,
     {
         let end = Instant::now() + self.limit;
-        let (rows, is_silent) = (self.connection.fetch_many(query), &mut *self.is_silent);
-        stream::unfold((rows, is_silent), move |(mut rows, is_silent)| async move {
-            if *is_silent {
+        let (rows, fitness) = (self.connection.fetch_many(query), &mut *self.fitness);
+        stream::unfold((rows, fitness), move |(mut rows, fitness)| async move {
+            if *fitness == Fitness::Silent {
                 return None;
             }
-            match timeout_at(end, rows.next()).await {
-                Ok(row) => row.map(|row| (row, (rows, is_silent))),
+            let row = match timeout_at(end, rows.next()).await {
+                Ok(row) => row?.inspect_err(|error| fitness.note(error)),
                 Err(_elapsed) => {
-                    *is_silent = true;
-                    Some((Err(no_answer()), (rows, is_silent)))
+                    *fitness = Fitness::Silent;
+                    Err(no_answer())
                 }
-            }
+            };
+            Some((row, (rows, fitness)))
         })
         .boxed()
     }
@@ -67,11 +70,13 @@ impl<'c> Executor<'c> for &'c mut InTime<'_> {
     {
         let end = Instant::now() + self.limit;
         Box::pin(async move {
-            let row = timeout_at(end, self.connection.fetch_optional(query)).await;
-            row.unwrap_or_else(|_elapsed| {
-                *self.is_silent = true;
-                Err(no_answer())
-            })
+            match timeout_at(end, self.connection.fetch_optional(query)).await {
+                Ok(row) => row.inspect_err(|error| self.fitness.note(error)),
+                Err(_elapsed) => {
+                    *self.fitness = Fitness::Silent;
+                    Err(no_answer())
+                }
+            }
         })
     }
 

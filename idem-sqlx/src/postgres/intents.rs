@@ -11,7 +11,7 @@ use super::session::{Begin, Session, begin};
 use super::store::PgStore;
 use super::tx::PgTx;
 use crate::database::{CommitFailed, Database, Found, Leased, Over, Written};
-use crate::error::into_idem_error;
+use crate::error::store_error;
 use crate::migrations::Migration;
 use crate::running::Running;
 use crate::sweep::{Batch, Sweep};
@@ -55,7 +55,7 @@ impl Database for PgStore {
 
     async fn insert(&self, session: &mut Session, request: &Request, claim: Claim) -> Result<bool, Error> {
         let records = self.inner().records(&mut session.in_time()).await?;
-        records.insert(&mut session.in_time(), request, claim).await.map_err(into_idem_error)
+        records.insert(&mut session.in_time(), request, claim).await.map_err(store_error)
     }
 
     async fn replace(
@@ -66,7 +66,7 @@ impl Database for PgStore {
         expired: Claim,
     ) -> Result<bool, Error> {
         let records = self.inner().records(&mut session.in_time()).await?;
-        records.replace(&mut session.in_time(), request, claim, expired).await.map_err(into_idem_error)
+        records.replace(&mut session.in_time(), request, claim, expired).await.map_err(store_error)
     }
 
     async fn find(&self, session: &mut Session, identity: &Identity) -> Result<Found, Error> {
@@ -78,7 +78,14 @@ impl Database for PgStore {
         // With the lock timeout: the wait for a hanging COMMIT must not hold this connection beyond the deadline.
         let mut session = Database::begin(self).await?;
         let records = self.inner().records(&mut session.in_time()).await?;
-        records.find_settled(&mut session.in_time(), request, claim).await
+        let found = records.find_settled(&mut session.in_time(), request, claim).await?;
+        if found.is_some() {
+            // This server has the record. Under synchronous replication its standby may not: a server that has crashed
+            // shows commits that no standby has confirmed. The look-up has locked the row, so it has a transaction id,
+            // and its COMMIT waits for the standby. The log is replicated in its order, so the record is there, too.
+            session.commit(self.inner().commit_deadline).await?;
+        }
+        Ok(found)
     }
 
     /// The first try looks nothing up: most requests are new, and the primary key shows whether there is a record.
@@ -119,7 +126,7 @@ impl Database for PgStore {
             Over::Expired(expired) => leases.replace_leased(connection, request, claim, terms, expired).await,
             Over::Attempt(earlier) => leases.take_over(connection, request, claim, terms, earlier).await,
         };
-        match leased.map_err(into_idem_error) {
+        match leased.map_err(store_error) {
             Ok(true) => Ok(Leased::Claimed),
             Ok(false) => Ok(Leased::Taken),
             Err(error) if error.kind() == Kind::RetryLater => Ok(Leased::Locked),
@@ -140,7 +147,7 @@ impl Database for PgStore {
         terms: &LeaseTerms,
     ) -> Result<bool, Error> {
         let leases = self.inner().leases(&mut session.in_time()).await?;
-        leases.renew(&mut session.in_time(), request, claim, terms).await.map_err(into_idem_error)
+        leases.renew(&mut session.in_time(), request, claim, terms).await.map_err(store_error)
     }
 
     async fn release(
@@ -152,23 +159,23 @@ impl Database for PgStore {
         has_run: bool,
     ) -> Result<bool, Error> {
         let leases = self.inner().leases(&mut session.in_time()).await?;
-        leases.release(&mut session.in_time(), identity, claim, nobodys, has_run).await.map_err(into_idem_error)
+        leases.release(&mut session.in_time(), identity, claim, nobodys, has_run).await.map_err(store_error)
     }
 
     async fn poison_leased(&self, session: &mut Session, identity: &Identity, claim: Claim) -> Result<bool, Error> {
         let leases = self.inner().leases(&mut session.in_time()).await?;
-        leases.poison_leased(&mut session.in_time(), identity, claim).await.map_err(into_idem_error)
+        leases.poison_leased(&mut session.in_time(), identity, claim).await.map_err(store_error)
     }
 
     async fn reset_attempts(&self, session: &mut Session, identity: &Identity) -> Result<bool, Error> {
         let leases = self.inner().leases(&mut session.in_time()).await?;
-        leases.reset_attempts(&mut session.in_time(), identity).await.map_err(into_idem_error)
+        leases.reset_attempts(&mut session.in_time(), identity).await.map_err(store_error)
     }
 
     async fn abandoned(&self, operation: &str, after: Option<&Place>) -> Result<Vec<Abandoned>, Error> {
         let mut session = Database::begin(self).await?;
         let leases = self.inner().leases(&mut session.in_time()).await?;
-        let abandoned = leases.abandoned(&mut session.in_time(), operation, after).await.map_err(into_idem_error)?;
+        let abandoned = leases.abandoned(&mut session.in_time(), operation, after).await.map_err(store_error)?;
         session.commit(self.inner().commit_deadline).await?;
         Ok(abandoned)
     }
@@ -178,7 +185,7 @@ impl Database for PgStore {
         let at = Instant::now();
         let mut tx = PgTx::open(self).await?;
         let leases = tx.leases().await?;
-        let held = leases.held_since(&mut tx.in_time(), identity, claim).await.map_err(into_idem_error)?;
+        let held = leases.held_since(&mut tx.in_time(), identity, claim).await.map_err(store_error)?;
         Ok(held.map(|began| {
             tx.began = Some((began, at));
             tx
@@ -199,7 +206,7 @@ impl Database for PgStore {
     ) -> Result<Written, Error> {
         let (leases, began) = (tx.leases().await?, tx.began);
         let written = leases.record_entry(&mut tx.in_time(), request, claim, terms, began, entry).await;
-        written_in(tx, written.map_err(into_idem_error)?).await
+        written_in(tx, written.map_err(store_error)?).await
     }
 
     async fn complete_leased(
@@ -211,7 +218,7 @@ impl Database for PgStore {
     ) -> Result<Written, Error> {
         let (leases, began) = (tx.leases().await?, tx.began);
         let written = leases.complete_leased(&mut tx.in_time(), request, claim, began, outcome).await;
-        written_in(tx, written.map_err(into_idem_error)?).await
+        written_in(tx, written.map_err(store_error)?).await
     }
 
     async fn roll_back(&self, mut tx: PgTx) -> bool {
@@ -234,7 +241,7 @@ impl Database for PgStore {
 
     async fn run_migration(&self, session: &mut Session, migration: &Migration) -> Result<(), Error> {
         let run = sqlx::raw_sql(migration.sql).execute(session.connection()).await;
-        run.map(|_| ()).map_err(into_idem_error)
+        run.map(|_| ()).map_err(store_error)
     }
 }
 

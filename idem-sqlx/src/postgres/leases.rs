@@ -14,7 +14,7 @@ use sqlx::{FromRow, Postgres, Row};
 use super::in_time::InTime;
 use super::records::bind_identity;
 use super::schema::{Template, statements};
-use crate::error::into_idem_error;
+use crate::error::store_error;
 use crate::row::{self, EntryColumns, EntryRow};
 
 /// The statements on leases and journals, sent as those on records are.
@@ -96,15 +96,15 @@ impl Leases {
             .bind(earlier.as_bytes().as_slice())
             .bind(row::LEASED)
             .bind(claim.as_bytes().as_slice())
-            .bind(terms.duration.as_secs_f64())
-            .bind((terms.duration + request.ttl).as_secs_f64());
+            .bind(seconds(terms.duration))
+            .bind(seconds(terms.duration.saturating_add(request.ttl)));
         Ok(query.execute(connection).await?.rows_affected() == 1)
     }
 
     /// The entries that earlier attempts have recorded, in their order.
     pub(super) async fn entries(self, connection: &mut InTime<'_>, identity: &Identity) -> Result<Vec<Entry>, Error> {
         let query = bind_identity(self.query(&self.sql.entries), identity);
-        let rows = query.fetch_all(connection).await.map_err(into_idem_error)?;
+        let rows = query.fetch_all(connection).await.map_err(store_error)?;
         entries(&rows)
     }
 
@@ -117,8 +117,8 @@ impl Leases {
         terms: &LeaseTerms,
     ) -> sqlx::Result<bool> {
         let query = bind_held(self.query(&self.sql.renew), &request.identity, claim)
-            .bind(terms.duration.as_secs_f64())
-            .bind((terms.duration + request.ttl).as_secs_f64());
+            .bind(seconds(terms.duration))
+            .bind(seconds(terms.duration.saturating_add(request.ttl)));
         Ok(query.execute(connection).await?.rows_affected() == 1)
     }
 
@@ -153,8 +153,8 @@ impl Leases {
         let rejected = (entry.kind == EntryKind::REJECTION).then_some(row::UNDOING);
         let row = EntryRow::of(entry);
         let query = bind_held(self.query(&self.sql.record_entry), &request.identity, claim)
-            .bind((terms.duration + elapsed).as_secs_f64())
-            .bind((terms.duration + request.ttl + elapsed).as_secs_f64())
+            .bind(seconds(terms.duration.saturating_add(elapsed)))
+            .bind(seconds(terms.duration.saturating_add(request.ttl).saturating_add(elapsed)))
             .bind(began)
             .bind(i32::try_from(entry.position).unwrap_or(i32::MAX))
             .bind(&entry.name)
@@ -260,6 +260,12 @@ impl Leases {
     }
 }
 
+/// A duration as it is bound. A duration that no interval holds is cut to some thousand years.
+fn seconds(duration: Duration) -> f64 {
+    const MOST: Duration = Duration::from_secs(100_000_000_000);
+    duration.min(MOST).as_secs_f64()
+}
+
 /// When the transaction of a step began, by the database's clock, and for how long it has been open. A transaction
 /// without a step has just begun.
 fn since(began: Option<(i64, Instant)>) -> (Option<i64>, Duration) {
@@ -284,8 +290,8 @@ fn bind_lease<'q>(
 ) -> Query<'q, Postgres, PgArguments> {
     bind_held(query, &request.identity, claim)
         .bind(request.fingerprint.as_bytes().as_slice())
-        .bind(terms.duration.as_secs_f64())
-        .bind((terms.duration + request.ttl).as_secs_f64())
+        .bind(seconds(terms.duration))
+        .bind(seconds(terms.duration.saturating_add(request.ttl)))
 }
 
 fn abandoned(row: &PgRow) -> sqlx::Result<Abandoned> {
@@ -297,7 +303,7 @@ fn abandoned(row: &PgRow) -> sqlx::Result<Abandoned> {
 
 fn entries(rows: &[PgRow]) -> Result<Vec<Entry>, Error> {
     let entry = |row| {
-        let columns = EntryColumns::from_row(row).map_err(into_idem_error)?;
+        let columns = EntryColumns::from_row(row).map_err(store_error)?;
         row::entry(columns).ok_or_else(|| Error::new(Kind::RecordUnreadable))
     };
     rows.iter().map(entry).collect()

@@ -6,7 +6,7 @@ use sqlx::{AssertSqlSafe, PgConnection};
 use super::schema::Schema;
 use super::session::Session;
 use super::store::{Isolation, PgStore};
-use crate::error::into_idem_error;
+use crate::error::store_error;
 use crate::migrate::migrate;
 use crate::migrations::{Migration, migrations};
 
@@ -56,7 +56,7 @@ impl PgStore {
     pub(super) async fn migrated_files(&self) -> Result<Vec<String>, Error> {
         let mut session = Session::begin(self, Isolation::ReadCommitted.begin()).await?;
         let schema = &self.inner().statements(&mut session.in_time()).await?.schema;
-        let migrated = migrated(session.connection(), schema).await.map_err(into_idem_error)?;
+        let migrated = migrated(session.connection(), schema).await.map_err(store_error)?;
         session.rollback().await;
         Ok(migrated)
     }
@@ -67,9 +67,9 @@ impl PgStore {
         let mut session = Session::begin(self, Isolation::ReadCommitted.begin()).await?;
         let schema = &self.inner().statements(&mut session.in_time()).await?.schema;
         let lock = sqlx::query("SELECT pg_advisory_xact_lock($1)").persistent(false).bind(LOCK);
-        lock.execute(session.connection()).await.map_err(into_idem_error)?;
-        let migrated = migrated(session.connection(), schema).await.map_err(into_idem_error)?;
-        prepare(session.connection(), schema).await.map_err(into_idem_error)?;
+        lock.execute(session.connection()).await.map_err(store_error)?;
+        let migrated = migrated(session.connection(), schema).await.map_err(store_error)?;
+        prepare(session.connection(), schema).await.map_err(store_error)?;
         Ok((session, migrated))
     }
 }

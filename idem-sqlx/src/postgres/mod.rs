@@ -1,6 +1,7 @@
 //! The Postgres store.
 
 pub(crate) mod error;
+mod fitness;
 mod in_time;
 mod intents;
 mod lease;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::error::into_idem_error;
+use crate::error::store_error;
 use idem_core::store::{Claim, Outcome, Record, Timestamp};
 use idem_core::{Error, Identity, Request};
 use sha2::{Digest, Sha256};
@@ -11,7 +11,7 @@ use sqlx::query::Query;
 use sqlx::{FromRow, Postgres, Row};
 
 use super::in_time::InTime;
-use super::schema::{Template, statements};
+use super::schema::{Schema, Template, statements};
 use crate::recent::word;
 use crate::row::{self, Columns};
 
@@ -25,6 +25,7 @@ statements! {
     complete: COMPLETE,
     probe: PROBE,
     locked: LOCKED,
+    secret: SECRET,
 }
 
 /// The advisory locks of a request. The transaction that runs the request holds all three until it ends.
@@ -33,6 +34,10 @@ statements! {
 /// duplicate that can share `asked` while `identity` is held therefore knows that another request runs under its key
 /// (422). A duplicate that cannot share `asked` has met the running request, or only another claimant that is about to
 /// give up. `running` tells the two apart: it is taken only after `identity`.
+///
+/// Any role that may connect can take any advisory lock. So nothing final is said because of a lock alone: see
+/// [`Records::is_run`]. The numbers are made with the secret of the database, so that such a role cannot keep a request
+/// from running by taking its locks first.
 #[derive(Clone, Copy)]
 pub(super) struct Locks {
     asked: i64,
@@ -41,13 +46,16 @@ pub(super) struct Locks {
 }
 
 impl Locks {
-    pub(super) fn of(request: &Request) -> Self {
-        let identity = request.identity.digest();
-        let asked = Sha256::new().chain_update(identity).chain_update(request.fingerprint.as_bytes()).finalize();
+    fn of(request: &Request, secret: Secret) -> Self {
+        let identity = Sha256::new().chain_update(secret).chain_update(request.identity.digest());
+        let asked = identity.clone().chain_update(request.fingerprint.as_bytes()).finalize();
         let word = |digest: &[u8]| word(digest).cast_signed();
-        Self { asked: word(&asked), identity: word(&identity), running: word(&asked[8..]) }
+        Self { asked: word(&asked), identity: word(&identity.finalize()), running: word(&asked[8..]) }
     }
 }
+
+/// The random value in `idem_secret`.
+pub(super) type Secret = [u8; 16];
 
 /// Who holds the locks of a request that has no record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,9 +71,11 @@ pub(super) enum Holder {
 }
 
 /// The statements on the tables of one schema, sent with or without names, as the application chose.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub(super) struct Records {
     pub(super) sql: &'static RecordSql,
+    pub(super) schema: &'static Schema,
+    pub(super) secret: Secret,
     /// True to send statements without names. A pooler in transaction mode gives every transaction another server
     /// connection. A statement that was prepared by name on one connection is missing on the next, or is another
     /// client's there.
@@ -84,7 +94,7 @@ impl Records {
         request: &Request,
         claim: Claim,
     ) -> sqlx::Result<bool> {
-        let locks = Locks::of(request);
+        let locks = Locks::of(request, self.secret);
         let query = self.query(&self.sql.insert).bind(locks.asked).bind(locks.identity).bind(locks.running);
         let query = bind_identity(query, &request.identity)
             .bind(request.fingerprint.as_bytes().as_slice())
@@ -102,7 +112,7 @@ impl Records {
         claim: Claim,
         expired: Claim,
     ) -> sqlx::Result<bool> {
-        let locks = Locks::of(request);
+        let locks = Locks::of(request, self.secret);
         let query = self.query(&self.sql.replace).bind(locks.asked).bind(locks.identity).bind(locks.running);
         let query = bind_identity(query, &request.identity)
             .bind(request.fingerprint.as_bytes().as_slice())
@@ -120,7 +130,7 @@ impl Records {
         identity: &Identity,
     ) -> Result<(Option<Record>, Timestamp), Error> {
         let query = bind_identity(self.query(&self.sql.find), identity);
-        read(&query.fetch_one(connection).await.map_err(into_idem_error)?)
+        read(&query.fetch_one(connection).await.map_err(store_error)?)
     }
 
     /// The same in one statement without a BEGIN, on a connection from the pool. `None` if an earlier user may have
@@ -136,9 +146,9 @@ impl Records {
             // The open transaction has failed, or its settings are in the way. An error with another cause occurs again
             // in the new transaction.
             Err(sqlx::Error::Database(_)) => return Ok(None),
-            Err(error) => return Err(into_idem_error(error)),
+            Err(error) => return Err(store_error(error)),
         };
-        if !row.try_get("is_alone").map_err(into_idem_error)? {
+        if !row.try_get("is_alone").map_err(store_error)? {
             return Ok(None);
         }
         read(&row).map(Some)
@@ -150,13 +160,13 @@ impl Records {
         connection: &mut InTime<'_>,
         request: &Request,
     ) -> Result<(Option<Record>, Timestamp, Holder), Error> {
-        let locks = Locks::of(request);
+        let locks = Locks::of(request, self.secret);
         let query = bind_identity(self.query(&self.sql.find_or_holder), &request.identity)
             .bind(locks.asked)
             .bind(locks.identity)
             .bind(locks.running);
-        let row = query.fetch_one(connection).await.map_err(into_idem_error)?;
-        let holder = match row.try_get::<Option<i32>, _>("holder").map_err(into_idem_error)? {
+        let row = query.fetch_one(connection).await.map_err(store_error)?;
+        let holder = match row.try_get::<Option<i32>, _>("holder").map_err(store_error)? {
             None | Some(0) => Holder::Nobody,
             Some(1) => Holder::Other,
             Some(2) => Holder::Claimant,
@@ -164,6 +174,14 @@ impl Records {
         };
         let (record, now) = read(&row)?;
         Ok((record, now, holder))
+    }
+
+    /// Whether the lock on the identity is held by a role that may insert records, so that its holder runs a request
+    /// under the key. Any other role may hold the lock to get the request refused.
+    pub(super) async fn is_run(self, connection: &mut InTime<'_>, request: &Request) -> sqlx::Result<bool> {
+        let Locks { identity, .. } = Locks::of(request, self.secret);
+        let query = self.query(IS_RUN).bind(identity).bind(self.schema.name()).bind("idem_records");
+        query.fetch_one(connection).await?.try_get(0)
     }
 
     /// Completes the record that this transaction claimed. Returns false if this is no longer that transaction.
@@ -202,11 +220,11 @@ impl Records {
             .bind(request.fingerprint.as_bytes().as_slice())
             .bind(row::RUNNING)
             .bind(claim.as_bytes().as_slice());
-        if query.execute(&mut *connection).await.map_err(into_idem_error)?.rows_affected() == 1 {
+        if query.execute(&mut *connection).await.map_err(store_error)?.rows_affected() == 1 {
             return Ok(None);
         }
         let query = bind_identity(self.query(&self.sql.locked), &request.identity);
-        let row = query.fetch_optional(connection).await.map_err(into_idem_error)?;
+        let row = query.fetch_optional(connection).await.map_err(store_error)?;
         row.map(|row| read(&row)).transpose().map(|read| read.and_then(|(record, _)| record))
     }
 }
@@ -219,7 +237,7 @@ pub(super) fn bind_identity<'q>(
 }
 
 fn read(row: &PgRow) -> Result<(Option<Record>, Timestamp), Error> {
-    row::read(Columns::from_row(row).map_err(into_idem_error)?)
+    row::read(Columns::from_row(row).map_err(store_error)?)
 }
 
 /// `CASE` keeps the order of the locks. The last lock is only taken for others to see: with `IS NOT NULL` it decides
@@ -278,6 +296,8 @@ SELECT 1 FROM replaced",
 
 /// Always one row: without a record, `expires_at` is NULL.
 ///
+/// Times are cut to what a bigint holds. An operator may have let a record expire at `-infinity`, or never, at `infinity`.
+///
 /// `is_alone`: the transaction of a bare statement begins (`now()`) when the statement is bound. The statement runs
 /// (`statement_timestamp()`) when it is planned, some microseconds later. If the two are further apart, the transaction
 /// was probably left open by an earlier user; a wrong guess costs only time. A transaction that was left open less than
@@ -285,8 +305,12 @@ SELECT 1 FROM replaced",
 const FIND: Template = Template(
     "
 SELECT record.fingerprint, record.state, record.claim, record.format, record.status, record.headers, record.body,
-    (extract(epoch FROM record.expires_at) * 1000000)::bigint AS expires_at,
-    (extract(epoch FROM record.lease_until) * 1000000)::bigint AS lease_until,
+    CASE WHEN record.expires_at IS NOT NULL THEN
+        (greatest(least(extract(epoch FROM record.expires_at), 9000000000000), 0) * 1000000)::bigint
+    END AS expires_at,
+    CASE WHEN record.lease_until IS NOT NULL THEN
+        (greatest(least(extract(epoch FROM record.lease_until), 9000000000000), 0) * 1000000)::bigint
+    END AS lease_until,
     record.attempt,
     record.released,
     (extract(epoch FROM now()) * 1000000)::bigint AS now,
@@ -304,8 +328,12 @@ LEFT JOIN {schema}.idem_records AS record
 const FIND_OR_HOLDER: Template = Template(
     "
 SELECT record.fingerprint, record.state, record.claim, record.format, record.status, record.headers, record.body,
-    (extract(epoch FROM record.expires_at) * 1000000)::bigint AS expires_at,
-    (extract(epoch FROM record.lease_until) * 1000000)::bigint AS lease_until,
+    CASE WHEN record.expires_at IS NOT NULL THEN
+        (greatest(least(extract(epoch FROM record.expires_at), 9000000000000), 0) * 1000000)::bigint
+    END AS expires_at,
+    CASE WHEN record.lease_until IS NOT NULL THEN
+        (greatest(least(extract(epoch FROM record.lease_until), 9000000000000), 0) * 1000000)::bigint
+    END AS lease_until,
     record.attempt,
     record.released,
     (extract(epoch FROM now()) * 1000000)::bigint AS now,
@@ -357,8 +385,12 @@ ON CONFLICT (scope, operation, key_hash) DO NOTHING",
 const LOCKED: Template = Template(
     "
 SELECT fingerprint, state, claim, format, status, headers, body,
-    (extract(epoch FROM expires_at) * 1000000)::bigint AS expires_at,
-    (extract(epoch FROM lease_until) * 1000000)::bigint AS lease_until,
+    CASE WHEN expires_at IS NOT NULL THEN
+        (greatest(least(extract(epoch FROM expires_at), 9000000000000), 0) * 1000000)::bigint
+    END AS expires_at,
+    CASE WHEN lease_until IS NOT NULL THEN
+        (greatest(least(extract(epoch FROM lease_until), 9000000000000), 0) * 1000000)::bigint
+    END AS lease_until,
     attempt,
     released,
     (extract(epoch FROM now()) * 1000000)::bigint AS now
@@ -368,3 +400,23 @@ WHERE scope = $1
     AND key_hash = $3
 FOR UPDATE",
 );
+
+const SECRET: Template = Template("SELECT secret FROM {schema}.idem_secret");
+
+/// `pg_locks` has a bigint as two halves. `usesysid` is the role that has logged in, which no `SET ROLE` changes.
+const IS_RUN: &str = "
+SELECT EXISTS (
+    SELECT 1
+    FROM pg_catalog.pg_locks AS held
+        JOIN pg_catalog.pg_stat_activity AS holder ON holder.pid = held.pid AND holder.datid = held.database
+        JOIN pg_catalog.pg_namespace AS schema ON schema.nspname = $2
+        JOIN pg_catalog.pg_class AS records ON records.relnamespace = schema.oid AND records.relname = $3
+    WHERE held.locktype = 'advisory'
+        AND held.classid::bigint = ($1::bigint >> 32) & 4294967295
+        AND held.objid::bigint = $1 & 4294967295
+        AND held.objsubid = 1
+        AND held.mode = 'ExclusiveLock'
+        AND held.granted
+        AND holder.datname = current_database()
+        AND has_table_privilege(holder.usesysid, records.oid, 'INSERT')
+)";

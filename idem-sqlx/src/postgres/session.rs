@@ -11,6 +11,7 @@ use tokio::runtime::Handle;
 use tokio::time::timeout;
 
 use super::error::{commit_was_refused, is_left_behind};
+use super::fitness::Fitness;
 use super::in_time::{InTime, no_answer};
 use super::store::PgStore;
 use crate::database::CommitFailed;
@@ -66,14 +67,14 @@ pub(super) use begin;
 /// (launchbadge/sqlx#4393), a connection whose COMMIT hangs cannot be taken from it, and it commits even if a savepoint
 /// was left open.
 ///
-/// Dropped, it rolls back. The connection goes to the pool only after the rollback, and is closed if that is not
-/// answered in time.
+/// Dropped, it rolls back. The connection goes to the pool only after the rollback. It is closed if it is unfit for
+/// another transaction, or if the rollback is not answered in time.
 pub struct Session {
     connection: Option<PoolConnection<Postgres>>,
     /// How long each statement of the store may take.
     limit: Duration,
-    /// True once a statement got no answer in time. Nothing more can be asked of the connection.
-    is_silent: bool,
+    /// Whether the connection can go back to the pool.
+    fitness: Fitness,
 }
 
 impl Session {
@@ -88,13 +89,16 @@ impl Session {
     ) -> Result<Self, Error> {
         // The session owns the connection before BEGIN is sent, so that its drop cleans up after a cancelled BEGIN.
         let limit = store.inner().statement_deadline;
-        let mut session = Self { connection: Some(connection), limit, is_silent: false };
+        let mut session = Self { connection: Some(connection), limit, fitness: Fitness::Fit };
         let mut begun = session.send_begin(begin).await;
         if begun.as_ref().is_err_and(is_left_behind) {
             session.answer(async |connection| roll_back(connection).await).await.map_err(not_begun)?;
             begun = session.send_begin(begin).await;
         }
-        begun.map_err(not_begun)?;
+        if let Err(error) = begun {
+            session.discard();
+            return Err(not_begun(error));
+        }
         Ok(session)
     }
 
@@ -106,7 +110,7 @@ impl Session {
     async fn answer(&mut self, ask: impl AsyncFnOnce(&mut PgConnection) -> sqlx::Result<()>) -> sqlx::Result<()> {
         let limit = self.limit;
         timeout(limit, ask(self.connection())).await.unwrap_or_else(|_elapsed| {
-            self.is_silent = true;
+            self.fitness = Fitness::Silent;
             Err(no_answer())
         })
     }
@@ -114,7 +118,12 @@ impl Session {
     /// The connection for the store's own statements.
     pub(super) fn in_time(&mut self) -> InTime<'_> {
         let connection = self.connection.as_mut().expect("a session has its connection until it ends");
-        InTime::new(connection, self.limit, &mut self.is_silent)
+        InTime::new(connection, self.limit, &mut self.fitness)
+    }
+
+    /// The connection for a handler's statements, and where to note their errors.
+    pub(super) fn parts(&mut self) -> (&mut PgConnection, &mut Fitness) {
+        (self.connection.as_mut().expect("a session has its connection until it ends"), &mut self.fitness)
     }
 
     /// The connection for a handler's statements.
@@ -160,7 +169,10 @@ impl Session {
                 self.give_back();
                 Ok(())
             }
-            Ok(Err(error)) if commit_was_refused(&error) => Err(CommitFailed::Refused(error)),
+            Ok(Err(error)) if commit_was_refused(&error) => {
+                self.fitness.note(&error);
+                Err(CommitFailed::Refused(error))
+            }
             Ok(Err(error)) => {
                 self.discard();
                 Err(CommitFailed::Unknown(error))
@@ -178,8 +190,11 @@ impl Session {
         RollingBack(session).roll_back().await;
     }
 
-    /// Gives the connection back to the pool, outside of any transaction.
+    /// Gives the connection back to the pool, outside of any transaction, or closes it.
     fn give_back(&mut self) {
+        if self.fitness != Fitness::Fit {
+            self.discard();
+        }
         let Some(mut connection) = self.connection.take() else { return };
         // The pool asks a connection that comes back for a sign of life, and would wait for it without end.
         match Handle::try_current() {
@@ -214,7 +229,7 @@ struct RollingBack(Session);
 impl RollingBack {
     async fn roll_back(mut self) {
         let Self(session) = &mut self;
-        if session.connection.is_none() || session.is_silent {
+        if session.connection.is_none() || session.fitness == Fitness::Silent {
             return;
         }
         if session.answer(async |connection| roll_back(connection).await).await.is_ok() {

@@ -12,11 +12,11 @@ use sqlx::{Executor, PgPool, Postgres};
 use super::in_time::InTime;
 use super::intents::BEGIN;
 use super::leases::Leases;
-use super::records::Records;
+use super::records::{Records, Secret};
 use super::schema::Schema;
 use super::session::{Begin, begin};
 use super::statements::Statements;
-use crate::error::into_idem_error;
+use crate::error::store_error;
 use crate::recent::RecentlyFinished;
 use crate::running::Running;
 use crate::spare::Spare;
@@ -44,6 +44,8 @@ use crate::spare::Spare;
 ///   temporary table changes nothing.
 /// - If a pooled connection still has an open transaction of an earlier user, that transaction is rolled back. The
 ///   store inherits nothing from it.
+/// - A connection that cannot do the work is closed instead of going back to the pool: it only reads, its role lacks a
+///   right, or its prepared statements are gone or out of date. The next request gets another connection.
 /// - Postgres 15 and 18 are tested.
 ///
 /// # Limitations
@@ -60,6 +62,8 @@ pub(super) struct Inner {
     pub(super) unnamed_statements: bool,
     /// Set as soon as the schema of the tables is known.
     statements: OnceLock<&'static Statements>,
+    /// Set when a request has read it.
+    secret: OnceLock<Secret>,
     /// The statement that begins a handler's transaction.
     pub(super) begin: Begin,
     /// The statement that begins a transaction of the store's own.
@@ -157,8 +161,15 @@ impl Inner {
     }
 
     pub(super) async fn records(&self, connection: &mut InTime<'_>) -> Result<Records, Error> {
-        let sql = &self.statements(connection).await?.records;
-        Ok(Records { sql, unnamed: self.unnamed_statements })
+        let Statements { schema, records: sql, .. } = self.statements(connection).await?;
+        let secret = match self.secret.get() {
+            Some(secret) => *secret,
+            None => {
+                let secret = Box::pin(secret(connection, &sql.secret)).await?;
+                *self.secret.get_or_init(|| secret)
+            }
+        };
+        Ok(Records { sql, schema, secret, unnamed: self.unnamed_statements })
     }
 
     pub(super) async fn leases(&self, connection: &mut InTime<'_>) -> Result<Leases, Error> {
@@ -174,15 +185,27 @@ impl Inner {
 /// connection's options set it. The connection's current path decides only if that schema does not have the tables: it
 /// is for a path set by `after_connect`.
 async fn current_schema(connection: &mut InTime<'_>) -> Result<Schema, Error> {
-    connection.execute("SAVEPOINT idem_schema; SET LOCAL search_path TO DEFAULT").await.map_err(into_idem_error)?;
+    connection.execute("SAVEPOINT idem_schema; SET LOCAL search_path TO DEFAULT").await.map_err(store_error)?;
     let (first, has_tables) = schema_in_path(connection).await?;
-    connection.execute("ROLLBACK TO SAVEPOINT idem_schema; RELEASE idem_schema").await.map_err(into_idem_error)?;
+    connection.execute("ROLLBACK TO SAVEPOINT idem_schema; RELEASE idem_schema").await.map_err(store_error)?;
     let name = if has_tables { first } else { schema_in_path(connection).await?.0 };
     // The server's own schemas begin with `pg_`, and so do the schemas of temporary tables.
     let name = name.filter(|name| !name.starts_with("pg_"));
     name.and_then(Schema::new).ok_or_else(|| {
-        Error::new(Kind::StoreFailed).because(
+        Error::new(Kind::DeploymentBroken).because(
             "the store has no schema for its tables: name one by `PgStoreBuilder::schema`, or set `search_path`",
+        )
+    })
+}
+
+/// The secret of the database. A process reads it once.
+async fn secret(connection: &mut InTime<'_>, statement: &'static str) -> Result<Secret, Error> {
+    let read = sqlx::query_scalar::<_, Vec<u8>>(statement).persistent(false).fetch_optional(connection);
+    let secret = read.await.map_err(store_error)?.and_then(|secret| Secret::try_from(secret).ok());
+    secret.ok_or_else(|| {
+        Error::new(Kind::DeploymentBroken).because(
+            "the store's table `idem_secret` has lost its value: \
+             run `INSERT INTO idem_secret (secret) VALUES (uuid_send(gen_random_uuid()))`",
         )
     })
 }
@@ -196,7 +219,7 @@ async fn schema_in_path(connection: &mut InTime<'_>) -> Result<(Option<String>, 
             WHERE nspname = current_schema()
                 AND relname = 'idem_records'
         )";
-    sqlx::query_as(query).persistent(false).fetch_one(connection).await.map_err(into_idem_error)
+    sqlx::query_as(query).persistent(false).fetch_one(connection).await.map_err(store_error)
 }
 
 impl Store for PgStore {
@@ -339,6 +362,7 @@ impl PgStoreBuilder {
             pool: self.pool,
             unnamed_statements: self.unnamed_statements,
             statements: self.schema.map_or_else(OnceLock::new, |schema| Statements::of(&schema).into()),
+            secret: OnceLock::new(),
             begin: limited(self.isolation.map_or(begin!(""), Isolation::begin)),
             begin_own: limited(BEGIN),
             commit_deadline: self.commit_deadline,

@@ -10,7 +10,7 @@ use super::schema::Schema;
 use super::session::{Begin, Session, begin};
 use super::store::PgStore;
 use super::sweeps::COUNTED;
-use crate::error::into_idem_error;
+use crate::error::{into_idem_error, store_error};
 use crate::sweep::{Batch, Sweep, parts};
 use crate::sweeper::{self, Sweeper};
 
@@ -93,7 +93,7 @@ impl PgStore {
                 session.rollback().await;
                 return Ok(None);
             }
-            Err(error) => return Err(into_idem_error(error)),
+            Err(error) => return Err(failed(sweep, error)),
         };
         session.commit(self.inner().commit_deadline).await?;
         Ok(Some(Batch { removed: removed.cast_unsigned(), more: removed >= i64::from(batch), reached }))
@@ -106,7 +106,7 @@ impl PgStore {
             .persistent(false)
             .bind(i64::from(sweep.batch_or(BATCH)))
             .bind(from);
-        let rows: Vec<Expired> = query.fetch_all(&mut session.in_time()).await.map_err(into_idem_error)?;
+        let rows: Vec<Expired> = query.fetch_all(&mut session.in_time()).await.map_err(store_error)?;
         let found = rows.len();
         let reached = rows.iter().filter_map(|(.., expires_at)| *expires_at).max();
         let statement = format!("{}{}{COUNTED}", sql.sweeps.sweep_scope, archived(sweep, &sql.schema));
@@ -115,13 +115,19 @@ impl PgStore {
             let query = sqlx::query_as(AssertSqlSafe(statement.clone())).persistent(false);
             let query = query.bind(scope).bind(operations).bind(key_hashes);
             let (swept, _): (i64, Option<i64>) =
-                query.fetch_one(&mut session.in_time()).await.map_err(into_idem_error)?;
+                query.fetch_one(&mut session.in_time()).await.map_err(|error| failed(sweep, error))?;
             removed += swept.cast_unsigned();
         }
         session.commit(self.inner().commit_deadline).await?;
         // A full batch whose rows are all locked would be found again and again.
         Ok(Batch { removed, more: found >= sweep.batch_or(BATCH) as usize && removed > 0, reached })
     }
+}
+
+/// The error of a statement that also names the archive, if there is one. The archive is the application's, so the advice
+/// about the store's own tables would be wrong.
+fn failed(sweep: &Sweep, error: sqlx::Error) -> Error {
+    if sweep.archive.is_some() { into_idem_error(error) } else { store_error(error) }
 }
 
 /// The part of the statement that copies records into the archive, if there is an archive. A name without a schema is

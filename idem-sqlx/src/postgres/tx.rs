@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
+use futures_util::{FutureExt, StreamExt, TryFutureExt, TryStreamExt};
 use idem_core::bounds::EndedByItsHolder;
 use idem_core::machine::{Decision, decide, lateness};
 use idem_core::store::{Claim, Claimed, Context, Outcome, Rejected, Reply, Transaction};
@@ -18,13 +19,14 @@ use tokio::runtime::Handle;
 use tokio::time::sleep;
 
 use super::error::{has_no_savepoint, is_serialization_failure};
+use super::fitness::Fitness;
 use super::in_time::InTime;
 use super::leases::Leases;
 use super::records::{Holder, Records};
 use super::session::{Begin, Session};
 use super::store::PgStore;
 use crate::database::CommitFailed;
-use crate::error::into_idem_error;
+use crate::error::{caused, store_error};
 use crate::retry;
 use crate::running::{Entered, State};
 use crate::settle::{self, find_out};
@@ -50,6 +52,9 @@ use crate::settle::{self, find_out};
 /// - Do not release the savepoint `idem_claimed`: it belongs to the store. The claim is before the savepoint, the
 ///   handler's writes are after it.
 /// - Do not change the role: the completion is written in the same transaction. `search_path` may be changed.
+/// - Prefer `&mut *tx` to `&mut **tx` for statements. If a statement through `&mut *tx` fails because of its connection
+///   (the connection only reads, or a plan is out of date), the connection is closed after the run. An error of a statement
+///   through `&mut **tx` is not seen by the store.
 /// - A failed statement fails the whole transaction, as always on Postgres. A handler that continues anyway gets
 ///   `transaction_aborted`. Put a savepoint around a statement that may fail.
 ///
@@ -126,6 +131,7 @@ impl Context for PgTx {
     type Store = PgStore;
 
     async fn claim(store: &PgStore, request: &Request) -> Result<Claimed<Self>, Error> {
+        request.check_ttl()?;
         let mut looked = match Box::pin(Self::look_up(store, request)).await? {
             ControlFlow::Break(begun) => return Ok(begun),
             ControlFlow::Continue(connection) => connection,
@@ -143,7 +149,7 @@ impl Context for PgTx {
             let claim = Claim::random()?;
             match tx.try_claim(request, claim).await? {
                 Tried::Run => {
-                    tx.session().mark().await.map_err(into_idem_error)?;
+                    tx.session().mark().await.map_err(store_error)?;
                     let entered = store.inner().running.enter(request, State::Transaction);
                     tx.run = Some(Run { request: request.clone(), claim, began: Instant::now(), _entered: entered });
                     return Ok(Claimed::Run(tx));
@@ -166,7 +172,7 @@ impl Context for PgTx {
 
     async fn reject(mut self, outcome: &Outcome) -> Result<Rejected, Error> {
         // The claim and its locks stay in place, so no other request can run before the outcome is stored.
-        if !self.holds().await.map_err(into_idem_error)? {
+        if !self.holds().await.map_err(store_error)? {
             return Err(self.ended().await);
         }
         self.write_outcome(outcome).await?;
@@ -201,10 +207,10 @@ impl Transaction for PgTx {
             return settle::released(&self.store, async { Ok(session.rollback().await) }).await;
         }
         // COMMIT reports success even for a transaction that failed or has ended. This statement fails then.
-        self.session().check().await.map_err(into_idem_error)?;
+        self.session().check().await.map_err(store_error)?;
         match self.take_session().commit(deadline).await {
             Ok(()) => Ok(()),
-            Err(CommitFailed::Unknown(error)) => Err(Error::new(Kind::OutcomeUnknown).caused_by(error)),
+            Err(CommitFailed::Unknown(error)) => Err(caused(Kind::OutcomeUnknown, error)),
             Err(refused) => Err(refused.into()),
         }
     }
@@ -241,14 +247,14 @@ impl PgTx {
             let records = inner.records(&mut session.in_time()).await?;
             (Some(records.find(&mut session.in_time(), &request.identity).await?), None)
         } else {
-            let mut is_silent = false;
+            let mut fitness = Fitness::Fit;
             let found = async {
-                let in_time = &mut InTime::new(&mut connection, inner.statement_deadline, &mut is_silent);
+                let in_time = &mut InTime::new(&mut connection, inner.statement_deadline, &mut fitness);
                 let records = inner.records(in_time).await?;
                 records.find_alone(in_time, &request.identity).await
             };
             let found = found.await;
-            if is_silent {
+            if fitness == Fitness::Silent {
                 drop(connection.detach());
                 return Err(found.err().unwrap_or_else(|| Error::new(Kind::StoreUnavailable)));
             }
@@ -272,10 +278,10 @@ impl PgTx {
             // In a box, like every rare path: the future of a usual run does not grow by it.
             Ok(false) => Box::pin(self.contest(request, claim)).await,
             Err(error) if is_serialization_failure(&error) => {
-                self.session().restart().await.map_err(into_idem_error)?;
+                self.session().restart().await.map_err(store_error)?;
                 Box::pin(self.contest(request, claim)).await
             }
-            Err(error) => Err(into_idem_error(error)),
+            Err(error) => Err(store_error(error)),
         }
     }
 
@@ -302,7 +308,7 @@ impl PgTx {
                     Ok(true) => Ok(Tried::Run),
                     Ok(false) => Ok(Tried::Again),
                     Err(error) if is_serialization_failure(&error) => Ok(Tried::Again),
-                    Err(error) => Err(into_idem_error(error)),
+                    Err(error) => Err(store_error(error)),
                 }
             }
         }
@@ -313,12 +319,15 @@ impl PgTx {
     async fn refuse_reuse(&mut self, request: &Request) -> Result<Tried, Error> {
         let records = self.records().await?;
         // Under a stricter isolation level only a new transaction gets a new snapshot.
-        self.session().restart().await.map_err(into_idem_error)?;
+        self.session().restart().await.map_err(store_error)?;
         let (record, now) = records.find(&mut self.in_time(), &request.identity).await?;
         Ok(match decide(record.as_ref(), request, now) {
             Decision::Replay(reply) => Tried::Replay(reply),
             Decision::Refuse(kind) => Tried::Refuse(kind),
-            Decision::Claim | Decision::Replace(_) => Tried::Refuse(Kind::KeyReused),
+            Decision::Claim | Decision::Replace(_) => {
+                let is_run = records.is_run(&mut self.in_time(), request).await.map_err(store_error)?;
+                Tried::Refuse(if is_run { Kind::KeyReused } else { Kind::KeyInFlight })
+            }
         })
     }
 
@@ -333,13 +342,14 @@ impl PgTx {
             Ok(true) => Ok(()),
             Ok(false) => Err(self.ended().await),
             Err(error) => {
+                let failed = store_error(error);
                 // The failed transaction may not be ours: the handler may have ended ours and begun another.
                 if let Ok(false) = self.holds().await {
                     return Err(self.ended().await);
                 }
                 self.run = None;
                 self.take_session().rollback().await;
-                Err(into_idem_error(error))
+                Err(failed)
             }
         }
     }
@@ -505,6 +515,7 @@ impl<'c> Acquire<'c> for &'c mut PgTx {
     }
 }
 
+/// As the connection's own, but an error is looked at: the connection may be unfit for the next transaction.
 impl<'c> Executor<'c> for &'c mut PgTx {
     type Database = Postgres;
 
@@ -513,7 +524,8 @@ impl<'c> Executor<'c> for &'c mut PgTx {
         'c: 'e,
         E: 'q + Execute<'q, Postgres>,
     {
-        (&mut **self).fetch_many(query)
+        let (connection, fitness) = self.session().parts();
+        connection.fetch_many(query).inspect_err(|error| fitness.note(error)).boxed()
     }
 
     fn fetch_optional<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, sqlx::Result<Option<PgRow>>>
@@ -521,14 +533,16 @@ impl<'c> Executor<'c> for &'c mut PgTx {
         'c: 'e,
         E: 'q + Execute<'q, Postgres>,
     {
-        (&mut **self).fetch_optional(query)
+        let (connection, fitness) = self.session().parts();
+        connection.fetch_optional(query).inspect_err(|error| fitness.note(error)).boxed()
     }
 
     fn prepare_with<'e>(self, sql: SqlStr, parameters: &'e [PgTypeInfo]) -> BoxFuture<'e, sqlx::Result<PgStatement>>
     where
         'c: 'e,
     {
-        (&mut **self).prepare_with(sql, parameters)
+        let (connection, fitness) = self.session().parts();
+        connection.prepare_with(sql, parameters).inspect_err(|error| fitness.note(error)).boxed()
     }
 
     fn describe<'e>(self, sql: SqlStr) -> BoxFuture<'e, sqlx::Result<sqlx::Describe<Postgres>>>

@@ -4,24 +4,42 @@ use idem_core::Kind;
 use sqlx::error::DatabaseError;
 use sqlx::sqlite::SqliteError;
 
-const ERROR: i32 = 1;
+pub(crate) const ERROR: i32 = 1;
+const PERM: i32 = 3;
 const BUSY: i32 = 5;
 const LOCKED: i32 = 6;
+const NOMEM: i32 = 7;
 const READONLY: i32 = 8;
+const INTERRUPT: i32 = 9;
 const IOERR: i32 = 10;
 const FULL: i32 = 13;
 const CANTOPEN: i32 = 14;
-const CONSTRAINT: i32 = 19;
-const NOTADB: i32 = 26;
+const PROTOCOL: i32 = 15;
+const SCHEMA: i32 = 17;
+const TOOBIG: i32 = 18;
+pub(crate) const CONSTRAINT: i32 = 19;
+const MISMATCH: i32 = 20;
+const NOLFS: i32 = 22;
+const AUTH: i32 = 23;
+const RANGE: i32 = 25;
+pub(crate) const NOTADB: i32 = 26;
 
+/// By whose fault it was (rule 18a): the moment's, the request's, the deployment's, or nobody's that is known.
 pub(crate) fn kind(code: i32) -> Kind {
     match code {
-        BUSY | LOCKED => Kind::RetryLater,
-        // A file is opened by the first statement that reads it, so only then does a file turn out not to be a
-        // database.
-        READONLY | IOERR | FULL | CANTOPEN | NOTADB => Kind::StoreUnavailable,
+        BUSY | LOCKED | PROTOCOL | SCHEMA | INTERRUPT => Kind::RetryLater,
+        IOERR | FULL | CANTOPEN | NOMEM => Kind::StoreUnavailable,
+        CONSTRAINT | MISMATCH | TOOBIG => Kind::DataRefused,
+        // `ERROR` is a missing table or column and a wrong syntax, and also some faults of values, such as malformed
+        // JSON. SQLite has no finer code. A fault of the deployment is retried, so no request is given up by mistake.
+        ERROR | PERM | READONLY | NOLFS | AUTH | RANGE | NOTADB => Kind::DeploymentBroken,
         _ => Kind::StoreFailed,
     }
+}
+
+/// The connection only reads: the file, or the connection by a setting that somebody has left.
+pub(super) fn is_read_only(error: &sqlx::Error) -> bool {
+    answer(error) == Some(READONLY)
 }
 
 /// The primary result code: the low byte of the extended one.
@@ -38,10 +56,10 @@ pub(super) fn commit_was_refused(error: &sqlx::Error) -> bool {
     matches!(answer(error), Some(BUSY | LOCKED | CONSTRAINT))
 }
 
-/// Whether a completion failed because the savepoint that it releases was gone.
+/// Whether a completion may have failed because the savepoint that it releases was gone.
 ///
-/// SQLite has no separate code for that, only the code for an SQL error. A completion whose savepoint exists does not
-/// cause an SQL error.
+/// SQLite has no separate code for that, only the code for an SQL error. A trigger on the store's tables may cause one,
+/// too, so the caller asks for the other savepoint.
 pub(super) fn has_no_savepoint(error: &sqlx::Error) -> bool {
     answer(error) == Some(ERROR)
 }
@@ -60,4 +78,25 @@ pub(super) fn is_answer(error: &sqlx::Error) -> bool {
 
 fn answer(error: &sqlx::Error) -> Option<i32> {
     code(error.as_database_error()?.try_downcast_ref()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn r18a_a_result_code_says_whose_fault_it_was() {
+        let table: [(Kind, &[i32]); 5] = [
+            (Kind::RetryLater, &[5, 6, 9, 15, 17]),
+            (Kind::StoreUnavailable, &[7, 10, 13, 14]),
+            (Kind::DataRefused, &[18, 19, 20]),
+            (Kind::DeploymentBroken, &[1, 3, 8, 22, 23, 25, 26]),
+            (Kind::StoreFailed, &[2, 4, 11, 12, 16, 21, 24, 99]),
+        ];
+        for (expected, codes) in table {
+            for code in codes {
+                assert_eq!(kind(*code), expected, "{code}");
+            }
+        }
+    }
 }

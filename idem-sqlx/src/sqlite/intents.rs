@@ -12,7 +12,7 @@ use super::session::{Reader, Session};
 use super::store::SqliteStore;
 use super::tx::SqliteTx;
 use crate::database::{CommitFailed, Database, Found, Leased, Over, Written};
-use crate::error::into_idem_error;
+use crate::error::store_error;
 use crate::migrations::Migration;
 use crate::running::Running;
 use crate::sweep::{Batch, Sweep};
@@ -50,7 +50,7 @@ impl Database for SqliteStore {
     }
 
     async fn insert(&self, session: &mut Session, request: &Request, claim: Claim) -> Result<bool, Error> {
-        self.inner().records.insert(session.connection(), request, claim).await.map_err(into_idem_error)
+        self.inner().records.insert(session.connection(), request, claim).await.map_err(store_error)
     }
 
     async fn replace(
@@ -61,7 +61,7 @@ impl Database for SqliteStore {
         expired: Claim,
     ) -> Result<bool, Error> {
         let records = self.inner().records;
-        records.replace(session.connection(), request, claim, expired).await.map_err(into_idem_error)
+        records.replace(session.connection(), request, claim, expired).await.map_err(store_error)
     }
 
     async fn find(&self, session: &mut Session, identity: &Identity) -> Result<Found, Error> {
@@ -108,7 +108,7 @@ impl Database for SqliteStore {
             Over::Expired(expired) => records.replace_leased(connection, request, claim, terms, expired).await,
             Over::Attempt(earlier) => records.take_over(connection, request, claim, terms, earlier).await,
         };
-        Ok(if leased.map_err(into_idem_error)? { Leased::Claimed } else { Leased::Taken })
+        Ok(if leased.map_err(store_error)? { Leased::Claimed } else { Leased::Taken })
     }
 
     async fn entries(&self, session: &mut Session, identity: &Identity) -> Result<Vec<Entry>, Error> {
@@ -122,7 +122,7 @@ impl Database for SqliteStore {
         claim: Claim,
         terms: &LeaseTerms,
     ) -> Result<bool, Error> {
-        self.inner().records.renew(session.connection(), request, claim, terms).await.map_err(into_idem_error)
+        self.inner().records.renew(session.connection(), request, claim, terms).await.map_err(store_error)
     }
 
     async fn release(
@@ -134,25 +134,25 @@ impl Database for SqliteStore {
         has_run: bool,
     ) -> Result<bool, Error> {
         let records = self.inner().records;
-        records.release(session.connection(), identity, claim, nobodys, has_run).await.map_err(into_idem_error)
+        records.release(session.connection(), identity, claim, nobodys, has_run).await.map_err(store_error)
     }
 
     async fn poison_leased(&self, session: &mut Session, identity: &Identity, claim: Claim) -> Result<bool, Error> {
-        self.inner().records.poison_leased(session.connection(), identity, claim).await.map_err(into_idem_error)
+        self.inner().records.poison_leased(session.connection(), identity, claim).await.map_err(store_error)
     }
 
     async fn reset_attempts(&self, session: &mut Session, identity: &Identity) -> Result<bool, Error> {
-        self.inner().records.reset_attempts(session.connection(), identity).await.map_err(into_idem_error)
+        self.inner().records.reset_attempts(session.connection(), identity).await.map_err(store_error)
     }
 
     async fn abandoned(&self, operation: &str, after: Option<&Place>) -> Result<Vec<Abandoned>, Error> {
         let mut reader = Reader::acquire(self.pool()).await?;
-        self.inner().records.abandoned(&mut reader, operation, after).await.map_err(into_idem_error)
+        self.inner().records.abandoned(&mut reader, operation, after).await.map_err(store_error)
     }
 
     async fn begin_step(&self, identity: &Identity, claim: Claim) -> Result<Option<SqliteTx>, Error> {
         let mut tx = SqliteTx::open(self).await?;
-        let held = self.inner().records.is_held(&mut tx, identity, claim).await.map_err(into_idem_error)?;
+        let held = self.inner().records.is_held(&mut tx, identity, claim).await.map_err(store_error)?;
         Ok(held.then_some(tx))
     }
 
@@ -203,7 +203,7 @@ impl Database for SqliteStore {
 
     async fn run_migration(&self, session: &mut Session, migration: &Migration) -> Result<(), Error> {
         let run = sqlx::raw_sql(migration.sql).execute(session.connection()).await;
-        run.map(|_| ()).map_err(into_idem_error)
+        run.map(|_| ()).map_err(store_error)
     }
 }
 
@@ -213,7 +213,7 @@ async fn written_in(tx: &mut SqliteTx, is_written: sqlx::Result<bool>) -> Result
         Ok(false) => Ok(Written::NotHeld),
         // The code can also mean another SQL error. The second savepoint tells the two apart.
         Err(error) if has_no_savepoint(&error) && !is_whole(tx).await => Ok(Written::Ended),
-        Err(error) => Err(into_idem_error(error)),
+        Err(error) => Err(store_error(error)),
     }
 }
 

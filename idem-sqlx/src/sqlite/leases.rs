@@ -14,7 +14,7 @@ use sqlx::{FromRow, Row, Sqlite};
 
 use super::records::{Records, bind_identity, microseconds};
 use super::session::{Reader, alone};
-use crate::error::into_idem_error;
+use crate::error::store_error;
 use crate::row::{self, EntryColumns, EntryRow};
 
 impl Records {
@@ -65,7 +65,7 @@ impl Records {
             .bind(row::LEASED)
             .bind(claim.as_bytes().as_slice())
             .bind(microseconds(terms.duration))
-            .bind(microseconds(terms.duration + request.ttl));
+            .bind(microseconds(terms.duration.saturating_add(request.ttl)));
         Ok(query.execute(connection).await?.rows_affected() == 1)
     }
 
@@ -76,7 +76,7 @@ impl Records {
         identity: &Identity,
     ) -> Result<Vec<Entry>, Error> {
         let query = bind_identity(sqlx::query(ENTRIES), identity);
-        let rows = query.fetch_all(connection).await.map_err(into_idem_error)?;
+        let rows = query.fetch_all(connection).await.map_err(store_error)?;
         entries(&rows)
     }
 
@@ -90,7 +90,7 @@ impl Records {
     ) -> sqlx::Result<bool> {
         let query = bind_held(sqlx::query(RENEW), &request.identity, claim)
             .bind(microseconds(terms.duration))
-            .bind(microseconds(terms.duration + request.ttl));
+            .bind(microseconds(terms.duration.saturating_add(request.ttl)));
         Ok(query.execute(connection).await?.rows_affected() == 1)
     }
 
@@ -119,7 +119,7 @@ impl Records {
         let row = EntryRow::of(entry);
         let query = bind_held(sqlx::query(RECORD_ENTRY), &request.identity, claim)
             .bind(microseconds(terms.duration))
-            .bind(microseconds(terms.duration + request.ttl))
+            .bind(microseconds(terms.duration.saturating_add(request.ttl)))
             .bind(rejected)
             .bind(i64::from(entry.position))
             .bind(&entry.name)
@@ -247,7 +247,7 @@ fn bind_lease<'q>(
     bind_held(query, &request.identity, claim)
         .bind(request.fingerprint.as_bytes().as_slice())
         .bind(microseconds(terms.duration))
-        .bind(microseconds(terms.duration + request.ttl))
+        .bind(microseconds(terms.duration.saturating_add(request.ttl)))
 }
 
 fn abandoned(row: &SqliteRow) -> sqlx::Result<Abandoned> {
@@ -259,7 +259,7 @@ fn abandoned(row: &SqliteRow) -> sqlx::Result<Abandoned> {
 
 fn entries(rows: &[SqliteRow]) -> Result<Vec<Entry>, Error> {
     let entry = |row| {
-        let columns = EntryColumns::from_row(row).map_err(into_idem_error)?;
+        let columns = EntryColumns::from_row(row).map_err(store_error)?;
         row::entry(columns).ok_or_else(|| Error::new(Kind::RecordUnreadable))
     };
     rows.iter().map(entry).collect()

@@ -5,7 +5,7 @@ use sqlx::SqliteConnection;
 
 use super::session::Session;
 use super::store::SqliteStore;
-use crate::error::into_idem_error;
+use crate::error::store_error;
 use crate::migrate::migrate;
 use crate::migrations::{Migration, migrations};
 
@@ -47,7 +47,7 @@ impl SqliteStore {
     /// The names of the files that have been run.
     pub(super) async fn migrated_files(&self) -> Result<Vec<String>, Error> {
         let mut reading = Session::begin_reading(self.pool()).await?;
-        let migrated = migrated(reading.connection()).await.map_err(into_idem_error)?;
+        let migrated = migrated(reading.connection()).await.map_err(store_error)?;
         reading.rollback().await;
         Ok(migrated)
     }
@@ -55,7 +55,7 @@ impl SqliteStore {
     /// A transaction with the write lock, and the names of the files that have been run.
     pub(super) async fn begin_to_migrate(&self) -> Result<(Session, Vec<String>), Error> {
         let mut session = Session::begin(self.pool()).await?;
-        let migrated = migrated(session.connection()).await.map_err(into_idem_error)?;
+        let migrated = migrated(session.connection()).await.map_err(store_error)?;
         Ok((session, migrated))
     }
 }

@@ -3,11 +3,11 @@
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use crate::error::into_idem_error;
+use crate::error::{caused, store_error};
 use idem_core::store::{Claim, Outcome, Record, Timestamp};
-use idem_core::{Error, Identity, Request};
+use idem_core::{Error, Identity, Kind, Request};
 use sqlx::query::Query;
-use sqlx::sqlite::{SqliteArguments, SqliteConnection};
+use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteRow};
 use sqlx::{FromRow, Sqlite};
 
 use super::session::{Reader, alone};
@@ -56,8 +56,8 @@ impl Records {
         connection: &mut SqliteConnection,
         identity: &Identity,
     ) -> Result<(Option<Record>, Timestamp), Error> {
-        let row = bind_identity(sqlx::query(FIND), identity).fetch_one(connection).await.map_err(into_idem_error)?;
-        row::read(Columns::from_row(&row).map_err(into_idem_error)?)
+        let row = bind_identity(sqlx::query(FIND), identity).fetch_one(connection).await.map_err(store_error)?;
+        read(&row)
     }
 
     /// The same, on a connection from the pool.
@@ -68,9 +68,8 @@ impl Records {
     ) -> Result<(Option<Record>, Timestamp), Error> {
         static FIND_ALONE: LazyLock<String> = LazyLock::new(|| alone(FIND));
         let rows = reader.fetch_all(|| bind_identity(sqlx::query(FIND_ALONE.as_str()), identity)).await;
-        let row =
-            rows.and_then(|rows| rows.into_iter().next().ok_or(sqlx::Error::RowNotFound)).map_err(into_idem_error)?;
-        row::read(Columns::from_row(&row).map_err(into_idem_error)?)
+        let row = rows.and_then(|rows| rows.into_iter().next().ok_or(sqlx::Error::RowNotFound)).map_err(store_error)?;
+        read(&row)
     }
 
     /// Completes the record that this transaction claimed. Returns false, or fails on the savepoint
@@ -104,6 +103,15 @@ pub(super) fn bind_identity<'q>(
     identity: &Identity,
 ) -> Query<'q, Sqlite, SqliteArguments> {
     query.bind(identity.scope.as_str()).bind(identity.operation.as_str()).bind(identity.key.hash().as_slice())
+}
+
+/// A column has any type that was written into it, so a value of another type is a record that cannot be read.
+fn read(row: &SqliteRow) -> Result<(Option<Record>, Timestamp), Error> {
+    let columns = Columns::from_row(row).map_err(|error| match error {
+        sqlx::Error::ColumnDecode { .. } => caused(Kind::RecordUnreadable, error),
+        error => store_error(error),
+    });
+    row::read(columns?)
 }
 
 /// A duration in the unit of the tables. A duration that does not fit is longer than SQLite's calendar.
@@ -150,10 +158,11 @@ WHERE scope = $1
         SELECT 1 FROM main.idem_records WHERE scope = $1 AND operation = $2 AND key_hash = $3 AND claim = $6
     )";
 
-/// Always one row: without a record, `expires_at` is NULL.
+/// Always one row: without a record, `expires_at` is NULL. An operator may have set a time that is no integer: `9e999` is
+/// as late as there is.
 const FIND: &str = "
 SELECT record.fingerprint, record.state, record.claim, record.format, record.status, record.headers, record.body,
-    record.expires_at,
+    CASE typeof(record.expires_at) WHEN 'real' THEN CAST(record.expires_at AS INTEGER) ELSE record.expires_at END,
     record.lease_until,
     record.attempt,
     record.released,

@@ -8,7 +8,7 @@ use sqlx::{Database, Executor, SqlSafeStr, Sqlite};
 use sqlx_core::transaction::TransactionManager;
 use tokio::runtime::Handle;
 
-use super::error::{commit_was_refused, is_answer, is_left_behind};
+use super::error::{commit_was_refused, is_answer, is_left_behind, is_read_only};
 use crate::database::CommitFailed;
 use crate::error::not_begun;
 
@@ -52,8 +52,25 @@ impl Session {
             roll_back(session.connection()).await.map_err(not_begun)?;
             begun = Manager::begin(session.connection(), Some(statement.into_sql_str())).await;
         }
-        begun.map_err(not_begun)?;
+        if let Err(error) = begun {
+            if is_read_only(&error) {
+                session.close_if_in_a_file().await;
+            }
+            return Err(not_begun(error));
+        }
         Ok(session)
+    }
+
+    /// Closes a connection that only reads, by a setting that somebody has left: a new connection may write. A database
+    /// in memory would be lost with its connection.
+    async fn close_if_in_a_file(&mut self) {
+        let file = "SELECT coalesce(file, '') FROM pragma_database_list WHERE name = 'main'";
+        let file = sqlx::query_scalar::<_, String>(file).persistent(false).fetch_one(self.connection()).await;
+        if file.is_ok_and(|file| !file.is_empty())
+            && let Some(connection) = self.0.take()
+        {
+            drop(connection.detach());
+        }
     }
 
     pub(super) fn connection(&mut self) -> &mut SqliteConnection {

@@ -5,7 +5,7 @@ use sqlx::{AssertSqlSafe, SqliteConnection};
 
 use super::session::Session;
 use super::store::SqliteStore;
-use crate::error::into_idem_error;
+use crate::error::{into_idem_error, store_error};
 use crate::sweep::{Batch, Sweep, parts};
 use crate::sweeper::{self, Sweeper};
 
@@ -36,15 +36,16 @@ impl SqliteStore {
     pub(super) async fn sweep_one_batch(&self, sweep: &Sweep) -> Result<Batch, Error> {
         let batch = sweep.batch_or(BATCH);
         let mut session = Session::begin(self.pool()).await?;
-        let now = now(session.connection()).await.map_err(into_idem_error)?;
+        let now = now(session.connection()).await.map_err(store_error)?;
         if let Some(archive) = archive(sweep) {
+            // The archive is the application's.
             let copy = format!("INSERT INTO {archive} SELECT * FROM main.idem_records WHERE {EXPIRED}");
             run(session.connection(), copy, now, batch).await.map_err(into_idem_error)?;
         }
         let forget = format!("DELETE FROM main.idem_journal WHERE {EXPIRED}");
-        run(session.connection(), forget, now, batch).await.map_err(into_idem_error)?;
+        run(session.connection(), forget, now, batch).await.map_err(store_error)?;
         let delete = format!("DELETE FROM main.idem_records WHERE {EXPIRED}");
-        let removed = run(session.connection(), delete, now, batch).await.map_err(into_idem_error)?;
+        let removed = run(session.connection(), delete, now, batch).await.map_err(store_error)?;
         session.commit().await?;
         // Deleted rows are no longer in the index, so each batch can begin at its start.
         Ok(Batch { removed, more: removed >= u64::from(batch), reached: None })

@@ -19,7 +19,7 @@ use super::error::{has_no_savepoint, is_answer};
 use super::session::{Reader, Session};
 use super::store::SqliteStore;
 use crate::database::CommitFailed;
-use crate::error::into_idem_error;
+use crate::error::{caused, store_error};
 use crate::running::Entered;
 use crate::settle::{self, find_out};
 
@@ -115,6 +115,7 @@ impl Context for SqliteTx {
     type Store = SqliteStore;
 
     async fn claim(store: &SqliteStore, request: &Request) -> Result<Claimed<Self>, Error> {
+        request.check_ttl()?;
         let connection = match store.inner().running.acquire(store.pool(), request).await? {
             ControlFlow::Continue(connection) => connection,
             ControlFlow::Break(kind) => return Ok(Claimed::Refuse(kind)),
@@ -187,10 +188,10 @@ impl Transaction for SqliteTx {
             let session = self.take_session();
             return settle::released(&self.store, async { Ok(session.rollback().await) }).await;
         }
-        self.session().check().await.map_err(|error| Error::new(Kind::TransactionEnded).caused_by(error))?;
+        self.session().check().await.map_err(|error| caused(Kind::TransactionEnded, error))?;
         match self.take_session().commit().await {
             Ok(()) => Ok(()),
-            Err(CommitFailed::Unknown(error)) => Err(Error::new(Kind::OutcomeUnknown).caused_by(error)),
+            Err(CommitFailed::Unknown(error)) => Err(caused(Kind::OutcomeUnknown, error)),
             Err(refused) => Err(refused.into()),
         }
     }
@@ -219,7 +220,7 @@ impl SqliteTx {
     /// Claims the request in this transaction, or says why not.
     async fn try_claim(&mut self, request: &Request, claim: Claim) -> Result<Tried, Error> {
         let records = self.store.inner().records;
-        if records.insert(self, request, claim).await.map_err(into_idem_error)? {
+        if records.insert(self, request, claim).await.map_err(store_error)? {
             return Ok(Tried::Run);
         }
         let (record, now) = records.find(self, &request.identity).await?;
@@ -231,7 +232,7 @@ impl SqliteTx {
             Decision::Replace(expired) => match records.replace(self, request, claim, expired).await {
                 Ok(true) => Ok(Tried::Run),
                 Ok(false) => Ok(Tried::Refuse(Kind::KeyInFlight)),
-                Err(error) => Err(into_idem_error(error)),
+                Err(error) => Err(store_error(error)),
             },
         }
     }
@@ -247,12 +248,16 @@ impl SqliteTx {
         match records.complete(session.connection(), identity, run.claim, outcome, elapsed, late).await {
             Ok(true) => Ok(()),
             Ok(false) => Err(self.ended().await),
-            Err(error) if has_no_savepoint(&error) => Err(self.ended().await),
+            // The code can also mean another SQL error, such as that of a trigger. The second savepoint tells the two
+            // apart: asked for it, a transaction that is whole is rolled back to it.
+            Err(error) if has_no_savepoint(&error) && matches!(self.holds().await, Ok(false)) => {
+                Err(self.ended().await)
+            }
             Err(error) => {
                 let run = self.take_run();
                 self.take_session().rollback().await;
                 drop(run);
-                Err(into_idem_error(error))
+                Err(store_error(error))
             }
         }
     }
@@ -265,7 +270,7 @@ impl SqliteTx {
 
     /// Rolls back the handler's writes and the claim, and keeps the transaction open.
     async fn undo(&mut self) -> Result<Run, Error> {
-        if !self.holds().await.map_err(into_idem_error)? {
+        if !self.holds().await.map_err(store_error)? {
             return Err(self.ended().await);
         }
         Ok(self.take_run())

@@ -15,7 +15,7 @@ use crate::orders::{Refused, postgres_orders};
 use crate::pay::postgres_steps;
 use crate::proxy::{Fault, Proxy};
 use crate::script::Script;
-use crate::support::{Database, Postgres, Sqlite};
+use crate::support::{Database, Postgres, Sqlite, on_server};
 
 both! {
     async fn r16_a_handler_that_ends_its_transaction_is_found_out_and_never_runs_again(db) {
@@ -91,10 +91,10 @@ both! {
     }
 
     async fn r16_a_commit_that_the_database_refuses_keeps_nothing(db) {
-        db.refuse_commits("P0001", "no such thing").await;
+        db.refuse_commits("23503", "no such thing").await;
         let (app, gauge) = db.app_over(db.store(1).await);
         for run in 1..=2 {
-            Call::act("insert").send(&app).await.expect(500, "store_failed");
+            Call::act("insert").send(&app).await.expect(422, "data_refused");
             assert_eq!((gauge.entered(), db.effects().await, db.records().await), (run, 0, 0));
         }
         Call::act("reject").key("other").send(&app).await.expect_fresh(402);
@@ -106,10 +106,150 @@ both! {
             db.refuse_completions(words).await;
             let (app, _) = db.app_over(db.store(1).await);
             let call = Call::act("insert").key(&format!("k{at}"));
-            call.send(&app).await.expect(500, "store_failed");
+            // SQLite has no code for an exception but that of a constraint. The store's tables have no constraint.
+            call.send(&app).await.expect(500, D::EXCEPTION);
             assert_eq!((db.effects().await, db.records().await), (0, 0));
         }
     }
+}
+
+/// No page more than the file has now: what needs one fails as on a full disk.
+async fn fill_the_disk(store: &SqliteStore, is_full: bool) {
+    let mut connection = store.pool().acquire().await.expect("the connection");
+    let pages: i64 = sqlx::query_scalar("PRAGMA page_count").fetch_one(&mut *connection).await.expect("a number");
+    let most = if is_full { pages } else { 1_000_000 };
+    let limit = format!("PRAGMA max_page_count = {most}");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(limit)).execute(&mut *connection).await.expect("a limit");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r16_sqlite_a_completion_that_fails_on_a_full_disk_bars_nothing() {
+    let db = Sqlite::create().await;
+    let store = db.store(1).await;
+    let (app, gauge) = db.app_over(store.clone());
+    fill_the_disk(&store, true).await;
+    for run in 1..=2 {
+        // Its reply takes more than a page.
+        Call::act("at_limit").send(&app).await.expect(503, "store_unavailable");
+        assert_eq!((gauge.entered(), db.effects().await, db.records().await), (run, 0, 0));
+    }
+    fill_the_disk(&store, false).await;
+    assert_eq!(Call::act("at_limit").send(&app).await.status, 200);
+    assert_eq!((gauge.entered(), db.effects().await), (3, 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r16_sqlite_a_completion_that_fails_on_its_own_bars_nothing() {
+    let db = Sqlite::create().await;
+    let (app, gauge) = db.app_over(db.store(1).await);
+    // The code is that of a missing savepoint.
+    db.execute("CREATE TRIGGER broken BEFORE UPDATE ON idem_records BEGIN SELECT json('{'); END").await;
+    for run in 1..=2 {
+        Call::act("insert").send(&app).await.expect(500, "deployment_broken");
+        assert_eq!((gauge.entered(), db.effects().await, db.records().await), (run, 0, 0));
+    }
+    // A handler that did end its transaction is still detected.
+    Call::act("raw_rollback").key("ended").send(&app).await.expect(500, "transaction_ended");
+    Call::act("raw_rollback").key("ended").send(&app).await.expect(500, "transaction_ended");
+    assert_eq!(gauge.entered(), 3);
+    db.execute("DROP TRIGGER broken").await;
+    Call::act("insert").send(&app).await.expect_fresh(201);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r16_postgres_a_doubtful_commit_is_confirmed_by_the_commit_of_the_look_up() {
+    let db = Postgres::create().await;
+    let proxy = Proxy::before(&db.options()).await;
+    let (app, gauge) = db.app_over(behind(&proxy, &db, Duration::from_secs(20)).await);
+    proxy.at_next_commits(&[Fault::CutAfter, Fault::Hold]);
+    let first = tokio::spawn({
+        let app = app.clone();
+        async move { Call::act("insert").send(&app).await }
+    });
+    eventually("the look-up commits", async || proxy.struck() == 2).await;
+    // With a transaction id and something in the log: otherwise its COMMIT would wait for no standby.
+    let look_up = "SELECT count(backend_xid) FROM pg_stat_activity
+        WHERE datname = current_database() AND state = 'idle in transaction' AND query LIKE '%FOR UPDATE%'";
+    assert_eq!(db.number(look_up).await, 1);
+    assert!(!first.is_finished(), "kept is said after that COMMIT");
+    proxy.let_through();
+    first.await.expect("no panic").expect_fresh(201);
+    assert_eq!((gauge.entered(), db.effects().await), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r16_postgres_a_look_up_whose_commit_has_no_answer_confirms_nothing() {
+    let db = Postgres::create().await;
+    let proxy = Proxy::before(&db.options()).await;
+    let (app, gauge) = db.app_over(behind(&proxy, &db, Duration::from_secs(1)).await);
+    proxy.at_next_commits(&[Fault::CutAfter, Fault::Hang]);
+    Call::act("insert").send(&app).await.expect(500, "outcome_unknown");
+    let again = Call::act("insert").send(&app).await;
+    assert!(again.replayed() && again.status == 201, "{again:?}");
+    assert_eq!((gauge.entered(), db.effects().await), (1, 1));
+}
+
+/// Has the server wait for a standby that there is none of, until it is dropped. Other tests' commits do not wait:
+/// `synchronous_commit` is `local` in their databases. A waiting commit delays every DROP DATABASE, so it must be short.
+struct StandbyGone;
+
+impl StandbyGone {
+    async fn set() -> Self {
+        on_server("ALTER SYSTEM SET synchronous_standby_names = 'nobody'".to_owned()).await;
+        let gone = Self;
+        on_server("SELECT pg_reload_conf()".to_owned()).await;
+        gone
+    }
+}
+
+impl Drop for StandbyGone {
+    fn drop(&mut self) {
+        let reset = std::thread::spawn(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(async {
+                on_server("ALTER SYSTEM RESET synchronous_standby_names".to_owned()).await;
+                on_server("SELECT pg_reload_conf()".to_owned()).await;
+            });
+        });
+        reset.join().expect("the setting of the server is reset");
+    }
+}
+
+/// After a crash a server shows commits that no standby has. Here the standby is lost between a commit and its look-up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r16_postgres_what_no_standby_has_is_not_said_to_be_kept() {
+    let db = Postgres::create().await;
+    if db.number("SELECT count(*) FROM pg_settings WHERE name = 'fsync' AND setting = 'off'").await == 0 {
+        eprintln!("left out: it changes a setting of the whole server, and this server is not made for tests only");
+        return;
+    }
+    let waiting = db.options().options([("synchronous_commit", "on")]);
+    let proxy = Proxy::before(&db.options()).await;
+    let through = waiting.clone().host("127.0.0.1").port(proxy.port());
+    let pool = PgPoolOptions::new().max_connections(2).connect_with(through).await.expect("a pool");
+    let (app, gauge) = db.app_over(PgStore::builder(pool).commit_deadline(Duration::from_millis(500)).build());
+    proxy.at_next_commit(Fault::CutLater);
+    let first = tokio::spawn({
+        let app = app.clone();
+        async move { Call::act("insert").send(&app).await }
+    });
+    eventually("it is committed", async || db.records().await == 1).await;
+    let gone = StandbyGone::set().await;
+    let direct = PgPoolOptions::new().max_connections(2).connect_with(waiting).await.expect("a pool");
+    db.execute("CREATE TABLE waits (n int)").await;
+    eventually("commits wait for the standby", async || {
+        let commit = sqlx::raw_sql("INSERT INTO waits VALUES (1)").execute(&direct);
+        tokio::time::timeout(Duration::from_millis(200), commit).await.is_err()
+    })
+    .await;
+    let begun = std::time::Instant::now();
+    proxy.let_through();
+    first.await.expect("no panic").expect(500, "outcome_unknown");
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+    drop(gone);
+    let replayed = async || Call::act("insert").send(&app).await.replayed();
+    eventually("with a standby, or without the need of one, it is replayed", replayed).await;
+    assert_eq!((gauge.entered(), db.effects().await), (1, 1));
 }
 
 #[tokio::test]

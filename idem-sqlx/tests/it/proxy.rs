@@ -1,7 +1,8 @@
 //! A connection to Postgres that can be cut, held or silenced, at a COMMIT or at any message.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use sqlx::postgres::PgConnectOptions;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -13,22 +14,25 @@ use tokio::sync::Notify;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     /// Nothing.
-    None = 0,
+    None,
     /// It never reaches the server, and the connection is cut.
-    CutBefore = 1,
+    CutBefore,
     /// It reaches the server, and the connection is cut in place of the answer.
-    CutAfter = 2,
+    CutAfter,
     /// It reaches the server, and the answer never comes.
-    Hang = 3,
+    Hang,
     /// It reaches the server when it is [let through](Proxy::let_through).
-    Hold = 4,
+    Hold,
+    /// It reaches the server, and the connection is cut in place of the answer when it is let through.
+    CutLater,
 }
 
-/// Passes everything on, until it is told to strike. It strikes once.
+/// Passes everything on, until it is told to strike. It strikes once for each fault.
 #[derive(Debug, Clone)]
 pub struct Proxy {
     port: u16,
-    fault: Arc<AtomicU8>,
+    /// One for each of the next COMMITs.
+    faults: Arc<Mutex<VecDeque<Fault>>>,
     /// How many COMMITs pass before.
     pass: Arc<AtomicUsize>,
     struck: Arc<AtomicUsize>,
@@ -41,8 +45,8 @@ impl Proxy {
     pub async fn before(server: &PgConnectOptions) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let port = listener.local_addr().expect("an address").port();
-        let (fault, pass, struck, held, counts_all) = Default::default();
-        let proxy = Self { port, fault, pass, struck, held, counts_all };
+        let (faults, pass, struck, held, counts_all) = Default::default();
+        let proxy = Self { port, faults, pass, struck, held, counts_all };
         let target = format!("{}:{}", server.get_host(), server.get_port());
         let passing = proxy.clone();
         tokio::spawn(async move {
@@ -72,7 +76,11 @@ impl Proxy {
     pub fn at_commit(&self, pass: usize, fault: Fault) {
         self.counts_all.store(false, Ordering::SeqCst);
         self.pass.store(pass, Ordering::SeqCst);
-        self.fault.store(fault as u8, Ordering::SeqCst);
+        self.at_next_commits(&[fault]);
+    }
+
+    pub fn at_next_commits(&self, faults: &[Fault]) {
+        *self.faults.lock().expect("no panic") = faults.iter().copied().collect();
     }
 
     /// Lets the COMMIT go on that is held.
@@ -88,19 +96,13 @@ impl Proxy {
     async fn pass(self, client: TcpStream, server: TcpStream) {
         let (from_client, to_client) = client.into_split();
         let (from_server, to_server) = server.into_split();
-        let silence = Arc::new(Notify::new());
-        let answers = tokio::spawn(copy(from_server, to_client, Arc::clone(&silence)));
-        self.requests(from_client, to_server, &answers, &silence).await;
+        let is_mute = Arc::new(AtomicBool::new(false));
+        let answers = tokio::spawn(copy(from_server, to_client, is_mute.clone()));
+        self.requests(from_client, to_server, &is_mute).await;
         answers.abort();
     }
 
-    async fn requests(
-        &self,
-        mut from: OwnedReadHalf,
-        mut to: OwnedWriteHalf,
-        answers: &tokio::task::JoinHandle<()>,
-        silence: &Notify,
-    ) {
+    async fn requests(&self, mut from: OwnedReadHalf, mut to: OwnedWriteHalf, is_mute: &AtomicBool) {
         let mut buffer = vec![0; 64 * 1024];
         loop {
             let Ok(length @ 1..) = from.read(&mut buffer).await else { return };
@@ -109,26 +111,24 @@ impl Proxy {
             let counts = self.counts_all.load(Ordering::SeqCst);
             if counts || sent.windows(8).any(|bytes| bytes == b"\x0bCOMMIT\0") {
                 let passes = self.pass.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
-                let fault = if passes.is_ok() {
-                    Fault::None as u8
-                } else {
-                    self.fault.swap(Fault::None as u8, Ordering::SeqCst)
+                let fault = match passes {
+                    Ok(_) => Fault::None,
+                    Err(_) => self.faults.lock().expect("no panic").pop_front().unwrap_or(Fault::None),
                 };
-                if fault != Fault::None as u8 {
+                if fault != Fault::None {
                     self.struck.fetch_add(1, Ordering::SeqCst);
                 }
-                if fault == Fault::Hold as u8 {
+                if fault == Fault::Hold {
                     self.held.notified().await;
-                } else if fault != Fault::None as u8 {
-                    if fault == Fault::Hang as u8 {
-                        silence.notify_one();
-                    } else {
-                        answers.abort();
-                    }
-                    if fault != Fault::CutBefore as u8 {
+                } else if fault != Fault::None {
+                    is_mute.store(true, Ordering::SeqCst);
+                    if fault != Fault::CutBefore {
                         let _gone = to.write_all(sent).await;
                     }
-                    if fault == Fault::Hang as u8 {
+                    if fault == Fault::CutLater {
+                        self.held.notified().await;
+                    }
+                    if fault == Fault::Hang {
                         // Until the client closes its side.
                         while matches!(from.read(&mut buffer).await, Ok(1..)) {}
                     }
@@ -142,11 +142,12 @@ impl Proxy {
     }
 }
 
-/// Passes the answers on. Silent, it passes nothing on, and keeps the connection open.
-async fn copy(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, silence: Arc<Notify>) {
-    tokio::select! {
-        biased;
-        () = silence.notified() => std::future::pending().await,
-        _ended = tokio::io::copy(&mut from, &mut to) => {}
+/// Passes answers on, as long as it may.
+async fn copy(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, is_mute: Arc<AtomicBool>) {
+    let mut buffer = vec![0; 64 * 1024];
+    while let Ok(length @ 1..) = from.read(&mut buffer).await {
+        if !is_mute.load(Ordering::SeqCst) && to.write_all(&buffer[..length]).await.is_err() {
+            return;
+        }
     }
 }

@@ -190,7 +190,7 @@ async fn r13a_without_any_schema_the_store_says_what_to_do_on_postgres() {
         let store = PgStore::new(pool.connect_with(options).await.expect("a pool"));
         for result in [store.migrate().await, store.sweep(&Sweep::default()).await.map(|_| ())] {
             let error: Error = result.expect_err("no schema");
-            assert_eq!(error.kind(), Kind::StoreFailed);
+            assert_eq!(error.kind(), Kind::DeploymentBroken);
             assert!(error.to_string().contains("PgStoreBuilder::schema"), "{error}");
         }
     }

@@ -65,6 +65,14 @@ macro_rules! both {
     };
 }
 
+/// What a time of expiry means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Time {
+    Never,
+    Past,
+    Unreadable,
+}
+
 /// A fresh database with the store's tables and one table for effects, and the application over it.
 pub trait Database: Sized {
     type Tx: Context;
@@ -81,6 +89,9 @@ pub trait Database: Sized {
 
     /// The type of bytes, to which a text is cast.
     const BYTES: &str;
+
+    /// The code of an exception that a trigger raises on the store's own table.
+    const EXCEPTION: &str;
 
     async fn create() -> Self;
 
@@ -157,6 +168,8 @@ pub trait Database: Sized {
     async fn forget_releases(&self) {
         self.execute("UPDATE idem_records SET released = 0").await;
     }
+    /// Times of expiry as an operator may write them, and what a record with them is.
+    const TIMES: &[(&str, Time)];
 
     /// Whether a connection of the store's pool is outside of any transaction.
     async fn is_idle(store: &<Self::Tx as Context>::Store) -> bool;
@@ -195,7 +208,9 @@ fn server() -> PgConnectOptions {
 
 /// Has the server do what no connection to a test's database can.
 pub async fn on_server(sql: String) {
-    let mut connection = PgConnection::connect_with(&server()).await.expect("the server of IDEM_TEST_POSTGRES");
+    // One test has the server wait for a standby.
+    let server = server().options([("synchronous_commit", "local")]);
+    let mut connection = PgConnection::connect_with(&server).await.expect("the server of IDEM_TEST_POSTGRES");
     sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await.expect("an administrative statement");
     connection.close().await.expect("a clean close");
 }
@@ -209,7 +224,8 @@ async fn template() -> &'static str {
             // Left by a process that had this number before.
             on_server(format!("DROP DATABASE IF EXISTS {name}")).await;
             on_server(format!("CREATE DATABASE {name}")).await;
-            let pool = PgPool::connect_with(server().database(&name)).await.expect("the template");
+            let local = [("synchronous_commit", "local")];
+            let pool = PgPool::connect_with(server().database(&name).options(local)).await.expect("the template");
             PgStore::new(pool.clone()).migrate().await.expect("migrations");
             sqlx::raw_sql(EFFECTS).execute(&pool).await.expect("the table for effects");
             pool.close().await;
@@ -244,6 +260,19 @@ impl Database for Postgres {
 
     const BYTES: &str = "bytea";
 
+    const EXCEPTION: &str = "store_failed";
+
+    const TIMES: &[(&str, Time)] = &[
+        ("'infinity'", Time::Never),
+        ("'294276-12-31 23:59:59.999999 UTC'", Time::Never),
+        ("now() + interval '9000 years'", Time::Never),
+        ("'-infinity'", Time::Past),
+        ("'4713-01-01 00:00:00 BC'", Time::Past),
+        ("'1969-12-31 UTC'", Time::Past),
+        ("'epoch'", Time::Past),
+        ("now()", Time::Past),
+    ];
+
     const MIGRATIONS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/migrations/postgres");
 
     const HOURS: &str = "round(extract(epoch FROM expires_at - created_at) / 3600)::bigint";
@@ -257,6 +286,8 @@ impl Database for Postgres {
         let copying = COPY.lock().await;
         on_server(format!("CREATE DATABASE {name} TEMPLATE {template}")).await;
         drop(copying);
+        // Without standbys it is the same as `on`. See `on_server`.
+        on_server(format!("ALTER DATABASE {name} SET synchronous_commit = local")).await;
         let pool = PgPoolOptions::new()
             .max_connections(4)
             .connect_with(server().database(&name))
@@ -422,6 +453,20 @@ impl Database for Sqlite {
     const WRITERS: usize = 1;
 
     const BYTES: &str = "blob";
+
+    const EXCEPTION: &str = "deployment_broken";
+
+    const TIMES: &[(&str, Time)] = &[
+        ("9223372036854775807", Time::Never),
+        ("9e999", Time::Never),
+        ("9.5e15", Time::Never),
+        ("-9e999", Time::Past),
+        ("-9223372036854775808", Time::Past),
+        ("-1", Time::Past),
+        ("0", Time::Past),
+        ("'infinity'", Time::Unreadable),
+        ("x'00'", Time::Unreadable),
+    ];
 
     const MIGRATIONS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/migrations/sqlite");
 

@@ -5,7 +5,8 @@ use std::time::Duration;
 use idem_sqlx::Sweep;
 
 use crate::client::{Call, eventually};
-use crate::support::{Database, Postgres};
+use crate::script::Script;
+use crate::support::{Database, Postgres, Time};
 
 both! {
     async fn r32_an_expired_record_is_absent_whether_swept_or_not(db) {
@@ -24,6 +25,45 @@ both! {
         assert_eq!(store.sweep(&Sweep::default()).await.expect("a sweep"), 1);
         Call::act("insert").send(&app).await.expect_fresh(201);
         assert_eq!((gauge.entered(), db.records().await), (4, 1));
+    }
+
+    async fn r32_a_record_expires_at_any_time_that_an_operator_writes(db) {
+        let store = db.store(4).await;
+        for (time, meaning) in D::TIMES {
+            // In the process that ran it, and in another one: the two look differently.
+            for other in [false, true] {
+                let (app, gauge) = db.app_over(store.clone());
+                Call::act("insert").send(&app).await.expect_fresh(201);
+                db.execute(&format!("UPDATE idem_records SET expires_at = {time}")).await;
+                let (app, gauge) = if other { db.app().await } else { (app, gauge) };
+                let entered = gauge.entered();
+                let again = Call::act("insert").send(&app).await;
+                match meaning {
+                    Time::Never => assert!(again.status == 201 && again.replayed(), "{time}: {again:?}"),
+                    Time::Past => again.expect_fresh(201),
+                    Time::Unreadable => again.expect(500, "record_unreadable"),
+                }
+                let runs = usize::from(*meaning == Time::Past);
+                assert_eq!(gauge.entered(), entered + runs, "{time}");
+                db.execute(&format!("UPDATE idem_records SET expires_at = {time}")).await;
+                let swept = store.sweep(&Sweep::default()).await.expect(time);
+                assert_eq!(swept, u64::from(*meaning == Time::Past), "{time}");
+                db.execute("DELETE FROM idem_records").await;
+            }
+        }
+    }
+
+    async fn r25_a_leased_record_lives_until_any_time_that_an_operator_writes(db) {
+        let store = db.store(4).await;
+        for (time, meaning) in D::TIMES {
+            let script = Script::default();
+            steps::pay(&store, "u1", "k", "order", &script).await.expect("paid");
+            db.execute(&format!("UPDATE idem_records SET expires_at = {time}")).await;
+            let again = steps::pay(&store, "u1", "k", "order", &script).await;
+            assert_eq!(again.is_ok(), *meaning != Time::Unreadable, "{time}: {again:?}");
+            assert_eq!(script.times("charge"), 1 + usize::from(*meaning == Time::Past), "{time}");
+            db.execute("DELETE FROM idem_records").await;
+        }
     }
 
     async fn r32_the_ttl_counts_from_the_completion(db) {
@@ -63,7 +103,9 @@ both! {
         db.expire().await;
         let before = db.stored().await;
         let sweep = Sweep::default().batch(2).archive("old \"records\"");
-        assert_eq!(store.sweep(&sweep).await.unwrap_err().code(), "store_failed");
+        let missing = store.sweep(&sweep).await.expect_err("no archive");
+        assert_eq!(missing.code(), "deployment_broken");
+        assert!(!missing.detail().contains("migrate()"), "the archive is the application's: {missing}");
         assert_eq!(db.records().await, 7);
         db.execute("CREATE TABLE \"old \"\"records\"\"\" AS SELECT * FROM idem_records WHERE false").await;
         assert_eq!(store.sweep(&sweep).await.expect("a sweep"), 7);

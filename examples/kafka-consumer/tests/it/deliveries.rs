@@ -250,14 +250,22 @@ async fn what_is_refused_for_good_goes_to_the_dead_letters(broker: &Broker) {
     assert_eq!((shop.on_hand("london").await, shop.reservations().await), (95, 2));
 }
 
-/// Kafka would deliver it for ever.
+/// Kafka would deliver for ever what violates a constraint. What comes before its migration waits for it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_the_database_refuses_is_put_aside() {
+async fn r18a_what_the_database_refuses_is_dead_lettered_and_what_comes_before_its_migration_is_not() {
     let shop = Shop::open(&["london"], 100).await;
-    sqlx::query("DROP TABLE reservations").execute(&shop.pool).await.expect("no table");
-    let action = on_message(&shop.store, "london", order("a", 1).as_bytes()).await;
-    assert!(matches!(action, Action::DeadLetter { code, .. } if code == "store_failed"));
+    let execute = async |sql| sqlx::raw_sql(sql).execute(&shop.pool).await.expect(sql);
+    execute("ALTER TABLE reservations RENAME TO later").await;
+    let early = on_message(&shop.store, "london", order("a", 1).as_bytes()).await;
+    assert!(matches!(early, Action::Redeliver { .. }), "{early:?}");
     assert_eq!(shop.on_hand("london").await, 100);
+    execute("ALTER TABLE later RENAME TO reservations").await;
+    assert_eq!(on_message(&shop.store, "london", order("a", 1).as_bytes()).await, Action::Acknowledge);
+
+    execute("CREATE UNIQUE INDEX one ON reservations (quantity)").await;
+    let refused = on_message(&shop.store, "london", order("b", 1).as_bytes()).await;
+    assert!(matches!(&refused, Action::DeadLetter { code, .. } if code == "data_refused"), "{refused:?}");
+    assert_eq!(shop.on_hand("london").await, 99);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
