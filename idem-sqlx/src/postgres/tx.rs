@@ -10,7 +10,7 @@ use futures_util::stream::BoxStream;
 use futures_util::{FutureExt, StreamExt, TryFutureExt, TryStreamExt};
 use idem_core::bounds::EndedByItsHolder;
 use idem_core::machine::{Decision, decide, lateness};
-use idem_core::store::{Claim, Claimed, Context, Outcome, Rejected, Reply, Transaction};
+use idem_core::store::{Claim, Claimed, Context, Outcome, Rejected, Reply, Store, Transaction};
 use idem_core::{Disposition, Error, Kind, Request, Start};
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnection, PgQueryResult, PgRow, PgStatement, PgTypeInfo};
@@ -410,7 +410,10 @@ impl Drop for PgTx {
             // Without a runtime, the session's own drop closes the connection, which also rolls back.
             if let Ok(runtime) = Handle::try_current() {
                 let abandoned = abandon(self.store.clone(), session, run);
+                // A shutdown waits for this task.
+                let counted = self.store.runs().enter();
                 runtime.spawn(async move {
+                    let _counted = counted;
                     if let Err(error) = abandoned.await {
                         tracing::error!(target: "idem", code = error.code(), "a dropped run: {error}");
                     }

@@ -9,7 +9,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use idem_core::bounds::EndedByItsHolder;
 use idem_core::machine::{Decision, decide, lateness};
-use idem_core::store::{Claim, Claimed, Context, Outcome, Rejected, Reply, Transaction};
+use idem_core::store::{Claim, Claimed, Context, Outcome, Rejected, Reply, Store, Transaction};
 use idem_core::{Disposition, Error, Kind, Request, Start};
 use sqlx::sqlite::{SqliteConnection, SqliteQueryResult, SqliteRow, SqliteStatement, SqliteTypeInfo};
 use sqlx::{Acquire, Either, Execute, Executor, SqlStr, Sqlite};
@@ -308,7 +308,10 @@ impl Drop for SqliteTx {
             // Without a runtime, the session's own drop closes the connection, which also rolls back.
             if let Ok(runtime) = Handle::try_current() {
                 let abandoned = abandon(self.store.clone(), session, run);
+                // A shutdown waits for this task.
+                let counted = self.store.runs().enter();
                 runtime.spawn(async move {
+                    let _counted = counted;
                     if let Err(error) = abandoned.await {
                         tracing::error!(target: "idem", code = error.code(), "a dropped run: {error}");
                     }

@@ -86,6 +86,7 @@ async fn r18a_postgres_a_connection_with_a_dead_plan_is_closed() {
     let dead = read(&store, "k").await.expect_err("cached plan must not change result type");
     let own = idem_sqlx::sqlx_error(&dead).and_then(sqlx::Error::as_database_error).and_then(|own| own.code());
     assert_eq!((dead.kind(), own.as_deref()), (Kind::RetryLater, Some("0A000")));
+    assert!(store.drain(Duration::from_secs(30)).await);
     read(&store, "k").await.expect("on another connection");
 }
 
