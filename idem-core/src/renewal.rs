@@ -246,4 +246,11 @@ mod tests {
         // A pause, and one try.
         assert!(begin.elapsed() <= LEASE * 3 + LEASE / 12 + LEASE / 3, "{:?}", begin.elapsed());
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn r25_a_lease_of_any_length_overflows_no_clock() {
+        let renewal = Renewal::start(Duration::MAX, Instant::now(), || async { Ok(()) });
+        renewal.renewed(Instant::now());
+        assert!(!renewal.is_lost());
+    }
 }
