@@ -266,4 +266,11 @@ mod tests {
         renewal.lost().await;
         assert_eq!(begin.elapsed(), LEASE / 3);
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn r25_a_lease_of_any_length_overflows_no_clock() {
+        let renewal = Renewal::start(Duration::MAX, Instant::now(), || async { Ok(()) });
+        renewal.renewed(Instant::now());
+        assert!(!renewal.is_lost());
+    }
 }

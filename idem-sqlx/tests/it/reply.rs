@@ -1,5 +1,6 @@
 //! Rules 19 to 22 and 24: the reply.
 
+use axum::http::header::RETRY_AFTER;
 use axum::response::{IntoResponse, Response};
 use axum::{Json, middleware};
 use idem_core::Kind;
@@ -121,17 +122,29 @@ both! {
     }
 
     async fn r24_a_refusal_can_be_restyled(db) {
+        // As the documentation of `Refusal` has it.
         async fn restyle(response: Response) -> Response {
-            match response.extensions().get::<Refusal>().cloned() {
-                Some(refusal) => (refusal.status(), Json(refusal.code())).into_response(),
-                None => response,
+            let Some(refusal) = response.extensions().get::<Refusal>() else { return response };
+            let body = Json((refusal.code(), refusal.is_final()));
+            let mut restyled = (refusal.status(), body).into_response();
+            if let Some(wait) = response.headers().get(RETRY_AFTER) {
+                restyled.headers_mut().insert(RETRY_AFTER, wait.clone());
             }
+            restyled
         }
         let (app, _) = db.app().await;
         let app = app.layer(middleware::map_response(restyle));
         let answer = Call::act("insert").without("idempotency-key").send(&app).await;
-        assert_eq!((answer.status.as_u16(), answer.body.as_slice()), (400, b"\"key_missing\"".as_slice()));
+        assert_eq!((answer.status.as_u16(), answer.body.as_slice()), (400, b"[\"key_missing\",true]".as_slice()));
         assert_eq!(Kind::KeyMissing.code(), "key_missing");
+        assert!(!answer.headers.contains_key(RETRY_AFTER));
         Call::act("insert").send(&app).await.expect_fresh(201);
+
+        let closed = db.store(1).await;
+        closed.pool().close().await;
+        let app = db.app_over(closed).0.layer(middleware::map_response(restyle));
+        let answer = Call::act("insert").send(&app).await;
+        assert_eq!((answer.status.as_u16(), answer.body.as_slice()), (503, b"[\"store_unavailable\",false]".as_slice()));
+        assert_eq!(answer.headers[RETRY_AFTER], "1");
     }
 }
