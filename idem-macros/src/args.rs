@@ -56,7 +56,7 @@ const KNOWN: [(&str, &str); 14] = [
 ];
 
 /// Words that other libraries use for one of our arguments.
-const OTHER_WORDS: [(&str, &str); 12] = [
+const OTHER_WORDS: [(&str, &str); 13] = [
     ("expires", "ttl"),
     ("expiry", "ttl"),
     ("expire", "ttl"),
@@ -69,6 +69,7 @@ const OTHER_WORDS: [(&str, &str); 12] = [
     ("global", "scope"),
     ("name", "operation"),
     ("hash", "fingerprint"),
+    ("timeout", "deadline"),
 ];
 
 impl Args {

@@ -22,6 +22,7 @@ async fn checkout(
         ttl: ::core::time::Duration::from_secs(86400),
         in_flight: ::idem_core::__private::InFlight::Conflict,
         missing_key: ::idem_core::__private::MissingKey::Reject,
+        deadline: ::core::option::Option::None,
         lease: ::idem_core::__private::lease::<
             PgSteps,
         >(

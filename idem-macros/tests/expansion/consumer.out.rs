@@ -10,6 +10,7 @@ pub async fn on_shipped(
         ttl: ::core::time::Duration::from_secs(604800),
         in_flight: ::idem_core::__private::InFlight::Conflict,
         missing_key: ::idem_core::__private::MissingKey::Reject,
+        deadline: ::core::option::Option::None,
         lease: ::idem_core::__private::LeaseTerms::DEFAULT,
     };
     let __idem_codec = ::idem_core::__private::codec_with_errors_of::<
@@ -44,9 +45,9 @@ pub async fn on_shipped(
                     Ok(stock)
                 }
             };
-            let __idem_lost = ::idem_core::__private::Context::lost(&*__idem_run);
+            let __idem_cut = ::idem_core::__private::cut(&__idem_run);
             let __idem_body = __idem_body(&mut *__idem_run);
-            let __idem_answer = ::idem_core::__private::answer(__idem_lost, __idem_body)
+            let __idem_answer = ::idem_core::__private::answer(__idem_cut, __idem_body)
                 .await;
             let __idem_is_final = ::idem_core::__private::is_final(
                 &__idem_answer,

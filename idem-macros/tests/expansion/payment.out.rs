@@ -19,6 +19,7 @@ pub async fn create_payment(
         ttl: ::core::time::Duration::from_secs(86400),
         in_flight: ::idem_core::__private::InFlight::Conflict,
         missing_key: ::idem_core::__private::MissingKey::Reject,
+        deadline: ::core::option::Option::None,
         lease: ::idem_core::__private::LeaseTerms::DEFAULT,
     };
     let (__idem_call, __idem_1) = __idem_last.into_parts();

@@ -31,6 +31,7 @@ async fn shipped<C: Carrier>(
             ::core::time::Duration::from_millis(500),
         ),
         missing_key: app::idempotency::__private::MissingKey::Run,
+        deadline: ::core::option::Option::None,
         lease: app::idempotency::__private::LeaseTerms::DEFAULT,
     };
     let (__idem_call, __idem_2) = __idem_last.into_parts();
