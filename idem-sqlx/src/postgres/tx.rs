@@ -154,12 +154,17 @@ impl Context for PgTx {
                     tx.run = Some(Run { request: request.clone(), claim, began: Instant::now(), _entered: entered });
                     return Ok(Claimed::Run(tx));
                 }
-                Tried::Replay(reply) => return Ok(Claimed::Replay(reply)),
-                Tried::Refuse(kind) => return Ok(Claimed::Refuse(kind)),
-                Tried::Again => {}
+                Tried::Replay(reply) => {
+                    tx.give_up().await;
+                    return Ok(Claimed::Replay(reply));
+                }
+                Tried::Refuse(kind) => {
+                    tx.give_up().await;
+                    return Ok(Claimed::Refuse(kind));
+                }
+                // No request waits while it holds a connection.
+                Tried::Again => tx.give_up().await,
             }
-            // The connection goes back to the pool first: no request waits while it holds one.
-            drop(tx);
             sleep(pause).await;
         }
         Ok(Claimed::Refuse(Kind::KeyInFlight))
@@ -283,6 +288,13 @@ impl PgTx {
             }
             Err(error) => Err(store_error(error)),
         }
+    }
+
+    /// Ends a try that has claimed nothing: gives its locks and its connection back before it is answered.
+    async fn give_up(mut self) {
+        let session = self.take_session();
+        let released = settle::released(&self.store, async { Ok(session.rollback().await) });
+        released.await.expect("a rollback fails by closing its connection");
     }
 
     /// Says why the request could not be claimed, or claims it in place of an expired record.

@@ -138,8 +138,14 @@ impl Context for SqliteTx {
                 tx.run = Some(Run { request: request.clone(), claim, began: Instant::now(), _entered: entered });
                 Ok(Claimed::Run(tx))
             }
-            Tried::Replay(reply) => Ok(Claimed::Replay(reply)),
-            Tried::Refuse(kind) => Ok(Claimed::Refuse(kind)),
+            Tried::Replay(reply) => {
+                tx.give_up().await;
+                Ok(Claimed::Replay(reply))
+            }
+            Tried::Refuse(kind) => {
+                tx.give_up().await;
+                Ok(Claimed::Refuse(kind))
+            }
         }
     }
 
@@ -235,6 +241,13 @@ impl SqliteTx {
                 Err(error) => Err(store_error(error)),
             },
         }
+    }
+
+    /// Ends a try that has claimed nothing: gives the write lock and its connection back before it is answered.
+    async fn give_up(mut self) {
+        let session = self.take_session();
+        let released = settle::released(&self.store, async { Ok(session.rollback().await) });
+        released.await.expect("a rollback fails by closing its connection");
     }
 
     /// Writes the completion. It is the last statement before COMMIT, so that an ended transaction is detected (rule
