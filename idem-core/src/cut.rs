@@ -10,15 +10,10 @@ use tokio::time::sleep;
 use crate::error::Kind;
 
 /// Is ready when the run has lost its right to run, or when its deadline is over, and says which (rule 12a).
-pub(crate) fn cut(
-    lost: impl Future<Output = ()> + Send + 'static,
-    deadline: Duration,
-) -> impl Future<Output = Kind> + Send + 'static {
-    async move {
-        match select(pin!(lost), pin!(sleep(deadline))).await {
-            Either::Left(_) => Kind::LeaseLost,
-            Either::Right(_) => Kind::DeadlineExceeded,
-        }
+pub(crate) async fn cut(lost: impl Future<Output = ()> + Send + 'static, deadline: Duration) -> Kind {
+    match select(pin!(lost), pin!(sleep(deadline))).await {
+        Either::Left(_) => Kind::LeaseLost,
+        Either::Right(_) => Kind::DeadlineExceeded,
     }
 }
 

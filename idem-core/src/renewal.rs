@@ -269,7 +269,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn r25_a_lease_of_any_length_overflows_no_clock() {
-        let renewal = Renewal::start(Duration::MAX, Instant::now(), || async { Ok(()) });
+        let renewal = Renewal::start(Duration::MAX, Instant::now(), false, || async { Ok(()) });
         renewal.renewed(Instant::now());
         assert!(!renewal.is_lost());
     }

@@ -83,11 +83,7 @@ pub trait Database: Store + Unpin {
     /// Looks the record of a request up. `None` means that nothing was looked up, because the insert will show whether
     /// there is a record. `tries` is the number of earlier tries of this claim. Breaks if there is no connection, and a
     /// run of this process answers the request.
-    fn look(
-        &self,
-        request: &Request,
-        tries: usize,
-    ) -> impl Future<Output = Result<ControlFlow<Kind, (Self::Look, Option<Found>)>, Error>> + Send;
+    fn look(&self, request: &Request, tries: usize) -> impl Future<Output = Result<Looked<Self::Look>, Error>> + Send;
 
     /// The session to write in, on the connection of a look-up.
     fn write(&self, look: Self::Look) -> impl Future<Output = Result<Self::Session, Error>> + Send;
@@ -203,6 +199,9 @@ pub trait Database: Store + Unpin {
         migration: &Migration,
     ) -> impl Future<Output = Result<(), Error>> + Send;
 }
+
+/// A look-up and the record that it found, or what a run of this process means for the request.
+pub(crate) type Looked<L> = ControlFlow<Kind, (L, Option<Found>)>;
 
 /// The record of an identity, if there is one, and the database's time.
 pub(crate) type Found = (Option<Record>, Timestamp);

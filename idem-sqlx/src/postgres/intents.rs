@@ -10,7 +10,7 @@ use idem_core::{Error, Identity, Kind, Request};
 use super::session::{Begin, Session, begin};
 use super::store::PgStore;
 use super::tx::PgTx;
-use crate::database::{CommitFailed, Database, Found, Leased, Over, Written};
+use crate::database::{CommitFailed, Database, Found, Leased, Looked, Over, Written};
 use crate::error::store_error;
 use crate::migrations::Migration;
 use crate::running::Running;
@@ -90,11 +90,7 @@ impl Database for PgStore {
 
     /// The first try looks nothing up: most requests are new, and the primary key shows whether there is a record.
     /// Later tries look first, because an insert waits for the transaction that holds the row, and a look-up does not.
-    async fn look(
-        &self,
-        request: &Request,
-        tries: usize,
-    ) -> Result<ControlFlow<Kind, (Session, Option<Found>)>, Error> {
+    async fn look(&self, request: &Request, tries: usize) -> Result<Looked<Session>, Error> {
         let connection = match self.inner().running.acquire(self.pool(), request).await? {
             ControlFlow::Continue(connection) => connection,
             ControlFlow::Break(kind) => return Ok(ControlFlow::Break(kind)),

@@ -208,8 +208,8 @@ impl Transaction for PgTx {
     async fn end(mut self, disposition: Disposition) -> Result<(), Error> {
         let deadline = self.store.inner().commit_deadline;
         if disposition != Disposition::Commit {
-            let session = self.take_session();
-            return settle::released(&self.store, async { Ok(session.rollback().await) }).await;
+            self.give_up().await;
+            return Ok(());
         }
         // COMMIT reports success even for a transaction that failed or has ended. This statement fails then.
         self.session().check().await.map_err(store_error)?;
@@ -290,11 +290,11 @@ impl PgTx {
         }
     }
 
-    /// Ends a try that has claimed nothing: gives its locks and its connection back before it is answered.
+    /// Rolls back, and gives the locks and the connection back before there is an answer.
     async fn give_up(mut self) {
-        let session = self.take_session();
-        let released = settle::released(&self.store, async { Ok(session.rollback().await) });
-        released.await.expect("a rollback fails by closing its connection");
+        let rolled_back = self.take_session().rollback().map(Ok);
+        // A rollback that fails closes its connection, and reports nothing.
+        _ = settle::released(&self.store, rolled_back).await;
     }
 
     /// Says why the request could not be claimed, or claims it in place of an expired record.

@@ -5,13 +5,13 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 use idem_core::store::{Abandoned, Claim, Entry, LeaseTerms, Outcome, Place, Record};
-use idem_core::{Error, Identity, Kind, Request};
+use idem_core::{Error, Identity, Request};
 
 use super::error::{has_no_savepoint, is_answer};
 use super::session::{Reader, Session};
 use super::store::SqliteStore;
 use super::tx::SqliteTx;
-use crate::database::{CommitFailed, Database, Found, Leased, Over, Written};
+use crate::database::{CommitFailed, Database, Found, Leased, Looked, Over, Written};
 use crate::error::store_error;
 use crate::migrations::Migration;
 use crate::running::Running;
@@ -76,11 +76,7 @@ impl Database for SqliteStore {
     }
 
     /// A step may hold the write lock for long. Reading a finished record does not need the lock.
-    async fn look(
-        &self,
-        request: &Request,
-        _tries: usize,
-    ) -> Result<ControlFlow<Kind, (Reader, Option<Found>)>, Error> {
+    async fn look(&self, request: &Request, _tries: usize) -> Result<Looked<Reader>, Error> {
         let connection = match self.inner().running.acquire(self.pool(), request).await? {
             ControlFlow::Continue(connection) => connection,
             ControlFlow::Break(kind) => return Ok(ControlFlow::Break(kind)),

@@ -5,6 +5,7 @@ use std::future::{Ready, ready};
 use std::ops::{ControlFlow, Deref, DerefMut};
 use std::time::Instant;
 
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use idem_core::bounds::EndedByItsHolder;
@@ -191,8 +192,8 @@ impl Transaction for SqliteTx {
 
     async fn end(mut self, disposition: Disposition) -> Result<(), Error> {
         if disposition != Disposition::Commit {
-            let session = self.take_session();
-            return settle::released(&self.store, async { Ok(session.rollback().await) }).await;
+            self.give_up().await;
+            return Ok(());
         }
         self.session().check().await.map_err(|error| caused(Kind::TransactionEnded, error))?;
         match self.take_session().commit().await {
@@ -243,11 +244,11 @@ impl SqliteTx {
         }
     }
 
-    /// Ends a try that has claimed nothing: gives the write lock and its connection back before it is answered.
+    /// Rolls back, and gives the locks and the connection back before there is an answer.
     async fn give_up(mut self) {
-        let session = self.take_session();
-        let released = settle::released(&self.store, async { Ok(session.rollback().await) });
-        released.await.expect("a rollback fails by closing its connection");
+        let rolled_back = self.take_session().rollback().map(Ok);
+        // A rollback that fails closes its connection, and reports nothing.
+        _ = settle::released(&self.store, rolled_back).await;
     }
 
     /// Writes the completion. It is the last statement before COMMIT, so that an ended transaction is detected (rule
