@@ -13,6 +13,37 @@ fn start(call: &Call, app: &axum::Router) -> tokio::task::JoinHandle<Answer> {
     tokio::spawn(async move { call.send(&app).await })
 }
 
+/// Another process has another table of running requests: there the locks in the database answer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r07_postgres_another_process_tells_a_duplicate_from_a_reuse() {
+    let db = Postgres::create().await;
+    let ((app, gauge), (elsewhere, idle)) = (db.app().await, db.app().await);
+    for round in 1..=10 {
+        let call = Call::act("wait").key(&format!("k{round}"));
+        if round % 2 == 0 {
+            // The key has an expired record.
+            gauge.open(1);
+            call.send(&app).await.expect_fresh(201);
+            db.expire().await;
+        }
+        let waited = gauge.waited();
+        let first = start(&call, &app);
+        eventually("it runs", async || gauge.waited() == waited + 1).await;
+        let reuse = Call::act("insert").key(&format!("k{round}"));
+        let others =
+            join_all((0..16).map(|other| start(if other % 2 == 0 { &reuse } else { &call }, &elsewhere))).await;
+        for (other, answer) in others.into_iter().enumerate() {
+            let (status, code) = if other % 2 == 0 { (422, "key_reused") } else { (409, "key_in_flight") };
+            answer.expect("no panic").expect(status, code);
+        }
+        gauge.open(1);
+        let first = first.await.expect("no panic");
+        first.expect_fresh(201);
+        call.send(&elsewhere).await.expect_replay_of(&first);
+    }
+    assert_eq!((idle.entered(), db.records().await), (0, 10));
+}
+
 both! {
     async fn r07_another_body_is_refused_while_the_first_runs(db) {
         let (app, gauge) = db.app().await;

@@ -12,8 +12,13 @@ use crate::support::{Database, Postgres};
 
 /// Sends the call this often at once.
 async fn at_once(call: &Call, app: &axum::Router, times: usize) -> Vec<Answer> {
-    let sent = (0..times).map(|_| {
-        let (call, app) = (call.clone(), app.clone());
+    at_once_to(call, &[app], times).await
+}
+
+/// Sends the call this often at once, to these applications in turn.
+async fn at_once_to(call: &Call, apps: &[&axum::Router], times: usize) -> Vec<Answer> {
+    let sent = apps.iter().cycle().take(times).map(|app| {
+        let (call, app) = (call.clone(), (*app).clone());
         tokio::spawn(async move { call.send(&app).await })
     });
     join_all(sent).await.into_iter().map(|answer| answer.expect("no panic")).collect()
@@ -183,19 +188,20 @@ both! {
     }
 }
 
-/// Sends 32 duplicates at once, many times over, and half of the keys a second time when they have expired.
-async fn one_runs_in_each_round(db: &Postgres, store: PgStore) {
-    let (app, gauge) = db.app_over(store);
+/// Sends 32 duplicates at once, many times over, and half of the keys a second time when they have expired. They go to
+/// two stores, as to two processes: what a store knows of its own runs spares duplicates the database.
+async fn one_runs_in_each_round(db: &Postgres, store: impl Fn() -> PgStore) {
+    let ((app, gauge), (elsewhere, other)) = (db.app_over(store()), db.app_over(store()));
     let mut ran = 0;
     for round in 0..30 {
         let call = Call::act("insert").key(&format!("k{}", round % 15));
         if round == 15 {
             db.expire().await;
         }
-        let answers = at_once(&call, &app, 32).await;
+        let answers = at_once_to(&call, &[&app, &elsewhere], 32).await;
         ran += 1;
         let fresh: Vec<_> = answers.iter().filter(|answer| answer.status == 201 && !answer.replayed()).collect();
-        assert_eq!((fresh.len(), gauge.entered()), (1, ran), "round {round}");
+        assert_eq!((fresh.len(), gauge.entered() + other.entered()), (1, ran), "round {round}");
         for answer in answers.iter().filter(|answer| answer.status != 201) {
             answer.expect(409, "key_in_flight");
         }
@@ -207,34 +213,43 @@ async fn one_runs_in_each_round(db: &Postgres, store: PgStore) {
     assert_eq!(db.effects().await, 30);
 }
 
+/// With these options and this isolation level, as the application chose it.
+async fn one_runs_under(isolation: Option<Isolation>, options: &[(&str, &str)]) {
+    let db = Postgres::create().await;
+    let options = db.options().options(options.iter().copied());
+    let pool = PgPoolOptions::new().max_connections(8).connect_with(options).await.expect("a pool");
+    let store = || {
+        let builder = PgStore::builder(pool.clone()).reply_limit(app::REPLY_LIMIT);
+        isolation.into_iter().fold(builder, |builder, isolation| builder.isolation(isolation)).build()
+    };
+    one_runs_in_each_round(&db, store).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r10_postgres_two_processes() {
+    one_runs_under(None, &[]).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn r10_postgres_repeatable_read() {
-    let db = Postgres::create().await;
-    let store = db.builder(8).await.isolation(Isolation::RepeatableRead).build();
-    one_runs_in_each_round(&db, store).await;
+    one_runs_under(Some(Isolation::RepeatableRead), &[]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn r10_postgres_serializable() {
-    let db = Postgres::create().await;
-    let store = db.builder(8).await.isolation(Isolation::Serializable).build();
-    one_runs_in_each_round(&db, store).await;
+    one_runs_under(Some(Isolation::Serializable), &[]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn r10_postgres_where_serializable_is_the_default() {
-    let db = Postgres::create().await;
-    let options = db.options().options([("default_transaction_isolation", "serializable")]);
-    let pool = PgPoolOptions::new().max_connections(8).connect_with(options).await.expect("a pool");
-    one_runs_in_each_round(&db, PgStore::builder(pool).reply_limit(app::REPLY_LIMIT).build()).await;
+    one_runs_under(None, &[("default_transaction_isolation", "serializable")]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn r10_postgres_with_statements_that_have_no_names() {
     let db = Postgres::create().await;
     let pool = db.pool_of(8).await;
-    let store = PgStore::builder(pool.clone()).unnamed_statements(true).build();
-    one_runs_in_each_round(&db, store).await;
+    one_runs_in_each_round(&db, || PgStore::builder(pool.clone()).unnamed_statements(true).build()).await;
     let mut named = 0;
     for _ in 0..8 {
         let mut connection = pool.acquire().await.expect("a connection");
@@ -258,6 +273,5 @@ async fn r10_postgres_without_advisory_locks() {
     .await;
     let options = db.options().options([("search_path", "pretended,pg_catalog,public")]);
     let pool = PgPoolOptions::new().max_connections(8).connect_with(options).await.expect("a pool");
-    let store = PgStore::builder(pool).schema("public").build();
-    one_runs_in_each_round(&db, store).await;
+    one_runs_in_each_round(&db, || PgStore::builder(pool.clone()).schema("public").build()).await;
 }
