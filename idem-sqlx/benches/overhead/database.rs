@@ -1,6 +1,7 @@
 //! The databases, each with its tables and the application over it.
 
 use std::process;
+use std::time::Duration;
 
 use axum::Router;
 use axum::routing::post;
@@ -42,6 +43,8 @@ pub(crate) struct Postgres {
     app: Router,
     /// The same application over a second store, which works as another process would.
     elsewhere: Router,
+    /// The same over a store whose silent transactions the server ends.
+    limited: Router,
 }
 
 impl Postgres {
@@ -71,8 +74,9 @@ impl Postgres {
                 .route("/leased-step", post(postgres::leased_step))
                 .with_state(postgres::App { pool, store })
         };
-        let (app, elsewhere) = (app(store), app(PgStore::new(pool.clone())));
-        Self { server, database, pool, app, elsewhere }
+        let limited = PgStore::builder(pool.clone()).idle_limit(Duration::from_secs(90)).build();
+        let (app, elsewhere, limited) = (app(store), app(PgStore::new(pool.clone())), app(limited));
+        Self { server, database, pool, app, elsewhere, limited }
     }
 
     pub(crate) async fn drop(self) {
@@ -94,6 +98,7 @@ impl Database for Postgres {
             variant("by hand", "/by-hand", Keys::Fresh),
             variant("lock and look", "/lock-and-look", Keys::Fresh),
             variant("attribute", "/attribute", Keys::Fresh),
+            Variant { app: self.limited.clone(), ..variant("attribute, idle limit", "/attribute", Keys::Fresh) },
             variant("its replay", "/attribute", Keys::Again),
             Variant { app: self.elsewhere.clone(), ..variant("its replay, elsewhere", "/attribute", Keys::Finished) },
             variant("leased by hand", "/leased-by-hand", Keys::Fresh),
