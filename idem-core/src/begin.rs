@@ -102,7 +102,8 @@ pub(crate) async fn begin_within<C: Context>(
     let claimed = async {
         let intent = resume::intent_of(&request.identity)?;
         match claim::claim::<C>(store, request, in_flight, terms, intent).await? {
-            Claimed::Run(context) => {
+            Claimed::Run(mut context) => {
+                context.set_deadline(deadline);
                 Ok(Start::Run(Guard { context, limit: store.reply_limit(), deadline, _counted: counted }))
             }
             Claimed::Replay(reply) => Stored::of(reply).map(Start::Stored),

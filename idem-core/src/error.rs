@@ -92,8 +92,7 @@ pub enum Kind {
     /// twice, one comes after a failed step, a finished step or a started call is left out, or an undo belongs to no
     /// step. A mistake of the application.
     StepMismatch,
-    /// As many attempts of a leased run as it may have ended without a word, by a crash or by the loss of their lease.
-    /// It does not run again until an operator resets its attempts, or its record expires.
+    /// A leased run has used up its attempts: that many ended by a crash or by the loss of their lease. It does not run again until an operator resets its attempts, or its record expires.
     AttemptsExhausted,
     /// Attempts of a leased run have failed, and the next one may not begin yet. Ask again after
     /// [`retry_after`](Error::retry_after).

@@ -157,6 +157,7 @@ pub async fn settle<C: Context, R>(run: Guard<C>, answer: Result<R, Kind>, is_fi
         Ok(answer) => answer,
         Err(kind) => {
             let released = run.release().await;
+            resume::note_end(kind);
             return (codec.refuse)(released.err().unwrap_or_else(|| Error::new(kind)));
         }
     };

@@ -4,7 +4,9 @@ use std::future::Future;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use idem_core::store::{Abandoned, Claim, Entry, LeaseTerms, Outcome, Place, Record, Store, Timestamp, Transaction};
+use idem_core::store::{
+    Abandoned, Claim, Entry, Intent, LeaseTerms, Outcome, Place, Record, Store, Timestamp, Transaction,
+};
 use idem_core::{Error, Identity, Kind, Request};
 
 use crate::error::into_idem_error;
@@ -83,7 +85,12 @@ pub trait Database: Store + Unpin {
     /// Looks the record of a request up. `None` means that nothing was looked up, because the insert will show whether
     /// there is a record. `tries` is the number of earlier tries of this claim. Breaks if there is no connection, and a
     /// run of this process answers the request.
-    fn look(&self, request: &Request, tries: usize) -> impl Future<Output = Result<Looked<Self::Look>, Error>> + Send;
+    fn look(
+        &self,
+        request: &Request,
+        intent: Intent,
+        tries: usize,
+    ) -> impl Future<Output = Result<Looked<Self::Look>, Error>> + Send;
 
     /// The session to write in, on the connection of a look-up.
     fn write(&self, look: Self::Look) -> impl Future<Output = Result<Self::Session, Error>> + Send;

@@ -20,7 +20,7 @@ use crate::failure::Failure;
 /// | a constraint, a value that cannot be stored (SQLSTATE classes 22 and 23) | [`Kind::DataRefused`] | 422 | is refused again |
 /// | a missing table, column, right or feature (42, 3D, 3F, 0A, 28 and others), a column of another type | [`Kind::DeploymentBroken`] | 500 | runs once it is corrected |
 /// | a deadlock, a serialization failure, a time limit, a busy file | [`Kind::RetryLater`] | 503 | runs |
-/// | a lost connection, a full pool, a full disk, a server that only reads | [`Kind::StoreUnavailable`] | 503 | runs |
+/// | a lost connection, a full pool, a full disk, a Postgres server that only reads | [`Kind::StoreUnavailable`] | 503 | runs |
 /// | a statement in a failed transaction | [`Kind::TransactionAborted`] | 500 | runs |
 /// | everything else | [`Kind::StoreFailed`] | 500 | may run |
 ///

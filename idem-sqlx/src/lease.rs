@@ -42,7 +42,7 @@ impl<D: Database> Lease for DbLease<D> {
         let claim = Claim::random()?;
         let lease = Self { store: store.clone(), request: request.clone(), claim, terms: *terms, entered: None };
         for (tries, pause) in retry::pauses().enumerate() {
-            let (look, found) = match store.look(request, tries).await? {
+            let (look, found) = match store.look(request, intent, tries).await? {
                 ControlFlow::Continue(looked) => looked,
                 ControlFlow::Break(kind) => return Ok(Claimed::Refuse(kind)),
             };
@@ -160,7 +160,7 @@ impl<D: Database> DbLease<D> {
         };
         let commit = self.store.commit(session);
         let mut lease = release_on_drop::commit(self, commit).await?;
-        lease.entered = Some(lease.store.running().enter(&lease.request, State::Leased));
+        lease.entered = Some(lease.store.running().enter(&lease.request, fingerprint, State::Leased));
         Ok(Attempt { lease, number, fingerprint, entries })
     }
 
@@ -195,7 +195,8 @@ impl<D: Database> DbLease<D> {
 
     /// Ends the lease. The attempt is numbered only if it has run.
     async fn give_back(&self, has_run: bool) -> Result<(), Error> {
-        let mut session = self.store.begin().await?;
+        // A release that queued behind the work of others would come after the end of the lease, as that of a crash.
+        let mut session = self.store.begin_renewal().await?;
         let (identity, nobodys) = (&self.request.identity, Claim::random()?);
         let released = self.store.release(&mut session, identity, self.claim, nobodys, has_run).await?;
         self.committed(session, released).await

@@ -38,8 +38,8 @@
 //! # Ok(()) }
 //! ```
 //!
-//! Features: `postgres` and `axum` (default), and `sqlite`. The two databases have the same API: a program moves from one to the other by
-//! changing names.
+//! Features: `postgres` and `axum` (default), and `sqlite`. The two databases have the same API: a program moves from one
+//! to the other by changing names.
 //!
 //! Tested on PostgreSQL 15 and 18, and on the SQLite that sqlx bundles.
 //!

@@ -52,17 +52,6 @@ pub(crate) enum State {
 }
 
 impl Running {
-    /// What the active run means for the request, if the primary key has confirmed that run. A leased run is not
-    /// regarded.
-    pub(crate) fn find(&self, request: &Request) -> Option<Kind> {
-        self.place(request).filter(|place| place.state == State::Transaction).map(|place| place.means(request))
-    }
-
-    /// What the active run means for a request that cannot ask the database.
-    fn find_unasked(&self, request: &Request) -> Option<Kind> {
-        self.place(request).filter(|place| place.state != State::Claiming).map(|place| place.means(request))
-    }
-
     /// Enters the request until the returned entry is dropped, or returns what the entered request means for it. A
     /// leased run means nothing: its lease may have ended, and its record expired.
     #[cfg(feature = "sqlite")]
@@ -76,8 +65,10 @@ impl Running {
     }
 
     /// Enters a request that the primary key has let run, until the returned entry is dropped.
-    pub(crate) fn enter(&self, request: &Request, state: State) -> Entered {
-        self.entry(&mut self.table(), request.identity.digest(), request.fingerprint, state)
+    ///
+    /// The fingerprint is that of the record: a process that resumes a run may have another one.
+    pub(crate) fn enter(&self, request: &Request, fingerprint: Fingerprint, state: State) -> Entered {
+        self.entry(&mut self.table(), request.identity.digest(), fingerprint, state)
     }
 
     fn entry(&self, table: &mut Table, digest: Digest, fingerprint: Fingerprint, state: State) -> Entered {
@@ -87,9 +78,8 @@ impl Running {
         Entered { running: self.clone(), digest, number }
     }
 
-    fn place(&self, request: &Request) -> Option<Place> {
-        let table = self.table();
-        if table.places.is_empty() { None } else { table.places.get(&request.identity.digest()).copied() }
+    fn place(&self, digest: &Digest) -> Option<Place> {
+        self.table().places.get(digest).copied()
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -97,7 +87,8 @@ impl Running {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A connection for the request, or what an active run of this process means for it.
+    /// A connection for the request, or what an active run of this process means for it, if the primary key has
+    /// confirmed that run. `is_compared` is false for a process that only resumes a run: its fingerprint does not count.
     ///
     /// A leased run answers only if the pool is exhausted: otherwise the database does, which alone knows whether the
     /// lease has ended.
@@ -105,12 +96,19 @@ impl Running {
         &self,
         pool: &Pool<DB>,
         request: &Request,
+        is_compared: bool,
     ) -> Result<ControlFlow<Kind, PoolConnection<DB>>, Error> {
+        let digest = request.identity.digest();
         let mut acquiring = pin!(pool.acquire());
         loop {
             let is_exhausted = pool.num_idle() == 0 && pool.size() >= pool.options().get_max_connections();
-            let found = if is_exhausted { self.find_unasked(request) } else { self.find(request) };
-            if let Some(kind) = found {
+            let answers = |place: &Place| match place.state {
+                State::Claiming => false,
+                State::Transaction => true,
+                State::Leased => is_exhausted,
+            };
+            if let Some(place) = self.place(&digest).filter(answers) {
+                let kind = if is_compared { place.means(request) } else { Kind::KeyInFlight };
                 return Ok(ControlFlow::Break(kind));
             }
             // A run of this request may begin while this one waits.

@@ -64,7 +64,9 @@ where
         released.inspect_err(|error| tracing::error!(target: "idem", code = error.code(), "a released run: {error}"))
     });
     match timeout(RELEASE_PATIENCE, task).await {
-        Ok(released) => released.unwrap_or_else(|error| Err(Error::new(Kind::OutcomeUnknown).caused_by(error))),
+        // The error of the task would quote the words of a panic.
+        Ok(released) => released
+            .unwrap_or_else(|_| Err(Error::new(Kind::OutcomeUnknown).caused_by("the release of the run panicked"))),
         Err(_elapsed) => Ok(()),
     }
 }

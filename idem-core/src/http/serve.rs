@@ -180,7 +180,9 @@ async fn run_recorded<C: Context>(
     policy: &Policy,
     body: Body<C>,
 ) -> Result<Response, Error> {
-    let mut cut = pin!(cut(context.lost(), deadline(store, policy)));
+    let deadline = deadline(store, policy);
+    context.set_deadline(deadline);
+    let mut cut = pin!(cut(context.lost(), deadline));
     let ended = within(&mut cut, catch(body(&mut context))).await;
     let mut response = match ended.unwrap_or_else(|kind| Err(Error::new(kind))) {
         Ok(response) => response,
@@ -225,7 +227,9 @@ async fn reject<C: Context>(context: C, outcome: &Outcome, response: Response) -
 
 async fn run_unrecorded<C: Context>(store: &C::Store, policy: &Policy, body: Body<C>) -> Result<Response, Error> {
     let mut context = C::begin_unrecorded(store).await?;
-    let cut = cut(context.lost(), deadline(store, policy));
+    let deadline = deadline(store, policy);
+    context.set_deadline(deadline);
+    let cut = cut(context.lost(), deadline);
     let ended = within(cut, catch(body(&mut context))).await;
     match ended.unwrap_or_else(|kind| Err(Error::new(kind))) {
         Ok(mut response) => {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::Instrument;
 
 use super::key::digest;
@@ -74,6 +74,10 @@ impl<L: Lease> Context for Steps<L> {
                 None => std::future::pending().await,
             }
         }
+    }
+
+    fn set_deadline(&mut self, deadline: Duration) {
+        self.deadline = deadline;
     }
 
     async fn complete(mut self, outcome: &Outcome) -> Result<(), Error> {
@@ -206,11 +210,24 @@ impl<L: Lease> Run<L> {
             tracing::error!(target: "idem", "a step that was given up does not end; its lease ends by itself");
             return;
         };
-        drop(renewal);
         if *has_ended || matches!(broken, Some(Kind::LeaseLost | Kind::TransactionEnded)) {
             return;
         }
-        match lease.release().await {
+        // Renewed until it is released: otherwise an attempt that has failed in order would count as a crash, only
+        // because the database was busy.
+        let tries = async {
+            for pause in [50, 100, 200, 400, 800, 1600, 3200] {
+                match lease.release().await {
+                    Err(error) if matches!(error.kind(), Kind::RetryLater | Kind::StoreUnavailable) => {}
+                    released => return released,
+                }
+                sleep(Duration::from_millis(pause)).await;
+            }
+            lease.release().await
+        };
+        let released = tries.await;
+        drop(renewal);
+        match released {
             Ok(()) => {}
             Err(error) if error.kind() == Kind::LeaseLost => {}
             Err(error) => tracing::warn!(target: "idem", %error, "the lease was not released; it ends by itself"),

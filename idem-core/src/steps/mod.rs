@@ -96,6 +96,8 @@ pub struct Steps<L: Lease> {
     journal: Journal,
     /// The undos of the passed steps, by step name. The mutex is here only so that `&Steps` may go to another thread.
     undos: std::sync::Mutex<Vec<(String, Undo<L::Tx>)>>,
+    /// How long the undos may take.
+    deadline: Duration,
 }
 
 struct Run<L> {
@@ -110,7 +112,8 @@ struct Run<L> {
 
 impl<L: Lease> Steps<L> {
     fn of(store: &L::Store, run: Option<Run<L>>, journal: Journal) -> Self {
-        Self { store: store.clone(), run, last: None, journal, undos: std::sync::Mutex::default() }
+        let (undos, deadline) = (std::sync::Mutex::default(), store.deadline());
+        Self { store: store.clone(), run, last: None, journal, undos, deadline }
     }
 
     /// Runs a step that writes to the store's database. Its writes and its record are one commit.

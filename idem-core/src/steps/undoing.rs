@@ -13,13 +13,13 @@ use crate::entry::{Entry, EntryKind};
 use crate::error::{Error, Kind};
 use crate::machine::Journal;
 use crate::record::{Claim, Outcome};
-use crate::store::{Context, Lease, Store};
+use crate::store::{Context, Lease};
 
 impl<L: Lease> Steps<L> {
-    /// Undoes the finished steps that are not undone yet, within the store's deadline for a run. Returns the outcome that counts: an earlier attempt may have
-    /// recorded one.
+    /// Undoes the finished steps that are not undone yet, within the deadline of the run, counted anew. Returns the outcome
+    /// that counts: an earlier attempt may have recorded one.
     pub(super) async fn undo_steps(&mut self, outcome: &Outcome) -> Result<Outcome, Error> {
-        let cut = cut(self.lost(), self.store.deadline());
+        let cut = cut(self.lost(), self.deadline);
         within(cut, self.undo_recorded(outcome)).await.unwrap_or_else(|kind| Err(Error::new(kind)))
     }
 
@@ -44,7 +44,7 @@ impl<L: Lease> Steps<L> {
     /// Undoes the steps of a request that is not recorded. No retry could resume, so an undo that fails does not stop
     /// the others.
     pub(super) async fn undo_unrecorded(&mut self) -> Result<(), Error> {
-        let cut = cut(self.lost(), self.store.deadline());
+        let cut = cut(self.lost(), self.deadline);
         within(cut, self.undo_all()).await.unwrap_or_else(|kind| Err(Error::new(kind)))
     }
 

@@ -1,6 +1,7 @@
 //! The context: one run of a handler.
 
 use std::future::Future;
+use std::time::Duration;
 
 use super::handle::{Claimed, Store};
 use crate::disposition::Disposition;
@@ -57,6 +58,10 @@ pub trait Context: Sized + Send + 'static {
     fn lost(&self) -> impl Future<Output = ()> + Send + 'static {
         std::future::pending()
     }
+
+    /// Sets the deadline of the run, which is also how long its undos may take if it is rejected. A context without undos
+    /// has no use for it.
+    fn set_deadline(&mut self, _deadline: Duration) {}
 
     /// Commits the handler's writes and the outcome together.
     ///

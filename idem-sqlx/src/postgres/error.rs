@@ -4,8 +4,12 @@ use idem_core::Kind;
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
 pub(crate) fn kind(answer: &PgDatabaseError) -> Kind {
-    // The same statement works on a new connection.
-    if is_dead_plan(answer) { Kind::RetryLater } else { kind_of(answer.code()) }
+    match answer {
+        // The same statement works on a new connection.
+        answer if is_dead_plan(answer) => Kind::RetryLater,
+        answer if is_policy_violation(answer) => Kind::DataRefused,
+        answer => kind_of(answer.code()),
+    }
 }
 
 /// By whose fault it was (rule 18a): the moment's, the request's, the deployment's, or nobody's that is known.
@@ -51,7 +55,8 @@ fn kind_of(sqlstate: &str) -> Kind {
 pub(super) fn is_unfit(error: &sqlx::Error) -> bool {
     let answer = error.as_database_error().and_then(|answer| answer.try_downcast_ref::<PgDatabaseError>());
     answer.is_some_and(|answer| {
-        matches!(answer.code(), "25006" | "26000" | "42P05" | "42501" | "57014") || is_dead_plan(answer)
+        let is_inherited = matches!(answer.code(), "25006" | "26000" | "42P05" | "42501" | "57014");
+        is_inherited && !is_policy_violation(answer) || is_dead_plan(answer)
     })
 }
 
@@ -59,6 +64,12 @@ pub(super) fn is_unfit(error: &sqlx::Error) -> bool {
 /// a distributed Postgres says of statements that it does not support. The routine that refuses is another one.
 fn is_dead_plan(answer: &PgDatabaseError) -> bool {
     answer.code() == "0A000" && answer.routine() == Some("RevalidateCachedQuery")
+}
+
+/// A row violates a policy of row-level security, as it may violate a constraint. The code is that of a missing right; the
+/// routine that refuses is another one.
+fn is_policy_violation(answer: &PgDatabaseError) -> bool {
+    answer.code() == "42501" && answer.routine() == Some("ExecWithCheckOptions")
 }
 
 /// Whether a failed COMMIT has certainly kept nothing.
@@ -88,6 +99,11 @@ pub(super) fn is_left_behind(error: &sqlx::Error) -> bool {
 /// There is no transaction, or the transaction does not have our savepoint.
 pub(super) fn has_no_savepoint(error: &sqlx::Error) -> bool {
     matches!(sqlstate(error).as_deref(), Some("25P01" | "3B001"))
+}
+
+/// The statement was cancelled, or took longer than the server lets it.
+pub(super) fn is_cancelled(error: &sqlx::Error) -> bool {
+    sqlstate(error).as_deref() == Some("57014")
 }
 
 /// The snapshot is older than the conflicting row. This happens only under the stricter isolation levels.

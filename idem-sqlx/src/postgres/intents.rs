@@ -4,12 +4,12 @@ use std::future::Future;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use idem_core::store::{Abandoned, Claim, Entry, LeaseTerms, Outcome, Place, Record};
+use idem_core::store::{Abandoned, Claim, Entry, Intent, LeaseTerms, Outcome, Place, Record};
 use idem_core::{Error, Identity, Kind, Request};
 
 use super::session::{Begin, Session, begin};
 use super::store::PgStore;
-use super::tx::PgTx;
+use super::tx::{PgTx, unless_busy};
 use crate::database::{CommitFailed, Database, Found, Leased, Looked, Over, Written};
 use crate::error::store_error;
 use crate::migrations::Migration;
@@ -90,8 +90,8 @@ impl Database for PgStore {
 
     /// The first try looks nothing up: most requests are new, and the primary key shows whether there is a record.
     /// Later tries look first, because an insert waits for the transaction that holds the row, and a look-up does not.
-    async fn look(&self, request: &Request, tries: usize) -> Result<Looked<Session>, Error> {
-        let connection = match self.inner().running.acquire(self.pool(), request).await? {
+    async fn look(&self, request: &Request, intent: Intent, tries: usize) -> Result<Looked<Session>, Error> {
+        let connection = match self.inner().running.acquire(self.pool(), request, intent == Intent::Run).await? {
             ControlFlow::Continue(connection) => connection,
             ControlFlow::Break(kind) => return Ok(ControlFlow::Break(kind)),
         };
@@ -182,8 +182,9 @@ impl Database for PgStore {
         let mut tx = PgTx::open(self).await?;
         let leases = tx.leases().await?;
         let held = leases.held_since(&mut tx.in_time(), identity, claim).await.map_err(store_error)?;
-        Ok(held.map(|began| {
+        Ok(held.map(|(began, backend)| {
             tx.began = Some((began, at));
+            tx.backend = Some(backend);
             tx
         }))
     }
@@ -218,7 +219,8 @@ impl Database for PgStore {
     }
 
     async fn roll_back(&self, mut tx: PgTx) -> bool {
-        let is_whole = is_whole(&mut tx).await;
+        let backend = tx.backend;
+        let is_whole = unless_busy(is_whole(&mut tx), self.cancel_backend(backend)).await;
         tx.take_session().rollback().await;
         is_whole
     }
@@ -238,6 +240,18 @@ impl Database for PgStore {
     async fn run_migration(&self, session: &mut Session, migration: &Migration) -> Result<(), Error> {
         let run = sqlx::raw_sql(migration.sql).execute(session.connection()).await;
         run.map(|_| ()).map_err(store_error)
+    }
+}
+
+impl PgStore {
+    /// Cancels what a step's transaction does, from another connection.
+    async fn cancel_backend(&self, backend: Option<i32>) -> Result<(), Error> {
+        let Some(backend) = backend else { return Ok(()) };
+        let mut session = self.begin_renewal().await?;
+        let cancel = sqlx::query("SELECT pg_catalog.pg_cancel_backend($1)").persistent(false).bind(backend);
+        cancel.execute(&mut session.in_time()).await.map_err(store_error)?;
+        session.rollback().await;
+        Ok(())
     }
 }
 

@@ -32,8 +32,7 @@ use crate::lease::{self, DbLease};
 /// - A step's transaction has the store's isolation level. If the level is stricter than read committed, a step that
 ///   takes longer than a third of the lease is refused as [`RetryLater`](idem_core::Kind::RetryLater), because the
 ///   renewal has changed the record meanwhile.
-/// - The lease is renewed on a connection of its own. If the pool has no free connection for the length of a lease, the
-///   lease is lost.
+/// - The lease is renewed on another connection of the pool, or on one beside the pool if that has none to give.
 pub type PgSteps = Steps<PgLease>;
 
 /// The right to run one attempt, on Postgres: see [`PgSteps`].

@@ -127,15 +127,15 @@ impl Leases {
         self.query(START).fetch_one(connection).await?.try_get(0)
     }
 
-    /// When this transaction began, if the lease is held.
+    /// When this transaction began and the server process that runs it, if the lease is held.
     pub(super) async fn held_since(
         self,
         connection: &mut InTime<'_>,
         identity: &Identity,
         claim: Claim,
-    ) -> sqlx::Result<Option<i64>> {
+    ) -> sqlx::Result<Option<(i64, i32)>> {
         let query = bind_held(self.query(&self.sql.lease_held), identity, claim);
-        query.fetch_optional(connection).await?.map(|row| row.try_get(0)).transpose()
+        query.fetch_optional(connection).await?.map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).transpose()
     }
 
     /// Renews the lease and records an entry, once. Returns false if the lease is lost, or if this is not the
@@ -427,7 +427,7 @@ const START: &str = "SELECT (extract(epoch FROM now()) * 1000000)::bigint";
 
 const HELD: Template = Template(
     "
-SELECT (extract(epoch FROM now()) * 1000000)::bigint
+SELECT (extract(epoch FROM now()) * 1000000)::bigint, pg_catalog.pg_backend_pid()
 FROM {schema}.idem_records
 WHERE scope = $1
     AND operation = $2

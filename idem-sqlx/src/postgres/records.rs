@@ -184,6 +184,12 @@ impl Records {
         query.fetch_one(connection).await?.try_get(0)
     }
 
+    /// Cancels the statement of the transaction that holds the lock on the identity.
+    pub(super) async fn cancel(self, connection: &mut InTime<'_>, request: &Request) -> sqlx::Result<()> {
+        let Locks { identity, .. } = Locks::of(request, self.secret);
+        self.query(CANCEL).bind(identity).fetch_all(connection).await.map(|_| ())
+    }
+
     /// Completes the record that this transaction claimed. Returns false if this is no longer that transaction.
     pub(super) async fn complete(
         self,
@@ -402,6 +408,18 @@ FOR UPDATE",
 );
 
 const SECRET: Template = Template("SELECT secret FROM {schema}.idem_secret");
+
+const CANCEL: &str = "
+SELECT pg_catalog.pg_cancel_backend(held.pid)
+FROM pg_catalog.pg_locks AS held
+    JOIN pg_catalog.pg_database AS database ON database.oid = held.database
+WHERE held.locktype = 'advisory'
+    AND held.classid::bigint = ($1::bigint >> 32) & 4294967295
+    AND held.objid::bigint = $1 & 4294967295
+    AND held.objsubid = 1
+    AND held.mode = 'ExclusiveLock'
+    AND held.granted
+    AND database.datname = current_database()";
 
 /// `pg_locks` has a bigint as two halves. `usesysid` is the role that has logged in, which no `SET ROLE` changes.
 const IS_RUN: &str = "

@@ -75,6 +75,8 @@ pub struct Session {
     limit: Duration,
     /// Whether the connection can go back to the pool.
     fitness: Fitness,
+    /// Whether a BEGIN was sent. Without one there is nothing to roll back.
+    has_begun: bool,
 }
 
 impl Session {
@@ -87,19 +89,28 @@ impl Session {
         store: &PgStore,
         begin: Begin,
     ) -> Result<Self, Error> {
-        // The session owns the connection before BEGIN is sent, so that its drop cleans up after a cancelled BEGIN.
+        Self::bare(connection, store).begun(begin).await
+    }
+
+    /// A session before its BEGIN, for a statement that stands alone.
+    pub(super) fn bare(connection: PoolConnection<Postgres>, store: &PgStore) -> Self {
         let limit = store.inner().statement_deadline;
-        let mut session = Self { connection: Some(connection), limit, fitness: Fitness::Fit };
-        let mut begun = session.send_begin(begin).await;
+        Self { connection: Some(connection), limit, fitness: Fitness::Fit, has_begun: false }
+    }
+
+    pub(super) async fn begun(mut self, begin: Begin) -> Result<Self, Error> {
+        // Noted before BEGIN is sent, so that the drop cleans up after a cancelled BEGIN.
+        self.has_begun = true;
+        let mut begun = self.send_begin(begin).await;
         if begun.as_ref().is_err_and(is_left_behind) {
-            session.answer(async |connection| roll_back(connection).await).await.map_err(not_begun)?;
-            begun = session.send_begin(begin).await;
+            self.answer(async |connection| roll_back(connection).await).await.map_err(not_begun)?;
+            begun = self.send_begin(begin).await;
         }
         if let Err(error) = begun {
-            session.discard();
+            self.discard();
             return Err(not_begun(error));
         }
-        Ok(session)
+        Ok(self)
     }
 
     async fn send_begin(&mut self, begin: Begin) -> sqlx::Result<()> {
@@ -232,7 +243,7 @@ impl RollingBack {
         if session.connection.is_none() || session.fitness == Fitness::Silent {
             return;
         }
-        if session.answer(async |connection| roll_back(connection).await).await.is_ok() {
+        if !session.has_begun || session.answer(async |connection| roll_back(connection).await).await.is_ok() {
             session.give_back();
         }
     }

@@ -38,19 +38,23 @@ use crate::spare::Spare;
 ///
 /// # Rules
 /// - The pool must connect to the primary. A replica may lag, and a decision taken on old data runs a request twice.
-/// - One request uses one connection. A waiting duplicate uses none. A pool with one connection works.
+/// - One request uses one connection, and a waiting duplicate uses none. A pool with one connection works. The renewals of
+///   leased runs may open one more beside the pool.
+/// - A duplicate of a run of this store and its clones needs no connection if the pool is exhausted.
 /// - Its tables are in one schema: the schema that the [builder](PgStoreBuilder::schema) names, or else the
 ///   `current_schema()` at the store's first use. Each statement names this schema, so a `SET search_path` or a
 ///   temporary table changes nothing.
 /// - If a pooled connection still has an open transaction of an earlier user, that transaction is rolled back. The
 ///   store inherits nothing from it.
 /// - A connection that cannot do the work is closed instead of going back to the pool: it only reads, its role lacks a
-///   right, or its prepared statements are gone or out of date. The next request gets another connection.
+///   right, its prepared statements are gone or out of date, or a time limit has ended a statement. The next request gets
+///   another connection.
 /// - Postgres 15 and 18 are tested.
 ///
 /// # Limitations
 /// Advisory locks spare duplicates a wait for each other. On a distributed Postgres without advisory locks, or with
-/// locks that belong to one node, duplicates wait for the running request instead. The outcome is the same.
+/// locks that belong to one node, duplicates wait for the running request instead, for the
+/// [`statement_deadline`](PgStoreBuilder::statement_deadline) at most. Which request runs is the same.
 ///
 /// Each transaction of the store adds one to `xact_rollback` in `pg_stat_database`, even if it commits: it begins with
 /// a ROLLBACK of any transaction left open on its connection.
@@ -287,8 +291,8 @@ impl PgStoreBuilder {
     /// How long to wait for the answer to a statement of the store's own. Default: 10 seconds.
     ///
     /// A connection can fall silent without being closed. A statement without an answer in this time fails as one on a
-    /// lost connection does: the caller gets `store_unavailable`, and the connection is closed. The store's statements
-    /// take milliseconds. COMMIT has a [deadline of its own](Self::commit_deadline), and the handler's statements end
+    /// lost connection does: the caller gets `store_unavailable`, and the connection is closed. Such statements
+    /// take milliseconds; a batch of the sweep that moves large replies may take longer. COMMIT has a [deadline of its own](Self::commit_deadline), and the handler's statements end
     /// with [the run](Self::deadline).
     #[must_use]
     pub fn statement_deadline(mut self, deadline: Duration) -> Self {

@@ -3,29 +3,28 @@
 use std::fmt;
 use std::future::{Ready, ready};
 use std::ops::{ControlFlow, Deref, DerefMut};
+use std::pin::pin;
 use std::time::Instant;
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, join};
 use futures_util::stream::BoxStream;
 use futures_util::{FutureExt, StreamExt, TryFutureExt, TryStreamExt};
 use idem_core::bounds::EndedByItsHolder;
 use idem_core::machine::{Decision, decide, lateness};
-use idem_core::store::{Claim, Claimed, Context, Outcome, Rejected, Reply, Store, Transaction};
+use idem_core::store::{Claim, Claimed, Context, Outcome, RELEASE_PATIENCE, Rejected, Reply, Store, Transaction};
 use idem_core::{Disposition, Error, Kind, Request, Start};
-use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnection, PgQueryResult, PgRow, PgStatement, PgTypeInfo};
 use sqlx::{Acquire, Either, Execute, Executor, Postgres, SqlStr};
 use tokio::runtime::Handle;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
-use super::error::{has_no_savepoint, is_serialization_failure};
-use super::fitness::Fitness;
+use super::error::{has_no_savepoint, is_cancelled, is_serialization_failure};
 use super::in_time::InTime;
 use super::leases::Leases;
 use super::records::{Holder, Records};
 use super::session::{Begin, Session};
 use super::store::PgStore;
-use crate::database::CommitFailed;
+use crate::database::{CommitFailed, Database};
 use crate::error::{caused, store_error};
 use crate::retry;
 use crate::running::{Entered, State};
@@ -67,6 +66,8 @@ pub struct PgTx {
     run: Option<Run>,
     /// For a step: when the transaction began, by the database's clock and by ours.
     pub(super) began: Option<(i64, Instant)>,
+    /// For a step: the server process that runs it.
+    pub(super) backend: Option<i32>,
 }
 
 /// What the transaction has claimed.
@@ -134,23 +135,23 @@ impl Context for PgTx {
         request.check_ttl()?;
         let mut looked = match Box::pin(Self::look_up(store, request)).await? {
             ControlFlow::Break(begun) => return Ok(begun),
-            ControlFlow::Continue(connection) => connection,
+            ControlFlow::Continue(session) => session,
         };
         for pause in retry::pauses() {
-            let connection = match looked.take() {
-                Some(connection) => connection,
-                None => match store.inner().running.acquire(store.pool(), request).await? {
-                    ControlFlow::Continue(connection) => connection,
+            let session = match looked.take() {
+                Some(session) => session,
+                None => match store.inner().running.acquire(store.pool(), request, true).await? {
+                    ControlFlow::Continue(connection) => Session::bare(connection, store),
                     ControlFlow::Break(kind) => return Ok(Claimed::Refuse(kind)),
                 },
             };
-            let session = Session::begin_on(connection, store, store.inner().begin).await?;
-            let mut tx = Self { store: store.clone(), session: Some(session), run: None, began: None };
+            let session = session.begun(store.inner().begin).await?;
+            let mut tx = Self { store: store.clone(), session: Some(session), run: None, began: None, backend: None };
             let claim = Claim::random()?;
             match tx.try_claim(request, claim).await? {
                 Tried::Run => {
                     tx.session().mark().await.map_err(store_error)?;
-                    let entered = store.inner().running.enter(request, State::Transaction);
+                    let entered = store.inner().running.enter(request, request.fingerprint, State::Transaction);
                     tx.run = Some(Run { request: request.clone(), claim, began: Instant::now(), _entered: entered });
                     return Ok(Claimed::Run(tx));
                 }
@@ -228,50 +229,38 @@ impl PgTx {
 
     pub(super) async fn open_by(store: &PgStore, begin: Begin) -> Result<Self, Error> {
         let session = Session::begin(store, begin).await?;
-        Ok(Self { store: store.clone(), session: Some(session), run: None, began: None })
+        Ok(Self { store: store.clone(), session: Some(session), run: None, began: None, backend: None })
     }
 
     /// Answers a request whose first run ended in this process a short while ago, in one round trip. Otherwise the
     /// claim decides, on the connection of this look-up if it took one.
-    async fn look_up(
-        store: &PgStore,
-        request: &Request,
-    ) -> Result<ControlFlow<Claimed<Self>, Option<PoolConnection<Postgres>>>, Error> {
+    async fn look_up(store: &PgStore, request: &Request) -> Result<ControlFlow<Claimed<Self>, Option<Session>>, Error> {
         let inner = store.inner();
         if !inner.recent.contains(&request.identity.digest()) {
             return Ok(ControlFlow::Continue(None));
         }
-        let mut connection = match inner.running.acquire(&inner.pool, request).await? {
+        let connection = match inner.running.acquire(&inner.pool, request, true).await? {
             ControlFlow::Continue(connection) => connection,
             ControlFlow::Break(kind) => return Ok(ControlFlow::Break(Claimed::Refuse(kind))),
         };
         // A pooler in transaction mode needs a transaction around the statement. Without a pooler, a single statement
         // is a transaction by itself.
-        let (found, connection) = if inner.unnamed_statements {
-            let mut session = Session::begin_on(connection, store, inner.begin).await?;
+        let mut session = Session::bare(connection, store);
+        let (found, session) = if inner.unnamed_statements {
+            let mut session = session.begun(inner.begin).await?;
             let records = inner.records(&mut session.in_time()).await?;
             (Some(records.find(&mut session.in_time(), &request.identity).await?), None)
         } else {
-            let mut fitness = Fitness::Fit;
-            let found = async {
-                let in_time = &mut InTime::new(&mut connection, inner.statement_deadline, &mut fitness);
-                let records = inner.records(in_time).await?;
-                records.find_alone(in_time, &request.identity).await
-            };
-            let found = found.await;
-            if fitness == Fitness::Silent {
-                drop(connection.detach());
-                return Err(found.err().unwrap_or_else(|| Error::new(Kind::StoreUnavailable)));
-            }
-            (found?, Some(connection))
+            let records = inner.records(&mut session.in_time()).await?;
+            (records.find_alone(&mut session.in_time(), &request.identity).await?, Some(session))
         };
         // A record found inside a transaction that an earlier user left open decides nothing. The next BEGIN on the
         // connection ends that transaction.
-        let Some((record, now)) = found else { return Ok(ControlFlow::Continue(connection)) };
+        let Some((record, now)) = found else { return Ok(ControlFlow::Continue(session)) };
         Ok(match decide(record.as_ref(), request, now) {
             Decision::Replay(reply) => ControlFlow::Break(Claimed::Replay(reply)),
             Decision::Refuse(kind) => ControlFlow::Break(Claimed::Refuse(kind)),
-            Decision::Claim | Decision::Replace(_) => ControlFlow::Continue(connection),
+            Decision::Claim | Decision::Replace(_) => ControlFlow::Continue(session),
         })
     }
 
@@ -397,7 +386,12 @@ impl PgTx {
     /// In a task of its own: if the caller goes away now, the key must still be poisoned.
     async fn ended(&mut self) -> Error {
         let (store, session, run) = (self.store.clone(), self.take_session(), self.take_run());
-        let barred = tokio::spawn(async move { ended(&store, session, run).await });
+        // A shutdown waits for this task.
+        let counted = store.runs().enter();
+        let barred = tokio::spawn(async move {
+            let _counted = counted;
+            ended(&store, session, run).await
+        });
         barred
             .await
             .unwrap_or_else(|_| Error::new(Kind::TransactionEnded).caused_by("the task has ended without an answer"))
@@ -437,9 +431,34 @@ impl Drop for PgTx {
 
 /// Rolls a run back, unless its handler ended the transaction.
 async fn abandon(store: PgStore, mut session: Session, run: Run) -> Result<(), Error> {
-    if let Ok(false) = still_holds(&mut session).await {
+    let cancelled = cancel_run(&store, &run.request);
+    if let Ok(false) = unless_busy(still_holds(&mut session), cancelled).await {
         return Err(ended(&store, session, run).await);
     }
+    session.rollback().await;
+    Ok(())
+}
+
+/// Asks a connection. If a statement that the handler gave up keeps it busy, has that statement cancelled: it would hold
+/// the key, and a lock that it waits for may never come.
+pub(super) async fn unless_busy<T>(ask: impl Future<Output = T>, cancel: impl Future<Output = Result<(), Error>>) -> T {
+    let mut ask = pin!(ask);
+    if let Ok(answer) = timeout(RELEASE_PATIENCE / 2, &mut ask).await {
+        return answer;
+    }
+    let (answer, cancelled) = join(ask, cancel).await;
+    if let Err(error) = cancelled {
+        tracing::warn!(target: "idem", code = error.code(), "a statement that was given up was not cancelled");
+    }
+    answer
+}
+
+/// Cancels what the transaction of a run does, from another connection. If its handler has ended that transaction and
+/// another run has the key by now, that run fails and can be repeated.
+async fn cancel_run(store: &PgStore, request: &Request) -> Result<(), Error> {
+    let mut session = Database::begin_renewal(store).await?;
+    let records = store.inner().records(&mut session.in_time()).await?;
+    records.cancel(&mut session.in_time(), request).await.map_err(store_error)?;
     session.rollback().await;
     Ok(())
 }
@@ -447,7 +466,12 @@ async fn abandon(store: PgStore, mut session: Session, run: Run) -> Result<(), E
 /// Whether the transaction is still the one that claimed, failed or not. If so, all writes of the handler in it are
 /// rolled back. An error means that the transaction cannot be asked. It is lost then, and commits nothing more.
 async fn still_holds(session: &mut Session) -> sqlx::Result<bool> {
-    match session.undo().await {
+    let mut undone = session.undo().await;
+    if undone.as_ref().is_err_and(is_cancelled) {
+        // What was meant for the handler's statement came too late for it.
+        undone = session.undo().await;
+    }
+    match undone {
         Ok(()) => Ok(true),
         Err(error) if has_no_savepoint(&error) => Ok(false),
         Err(error) => Err(error),

@@ -2,9 +2,10 @@
 
 use std::future::Future;
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::time::Duration;
 
-use idem_core::store::{Abandoned, Claim, Entry, LeaseTerms, Outcome, Place, Record};
+use idem_core::store::{Abandoned, Claim, Entry, Intent, LeaseTerms, Outcome, Place, Record};
 use idem_core::{Error, Identity, Request};
 
 use super::error::{has_no_savepoint, is_answer};
@@ -38,7 +39,14 @@ impl Database for SqliteStore {
     }
 
     async fn begin_renewal(&self) -> Result<Session, Error> {
-        Session::begin_on(self.inner().spare.acquire(self.pool()).await?).await
+        let pool = self.pool();
+        // Another connection to this name is another database, and an empty one.
+        let is_alone = pool.connect_options().get_filename() == Path::new(":memory:");
+        if is_alone {
+            Session::begin(pool).await
+        } else {
+            Session::begin_on(self.inner().spare.acquire(pool).await?).await
+        }
     }
 
     fn commit(&self, session: Session) -> impl Future<Output = Result<(), CommitFailed>> + Send + 'static {
@@ -76,8 +84,8 @@ impl Database for SqliteStore {
     }
 
     /// A step may hold the write lock for long. Reading a finished record does not need the lock.
-    async fn look(&self, request: &Request, _tries: usize) -> Result<Looked<Reader>, Error> {
-        let connection = match self.inner().running.acquire(self.pool(), request).await? {
+    async fn look(&self, request: &Request, intent: Intent, _tries: usize) -> Result<Looked<Reader>, Error> {
+        let connection = match self.inner().running.acquire(self.pool(), request, intent == Intent::Run).await? {
             ControlFlow::Continue(connection) => connection,
             ControlFlow::Break(kind) => return Ok(ControlFlow::Break(kind)),
         };

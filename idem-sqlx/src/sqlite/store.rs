@@ -29,7 +29,8 @@ use crate::spare::Spare;
 /// # Rules
 /// - SQLite has one writer at a time, and a recorded handler is a writer from its start. So requests with different
 ///   keys run one after another. `PRAGMA journal_mode = WAL` lets replays and other readers continue meanwhile.
-/// - One request uses one connection. A waiting duplicate uses none. A pool with one connection works.
+/// - One request uses one connection, and a waiting duplicate uses none. A pool with one connection works. The renewals of
+///   leased runs may open one more beside the pool.
 /// - If a pooled connection still has an open transaction of an earlier user, that transaction is rolled back. The
 ///   store inherits nothing from it.
 ///

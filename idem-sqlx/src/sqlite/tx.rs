@@ -117,7 +117,7 @@ impl Context for SqliteTx {
 
     async fn claim(store: &SqliteStore, request: &Request) -> Result<Claimed<Self>, Error> {
         request.check_ttl()?;
-        let connection = match store.inner().running.acquire(store.pool(), request).await? {
+        let connection = match store.inner().running.acquire(store.pool(), request, true).await? {
             ControlFlow::Continue(connection) => connection,
             ControlFlow::Break(kind) => return Ok(Claimed::Refuse(kind)),
         };
@@ -297,7 +297,12 @@ impl SqliteTx {
     /// In a task of its own: if the caller goes away now, the key must still be poisoned.
     async fn ended(&mut self) -> Error {
         let (store, session, run) = (self.store.clone(), self.take_session(), self.take_run());
-        let barred = tokio::spawn(async move { ended(&store, session, run).await });
+        // A shutdown waits for this task.
+        let counted = store.runs().enter();
+        let barred = tokio::spawn(async move {
+            let _counted = counted;
+            ended(&store, session, run).await
+        });
         barred
             .await
             .unwrap_or_else(|_| Error::new(Kind::TransactionEnded).caused_by("the task has ended without an answer"))

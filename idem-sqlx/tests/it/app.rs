@@ -353,6 +353,10 @@ macro_rules! application {
                         Body::from_stream(futures_util::stream::pending::<Result<&str, std::io::Error>>())
                             .into_response()
                     }
+                    "slow_statement" => {
+                        drop(sqlx::raw_sql($slow).execute(&mut **tx).await);
+                        done.into_response()
+                    }
                     "impatient" => {
                         let slow = sqlx::raw_sql($slow).execute(&mut **tx);
                         let limit = std::time::Duration::from_millis(200);

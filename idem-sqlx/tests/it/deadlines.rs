@@ -136,6 +136,19 @@ both! {
         Call::to("/brief", "insert").send(&app).await.expect_fresh(201);
     }
 
+    async fn r12a_a_statement_that_hangs_ends_with_its_run(db) {
+        let store = db.store(1).await;
+        let (app, gauge) = db.app_over(store.clone());
+        let began = Instant::now();
+        Call::to("/brief", "slow_statement").send(&app).await.expect(503, "deadline_exceeded");
+        assert!(began.elapsed() < Duration::from_millis(1500), "the answer took {:?}", began.elapsed());
+        assert!(store.drain(Duration::from_secs(30)).await);
+        // On Postgres the statement of four seconds is cancelled.
+        assert!(D::WRITERS == 1 || began.elapsed() < Duration::from_secs(3), "the key was held {:?}", began.elapsed());
+        Call::to("/brief", "insert").send(&app).await.expect_fresh(201);
+        assert_eq!((gauge.entered(), db.effects().await), (2, 1));
+    }
+
     async fn r12b_a_handlers_own_timeout_is_kept(db) {
         let store = db.store(1).await;
         let (app, gauge) = db.app_over(store.clone());
@@ -144,8 +157,8 @@ both! {
             let answer = call.send(&app).await;
             assert_eq!(answer.status, 504, "{answer:?}");
             assert!(began.elapsed() < Duration::from_millis(1200), "the answer took {:?}", began.elapsed());
-            // The connection is busy, and the run is counted until it is not.
-            assert_eq!(store.runs().count(), 1);
+            // SQLite has no way to cancel a statement. The connection is busy, and the run is counted until it is not.
+            assert!(D::WRITERS > 1 || store.runs().count() == 1);
             assert!(store.drain(Duration::from_secs(30)).await);
         }
         assert_eq!((gauge.entered(), db.effects().await, db.records().await), (2, 0, 0));
@@ -161,6 +174,7 @@ both! {
             assert_eq!(kind(&ended), None, "its own failure: {ended:?}");
             assert!(ended.is_err() && began.elapsed() < Duration::from_millis(1200), "{:?}: {ended:?}", began.elapsed());
             assert!(store.drain(Duration::from_secs(30)).await);
+            assert!(D::WRITERS == 1 || began.elapsed() < Duration::from_secs(3), "it was cancelled: {:?}", began.elapsed());
             assert!(D::is_idle(&store).await);
             db.end_pauses().await;
         }

@@ -4,7 +4,8 @@ use std::future::Future;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use idem_core::Kind;
+use idem_core::store::{Claimed, Intent, Lease};
+use idem_core::{Fingerprint, Identity, Kind, Request};
 
 use crate::client::{Answer, Call, eventually};
 use crate::pay::{kind, paid};
@@ -97,6 +98,49 @@ both! {
             assert_eq!(call.send(&app).await.status, status);
             gauge.close();
         }
+    }
+
+    async fn r25a_a_release_does_not_queue_behind_the_work_of_others(db) {
+        let (store, script) = (db.store(1).await, Script::default());
+        script.act("charge", Act::Wait);
+        let run = steps::pay_briefly(&store, "u1", "k", "order", &script);
+        let full = async {
+            script.until_entered("charge").await;
+            let only = store.pool().acquire().await.expect("the only connection");
+            script.fail_when_opened();
+            script.open();
+            eventually("it is released", async || db.number("SELECT coalesce(sum(released), 0) FROM idem_records").await == 1).await;
+            drop(only);
+        };
+        let (result, ()) = tokio::join!(run, full);
+        assert_eq!(kind(&result), None, "its own failure: {result:?}");
+    }
+
+    async fn r30a_a_process_that_resumes_is_not_compared(db) {
+        let (store, lease) = (db.store(1).await, idem_core::store::LeaseTerms::DEFAULT);
+        let asked = |fingerprint: u8| {
+            let identity = Identity::new("test", "exhausted", "k").expect("an identity");
+            let fingerprint = Fingerprint::of_value(&fingerprint).expect("a fingerprint");
+            Request::new(identity, fingerprint, Duration::from_secs(60)).expect("a request")
+        };
+        let claim = async |fingerprint, intent| {
+            <D as Database>::Lease::claim(&store, &asked(fingerprint), &lease, intent).await.expect("an answer")
+        };
+        let Claimed::Run(first) = claim(1, Intent::Run).await else { panic!("a new key") };
+        first.lease.release().await.expect("released");
+        drop(first);
+        // The resumed run keeps the fingerprint of the record.
+        let Claimed::Run(resumed) = claim(2, Intent::Resume).await else { panic!("it is resumed") };
+        let _only = store.pool().acquire().await.expect("the only connection");
+        for (fingerprint, intent, kind) in [
+            (1, Intent::Run, Kind::KeyInFlight),
+            (2, Intent::Run, Kind::KeyReused),
+            (3, Intent::Resume, Kind::KeyInFlight),
+        ] {
+            let claimed = promptly("the answer", claim(fingerprint, intent)).await;
+            assert!(matches!(claimed, Claimed::Refuse(refused) if refused == kind), "{fingerprint}, {intent:?}");
+        }
+        drop(resumed);
     }
 
     async fn r25a_a_step_that_is_longer_than_its_lease_keeps_it(db) {

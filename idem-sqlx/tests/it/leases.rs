@@ -287,12 +287,18 @@ async fn r17_postgres_a_long_step_under_a_stricter_isolation_keeps_nothing_and_m
     assert_eq!((script.times("reserve"), db.effects().await), (2, 2));
 }
 
+/// A statement of four seconds that goes on when it is cancelled.
+const STUBBORN: &str = "DO $$ BEGIN
+    PERFORM pg_sleep(4);
+EXCEPTION WHEN query_canceled THEN
+    PERFORM pg_sleep(3.5);
+END $$";
+
 #[idempotent(key = id, scope = "test", operation = "leases.slow", fingerprint = id, lease = "1s")]
-async fn slow(steps: &mut PgSteps, id: &str, seconds: f64) -> Result<(), Error> {
+async fn slow(steps: &mut PgSteps, id: &str, statement: &'static str) -> Result<(), Error> {
     let write = async |tx: &mut PgTx| {
         tx.execute("INSERT INTO effects VALUES ('step', 'slow')").await.map_err(idem_sqlx::into_idem_error)?;
-        let sleep = sqlx::query("SELECT pg_sleep($1)").bind(seconds);
-        sleep.execute(tx).await.map(|_| ()).map_err(idem_sqlx::into_idem_error)
+        sqlx::raw_sql(statement).execute(tx).await.map(|_| ()).map_err(idem_sqlx::into_idem_error)
     };
     steps.transaction("write", write).await
 }
@@ -302,10 +308,10 @@ async fn slow(steps: &mut PgSteps, id: &str, seconds: f64) -> Result<(), Error> 
 async fn r26_postgres_the_lease_of_a_step_that_was_given_up_lives_until_it_has_ended() {
     let db = crate::support::Postgres::create().await;
     let store = db.store(4).await;
-    let given_up = tokio::time::timeout(Duration::from_millis(500), slow(&store, "k", 4.0)).await;
+    let given_up = tokio::time::timeout(Duration::from_millis(500), slow(&store, "k", STUBBORN)).await;
     assert!(given_up.is_err());
     let retry = async || {
-        let answer = slow(&store, "k", 0.0).await;
+        let answer = slow(&store, "k", "SELECT 1").await;
         assert!(answer.is_ok() || answer.as_ref().is_err_and(|error| error.kind() == Kind::KeyInFlight), "{answer:?}");
         answer.is_ok()
     };

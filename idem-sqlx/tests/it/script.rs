@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::future::pending;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::watch;
@@ -25,6 +25,8 @@ pub struct Script {
     pub left_out: AtomicBool,
     /// Another release of the handler has another second step.
     pub changed: AtomicBool,
+    /// Whether a step fails that has waited for the gate.
+    fails: AtomicBool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,7 +64,7 @@ impl Script {
             Some(Act::Panic) => panic!("told to"),
             Some(Act::Wait) => {
                 self.gate.subscribe().wait_for(|is_open| *is_open).await.expect("a gate");
-                Ok(None)
+                if self.fails.load(Ordering::SeqCst) { Err(Failed::Told) } else { Ok(None) }
             }
             Some(Act::Hang) => self.hang().await,
             Some(Act::Commit | Act::CommitAndFail | Act::CommitAndHang) => Ok(act),
@@ -86,6 +88,10 @@ impl Script {
     /// Whether a step hangs that was not given up.
     pub fn is_hanging(&self) -> bool {
         Arc::strong_count(&self.hanging) > 1
+    }
+
+    pub fn fail_when_opened(&self) {
+        self.fails.store(true, Ordering::SeqCst);
     }
 
     pub fn open(&self) {
