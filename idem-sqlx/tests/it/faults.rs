@@ -2,9 +2,13 @@
 
 use std::error::Error as StdError;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use idem_core::message::{Action, Failure};
 use idem_core::{Error, Kind};
+use idem_sqlx::PgStore;
+use sqlx::AssertSqlSafe;
+use sqlx::postgres::PgPoolOptions;
 use tracing::field::{Field, Visit};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::SubscriberExt;
@@ -295,4 +299,38 @@ macro_rules! shouts {
 shouts! {
     r18a_a_deployment_that_is_broken_is_logged_where_it_is_met_on_postgres: Postgres, on_postgres, "42P01";
     r18a_a_deployment_that_is_broken_is_logged_where_it_is_met_on_sqlite: Sqlite, on_sqlite, "result code 1";
+}
+
+/// Its code is that of a missing right, which is the deployment's fault.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r18a_postgres_a_row_that_violates_a_policy_is_the_requests_fault() {
+    let db = Postgres::create().await;
+    let role = format!("idem_tenant_{}", std::process::id());
+    db.execute(&format!(
+        "CREATE TABLE orders (owner text);
+        ALTER TABLE orders ENABLE ROW LEVEL SECURITY;
+        CREATE POLICY own ON orders WITH CHECK (owner = 'us');
+        CREATE ROLE {role};
+        GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {role}"
+    ))
+    .await;
+    let as_tenant = format!("SET ROLE {role}");
+    let pool = PgPoolOptions::new().max_connections(1).after_connect(move |connection, _| {
+        let as_tenant = sqlx::raw_sql(AssertSqlSafe(as_tenant.clone()));
+        Box::pin(async move { as_tenant.execute(connection).await.map(|_| ()) })
+    });
+    let store = PgStore::new(pool.connect_with(db.options()).await.expect("a pool"));
+    let backend = async || {
+        let pid = sqlx::query_scalar::<_, i32>("SELECT pg_backend_pid()").fetch_one(store.pool());
+        pid.await.expect("a number")
+    };
+    let before = backend().await;
+    let refused = on_postgres::on_message(&store, "k", "INSERT INTO orders VALUES ('them')").await;
+    let Action::DeadLetter { code, .. } = Action::of(&refused) else { panic!("{refused:?}") };
+    assert_eq!(code, "data_refused");
+    assert!(store.drain(Duration::from_secs(30)).await);
+    assert_eq!(backend().await, before, "the connection is fit");
+    on_postgres::on_message(&store, "k2", "INSERT INTO orders VALUES ('us')").await.expect("within the policy");
+    store.pool().close().await;
+    db.execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
 }
