@@ -1,6 +1,7 @@
 //! `cargo xtask test`: which tests need which server, and which are left out.
 
 use std::process::ExitCode;
+use std::{env, thread};
 
 use crate::ci::step;
 use crate::keeper::Server;
@@ -48,6 +49,9 @@ const PARTS: [Part; 3] = [
 const SLOW_PACKAGE: &str = "kafka-consumer";
 const SLOW_WORDS: &[&str] =
     &["kills::", "the_demo_", "in_each_of_", "every_order_of_events", "the_compiler_says_what_the_fixtures_say"];
+
+/// How many tests run at once, as Rust's test harness reads it.
+const THREADS: &str = "RUST_TEST_THREADS";
 
 /// What the command line asks for.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -153,6 +157,10 @@ pub(crate) fn run(asked: &Asked<'_>) -> Result<ExitCode, Failure> {
     for (heading, words) in &both[..if asked.fast || !asked.args.is_empty() { 1 } else { 2 }] {
         let mut command = cargo(words.iter().copied());
         command.env_remove(COMMON_VARIABLE).envs(servers.iter().map(|server| (server.variable, &server.address)));
+        if env::var_os(THREADS).is_none() {
+            // Most tests wait: for a broker, a lease, a deadline.
+            command.env(THREADS, (2 * thread::available_parallelism().map_or(1, usize::from)).to_string());
+        }
         // Every day the corpus is enough, and a few hundred inputs.
         if !asked.fast && std::env::var_os(fuzz::VARIABLE).is_none() {
             command.env(fuzz::VARIABLE, fuzz::SECONDS_IN_TESTS);
