@@ -1,7 +1,7 @@
 //! What the contracts share.
 
 use std::future::Future;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use idem_core::store::{
@@ -42,13 +42,18 @@ pub(crate) fn outcome(body: &'static str) -> Outcome {
     Outcome::Reply(reply(body))
 }
 
-/// A transaction that was claimed.
+/// A transaction that was claimed. A request that was answered a moment ago may still be giving its locks back.
 pub(crate) async fn claimed<S: Subject>(subject: &S, request: &Request) -> S::Tx {
-    match S::Tx::claim(subject.store(), request).await.expect("an answer") {
-        Claimed::Run(tx) => tx,
-        Claimed::Replay(reply) => panic!("a replay: {reply:?}"),
-        Claimed::Refuse(kind) => panic!("refused: {kind:?}"),
-        Claimed::TooSoon(rest) => panic!("too soon by {rest:?}"),
+    let began = Instant::now();
+    loop {
+        match S::Tx::claim(subject.store(), request).await.expect("an answer") {
+            Claimed::Run(tx) => return tx,
+            Claimed::Replay(reply) => panic!("a replay: {reply:?}"),
+            Claimed::Refuse(Kind::KeyInFlight) if began.elapsed() < Duration::from_secs(10) => {}
+            Claimed::Refuse(kind) => panic!("refused: {kind:?}"),
+            Claimed::TooSoon(rest) => panic!("too soon by {rest:?}"),
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 

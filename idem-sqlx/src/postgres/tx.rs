@@ -155,10 +155,8 @@ impl Context for PgTx {
                     tx.run = Some(Run { request: request.clone(), claim, began: Instant::now(), _entered: entered });
                     return Ok(Claimed::Run(tx));
                 }
-                Tried::Replay(reply) => {
-                    tx.give_up().await;
-                    return Ok(Claimed::Replay(reply));
-                }
+                // The record is in force, so nobody asks for its locks: the rollback goes on behind the answer.
+                Tried::Replay(reply) => return Ok(Claimed::Replay(reply)),
                 Tried::Refuse(kind) => {
                     tx.give_up().await;
                     return Ok(Claimed::Refuse(kind));
