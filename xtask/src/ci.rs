@@ -55,7 +55,7 @@ const MINIMAL: &str = r#"
 copy=${CARGO_TARGET_DIR:-target}/minimal
 rm -rf "$copy" && mkdir -p "$copy" &&
     cp -R Cargo.toml README.md idem-macros idem-core idem-sqlx idem-testkit fuzz "$copy" && cd "$copy" &&
-    sed -i.bak 's|^members = .*|members = ["idem-macros", "idem-core", "idem-sqlx"]|' Cargo.toml &&
+    sed -i.bak -e '/^    "[^"]*",$/d' -e 's|^members = .*|members = ["idem-macros", "idem-core", "idem-sqlx",|' Cargo.toml &&
     RUSTC_BOOTSTRAP=1 "$CARGO" update -Z direct-minimal-versions &&
     "$CARGO" check --all-features --target-dir target
 "#;
