@@ -11,7 +11,7 @@ use idem_core::{Error, Identity, Kind, Request};
 
 use crate::error::into_idem_error;
 use crate::migrations::Migration;
-use crate::running::Running;
+use crate::running::{Digest, Running};
 use crate::sweep::{Batch, Sweep};
 
 /// The database under a store. A statement that changes a leased record checks in itself that the claim still holds the
@@ -88,6 +88,7 @@ pub trait Database: Store + Unpin {
     fn look(
         &self,
         request: &Request,
+        digest: &Digest,
         intent: Intent,
         tries: usize,
     ) -> impl Future<Output = Result<Looked<Self::Look>, Error>> + Send;

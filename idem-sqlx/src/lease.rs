@@ -12,7 +12,7 @@ use crate::database::{CommitFailed, Database, Leased, Over, Written};
 use crate::error::caused;
 use crate::release_on_drop::{self, Unused};
 use crate::retry;
-use crate::running::{Entered, State};
+use crate::running::{Digest, Entered, State};
 use crate::settle::{find_out, poisoned};
 
 /// The right to run one attempt of a leased run. Each store has its own name for this type: use that name.
@@ -41,8 +41,9 @@ impl<D: Database> Lease for DbLease<D> {
         request.check_ttl()?;
         let claim = Claim::random()?;
         let lease = Self { store: store.clone(), request: request.clone(), claim, terms: *terms, entered: None };
+        let digest = request.identity.digest();
         for (tries, pause) in retry::pauses().enumerate() {
-            let (look, found) = match store.look(request, intent, tries).await? {
+            let (look, found) = match store.look(request, &digest, intent, tries).await? {
                 ControlFlow::Continue(looked) => looked,
                 ControlFlow::Break(kind) => return Ok(Claimed::Refuse(kind)),
             };
@@ -68,7 +69,7 @@ impl<D: Database> Lease for DbLease<D> {
                 leased = lease.carry_out(&mut session, &order).await?;
             }
             if leased == Leased::Claimed {
-                return lease.begun(session, &order).await.map(Claimed::Run);
+                return lease.begun(session, digest, &order).await.map(Claimed::Run);
             }
             // The connection goes back to the pool first: no request waits while it holds one.
             drop(session);
@@ -149,7 +150,7 @@ impl<D: Database> DbLease<D> {
     }
 
     /// Commits the claim, and returns the attempt.
-    async fn begun(self, mut session: D::Session, order: &Decision) -> Result<Attempt<Self>, Error> {
+    async fn begun(self, mut session: D::Session, digest: Digest, order: &Decision) -> Result<Attempt<Self>, Error> {
         // A new record has no entries. A record whose attempts were reset has entries, and its attempts count from 1
         // again.
         let (number, fingerprint, entries) = match order {
@@ -160,7 +161,7 @@ impl<D: Database> DbLease<D> {
         };
         let commit = self.store.commit(session);
         let mut lease = release_on_drop::commit(self, commit).await?;
-        lease.entered = Some(lease.store.running().enter(&lease.request, fingerprint, State::Leased));
+        lease.entered = Some(lease.store.running().enter(digest, fingerprint, State::Leased));
         Ok(Attempt { lease, number, fingerprint, entries })
     }
 

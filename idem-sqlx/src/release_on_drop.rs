@@ -6,11 +6,11 @@ use std::task::{Context, Poll, ready};
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use idem_core::store::{Lease, Store};
+use idem_core::store::Lease;
 use idem_core::{Error, Kind};
-use tokio::runtime::Handle;
 
 use crate::database::CommitFailed;
+use crate::settle::in_task;
 
 /// A lease that can be released before its attempt has run.
 pub(crate) trait Unused: Lease {
@@ -61,11 +61,8 @@ impl<L: Unused + Unpin> Drop for ReleaseOnDrop<L> {
 }
 
 fn hand_back_after<L: Unused>(lease: L, committed: impl Future<Output = ()> + Send + 'static) {
-    // Without a runtime the lease ends by itself.
-    let Ok(runtime) = Handle::try_current() else { return };
-    // A shutdown waits for this task.
-    let counted = lease.store().runs().enter();
-    runtime.spawn(async move {
+    let store = lease.store().clone();
+    in_task(&store, async move {
         committed.await;
         match lease.hand_back().await {
             Ok(()) => {}
@@ -74,6 +71,5 @@ fn hand_back_after<L: Unused>(lease: L, committed: impl Future<Output = ()> + Se
                 tracing::debug!(target: "idem", %error, "a claim was not released; its lease ends by itself");
             }
         }
-        drop(counted);
     });
 }

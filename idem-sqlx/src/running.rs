@@ -29,8 +29,8 @@ struct Table {
     entered: u64,
 }
 
-/// The digest of an identity.
-type Digest = [u8; 32];
+/// The digest of an identity. A claim makes it once.
+pub(crate) type Digest = [u8; 32];
 
 #[derive(Debug, Clone, Copy)]
 struct Place {
@@ -55,8 +55,7 @@ impl Running {
     /// Enters the request until the returned entry is dropped, or returns what the entered request means for it. A
     /// leased run means nothing: its lease may have ended, and its record expired.
     #[cfg(feature = "sqlite")]
-    pub(crate) fn enter_claiming(&self, request: &Request) -> Result<Entered, Kind> {
-        let digest = request.identity.digest();
+    pub(crate) fn enter_claiming(&self, request: &Request, digest: Digest) -> Result<Entered, Kind> {
         let mut table = self.table();
         match table.places.get(&digest).filter(|place| place.state != State::Leased) {
             Some(place) => Err(place.means(request)),
@@ -67,8 +66,8 @@ impl Running {
     /// Enters a request that the primary key has let run, until the returned entry is dropped.
     ///
     /// The fingerprint is that of the record: a process that resumes a run may have another one.
-    pub(crate) fn enter(&self, request: &Request, fingerprint: Fingerprint, state: State) -> Entered {
-        self.entry(&mut self.table(), request.identity.digest(), fingerprint, state)
+    pub(crate) fn enter(&self, digest: Digest, fingerprint: Fingerprint, state: State) -> Entered {
+        self.entry(&mut self.table(), digest, fingerprint, state)
     }
 
     fn entry(&self, table: &mut Table, digest: Digest, fingerprint: Fingerprint, state: State) -> Entered {
@@ -96,9 +95,9 @@ impl Running {
         &self,
         pool: &Pool<DB>,
         request: &Request,
+        digest: &Digest,
         is_compared: bool,
     ) -> Result<ControlFlow<Kind, PoolConnection<DB>>, Error> {
-        let digest = request.identity.digest();
         let mut acquiring = pin!(pool.acquire());
         loop {
             let is_exhausted = pool.num_idle() == 0 && pool.size() >= pool.options().get_max_connections();
@@ -107,7 +106,7 @@ impl Running {
                 State::Transaction => true,
                 State::Leased => is_exhausted,
             };
-            if let Some(place) = self.place(&digest).filter(answers) {
+            if let Some(place) = self.place(digest).filter(answers) {
                 let kind = if is_compared { place.means(request) } else { Kind::KeyInFlight };
                 return Ok(ControlFlow::Break(kind));
             }
@@ -136,6 +135,11 @@ pub(crate) struct Entered {
 }
 
 impl Entered {
+    #[cfg(feature = "postgres")]
+    pub(crate) fn digest(&self) -> &Digest {
+        &self.digest
+    }
+
     /// Notes that the primary key has let this request run.
     #[cfg(feature = "sqlite")]
     pub(crate) fn won(&self) {

@@ -5,6 +5,8 @@ use std::future::Future;
 use idem_core::machine::{Verdict, verdict};
 use idem_core::store::{Claim, RELEASE_PATIENCE, Store};
 use idem_core::{Error, Kind, Request};
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use crate::database::{CommitFailed, Database};
@@ -50,25 +52,56 @@ async fn look_up<D: Database>(store: &D, request: &Request, claim: Claim) -> Res
     }
 }
 
-/// Releases a run in a task of its own, so that its end does not depend on the caller, and waits for it for a short
-/// while: a statement that the handler gave up may keep the connection busy (rule 12b).
-pub(crate) async fn released<F>(store: &impl Store, release: F) -> Result<(), Error>
+/// Runs the end of a run in a task of its own, so that it does not depend on the caller. A shutdown waits for the task.
+/// Without a runtime the end is dropped: a connection is closed with it, and a lease ends by itself.
+pub(crate) fn in_task<T: Send + 'static>(
+    store: &impl Store,
+    end: impl Future<Output = T> + Send + 'static,
+) -> Option<JoinHandle<T>> {
+    let runtime = Handle::try_current().ok()?;
+    let counted = store.runs().enter();
+    Some(runtime.spawn(async move {
+        let _counted = counted;
+        end.await
+    }))
+}
+
+/// Releases a run in a task, and logs an error of it: its caller may be gone.
+pub(crate) fn release<F>(store: &impl Store, release: F) -> Option<JoinHandle<Result<(), Error>>>
 where
     F: Future<Output = Result<(), Error>> + Send + 'static,
 {
-    // A shutdown waits for this task.
-    let counted = store.runs().enter();
-    let task = tokio::spawn(async move {
-        let released = release.await;
-        drop(counted);
-        released.inspect_err(|error| tracing::error!(target: "idem", code = error.code(), "a released run: {error}"))
-    });
+    in_task(store, async {
+        release
+            .await
+            .inspect_err(|error| tracing::error!(target: "idem", code = error.code(), "a released run: {error}"))
+    })
+}
+
+/// Releases a run, and waits for it for a short while: a statement that the handler gave up may keep the connection busy
+/// (rule 12b).
+pub(crate) async fn released<F>(store: &impl Store, end: F) -> Result<(), Error>
+where
+    F: Future<Output = Result<(), Error>> + Send + 'static,
+{
+    let Some(task) = release(store, end) else { return Ok(()) };
     match timeout(RELEASE_PATIENCE, task).await {
-        // The error of the task would quote the words of a panic.
-        Ok(released) => released
-            .unwrap_or_else(|_| Err(Error::new(Kind::OutcomeUnknown).caused_by("the release of the run panicked"))),
+        Ok(released) => released.unwrap_or_else(|_| Err(Error::new(Kind::OutcomeUnknown).caused_by(NO_ANSWER))),
         Err(_elapsed) => Ok(()),
     }
+}
+
+/// What became of a task that panicked, or whose runtime shuts down. The error of the task would quote the words of a
+/// panic.
+const NO_ANSWER: &str = "the task has ended without an answer";
+
+/// Poisons the key in a task: if the caller goes away now, the key must still be poisoned.
+pub(crate) async fn ended_in_task(store: &impl Store, ended: impl Future<Output = Error> + Send + 'static) -> Error {
+    let error = match in_task(store, ended) {
+        Some(task) => task.await.ok(),
+        None => None,
+    };
+    error.unwrap_or_else(|| Error::new(Kind::TransactionEnded).caused_by(NO_ANSWER))
 }
 
 /// Poisons the key of a handler that ended the transaction it was lent. Returns the error to answer with.

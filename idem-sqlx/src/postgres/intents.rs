@@ -13,7 +13,7 @@ use super::tx::{PgTx, unless_busy};
 use crate::database::{CommitFailed, Database, Found, Leased, Looked, Over, Written};
 use crate::error::store_error;
 use crate::migrations::Migration;
-use crate::running::Running;
+use crate::running::{Digest, Running};
 use crate::sweep::{Batch, Sweep};
 
 /// Begins a transaction of the store's own. With a lock timeout: a request does not wait long for a locked row while it
@@ -90,8 +90,15 @@ impl Database for PgStore {
 
     /// The first try looks nothing up: most requests are new, and the primary key shows whether there is a record.
     /// Later tries look first, because an insert waits for the transaction that holds the row, and a look-up does not.
-    async fn look(&self, request: &Request, intent: Intent, tries: usize) -> Result<Looked<Session>, Error> {
-        let connection = match self.inner().running.acquire(self.pool(), request, intent == Intent::Run).await? {
+    async fn look(
+        &self,
+        request: &Request,
+        digest: &Digest,
+        intent: Intent,
+        tries: usize,
+    ) -> Result<Looked<Session>, Error> {
+        let connection = match self.inner().running.acquire(self.pool(), request, digest, intent == Intent::Run).await?
+        {
             ControlFlow::Continue(connection) => connection,
             ControlFlow::Break(kind) => return Ok(ControlFlow::Break(kind)),
         };

@@ -300,17 +300,11 @@ WITH replaced AS (
 SELECT 1 FROM replaced",
 );
 
-/// Always one row: without a record, `expires_at` is NULL.
-///
-/// Times are cut to what a bigint holds. An operator may have let a record expire at `-infinity`, or never, at `infinity`.
-///
-/// `is_alone`: the transaction of a bare statement begins (`now()`) when the statement is bound. The statement runs
-/// (`statement_timestamp()`) when it is planned, some microseconds later. If the two are further apart, the transaction
-/// was probably left open by an earlier user; a wrong guess costs only time. A transaction that was left open less than
-/// ten milliseconds ago is not detected. That does no harm: a stored reply is not changed before it expires.
-const FIND: Template = Template(
-    "
-SELECT record.fingerprint, record.state, record.claim, record.format, record.status, record.headers, record.body,
+/// The columns of a record, and the database's time. Times are cut to what a bigint holds: an operator may have let a
+/// record expire at `-infinity`, or never, at `infinity`.
+macro_rules! columns {
+    () => {
+        "record.fingerprint, record.state, record.claim, record.format, record.status, record.headers, record.body,
     CASE WHEN record.expires_at IS NOT NULL THEN
         (greatest(least(extract(epoch FROM record.expires_at), 9000000000000), 0) * 1000000)::bigint
     END AS expires_at,
@@ -319,30 +313,37 @@ SELECT record.fingerprint, record.state, record.claim, record.format, record.sta
     END AS lease_until,
     record.attempt,
     record.released,
-    (extract(epoch FROM now()) * 1000000)::bigint AS now,
+    (extract(epoch FROM now()) * 1000000)::bigint AS now"
+    };
+}
+
+/// Always one row: without a record, `expires_at` is NULL.
+///
+/// `is_alone`: the transaction of a bare statement begins (`now()`) when the statement is bound. The statement runs
+/// (`statement_timestamp()`) when it is planned, some microseconds later. If the two are further apart, the transaction
+/// was probably left open by an earlier user; a wrong guess costs only time. A transaction that was left open less than
+/// ten milliseconds ago is not detected. That does no harm: a stored reply is not changed before it expires.
+const FIND: Template = Template(concat!(
+    "
+SELECT ",
+    columns!(),
+    ",
     statement_timestamp() - now() < interval '10 milliseconds' AS is_alone
 FROM (VALUES (1)) AS one (row)
 LEFT JOIN {schema}.idem_records AS record
     ON record.scope = $1
     AND record.operation = $2
     AND record.key_hash = $3",
-);
+));
 
 /// The locks are tried only if no record is in force. They are shared, so that two look-ups do not see each other. For
 /// an expired record they are exclusive, because the look-up may go on to replace the record: with shared locks,
 /// several look-ups would prevent each other's replacement.
-const FIND_OR_HOLDER: Template = Template(
+const FIND_OR_HOLDER: Template = Template(concat!(
     "
-SELECT record.fingerprint, record.state, record.claim, record.format, record.status, record.headers, record.body,
-    CASE WHEN record.expires_at IS NOT NULL THEN
-        (greatest(least(extract(epoch FROM record.expires_at), 9000000000000), 0) * 1000000)::bigint
-    END AS expires_at,
-    CASE WHEN record.lease_until IS NOT NULL THEN
-        (greatest(least(extract(epoch FROM record.lease_until), 9000000000000), 0) * 1000000)::bigint
-    END AS lease_until,
-    record.attempt,
-    record.released,
-    (extract(epoch FROM now()) * 1000000)::bigint AS now,
+SELECT ",
+    columns!(),
+    ",
     CASE
         WHEN record.expires_at > now() THEN NULL
         WHEN record.expires_at IS NOT NULL AND pg_try_advisory_xact_lock($4) THEN
@@ -357,7 +358,7 @@ LEFT JOIN {schema}.idem_records AS record
     ON record.scope = $1
     AND record.operation = $2
     AND record.key_hash = $3",
-);
+));
 
 /// `created_at = now()` is true only in the transaction that claimed: `now()` is a transaction's start. Adding zero to
 /// `expires_at` keeps its value and so its index entry.
@@ -388,24 +389,17 @@ VALUES ($1, $2, $3, $4, $5, $6, 1, 0, now(), now())
 ON CONFLICT (scope, operation, key_hash) DO NOTHING",
 );
 
-const LOCKED: Template = Template(
+const LOCKED: Template = Template(concat!(
     "
-SELECT fingerprint, state, claim, format, status, headers, body,
-    CASE WHEN expires_at IS NOT NULL THEN
-        (greatest(least(extract(epoch FROM expires_at), 9000000000000), 0) * 1000000)::bigint
-    END AS expires_at,
-    CASE WHEN lease_until IS NOT NULL THEN
-        (greatest(least(extract(epoch FROM lease_until), 9000000000000), 0) * 1000000)::bigint
-    END AS lease_until,
-    attempt,
-    released,
-    (extract(epoch FROM now()) * 1000000)::bigint AS now
-FROM {schema}.idem_records
+SELECT ",
+    columns!(),
+    "
+FROM {schema}.idem_records AS record
 WHERE scope = $1
     AND operation = $2
     AND key_hash = $3
 FOR UPDATE",
-);
+));
 
 const SECRET: Template = Template("SELECT secret FROM {schema}.idem_secret");
 

@@ -11,11 +11,10 @@ use futures_util::stream::BoxStream;
 use futures_util::{FutureExt, StreamExt, TryFutureExt, TryStreamExt};
 use idem_core::bounds::EndedByItsHolder;
 use idem_core::machine::{Decision, decide, lateness};
-use idem_core::store::{Claim, Claimed, Context, Outcome, RELEASE_PATIENCE, Rejected, Reply, Store, Transaction};
+use idem_core::store::{Claim, Claimed, Context, Outcome, RELEASE_PATIENCE, Rejected, Reply, Transaction};
 use idem_core::{Disposition, Error, Kind, Request, Start};
 use sqlx::postgres::{PgConnection, PgQueryResult, PgRow, PgStatement, PgTypeInfo};
 use sqlx::{Acquire, Either, Execute, Executor, Postgres, SqlStr};
-use tokio::runtime::Handle;
 use tokio::time::{sleep, timeout};
 
 use super::error::{has_no_savepoint, is_cancelled, is_serialization_failure};
@@ -27,7 +26,7 @@ use super::store::PgStore;
 use crate::database::{CommitFailed, Database};
 use crate::error::{caused, store_error};
 use crate::retry;
-use crate::running::{Entered, State};
+use crate::running::{Digest, Entered, State};
 use crate::settle::{self, find_out};
 
 /// The idempotency transaction on Postgres: what a handler gets as `tx: &mut PgTx`.
@@ -77,7 +76,7 @@ struct Run {
     began: Instant,
     /// Other requests of this process see the run until this is dropped, which is after the end of its
     /// transaction.
-    _entered: Entered,
+    entered: Entered,
 }
 
 /// The outcome of one try to claim.
@@ -133,14 +132,15 @@ impl Context for PgTx {
 
     async fn claim(store: &PgStore, request: &Request) -> Result<Claimed<Self>, Error> {
         request.check_ttl()?;
-        let mut looked = match Box::pin(Self::look_up(store, request)).await? {
+        let digest = request.identity.digest();
+        let mut looked = match Box::pin(Self::look_up(store, request, &digest)).await? {
             ControlFlow::Break(begun) => return Ok(begun),
             ControlFlow::Continue(session) => session,
         };
         for pause in retry::pauses() {
             let session = match looked.take() {
                 Some(session) => session,
-                None => match store.inner().running.acquire(store.pool(), request, true).await? {
+                None => match store.inner().running.acquire(store.pool(), request, &digest, true).await? {
                     ControlFlow::Continue(connection) => Session::bare(connection, store),
                     ControlFlow::Break(kind) => return Ok(Claimed::Refuse(kind)),
                 },
@@ -151,8 +151,8 @@ impl Context for PgTx {
             match tx.try_claim(request, claim).await? {
                 Tried::Run => {
                     tx.session().mark().await.map_err(store_error)?;
-                    let entered = store.inner().running.enter(request, request.fingerprint, State::Transaction);
-                    tx.run = Some(Run { request: request.clone(), claim, began: Instant::now(), _entered: entered });
+                    let entered = store.inner().running.enter(digest, request.fingerprint, State::Transaction);
+                    tx.run = Some(Run { request: request.clone(), claim, began: Instant::now(), entered });
                     return Ok(Claimed::Run(tx));
                 }
                 // The record is in force, so nobody asks for its locks: the rollback goes on behind the answer.
@@ -232,12 +232,16 @@ impl PgTx {
 
     /// Answers a request whose first run ended in this process a short while ago, in one round trip. Otherwise the
     /// claim decides, on the connection of this look-up if it took one.
-    async fn look_up(store: &PgStore, request: &Request) -> Result<ControlFlow<Claimed<Self>, Option<Session>>, Error> {
+    async fn look_up(
+        store: &PgStore,
+        request: &Request,
+        digest: &Digest,
+    ) -> Result<ControlFlow<Claimed<Self>, Option<Session>>, Error> {
         let inner = store.inner();
-        if !inner.recent.contains(&request.identity.digest()) {
+        if !inner.recent.contains(digest) {
             return Ok(ControlFlow::Continue(None));
         }
-        let connection = match inner.running.acquire(&inner.pool, request, true).await? {
+        let connection = match inner.running.acquire(&inner.pool, request, digest, true).await? {
             ControlFlow::Continue(connection) => connection,
             ControlFlow::Break(kind) => return Ok(ControlFlow::Break(Claimed::Refuse(kind))),
         };
@@ -358,7 +362,7 @@ impl PgTx {
         let inner = self.store.inner();
         let committed = session.commit(inner.commit_deadline).await;
         find_out(&self.store, &run.request, run.claim, committed).await?;
-        inner.recent.insert(&run.request.identity.digest());
+        inner.recent.insert(run.entered.digest());
         Ok(())
     }
 
@@ -381,18 +385,9 @@ impl PgTx {
         self.session().in_time()
     }
 
-    /// In a task of its own: if the caller goes away now, the key must still be poisoned.
     async fn ended(&mut self) -> Error {
         let (store, session, run) = (self.store.clone(), self.take_session(), self.take_run());
-        // A shutdown waits for this task.
-        let counted = store.runs().enter();
-        let barred = tokio::spawn(async move {
-            let _counted = counted;
-            ended(&store, session, run).await
-        });
-        barred
-            .await
-            .unwrap_or_else(|_| Error::new(Kind::TransactionEnded).caused_by("the task has ended without an answer"))
+        settle::ended_in_task(&self.store, async move { ended(&store, session, run).await }).await
     }
 
     fn session(&mut self) -> &mut Session {
@@ -411,18 +406,7 @@ impl PgTx {
 impl Drop for PgTx {
     fn drop(&mut self) {
         if let (Some(session), Some(run)) = (self.session.take(), self.run.take()) {
-            // Without a runtime, the session's own drop closes the connection, which also rolls back.
-            if let Ok(runtime) = Handle::try_current() {
-                let abandoned = abandon(self.store.clone(), session, run);
-                // A shutdown waits for this task.
-                let counted = self.store.runs().enter();
-                runtime.spawn(async move {
-                    let _counted = counted;
-                    if let Err(error) = abandoned.await {
-                        tracing::error!(target: "idem", code = error.code(), "a dropped run: {error}");
-                    }
-                });
-            }
+            settle::release(&self.store, abandon(self.store.clone(), session, run));
         }
     }
 }

@@ -15,7 +15,7 @@ use super::tx::SqliteTx;
 use crate::database::{CommitFailed, Database, Found, Leased, Looked, Over, Written};
 use crate::error::store_error;
 use crate::migrations::Migration;
-use crate::running::Running;
+use crate::running::{Digest, Running};
 use crate::sweep::{Batch, Sweep};
 
 impl Database for SqliteStore {
@@ -84,8 +84,15 @@ impl Database for SqliteStore {
     }
 
     /// A step may hold the write lock for long. Reading a finished record does not need the lock.
-    async fn look(&self, request: &Request, intent: Intent, _tries: usize) -> Result<Looked<Reader>, Error> {
-        let connection = match self.inner().running.acquire(self.pool(), request, intent == Intent::Run).await? {
+    async fn look(
+        &self,
+        request: &Request,
+        digest: &Digest,
+        intent: Intent,
+        _tries: usize,
+    ) -> Result<Looked<Reader>, Error> {
+        let connection = match self.inner().running.acquire(self.pool(), request, digest, intent == Intent::Run).await?
+        {
             ControlFlow::Continue(connection) => connection,
             ControlFlow::Break(kind) => return Ok(ControlFlow::Break(kind)),
         };

@@ -10,11 +10,10 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use idem_core::bounds::EndedByItsHolder;
 use idem_core::machine::{Decision, decide, lateness};
-use idem_core::store::{Claim, Claimed, Context, Outcome, Rejected, Reply, Store, Transaction};
+use idem_core::store::{Claim, Claimed, Context, Outcome, Rejected, Reply, Transaction};
 use idem_core::{Disposition, Error, Kind, Request, Start};
 use sqlx::sqlite::{SqliteConnection, SqliteQueryResult, SqliteRow, SqliteStatement, SqliteTypeInfo};
 use sqlx::{Acquire, Either, Execute, Executor, SqlStr, Sqlite};
-use tokio::runtime::Handle;
 
 use super::error::{has_no_savepoint, is_answer};
 use super::session::{Reader, Session};
@@ -117,7 +116,8 @@ impl Context for SqliteTx {
 
     async fn claim(store: &SqliteStore, request: &Request) -> Result<Claimed<Self>, Error> {
         request.check_ttl()?;
-        let connection = match store.inner().running.acquire(store.pool(), request, true).await? {
+        let digest = request.identity.digest();
+        let connection = match store.inner().running.acquire(store.pool(), request, &digest, true).await? {
             ControlFlow::Continue(connection) => connection,
             ControlFlow::Break(kind) => return Ok(Claimed::Refuse(kind)),
         };
@@ -126,7 +126,7 @@ impl Context for SqliteTx {
         if let Some(begun) = Self::look_up(store, &mut reader, request).await? {
             return Ok(begun);
         }
-        let entered = match store.inner().running.enter_claiming(request) {
+        let entered = match store.inner().running.enter_claiming(request, digest) {
             Ok(entered) => entered,
             Err(kind) => return Ok(Claimed::Refuse(kind)),
         };
@@ -294,18 +294,9 @@ impl SqliteTx {
         still_holds(self.session()).await
     }
 
-    /// In a task of its own: if the caller goes away now, the key must still be poisoned.
     async fn ended(&mut self) -> Error {
         let (store, session, run) = (self.store.clone(), self.take_session(), self.take_run());
-        // A shutdown waits for this task.
-        let counted = store.runs().enter();
-        let barred = tokio::spawn(async move {
-            let _counted = counted;
-            ended(&store, session, run).await
-        });
-        barred
-            .await
-            .unwrap_or_else(|_| Error::new(Kind::TransactionEnded).caused_by("the task has ended without an answer"))
+        settle::ended_in_task(&self.store, async move { ended(&store, session, run).await }).await
     }
 
     pub(super) fn session(&mut self) -> &mut Session {
@@ -324,18 +315,7 @@ impl SqliteTx {
 impl Drop for SqliteTx {
     fn drop(&mut self) {
         if let (Some(session), Some(run)) = (self.session.take(), self.run.take()) {
-            // Without a runtime, the session's own drop closes the connection, which also rolls back.
-            if let Ok(runtime) = Handle::try_current() {
-                let abandoned = abandon(self.store.clone(), session, run);
-                // A shutdown waits for this task.
-                let counted = self.store.runs().enter();
-                runtime.spawn(async move {
-                    let _counted = counted;
-                    if let Err(error) = abandoned.await {
-                        tracing::error!(target: "idem", code = error.code(), "a dropped run: {error}");
-                    }
-                });
-            }
+            settle::release(&self.store, abandon(self.store.clone(), session, run));
         }
     }
 }

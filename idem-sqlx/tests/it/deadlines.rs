@@ -114,14 +114,32 @@ both! {
         assert_eq!((script.times("reserve"), script.times("charge"), db.effects().await), (2, 2, 2));
     }
 
-    async fn r12a_an_undo_that_hangs_ends_at_the_deadline(db) {
-        let (store, script) = (db.brief().await, std::sync::Arc::new(Script::default()));
+    async fn r12a_an_undo_that_hangs_ends_at_the_deadline_of_its_store_or_its_handler(db) {
+        let (brief, store, script) = (db.brief().await, db.store(2).await, std::sync::Arc::new(Script::default()));
         script.act("undo charge", Act::Hang);
-        let ended = promptly("the rejection", orders::order(&store, "k", true, &script)).await;
+        let ended = promptly("the rejection", orders::order(&brief, "store", true, &script)).await;
         assert_eq!(ended, Err(Refused::Idem("deadline_exceeded".to_owned())));
-        assert!(store.drain(TOO_LONG).await);
+        script.act("undo charge", Act::Hang);
+        let ended = promptly("the rejection", orders::order_in_time(&store, "handler", &script)).await;
+        assert_eq!(ended, Err(Refused::Idem("deadline_exceeded".to_owned())));
+        assert!(brief.drain(TOO_LONG).await && store.drain(TOO_LONG).await);
         db.end_pauses().await;
-        assert_eq!(orders::order(&store, "k", true, &script).await, Err(Refused::Declined));
+        assert_eq!(orders::order(&store, "store", true, &script).await, Err(Refused::Declined));
+        assert_eq!(orders::order(&store, "handler", true, &script).await, Err(Refused::Declined));
+    }
+
+    async fn r13_a_shutdown_waits_for_the_rollback_of_a_dropped_run(db) {
+        let (store, gauge) = (db.store(4).await, Gauge::new());
+        for round in 1..=20 {
+            let (id, key) = (round.to_string(), Event::of(&round.to_string(), "hang"));
+            let dropped = tokio::select! {
+                result = functions::handle(&store, &gauge, &key) => Some(result.is_ok()),
+                () = eventually("it hangs", async || gauge.entered() == 2 * round - 1) => None,
+            };
+            assert_eq!(dropped, None);
+            assert!(store.drain(TOO_LONG).await);
+            functions::handle(&store, &gauge, &Event::of(&id, "insert")).await.expect("the key is free");
+        }
     }
 
     async fn r12a_a_run_whose_client_has_hung_up_ends_too(db) {

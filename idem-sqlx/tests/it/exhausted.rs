@@ -10,7 +10,7 @@ use idem_core::{Fingerprint, Identity, Kind, Request};
 use crate::client::{Answer, Call, eventually};
 use crate::pay::{kind, paid};
 use crate::script::{Act, Script};
-use crate::support::Database;
+use crate::support::{Database, Postgres, Sqlite};
 
 /// Much less than the 30 seconds for which the pool lets its callers wait.
 async fn promptly<T>(what: &str, work: impl Future<Output = T>) -> T {
@@ -183,3 +183,54 @@ both! {
 async fn eventually_all_but_one(all: &[tokio::task::JoinHandle<Answer>]) {
     eventually("all but one are answered", async || all.iter().filter(|task| !task.is_finished()).count() == 1).await;
 }
+
+/// The release of a failed attempt meets a busy database for a while. It is no crash all the same.
+macro_rules! busy_for_a_while {
+    ($name:ident, $db:ident, $steps:ident, $store:expr, $busy:expr, $free:expr) => {
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $name() {
+            use crate::pay::$steps as steps;
+            let db = $db::create().await;
+            let (store, script) = (($store)(&db).await, Script::default());
+            script.act("charge", Act::Wait);
+            let run = steps::pay_briefly(&store, "u1", "k", "order", &script);
+            let others = async {
+                script.until_entered("charge").await;
+                let busy = ($busy)(&db).await;
+                script.fail_when_opened();
+                script.open();
+                busy
+            };
+            let (result, busy) = tokio::join!(run, others);
+            assert_eq!(kind(&result), None, "its own failure: {result:?}");
+            assert!(!store.drain(Duration::from_millis(700)).await, "it is released again and again");
+            ($free)(&db, busy).await;
+            assert!(store.drain(Duration::from_secs(30)).await);
+            assert_eq!(db.number("SELECT sum(released) FROM idem_records").await, 1);
+        }
+    };
+}
+
+busy_for_a_while!(
+    r25a_a_release_is_repeated_while_postgres_is_busy,
+    Postgres,
+    postgres_steps,
+    async |db: &Postgres| db.store(4).await,
+    async |db: &Postgres| db.refuse_updates("busy", "55P03").await,
+    async |db: &Postgres, ()| db.refuse_no_completions().await
+);
+busy_for_a_while!(
+    r25a_a_release_is_repeated_while_sqlite_is_busy,
+    Sqlite,
+    sqlite_steps,
+    async |db: &Sqlite| {
+        let options = db.options().busy_timeout(Duration::from_millis(50));
+        let pool = sqlx::sqlite::SqlitePoolOptions::new().max_connections(4).connect_with(options);
+        idem_sqlx::SqliteStore::new(pool.await.expect("a pool"))
+    },
+    async |db: &Sqlite| db.pool.begin_with("BEGIN IMMEDIATE").await.expect("the write lock"),
+    async |_: &Sqlite, writer: sqlx::Transaction<'static, sqlx::Sqlite>| writer
+        .rollback()
+        .await
+        .expect("the end of it")
+);

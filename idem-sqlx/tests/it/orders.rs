@@ -89,10 +89,9 @@ macro_rules! orders {
             }
 
             #[idempotent(
-                                key = id, scope = "test", operation = "undo.order", fingerprint = id, ttl = "1h", attempts = 3,
-                record_input = (id, declines),
-                                rejects = |refused| *refused == Refused::Declined
-                            )]
+                key = id, scope = "test", operation = "undo.order", fingerprint = id, ttl = "1h", attempts = 3,
+                record_input = (id, declines), rejects = |refused| *refused == Refused::Declined
+            )]
             pub async fn order(
                 steps: &mut $Steps,
                 id: &str,
@@ -100,6 +99,15 @@ macro_rules! orders {
                 script: &Arc<Script>,
             ) -> Result<u32, Refused> {
                 run(steps, declines, script).await
+            }
+
+            /// The same with a deadline of its own.
+            #[idempotent(
+                key = id, scope = "test", operation = "undo.order", fingerprint = id, deadline = "400ms",
+                rejects = |refused| *refused == Refused::Declined
+            )]
+            pub async fn order_in_time(steps: &mut $Steps, id: &str, script: &Arc<Script>) -> Result<u32, Refused> {
+                run(steps, true, script).await
             }
 
             /// The same in a release in which every error is final.

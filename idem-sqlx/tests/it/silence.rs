@@ -168,6 +168,25 @@ async fn r32_postgres_a_connection_that_falls_silent_holds_no_sweep() {
     }
 }
 
+/// A pool that does not ask a connection before it hands it out meets the silence in the look-up of a replay.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r13_postgres_a_look_up_that_is_given_up_in_a_silence_keeps_no_place_in_the_pool() {
+    let db = Postgres::create().await;
+    let proxy = Proxy::before(&db.options()).await;
+    let options = db.options().host("127.0.0.1").port(proxy.port());
+    let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(DEADLINE).test_before_acquire(false);
+    let pool = pool.connect_with(options).await.expect("a pool");
+    let store = PgStore::builder(pool).statement_deadline(DEADLINE).commit_deadline(DEADLINE).build();
+    let (gauge, event) = (Gauge::new(), Event::of("k", "insert"));
+    postgres_functions::handle(&store, &gauge, &event).await.expect("it runs");
+    eventually("the connection is back", async || store.pool().num_idle() == 1).await;
+    proxy.at_message(0, Fault::Hang);
+    let given_up = tokio::time::timeout(DEADLINE / 3, postgres_functions::handle(&store, &gauge, &event)).await;
+    assert!(given_up.is_err() && proxy.struck() == 1, "{given_up:?}");
+    eventually("the replay", async || observe(postgres_functions::handle(&store, &gauge, &event)).await.replayed).await;
+    assert_eq!(gauge.entered(), 1);
+}
+
 /// A transaction that sends nothing more: to the server, that is a host that has lost its power.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn r12a_postgres_a_host_that_is_gone_keeps_its_key_for_a_limited_time() {

@@ -235,6 +235,16 @@ async fn template() -> &'static str {
 }
 
 impl Postgres {
+    /// Makes every change of a record fail with these words and this code.
+    pub async fn refuse_updates(&self, words: &str, code: &str) {
+        self.execute(&format!(
+            "CREATE OR REPLACE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN RAISE EXCEPTION '{words}' USING ERRCODE = '{code}'; END $$;
+            CREATE OR REPLACE TRIGGER refuse BEFORE UPDATE ON idem_records FOR EACH ROW EXECUTE FUNCTION refuse()"
+        ))
+        .await;
+    }
+
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -344,12 +354,7 @@ impl Database for Postgres {
     }
 
     async fn refuse_completions(&self, words: &str) {
-        self.execute(&format!(
-            "CREATE OR REPLACE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
-            $$ BEGIN RAISE EXCEPTION '{words}' USING ERRCODE = 'P0001'; END $$;
-            CREATE OR REPLACE TRIGGER refuse BEFORE UPDATE ON idem_records FOR EACH ROW EXECUTE FUNCTION refuse()"
-        ))
-        .await;
+        self.refuse_updates(words, "P0001").await;
     }
 
     async fn refuse_no_completions(&self) {
