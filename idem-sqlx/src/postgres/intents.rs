@@ -2,14 +2,14 @@
 
 use std::future::Future;
 use std::ops::ControlFlow;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use idem_core::store::{Abandoned, Claim, Entry, Intent, LeaseTerms, Outcome, Place, Record};
 use idem_core::{Error, Identity, Kind, Request};
 
 use super::session::{Begin, Session, begin};
 use super::store::PgStore;
-use super::tx::{PgTx, unless_busy};
+use super::tx::{PgTx, Step, cancel_holder, unless_busy};
 use crate::database::{CommitFailed, Database, Found, Leased, Looked, Over, Written};
 use crate::error::store_error;
 use crate::migrations::Migration;
@@ -182,17 +182,11 @@ impl Database for PgStore {
         Ok(abandoned)
     }
 
-    async fn begin_step(&self, identity: &Identity, claim: Claim) -> Result<Option<PgTx>, Error> {
-        // Taken before BEGIN, so that a lease never lasts longer by our clock than by the database's.
-        let at = Instant::now();
-        let mut tx = PgTx::open(self).await?;
-        let leases = tx.leases().await?;
-        let held = leases.held_since(&mut tx.in_time(), identity, claim).await.map_err(store_error)?;
-        Ok(held.map(|(began, backend)| {
-            tx.began = Some((began, at));
-            tx.backend = Some(backend);
-            tx
-        }))
+    async fn begin_step(&self, _identity: &Identity, _claim: Claim) -> Result<Option<PgTx>, Error> {
+        let step = Step::new()?;
+        let mut tx = PgTx::open_by(self, self.inner().begin.marking(step)).await?;
+        tx.step = Some(step);
+        Ok(Some(tx))
     }
 
     async fn begin_alone(&self) -> Result<PgTx, Error> {
@@ -207,8 +201,8 @@ impl Database for PgStore {
         terms: &LeaseTerms,
         entry: &Entry,
     ) -> Result<Written, Error> {
-        let (leases, began) = (tx.leases().await?, tx.began);
-        let written = leases.record_entry(&mut tx.in_time(), request, claim, terms, began, entry).await;
+        let (leases, step) = (tx.leases().await?, tx.step);
+        let written = leases.record_entry(&mut tx.in_time(), request, claim, terms, step.as_ref(), entry).await;
         written_in(tx, written.map_err(store_error)?).await
     }
 
@@ -219,14 +213,20 @@ impl Database for PgStore {
         claim: Claim,
         outcome: &Outcome,
     ) -> Result<Written, Error> {
-        let (leases, began) = (tx.leases().await?, tx.began);
-        let written = leases.complete_leased(&mut tx.in_time(), request, claim, began, outcome).await;
+        let (leases, step) = (tx.leases().await?, tx.step);
+        let written = leases.complete_leased(&mut tx.in_time(), request, claim, step.as_ref(), outcome).await;
         written_in(tx, written.map_err(store_error)?).await
     }
 
     async fn roll_back(&self, mut tx: PgTx) -> bool {
-        let backend = tx.backend;
-        let is_whole = unless_busy(is_whole(&mut tx), self.cancel_backend(backend)).await;
+        let lock = tx.step.map(|step| step.mark);
+        let cancel = async {
+            match lock {
+                Some(lock) => cancel_holder(self, lock).await,
+                None => Ok(()),
+            }
+        };
+        let is_whole = unless_busy(is_whole(&mut tx), cancel).await;
         tx.take_session().rollback().await;
         is_whole
     }
@@ -249,18 +249,6 @@ impl Database for PgStore {
     }
 }
 
-impl PgStore {
-    /// Cancels what a step's transaction does, from another connection.
-    async fn cancel_backend(&self, backend: Option<i32>) -> Result<(), Error> {
-        let Some(backend) = backend else { return Ok(()) };
-        let mut session = self.begin_renewal().await?;
-        let cancel = sqlx::query("SELECT pg_catalog.pg_cancel_backend($1)").persistent(false).bind(backend);
-        cancel.execute(&mut session.in_time()).await.map_err(store_error)?;
-        session.rollback().await;
-        Ok(())
-    }
-}
-
 /// If the last statement found no row, another attempt holds the lease, or the step ended the transaction that it was
 /// lent.
 async fn written_in(tx: &mut PgTx, is_written: bool) -> Result<Written, Error> {
@@ -271,13 +259,11 @@ async fn written_in(tx: &mut PgTx, is_written: bool) -> Result<Written, Error> {
     })
 }
 
-/// Whether a step's transaction is still the one that was begun, by its start time. A failed transaction has not ended.
-/// A transaction that cannot be asked is lost, and counts as not ended.
+/// Whether a step's transaction is still the one that was begun. A failed transaction has not ended. A transaction that
+/// cannot be asked is lost, and counts as not ended.
 async fn is_whole(tx: &mut PgTx) -> bool {
-    let Some((began, _)) = tx.began else {
-        // This transaction was not lent to a step.
-        return true;
-    };
+    // Another transaction was not lent to a step.
+    let Some(step) = tx.step else { return true };
     let Ok(leases) = tx.leases().await else { return true };
-    !leases.transaction_start(&mut tx.in_time()).await.is_ok_and(|now| now != began)
+    leases.is_step(&mut tx.in_time(), &step).await.unwrap_or(true)
 }

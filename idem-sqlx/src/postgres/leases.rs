@@ -2,7 +2,7 @@
 //!
 //! Each statement that changes a leased record checks in itself that the claim still holds the record.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use idem_core::store::{Abandoned, Claim, Entry, EntryKind, Format, Input, LeaseTerms, Outcome, Place};
@@ -14,6 +14,7 @@ use sqlx::{FromRow, Postgres, Row};
 use super::in_time::InTime;
 use super::records::bind_identity;
 use super::schema::{Template, statements};
+use super::tx::Step;
 use crate::error::store_error;
 use crate::row::{self, EntryColumns, EntryRow};
 
@@ -35,7 +36,6 @@ statements! {
     take_over: TAKE_OVER,
     entries: ENTRIES,
     renew: RENEW,
-    lease_held: HELD,
     record_entry: RECORD_ENTRY,
     complete_leased: COMPLETE_LEASED,
     release: RELEASE,
@@ -122,40 +122,29 @@ impl Leases {
         Ok(query.execute(connection).await?.rows_affected() == 1)
     }
 
-    /// When this transaction began.
-    pub(super) async fn transaction_start(self, connection: &mut InTime<'_>) -> sqlx::Result<i64> {
-        self.query(START).fetch_one(connection).await?.try_get(0)
-    }
-
-    /// When this transaction began and the server process that runs it, if the lease is held.
-    pub(super) async fn held_since(
-        self,
-        connection: &mut InTime<'_>,
-        identity: &Identity,
-        claim: Claim,
-    ) -> sqlx::Result<Option<(i64, i32)>> {
-        let query = bind_held(self.query(&self.sql.lease_held), identity, claim);
-        query.fetch_optional(connection).await?.map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).transpose()
+    /// Whether this transaction is the one that was begun for a step.
+    pub(super) async fn is_step(self, connection: &mut InTime<'_>, step: &Step) -> sqlx::Result<bool> {
+        self.query(IS_STEP).bind(step.mark.to_string()).fetch_one(connection).await?.try_get(0)
     }
 
     /// Renews the lease and records an entry, once. Returns false if the lease is lost, or if this is not the
-    /// transaction that began at `began`.
+    /// transaction that was begun for the step.
     pub(super) async fn record_entry(
         self,
         connection: &mut InTime<'_>,
         request: &Request,
         claim: Claim,
         terms: &LeaseTerms,
-        began: Option<(i64, Instant)>,
+        step: Option<&Step>,
         entry: &Entry,
     ) -> sqlx::Result<bool> {
-        let (began, elapsed) = since(began);
+        let (mark, elapsed) = marked(step);
         let rejected = (entry.kind == EntryKind::REJECTION).then_some(row::UNDOING);
         let row = EntryRow::of(entry);
         let query = bind_held(self.query(&self.sql.record_entry), &request.identity, claim)
             .bind(seconds(terms.duration.saturating_add(elapsed)))
             .bind(seconds(terms.duration.saturating_add(request.ttl).saturating_add(elapsed)))
-            .bind(began)
+            .bind(mark)
             .bind(i32::try_from(entry.position).unwrap_or(i32::MAX))
             .bind(&entry.name)
             .bind(entry.kind.0)
@@ -176,15 +165,15 @@ impl Leases {
         connection: &mut InTime<'_>,
         request: &Request,
         claim: Claim,
-        began: Option<(i64, Instant)>,
+        step: Option<&Step>,
         outcome: &Outcome,
     ) -> sqlx::Result<bool> {
-        let (began, elapsed) = since(began);
+        let (mark, elapsed) = marked(step);
         let (state, format, status, headers, body) = row::written(outcome);
         let query = bind_held(self.query(&self.sql.complete_leased), &request.identity, claim)
             .bind(elapsed.as_secs_f64())
             .bind((request.ttl + elapsed).as_secs_f64())
-            .bind(began)
+            .bind(mark)
             .bind(state)
             .bind(format)
             .bind(status)
@@ -266,10 +255,9 @@ fn seconds(duration: Duration) -> f64 {
     duration.min(MOST).as_secs_f64()
 }
 
-/// When the transaction of a step began, by the database's clock, and for how long it has been open. A transaction
-/// without a step has just begun.
-fn since(began: Option<(i64, Instant)>) -> (Option<i64>, Duration) {
-    began.map_or((None, Duration::ZERO), |(began, at)| (Some(began), at.elapsed()))
+/// The mark of a step's transaction, and for how long that has been open. A transaction without a step has just begun.
+fn marked(step: Option<&Step>) -> (Option<String>, Duration) {
+    step.map_or((None, Duration::ZERO), |step| (Some(step.mark.to_string()), step.began.elapsed()))
 }
 
 /// $1 to $5: the identity, the claim, and the lowest state of a leased record.
@@ -423,21 +411,10 @@ WHERE scope = $1
     AND state >= $5",
 );
 
-const START: &str = "SELECT (extract(epoch FROM now()) * 1000000)::bigint";
+const IS_STEP: &str = "SELECT coalesce(current_setting('idem.step', true), '') = $1";
 
-const HELD: Template = Template(
-    "
-SELECT (extract(epoch FROM now()) * 1000000)::bigint, pg_catalog.pg_backend_pid()
-FROM {schema}.idem_records
-WHERE scope = $1
-    AND operation = $2
-    AND key_hash = $3
-    AND claim = $4
-    AND state >= $5",
-);
-
-/// `now()` is the start of the transaction. It has changed after a COMMIT or ROLLBACK of the step's own, and a renewal
-/// may have come later than it. A rejected record must not expire before it is undone: a hundred years are as good as
+/// The setting `idem.step` belongs to the transaction: it is gone after a COMMIT or ROLLBACK of the step's own. `now()` is
+/// the start of the transaction, and a renewal may have come later than it. A rejected record must not expire before it is undone: a hundred years are as good as
 /// never. The entry's position may already hold the call that was started, or the same entry if its COMMIT got no
 /// answer.
 const RECORD_ENTRY: Template = Template(
@@ -455,7 +432,7 @@ WITH held AS (
         AND key_hash = $3
         AND claim = $4
         AND state >= $5
-        AND ($8 IS NULL OR (extract(epoch FROM now()) * 1000000)::bigint = $8)
+        AND ($8::text IS NULL OR current_setting('idem.step', true) = $8::text)
     RETURNING attempt
 )
 INSERT INTO {schema}.idem_journal AS entry
@@ -494,7 +471,7 @@ WITH finished AS (
         AND key_hash = $3
         AND claim = $4
         AND state >= $5
-        AND ($8 IS NULL OR (extract(epoch FROM now()) * 1000000)::bigint = $8)
+        AND ($8::text IS NULL OR current_setting('idem.step', true) = $8::text)
     RETURNING 1
 ), forgotten AS (
     DELETE FROM {schema}.idem_journal

@@ -47,7 +47,7 @@ statements! {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Locks {
     asked: i64,
-    identity: i64,
+    pub(super) identity: i64,
     running: i64,
 }
 
@@ -205,10 +205,9 @@ impl Records {
         query.fetch_one(connection).await?.try_get(0)
     }
 
-    /// Cancels the statement of the transaction that holds the lock on the identity.
-    pub(super) async fn cancel(self, connection: &mut InTime<'_>, request: &Request) -> sqlx::Result<()> {
-        let Locks { identity, .. } = Locks::of(request, self.secret);
-        self.query(CANCEL).bind(identity).fetch_all(connection).await.map(|_| ())
+    /// Cancels the statement of the transaction that holds a lock.
+    pub(super) async fn cancel(self, connection: &mut InTime<'_>, lock: i64) -> sqlx::Result<()> {
+        self.query(CANCEL).bind(lock).fetch_all(connection).await.map(|_| ())
     }
 
     /// Completes the record that this transaction claimed. Returns false if this is no longer that transaction.

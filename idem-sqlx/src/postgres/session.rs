@@ -15,6 +15,7 @@ use super::fitness::Fitness;
 use super::in_time::{InTime, no_answer};
 use super::records::Locks;
 use super::store::PgStore;
+use super::tx::Step;
 use crate::database::CommitFailed;
 use crate::error::not_begun;
 
@@ -42,6 +43,7 @@ pub(super) struct Begin {
 enum Then {
     Nothing,
     Claim(Locks),
+    Step(Step),
 }
 
 impl Begin {
@@ -69,19 +71,32 @@ impl Begin {
         Self { statement: Box::leak(statement.into_boxed_str()), ..self }
     }
 
+    /// The same, with the mark of a step.
+    pub(super) fn marking(self, step: Step) -> Self {
+        Self { then: Then::Step(step), ..self }
+    }
+
     fn message(self) -> SqlStr {
-        match self.then {
-            Then::Nothing => self.statement.into_sql_str(),
-            // Numbers only.
-            Then::Claim(locks) => AssertSqlSafe(format!("{}; {}", self.statement, locks.taken())).into_sql_str(),
+        match self.then() {
+            None => self.statement.into_sql_str(),
+            Some(then) => AssertSqlSafe(format!("{}; {then}", self.statement)).into_sql_str(),
         }
     }
 
     /// Ends the transaction that this has begun, and begins it again.
     fn again(self) -> SqlStr {
+        match self.then() {
+            None => "ROLLBACK AND CHAIN".into_sql_str(),
+            Some(then) => AssertSqlSafe(format!("ROLLBACK AND CHAIN; {then}")).into_sql_str(),
+        }
+    }
+
+    /// A text in which only numbers differ.
+    fn then(self) -> Option<String> {
         match self.then {
-            Then::Nothing => "ROLLBACK AND CHAIN".into_sql_str(),
-            Then::Claim(locks) => AssertSqlSafe(format!("ROLLBACK AND CHAIN; {}", locks.taken())).into_sql_str(),
+            Then::Nothing => None,
+            Then::Claim(locks) => Some(locks.taken()),
+            Then::Step(step) => Some(step.marks()),
         }
     }
 }

@@ -25,6 +25,7 @@ use super::session::{Begin, Session};
 use super::store::PgStore;
 use crate::database::{CommitFailed, Database};
 use crate::error::{caused, store_error};
+use crate::recent::word;
 use crate::retry;
 use crate::running::{Asked, Entered, State};
 use crate::settle::{self, find_out};
@@ -49,7 +50,8 @@ use crate::settle::{self, find_out};
 ///   kept cannot be known.
 /// - Do not release the savepoint `idem_claimed`, nor roll back to it: it belongs to the store. The claim and the
 ///   handler's writes come after it.
-/// - Do not change the role: the completion is written in the same transaction. `search_path` may be changed.
+/// - Do not change the role: the completion is written in the same transaction. `search_path` may be changed. In a step
+///   do not `RESET ALL`: the setting `idem.step` tells the store that the transaction is still the step's.
 /// - Prefer `&mut *tx` to `&mut **tx` for statements. If a statement through `&mut *tx` fails because of its connection
 ///   (the connection only reads, or a plan is out of date), the connection is closed after the run. An error of a statement
 ///   through `&mut **tx` is not seen by the store.
@@ -63,10 +65,29 @@ pub struct PgTx {
     /// `Some` until the run is settled or dropped.
     session: Option<Session>,
     run: Option<Run>,
-    /// For a step: when the transaction began, by the database's clock and by ours.
-    pub(super) began: Option<(i64, Instant)>,
-    /// For a step: the server process that runs it.
-    pub(super) backend: Option<i32>,
+    pub(super) step: Option<Step>,
+}
+
+/// What tells the transaction of a step from one that the step itself may have begun.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Step {
+    /// A random number. The transaction has it as a setting, and holds the advisory lock of that number.
+    pub(super) mark: i64,
+    /// Taken before BEGIN, so that a lease never lasts longer by our clock than by the database's.
+    pub(super) began: Instant,
+}
+
+impl Step {
+    pub(super) fn new() -> Result<Self, Error> {
+        let began = Instant::now();
+        Ok(Self { mark: word(Claim::random()?.as_bytes()).cast_signed(), began })
+    }
+
+    /// The statement that marks the transaction.
+    pub(super) fn marks(self) -> String {
+        let Self { mark, .. } = self;
+        format!("SELECT set_config('idem.step', '{mark}', true), pg_try_advisory_xact_lock({mark})")
+    }
 }
 
 /// What the transaction has claimed.
@@ -151,7 +172,7 @@ impl Context for PgTx {
                     ControlFlow::Break(kind) => return Ok(Claimed::Refuse(kind)),
                 },
             };
-            let mut tx = Self { store: store.clone(), session: Some(session), run: None, began: None, backend: None };
+            let mut tx = Self { store: store.clone(), session: Some(session), run: None, step: None };
             let claim = Claim::random()?;
             match tx.try_claim(request, claim).await? {
                 Tried::Run => {
@@ -241,7 +262,7 @@ impl PgTx {
 
     pub(super) async fn open_by(store: &PgStore, begin: Begin) -> Result<Self, Error> {
         let session = Session::begin(store, begin).await?;
-        Ok(Self { store: store.clone(), session: Some(session), run: None, began: None, backend: None })
+        Ok(Self { store: store.clone(), session: Some(session), run: None, step: None })
     }
 
     /// Answers a request whose first run ended in this process a short while ago, in one round trip. Otherwise the
@@ -446,9 +467,17 @@ pub(super) async fn unless_busy<T>(ask: impl Future<Output = T>, cancel: impl Fu
 /// Cancels what the transaction of a run does, from another connection. If its handler has ended that transaction and
 /// another run has the key by now, that run fails and can be repeated.
 async fn cancel_run(store: &PgStore, request: &Request) -> Result<(), Error> {
+    match store.inner().locks(request) {
+        Some(locks) => cancel_holder(store, locks.identity).await,
+        None => Ok(()),
+    }
+}
+
+/// Cancels what the transaction that holds a lock does.
+pub(super) async fn cancel_holder(store: &PgStore, lock: i64) -> Result<(), Error> {
     let mut session = Database::begin_renewal(store).await?;
     let records = store.inner().records(&mut session.in_time()).await?;
-    records.cancel(&mut session.in_time(), request).await.map_err(store_error)?;
+    records.cancel(&mut session.in_time(), lock).await.map_err(store_error)?;
     session.rollback().await;
     Ok(())
 }

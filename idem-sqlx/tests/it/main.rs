@@ -39,6 +39,7 @@ mod request;
 mod schema;
 mod silence;
 mod spaced;
+mod step_ends;
 mod steps;
 mod stranger;
 mod sweep;
