@@ -32,6 +32,9 @@ pub trait Database: Store + Unpin {
     /// The runs of this process.
     fn running(&self) -> &Running;
 
+    /// Notes that the run of an identity has finished, so that the next request with it is probably a retry.
+    fn finished(&self, _digest: &Digest) {}
+
     /// How long to wait for the answer to a COMMIT, and once more for the look-up of a COMMIT that got no answer.
     fn commit_deadline(&self) -> Duration;
 

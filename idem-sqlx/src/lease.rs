@@ -19,6 +19,8 @@ use crate::settle::{find_out, poisoned};
 pub struct DbLease<D> {
     store: D,
     request: Request,
+    /// That of the identity.
+    digest: Digest,
     claim: Claim,
     terms: LeaseTerms,
     /// Other requests of this process see the run until this lease is dropped. Its clones have none: they may outlive
@@ -40,8 +42,9 @@ impl<D: Database> Lease for DbLease<D> {
     ) -> Result<Claimed<Attempt<Self>>, Error> {
         request.check_ttl()?;
         let claim = Claim::random()?;
-        let lease = Self { store: store.clone(), request: request.clone(), claim, terms: *terms, entered: None };
         let digest = request.identity.digest();
+        let lease =
+            Self { store: store.clone(), request: request.clone(), digest, claim, terms: *terms, entered: None };
         for (tries, pause) in retry::pauses().enumerate() {
             let (look, found) = match store.look(request, &digest, intent, tries).await? {
                 ControlFlow::Continue(looked) => looked,
@@ -53,7 +56,7 @@ impl<D: Database> Lease for DbLease<D> {
                 None => Decision::Claim.within(terms, intent),
             };
             // Without a look-up a refusal is no answer: there may be a record.
-            if !nobody_looked && let Some(answer) = answer(&order) {
+            if !nobody_looked && let Some(answer) = answer(store, &digest, &order) {
                 return Ok(answer);
             }
             // The record may have changed since the look-up. Each statement checks that itself.
@@ -63,13 +66,13 @@ impl<D: Database> Lease for DbLease<D> {
                 // The insert found a record, or was not tried.
                 let (record, now) = store.find(&mut session, &request.identity).await?;
                 order = decide_leased(record.as_ref(), request, terms, intent, now);
-                if let Some(answer) = answer(&order) {
+                if let Some(answer) = answer(store, &digest, &order) {
                     return Ok(answer);
                 }
                 leased = lease.carry_out(&mut session, &order).await?;
             }
             if leased == Leased::Claimed {
-                return lease.begun(session, digest, &order).await.map(Claimed::Run);
+                return lease.begun(session, &order).await.map(Claimed::Run);
             }
             // The connection goes back to the pool first: no request waits while it holds one.
             drop(session);
@@ -105,7 +108,9 @@ impl<D: Database> Lease for DbLease<D> {
         let written = self.store.complete_leased(&mut tx, &self.request, self.claim, outcome).await?;
         let session = self.written(tx, written).await?;
         let committed = self.store.commit(session).await;
-        find_out(&self.store, &self.request, self.claim, committed).await
+        find_out(&self.store, &self.request, self.claim, committed).await?;
+        self.store.finished(&self.digest);
+        Ok(())
     }
 
     async fn roll_back(&self, tx: D::Tx) -> Result<(), Error> {
@@ -118,9 +123,12 @@ impl<D: Database> Lease for DbLease<D> {
 }
 
 /// The answer of a decision that claims nothing.
-fn answer<T>(order: &Decision) -> Option<Claimed<T>> {
+fn answer<D: Database, T>(store: &D, digest: &Digest, order: &Decision) -> Option<Claimed<T>> {
     match order {
-        Decision::Replay(reply) => Some(Claimed::Replay(reply.clone())),
+        Decision::Replay(reply) => {
+            store.finished(digest);
+            Some(Claimed::Replay(reply.clone()))
+        }
         Decision::Refuse(kind) => Some(Claimed::Refuse(*kind)),
         Decision::TooSoon(_, rest) => Some(Claimed::TooSoon(*rest)),
         Decision::Claim | Decision::Replace(_) | Decision::Resume(_) => None,
@@ -150,7 +158,7 @@ impl<D: Database> DbLease<D> {
     }
 
     /// Commits the claim, and returns the attempt.
-    async fn begun(self, mut session: D::Session, digest: Digest, order: &Decision) -> Result<Attempt<Self>, Error> {
+    async fn begun(self, mut session: D::Session, order: &Decision) -> Result<Attempt<Self>, Error> {
         // A new record has no entries. A record whose attempts were reset has entries, and its attempts count from 1
         // again.
         let (number, fingerprint, entries) = match order {
@@ -161,7 +169,7 @@ impl<D: Database> DbLease<D> {
         };
         let commit = self.store.commit(session);
         let mut lease = release_on_drop::commit(self, commit).await?;
-        lease.entered = Some(lease.store.running().enter(digest, fingerprint, State::Leased));
+        lease.entered = Some(lease.store.running().enter(lease.digest, fingerprint, State::Leased));
         Ok(Attempt { lease, number, fingerprint, entries })
     }
 
@@ -225,8 +233,9 @@ pub(crate) async fn reset_attempts<D: Database>(store: &D, identity: &Identity) 
 
 impl<D: Clone> Clone for DbLease<D> {
     fn clone(&self) -> Self {
-        let Self { store, request, claim, terms, .. } = self;
-        Self { store: store.clone(), request: request.clone(), claim: *claim, terms: *terms, entered: None }
+        let Self { store, request, digest, claim, terms, .. } = self;
+        let (store, request) = (store.clone(), request.clone());
+        Self { store, request, digest: *digest, claim: *claim, terms: *terms, entered: None }
     }
 }
 

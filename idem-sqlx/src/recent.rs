@@ -1,4 +1,4 @@
-//! The identities whose runs finished in this process a short while ago.
+//! The identities whose runs this process has finished, or replayed, a short while ago.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -22,7 +22,7 @@ pub(super) const BEGIN: Begin = begin!(" ISOLATION LEVEL READ COMMITTED; SET LOC
 
 impl Database for PgStore {
     type Session = Session;
-    type Look = Session;
+    type Look = Option<Session>;
     type Tx = PgTx;
 
     /// A step's transaction changes the record's row only in its last statement. Until then the renewal can change the
@@ -88,16 +88,22 @@ impl Database for PgStore {
         Ok(found)
     }
 
-    /// The first try looks nothing up: most requests are new, and the primary key shows whether there is a record.
-    /// Later tries look first, because an insert waits for the transaction that holds the row, and a look-up does not.
+    /// The first try looks nothing up: most requests are new, and the primary key shows whether there is a record. Later
+    /// tries look first, because an insert waits for the transaction that holds the row, and a look-up does not. So does
+    /// the first try of a request that is probably a retry.
     async fn look(
         &self,
         request: &Request,
         digest: &Digest,
         intent: Intent,
         tries: usize,
-    ) -> Result<Looked<Session>, Error> {
+    ) -> Result<Looked<Option<Session>>, Error> {
         let asked = Asked { request, digest, is_compared: intent == Intent::Run };
+        if tries == 0 && self.inner().recent.contains(digest) {
+            return Session::find_alone(self, asked)
+                .await
+                .map(|looked| looked.map_continue(|(found, look)| (look, found)));
+        }
         let mut session = match Session::begin_for(self, self.inner().begin_own, asked).await? {
             ControlFlow::Continue(session) => session,
             ControlFlow::Break(kind) => return Ok(ControlFlow::Break(kind)),
@@ -106,11 +112,19 @@ impl Database for PgStore {
             0 => None,
             _ => Some(Database::find(self, &mut session, &request.identity).await?),
         };
-        Ok(ControlFlow::Continue((session, found)))
+        Ok(ControlFlow::Continue((Some(session), found)))
     }
 
-    async fn write(&self, look: Session) -> Result<Session, Error> {
-        Ok(look)
+    async fn write(&self, look: Option<Session>) -> Result<Session, Error> {
+        match look {
+            Some(session) if session.has_begun() => Ok(session),
+            Some(session) => session.begun(self.inner().begin_own).await,
+            None => Database::begin(self).await,
+        }
+    }
+
+    fn finished(&self, digest: &Digest) {
+        self.inner().recent.insert(digest);
     }
 
     async fn lease(

@@ -162,6 +162,10 @@ impl Session {
         Ok(self)
     }
 
+    pub(super) fn has_begun(&self) -> bool {
+        self.has_begun
+    }
+
     async fn send_begin(&mut self, begin: Begin) -> sqlx::Result<()> {
         self.answer(async |connection| Manager::begin(connection, Some(begin.message())).await).await
     }

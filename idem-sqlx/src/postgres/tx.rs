@@ -181,7 +181,10 @@ impl Context for PgTx {
                     return Ok(Claimed::Run(tx));
                 }
                 // The record is in force, so nobody asks for its locks: the rollback goes on behind the answer.
-                Tried::Replay(reply) => return Ok(Claimed::Replay(reply)),
+                Tried::Replay(reply) => {
+                    store.inner().recent.insert(&digest);
+                    return Ok(Claimed::Replay(reply));
+                }
                 Tried::Refuse(kind) => {
                     tx.give_up().await;
                     return Ok(Claimed::Refuse(kind));

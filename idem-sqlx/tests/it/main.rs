@@ -32,6 +32,7 @@ mod load;
 mod migrate;
 mod orders;
 mod pages;
+mod ping;
 mod plain;
 mod races;
 mod reply;

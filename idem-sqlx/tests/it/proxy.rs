@@ -8,7 +8,7 @@ use sqlx::postgres::PgConnectOptions;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 /// What happens at the next COMMIT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,17 +36,22 @@ pub struct Proxy {
     /// How many COMMITs pass before.
     pass: Arc<AtomicUsize>,
     struck: Arc<AtomicUsize>,
+    /// How many messages of clients have passed.
+    messages: Arc<AtomicUsize>,
     held: Arc<Notify>,
     /// Whether every message of a client counts, and not only a COMMIT.
     counts_all: Arc<AtomicBool>,
+    /// What happens to all connections that are open.
+    all: Arc<watch::Sender<(u32, Fault)>>,
 }
 
 impl Proxy {
     pub async fn before(server: &PgConnectOptions) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let port = listener.local_addr().expect("an address").port();
-        let (faults, pass, struck, held, counts_all) = Default::default();
-        let proxy = Self { port, faults, pass, struck, held, counts_all };
+        let (faults, pass, struck, messages, held, counts_all) = Default::default();
+        let all = Arc::new(watch::Sender::new((0, Fault::None)));
+        let proxy = Self { port, faults, pass, struck, messages, held, counts_all, all };
         let target = format!("{}:{}", server.get_host(), server.get_port());
         let passing = proxy.clone();
         tokio::spawn(async move {
@@ -93,12 +98,41 @@ impl Proxy {
         self.struck.load(Ordering::SeqCst)
     }
 
+    /// Cuts all open connections.
+    pub fn cut_all(&self) {
+        self.all.send_modify(|(number, fault)| (*number, *fault) = (*number + 1, Fault::CutBefore));
+    }
+
+    /// No open connection passes anything on any more, nor does one that is opened later.
+    pub fn silence_all(&self) {
+        self.all.send_modify(|(number, fault)| (*number, *fault) = (*number + 1, Fault::Hang));
+    }
+
+    /// How many messages of clients have come: sqlx sends one and waits for its answer.
+    pub fn messages(&self) -> usize {
+        self.messages.load(Ordering::SeqCst)
+    }
+
     async fn pass(self, client: TcpStream, server: TcpStream) {
         let (from_client, to_client) = client.into_split();
         let (from_server, to_server) = server.into_split();
         let is_mute = Arc::new(AtomicBool::new(false));
         let answers = tokio::spawn(copy(from_server, to_client, is_mute.clone()));
-        self.requests(from_client, to_server, &is_mute).await;
+        let mut all = self.all.subscribe();
+        let is_struck = async {
+            if all.borrow_and_update().1 != Fault::Hang {
+                let struck = all.changed().await;
+                struck.expect("the proxy lives as long as its connections");
+            }
+            if all.borrow().1 == Fault::Hang {
+                is_mute.store(true, Ordering::SeqCst);
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            () = is_struck => {}
+            () = self.requests(from_client, to_server, &is_mute) => {}
+        }
         answers.abort();
     }
 
@@ -107,6 +141,7 @@ impl Proxy {
         loop {
             let Ok(length @ 1..) = from.read(&mut buffer).await else { return };
             let sent = &buffer[..length];
+            self.messages.fetch_add(1, Ordering::SeqCst);
             // A simple query, as sqlx sends it: alone in its packet.
             let counts = self.counts_all.load(Ordering::SeqCst);
             if counts || sent.windows(8).any(|bytes| bytes == b"\x0bCOMMIT\0") {
