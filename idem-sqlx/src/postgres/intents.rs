@@ -20,6 +20,8 @@ use crate::sweep::{Batch, Sweep};
 /// holds a connection.
 pub(super) const BEGIN: Begin = begin!(" ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '500ms'");
 
+pub(super) const CANCEL_BACKEND: &str = "SELECT pg_catalog.pg_cancel_backend($1::integer)";
+
 impl Database for PgStore {
     type Session = Session;
     type Look = Session;
@@ -255,7 +257,7 @@ impl PgStore {
     async fn cancel_backend(&self, backend: Option<i32>) -> Result<(), Error> {
         let Some(backend) = backend else { return Ok(()) };
         let mut session = self.begin_renewal().await?;
-        let cancel = sqlx::query("SELECT pg_catalog.pg_cancel_backend($1)").persistent(false).bind(backend);
+        let cancel = sqlx::query(CANCEL_BACKEND).persistent(false).bind(backend);
         cancel.execute(&mut session.in_time()).await.map_err(store_error)?;
         session.rollback().await;
         Ok(())

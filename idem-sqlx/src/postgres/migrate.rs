@@ -66,7 +66,7 @@ impl PgStore {
     pub(super) async fn begin_to_migrate(&self) -> Result<(Session, Vec<String>), Error> {
         let mut session = Session::begin(self, Isolation::ReadCommitted.begin()).await?;
         let schema = &self.inner().statements(&mut session.in_time()).await?.schema;
-        let lock = sqlx::query("SELECT pg_advisory_xact_lock($1)").persistent(false).bind(LOCK);
+        let lock = sqlx::query(LOCK_MIGRATIONS).persistent(false).bind(LOCK);
         lock.execute(session.connection()).await.map_err(store_error)?;
         let migrated = migrated(session.connection(), schema).await.map_err(store_error)?;
         prepare(session.connection(), schema).await.map_err(store_error)?;
@@ -80,7 +80,7 @@ async fn migrated(connection: &mut PgConnection, schema: &Schema) -> sqlx::Resul
     if !is_there.fetch_one(&mut *connection).await? {
         return Ok(Vec::new());
     }
-    let names = schema.qualify("SELECT name FROM {schema}.idem_migrations");
+    let names = schema.qualify(MIGRATED);
     sqlx::query_scalar(AssertSqlSafe(names)).persistent(false).fetch_all(connection).await
 }
 
@@ -98,13 +98,18 @@ async fn prepare(connection: &mut PgConnection, schema: &Schema) -> sqlx::Result
     sqlx::raw_sql(AssertSqlSafe(set)).execute(connection).await.map(|_| ())
 }
 
-const SCHEMA_IS_THERE: &str = "SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = $1)";
+pub(super) const LOCK_MIGRATIONS: &str = "SELECT pg_advisory_xact_lock($1::bigint)";
 
-const LIST_IS_THERE: &str = "
+pub(super) const MIGRATED: &str = "SELECT name FROM {schema}.idem_migrations";
+
+pub(super) const SCHEMA_IS_THERE: &str =
+    "SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = $1::name)";
+
+pub(super) const LIST_IS_THERE: &str = "
 SELECT EXISTS (
     SELECT 1
     FROM pg_catalog.pg_class JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
-    WHERE nspname = $1
+    WHERE nspname = $1::name
         AND relname = 'idem_migrations'
 )";
 

@@ -7,6 +7,8 @@ mod intents;
 mod lease;
 mod leases;
 mod migrate;
+#[cfg(test)]
+mod portable;
 mod records;
 mod schema;
 mod session;

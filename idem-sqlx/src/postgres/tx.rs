@@ -10,7 +10,7 @@ use futures_util::future::{BoxFuture, join};
 use futures_util::stream::BoxStream;
 use futures_util::{FutureExt, StreamExt, TryFutureExt, TryStreamExt};
 use idem_core::bounds::EndedByItsHolder;
-use idem_core::machine::{Decision, decide, lateness};
+use idem_core::machine::{Decision, decide};
 use idem_core::store::{Claim, Claimed, Context, Outcome, RELEASE_PATIENCE, Rejected, Reply, Transaction};
 use idem_core::{Disposition, Error, Kind, Request, Start};
 use sqlx::postgres::{PgConnection, PgQueryResult, PgRow, PgStatement, PgTypeInfo};
@@ -339,9 +339,7 @@ impl PgTx {
         let records = self.records().await?;
         let Self { session: Some(session), run: Some(run), .. } = self else { unreachable!("a recorded run") };
         let elapsed = run.began.elapsed();
-        let late = lateness(run.request.ttl, elapsed);
-        let identity = &run.request.identity;
-        match records.complete(&mut session.in_time(), identity, run.claim, outcome, elapsed, late).await {
+        match records.complete(&mut session.in_time(), &run.request, run.claim, outcome, elapsed).await {
             Ok(true) => Ok(()),
             Ok(false) => Err(self.ended().await),
             Err(error) => {
