@@ -106,6 +106,17 @@ pub(super) fn is_cancelled(error: &sqlx::Error) -> bool {
     sqlstate(error).as_deref() == Some("57014")
 }
 
+/// A lock was not free in the time that `lock_timeout` gives.
+pub(super) fn is_lock_timeout(error: &sqlx::Error) -> bool {
+    sqlstate(error).as_deref() == Some("55P03")
+}
+
+/// Another process has just created what this statement creates, although it says `IF NOT EXISTS`. Postgres reports some
+/// of these races as violations of its catalogue's own unique indexes, and some as internal errors.
+pub(super) fn is_created_meanwhile(error: &sqlx::Error) -> bool {
+    matches!(sqlstate(error).as_deref(), Some("23505" | "42P06" | "42P07" | "42701" | "42710" | "XX000"))
+}
+
 /// The snapshot is older than the conflicting row. This happens only under the stricter isolation levels.
 pub(super) fn is_serialization_failure(error: &sqlx::Error) -> bool {
     sqlstate(error).as_deref() == Some("40001")

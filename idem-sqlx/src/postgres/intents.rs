@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use idem_core::store::{Abandoned, Claim, Entry, Intent, LeaseTerms, Outcome, Place, Record};
 use idem_core::{Error, Identity, Kind, Request};
 
+use super::migrate::not_created;
 use super::session::{Begin, Session, begin};
-use super::store::PgStore;
+use super::store::{Locks, PgStore};
 use super::tx::{PgTx, unless_busy};
 use crate::database::{CommitFailed, Database, Found, Leased, Looked, Over, Written};
 use crate::error::store_error;
@@ -248,14 +249,15 @@ impl Database for PgStore {
 
     async fn run_migration(&self, session: &mut Session, migration: &Migration) -> Result<(), Error> {
         let run = sqlx::raw_sql(migration.sql).execute(session.connection()).await;
-        run.map(|_| ()).map_err(store_error)
+        run.map(|_| ()).map_err(not_created)
     }
 }
 
 impl PgStore {
-    /// Cancels what a step's transaction does, from another connection.
+    /// Cancels what a step's transaction does, from another connection. Where there are several nodes, that connection
+    /// may lead to another one, on which the process is somebody else's.
     async fn cancel_backend(&self, backend: Option<i32>) -> Result<(), Error> {
-        let Some(backend) = backend else { return Ok(()) };
+        let Some(backend) = backend.filter(|_| self.inner().locks == Locks::Advisory) else { return Ok(()) };
         let mut session = self.begin_renewal().await?;
         let cancel = sqlx::query(CANCEL_BACKEND).persistent(false).bind(backend);
         cancel.execute(&mut session.in_time()).await.map_err(store_error)?;

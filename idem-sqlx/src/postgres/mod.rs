@@ -19,5 +19,5 @@ mod sweeps;
 mod tx;
 
 pub use lease::{PgLease, PgSteps};
-pub use store::{Isolation, PgStore, PgStoreBuilder};
+pub use store::{Isolation, Locks, PgStore, PgStoreBuilder};
 pub use tx::PgTx;

@@ -13,6 +13,7 @@ use sqlx::{FromRow, Postgres, Row};
 
 use super::in_time::InTime;
 use super::schema::{Schema, Template, statements};
+use super::store;
 use crate::recent::word;
 use crate::row::{self, Columns};
 
@@ -22,6 +23,7 @@ statements! {
     insert: INSERT,
     insert_and_wait: INSERT_AND_WAIT,
     replace: REPLACE,
+    replace_and_wait: REPLACE_AND_WAIT,
     find: FIND,
     holder: HOLDER,
     complete: COMPLETE,
@@ -63,7 +65,7 @@ pub(super) type Secret = [u8; 16];
 /// Who holds the locks of a request that has no record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Holder {
-    /// No transaction: the last holder has ended.
+    /// No transaction: the last holder has ended. Without advisory locks there is never a holder that is known.
     Nobody,
     /// The same request is running.
     Same,
@@ -79,6 +81,7 @@ pub(super) struct Records {
     pub(super) sql: &'static RecordSql,
     pub(super) schema: &'static Schema,
     pub(super) secret: Secret,
+    pub(super) locks: store::Locks,
     /// True to send statements without names. A pooler in transaction mode gives every transaction another server
     /// connection. A statement that was prepared by name on one connection is missing on the next, or is another
     /// client's there.
@@ -90,15 +93,21 @@ impl Records {
         sqlx::query(sql).persistent(!self.unnamed)
     }
 
-    /// Inserts the running record. If a row was inserted, the claimant runs: the primary key is the arbiter.
+    /// Inserts the running record. If a row was inserted, the claimant runs: the primary key is the arbiter. Without
+    /// advisory locks it waits for another transaction that has inserted the record.
     pub(super) async fn insert(
         self,
         connection: &mut InTime<'_>,
         request: &Request,
         claim: Claim,
     ) -> sqlx::Result<bool> {
-        let locks = Locks::of(request, self.secret);
-        let query = self.query(&self.sql.insert).bind(locks.asked).bind(locks.identity).bind(locks.running);
+        let query = match self.locks {
+            store::Locks::Advisory => {
+                let locks = Locks::of(request, self.secret);
+                self.query(&self.sql.insert).bind(locks.asked).bind(locks.identity).bind(locks.running)
+            }
+            store::Locks::None => self.query(&self.sql.insert_and_wait),
+        };
         let query = bind_running(query, request, claim).bind(request.ttl.as_secs_f64());
         Ok(query.execute(connection).await?.rows_affected() == 1)
     }
@@ -111,13 +120,16 @@ impl Records {
         claim: Claim,
         expired: Claim,
     ) -> sqlx::Result<bool> {
-        let locks = Locks::of(request, self.secret);
-        let query = bind_running(self.query(&self.sql.replace), request, claim)
+        let (sql, locks) = match self.locks {
+            store::Locks::Advisory => (&self.sql.replace, Some(Locks::of(request, self.secret))),
+            store::Locks::None => (&self.sql.replace_and_wait, None),
+        };
+        let mut query = bind_running(self.query(sql), request, claim)
             .bind(request.ttl.as_secs_f64())
-            .bind(expired.as_bytes().as_slice())
-            .bind(locks.asked)
-            .bind(locks.identity)
-            .bind(locks.running);
+            .bind(expired.as_bytes().as_slice());
+        if let Some(locks) = locks {
+            query = query.bind(locks.asked).bind(locks.identity).bind(locks.running);
+        }
         Ok(query.fetch_optional(connection).await?.is_some())
     }
 
@@ -164,6 +176,7 @@ impl Records {
         let (record, now) = self.find(&mut *connection, &request.identity).await?;
         let holder = match &record {
             Some(record) if !record.has_expired(now) => Holder::Nobody,
+            _ if self.locks == store::Locks::None => Holder::Nobody,
             record => self.holder(connection, request, record.is_some()).await.map_err(store_error)?,
         };
         Ok((record, now, holder))
@@ -289,19 +302,16 @@ VALUES ($1::text, $2::text, $3::bytea, $4::bytea, $5::smallint, $6::bytea, 1, 0,
 ON CONFLICT (scope, operation, key_hash) DO NOTHING",
 );
 
-/// The locks are taken in a part of the statement that has no table, and before the update: a distributed Postgres
-/// refuses volatile functions in an update.
+/// The replacement of an expired record, with what comes before the update, and one more condition of it.
 ///
 /// The replaced record may be leased, if an earlier release of the handler was. So its journal is removed.
-const REPLACE: Template = Template(
-    "
-WITH free AS MATERIALIZED (
-    SELECT CASE
-        WHEN NOT pg_try_advisory_xact_lock($9::bigint) THEN false
-        WHEN NOT pg_try_advisory_xact_lock($10::bigint) THEN false
-        ELSE pg_try_advisory_xact_lock($11::bigint) IS NOT NULL
-    END AS got
-), replaced AS (
+macro_rules! replace {
+    ($before:literal, $condition:literal) => {
+        concat!(
+            "
+WITH ",
+            $before,
+            "replaced AS (
     UPDATE {schema}.idem_records
     SET fingerprint = $4::bytea,
         state = $5::smallint,
@@ -320,8 +330,9 @@ WITH free AS MATERIALIZED (
         AND operation = $2::text
         AND key_hash = $3::bytea
         AND claim = $8::bytea
-        AND expires_at <= now()
-        AND EXISTS (SELECT 1 FROM free WHERE got)
+        AND expires_at <= now()",
+            $condition,
+            "
     RETURNING 1
 ), forgotten AS (
     DELETE FROM {schema}.idem_journal
@@ -331,7 +342,26 @@ WITH free AS MATERIALIZED (
         AND EXISTS (SELECT 1 FROM replaced)
 )
 SELECT 1 FROM replaced",
-);
+        )
+    };
+}
+
+/// The locks are taken in a part of the statement that has no table, and before the update: a distributed Postgres
+/// refuses volatile functions in an update.
+const REPLACE: Template = Template(replace!(
+    "free AS MATERIALIZED (
+    SELECT CASE
+        WHEN NOT pg_try_advisory_xact_lock($9::bigint) THEN false
+        WHEN NOT pg_try_advisory_xact_lock($10::bigint) THEN false
+        ELSE pg_try_advisory_xact_lock($11::bigint) IS NOT NULL
+    END AS got
+), ",
+    "
+        AND EXISTS (SELECT 1 FROM free WHERE got)"
+));
+
+/// Without the locks.
+const REPLACE_AND_WAIT: Template = Template(replace!("", ""));
 
 /// The columns of a record, and the database's time. Times are cut to what a bigint holds: an operator may have let a
 /// record expire at `-infinity`, or never, at `infinity`.

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use super::error::{commit_was_refused, is_left_behind};
 use super::fitness::Fitness;
 use super::in_time::{InTime, no_answer};
-use super::store::PgStore;
+use super::store::{Locks, PgStore};
 use crate::database::CommitFailed;
 use crate::error::not_begun;
 
@@ -52,7 +52,20 @@ impl Begin {
         let statement = format!("{}; SET LOCAL idle_in_transaction_session_timeout = {milliseconds}", self.0);
         Self(Box::leak(statement.into_boxed_str()))
     }
+
+    /// The same, for a claim without advisory locks: it waits for a duplicate that runs, but not for long. Called once
+    /// for a store.
+    pub(super) fn waiting(self, limit: Duration) -> Self {
+        // Zero would mean that there is no limit.
+        let milliseconds = limit.as_millis().max(1);
+        let statement = format!("{}; {KEEP_LOCK_TIMEOUT}; SET LOCAL lock_timeout = {milliseconds}", self.0);
+        Self(Box::leak(statement.into_boxed_str()))
+    }
 }
+
+/// The application may have set a limit of its own for the connection, which is to hold for the handler.
+const KEEP_LOCK_TIMEOUT: &str = "SELECT pg_catalog.set_config('idem.lock_timeout', \
+     pg_catalog.current_setting('lock_timeout'), true)";
 
 macro_rules! begin {
     ($options:literal) => {
@@ -155,8 +168,16 @@ impl Session {
     /// mark. The claim, and the locks that show it to duplicates, stay until the transaction ends.
     ///
     /// It is plain SQL, because a savepoint of sqlx's would count as one that the handler has left open.
-    pub(super) async fn mark(&mut self) -> sqlx::Result<()> {
-        self.in_time().execute("SAVEPOINT idem_claimed").await.map(|_| ())
+    pub(super) async fn mark(&mut self, locks: Locks) -> sqlx::Result<()> {
+        let mark = match locks {
+            Locks::Advisory => "SAVEPOINT idem_claimed",
+            // The handler may wait for as long as its connection lets it.
+            Locks::None => {
+                "SELECT pg_catalog.set_config('lock_timeout', pg_catalog.current_setting('idem.lock_timeout'), true);
+                SAVEPOINT idem_claimed"
+            }
+        };
+        self.in_time().execute(mark).await.map(|_| ())
     }
 
     /// Rolls back the handler's writes, and keeps the claim. Fails if the transaction is not the one that was marked.

@@ -53,8 +53,8 @@ use crate::spare::Spare;
 ///
 /// # Limitations
 /// Advisory locks spare duplicates a wait for each other. On a distributed Postgres without advisory locks, or with
-/// locks that belong to one node, duplicates wait for the running request instead, for the
-/// [`statement_deadline`](PgStoreBuilder::statement_deadline) at most. Which request runs is the same.
+/// locks that belong to one node, choose [`Locks::None`]: duplicates wait then for the running request, for half a second
+/// at most. Which request runs is the same.
 ///
 /// Each transaction of the store adds one to `xact_rollback` in `pg_stat_database`, even if it commits: it begins with
 /// a ROLLBACK of any transaction left open on its connection.
@@ -64,12 +64,15 @@ pub struct PgStore(Arc<Inner>);
 pub(super) struct Inner {
     pub(super) pool: PgPool,
     pub(super) unnamed_statements: bool,
+    pub(super) locks: Locks,
     /// Set as soon as the schema of the tables is known.
     statements: OnceLock<&'static Statements>,
     /// Set when a request has read it.
     secret: OnceLock<Secret>,
     /// The statement that begins a handler's transaction.
     pub(super) begin: Begin,
+    /// The statement that begins a handler's transaction with its claim.
+    pub(super) begin_claim: Begin,
     /// The statement that begins a transaction of the store's own.
     pub(super) begin_own: Begin,
     pub(super) commit_deadline: Duration,
@@ -105,6 +108,44 @@ impl Isolation {
     }
 }
 
+/// What the store uses beside the primary key, so that a duplicate is told at once that its request runs.
+///
+/// ```
+/// # fn example(pool: sqlx::PgPool) {
+/// use idem_sqlx::{Locks, PgStore};
+///
+/// let store = PgStore::builder(pool).locks(Locks::None).build();
+/// # }
+/// ```
+///
+/// The primary key alone decides which request runs. So both choices keep the same promise.
+///
+/// # Rules
+/// With [`Locks::None`]:
+/// - A duplicate of a run of the same process is answered at once, as with locks: 409, or 422 for another request.
+/// - A duplicate of a run of another process waits on the primary key, for half a second at most. Then it gets 409
+///   `key_in_flight`.
+/// - It keeps a connection of the pool while it waits.
+///
+/// # Limitations
+/// With [`Locks::None`]:
+/// - Another request under the key of a run of another process gets 409 until that run has ended, and only then 422
+///   `key_reused`.
+/// - The statement of a run that was given up, at its deadline for example, is not cancelled. It keeps the key until it
+///   ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Locks {
+    /// Advisory locks that end with their transaction.
+    Advisory,
+    /// None: for a Postgres whose advisory locks are missing, do nothing, or belong to one node. The page
+    /// [`production`](idem_core::docs::production#distributed-postgres) has a table of products.
+    None,
+}
+
+/// How long a claim waits without advisory locks. A longer wait would keep the connection from other requests, and most
+/// runs are shorter.
+const PATIENCE: Duration = Duration::from_millis(500);
+
 impl PgStore {
     /// A store over this pool, with the builder's defaults.
     #[must_use]
@@ -124,6 +165,7 @@ impl PgStore {
             statement_deadline: Duration::from_secs(10),
             idle_limit: None,
             unnamed_statements: false,
+            locks: Locks::Advisory,
             schema: None,
         }
     }
@@ -168,12 +210,13 @@ impl Inner {
         let Statements { schema, records: sql, .. } = self.statements(connection).await?;
         let secret = match self.secret.get() {
             Some(secret) => *secret,
+            None if self.locks == Locks::None => Secret::default(),
             None => {
                 let secret = Box::pin(secret(connection, &sql.secret)).await?;
                 *self.secret.get_or_init(|| secret)
             }
         };
-        Ok(Records { sql, schema, secret, unnamed: self.unnamed_statements })
+        Ok(Records { sql, schema, secret, locks: self.locks, unnamed: self.unnamed_statements })
     }
 
     pub(super) async fn leases(&self, connection: &mut InTime<'_>) -> Result<Leases, Error> {
@@ -257,6 +300,7 @@ pub struct PgStoreBuilder {
     statement_deadline: Duration,
     idle_limit: Option<Duration>,
     unnamed_statements: bool,
+    locks: Locks,
     schema: Option<Schema>,
 }
 
@@ -333,6 +377,13 @@ impl PgStoreBuilder {
         self
     }
 
+    /// What the store uses so that duplicates do not wait for each other. Default: [`Locks::Advisory`].
+    #[must_use]
+    pub fn locks(mut self, locks: Locks) -> Self {
+        self.locks = locks;
+        self
+    }
+
     /// The schema that has the store's tables. Default: `current_schema()` at the store's first use, which may be a
     /// migration or a request. The default `search_path` of a connection decides it. If that schema does not have the
     /// tables, the connection's current `search_path` decides.
@@ -362,12 +413,20 @@ impl PgStoreBuilder {
     #[must_use]
     pub fn build(self) -> PgStore {
         let limited = |begin: Begin| self.idle_limit.map_or(begin, |limit| begin.limited(limit));
+        let begin = limited(self.isolation.map_or(begin!(""), Isolation::begin));
+        let begin_claim = match self.locks {
+            Locks::Advisory => begin,
+            // Before our own deadline, which would not tell a wait from a silent network.
+            Locks::None => begin.waiting(PATIENCE.min(self.statement_deadline / 2)),
+        };
         PgStore(Arc::new(Inner {
             pool: self.pool,
             unnamed_statements: self.unnamed_statements,
+            locks: self.locks,
             statements: self.schema.map_or_else(OnceLock::new, |schema| Statements::of(&schema).into()),
             secret: OnceLock::new(),
-            begin: limited(self.isolation.map_or(begin!(""), Isolation::begin)),
+            begin,
+            begin_claim,
             begin_own: limited(BEGIN),
             commit_deadline: self.commit_deadline,
             statement_deadline: self.statement_deadline,

@@ -17,12 +17,12 @@ use sqlx::postgres::{PgConnection, PgQueryResult, PgRow, PgStatement, PgTypeInfo
 use sqlx::{Acquire, Either, Execute, Executor, Postgres, SqlStr};
 use tokio::time::{sleep, timeout};
 
-use super::error::{has_no_savepoint, is_cancelled, is_serialization_failure};
+use super::error::{has_no_savepoint, is_cancelled, is_lock_timeout, is_serialization_failure};
 use super::in_time::InTime;
 use super::leases::Leases;
 use super::records::{Holder, Records};
 use super::session::{Begin, Session};
-use super::store::PgStore;
+use super::store::{Locks, PgStore};
 use crate::database::{CommitFailed, Database};
 use crate::error::{caused, store_error};
 use crate::retry;
@@ -145,12 +145,12 @@ impl Context for PgTx {
                     ControlFlow::Break(kind) => return Ok(Claimed::Refuse(kind)),
                 },
             };
-            let session = session.begun(store.inner().begin).await?;
+            let session = session.begun(store.inner().begin_claim).await?;
             let mut tx = Self { store: store.clone(), session: Some(session), run: None, began: None, backend: None };
             let claim = Claim::random()?;
             match tx.try_claim(request, claim).await? {
                 Tried::Run => {
-                    tx.session().mark().await.map_err(store_error)?;
+                    tx.session().mark(store.inner().locks).await.map_err(store_error)?;
                     let entered = store.inner().running.enter(digest, request.fingerprint, State::Transaction);
                     tx.run = Some(Run { request: request.clone(), claim, began: Instant::now(), entered });
                     return Ok(Claimed::Run(tx));
@@ -277,6 +277,10 @@ impl PgTx {
                 self.session().restart().await.map_err(store_error)?;
                 Box::pin(self.contest(request, claim)).await
             }
+            // Without advisory locks: another transaction has inserted the record, and has not ended.
+            Err(error) if self.store.inner().locks == Locks::None && is_lock_timeout(&error) => {
+                Ok(Box::pin(self.look_again(request)).await?.unwrap_or(Tried::Refuse(Kind::KeyInFlight)))
+            }
             Err(error) => Err(store_error(error)),
         }
     }
@@ -311,6 +315,9 @@ impl PgTx {
                     Ok(true) => Ok(Tried::Run),
                     Ok(false) => Ok(Tried::Again),
                     Err(error) if is_serialization_failure(&error) => Ok(Tried::Again),
+                    Err(error) if self.store.inner().locks == Locks::None && is_lock_timeout(&error) => {
+                        Ok(Tried::Refuse(Kind::KeyInFlight))
+                    }
                     Err(error) => Err(store_error(error)),
                 }
             }
@@ -320,17 +327,23 @@ impl PgTx {
     /// Another request holds the key. It runs, or it is about to lose to a record that this snapshot is too old to
     /// show. In the second case the record decides.
     async fn refuse_reuse(&mut self, request: &Request) -> Result<Tried, Error> {
+        if let Some(decided) = self.look_again(request).await? {
+            return Ok(decided);
+        }
+        let is_run = self.records().await?.is_run(&mut self.in_time(), request).await.map_err(store_error)?;
+        Ok(Tried::Refuse(if is_run { Kind::KeyReused } else { Kind::KeyInFlight }))
+    }
+
+    /// What a record that is in force by now means for the request.
+    async fn look_again(&mut self, request: &Request) -> Result<Option<Tried>, Error> {
         let records = self.records().await?;
         // Under a stricter isolation level only a new transaction gets a new snapshot.
         self.session().restart().await.map_err(store_error)?;
         let (record, now) = records.find(&mut self.in_time(), &request.identity).await?;
         Ok(match decide(record.as_ref(), request, now) {
-            Decision::Replay(reply) => Tried::Replay(reply),
-            Decision::Refuse(kind) => Tried::Refuse(kind),
-            Decision::Claim | Decision::Replace(_) => {
-                let is_run = records.is_run(&mut self.in_time(), request).await.map_err(store_error)?;
-                Tried::Refuse(if is_run { Kind::KeyReused } else { Kind::KeyInFlight })
-            }
+            Decision::Replay(reply) => Some(Tried::Replay(reply)),
+            Decision::Refuse(kind) => Some(Tried::Refuse(kind)),
+            Decision::Claim | Decision::Replace(_) => None,
         })
     }
 
@@ -435,7 +448,13 @@ pub(super) async fn unless_busy<T>(ask: impl Future<Output = T>, cancel: impl Fu
 
 /// Cancels what the transaction of a run does, from another connection. If its handler has ended that transaction and
 /// another run has the key by now, that run fails and can be repeated.
+///
+/// Without advisory locks the transaction cannot be found, and its process may be on another node: its statement ends by
+/// itself.
 async fn cancel_run(store: &PgStore, request: &Request) -> Result<(), Error> {
+    if store.inner().locks == Locks::None {
+        return Ok(());
+    }
     let mut session = Database::begin_renewal(store).await?;
     let records = store.inner().records(&mut session.in_time()).await?;
     records.cancel(&mut session.in_time(), request).await.map_err(store_error)?;
