@@ -122,9 +122,10 @@ pub(super) fn is_serialization_failure(error: &sqlx::Error) -> bool {
     sqlstate(error).as_deref() == Some("40001")
 }
 
-/// This Postgres does not support the statement, or not on several nodes at once.
+/// This Postgres does not support the statement, or not on several nodes at once. A database that only speaks Postgres'
+/// protocol has no column `ctid` (42703), or does not know a word (42601).
 pub(super) fn is_not_supported(error: &sqlx::Error) -> bool {
-    sqlstate(error).as_deref() == Some("0A000") && !is_unfit(error)
+    matches!(sqlstate(error).as_deref(), Some("0A000" | "42703" | "42601")) && !is_unfit(error)
 }
 
 fn sqlstate(error: &sqlx::Error) -> Option<String> {

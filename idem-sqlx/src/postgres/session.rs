@@ -5,7 +5,7 @@ use std::time::Duration;
 use idem_core::Error;
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::PgConnection;
-use sqlx::{Database, Executor, Postgres, SqlSafeStr};
+use sqlx::{AssertSqlSafe, Database, Executor, Postgres, SqlSafeStr};
 use sqlx_core::transaction::TransactionManager;
 use tokio::runtime::Handle;
 use tokio::time::timeout;
@@ -53,19 +53,22 @@ impl Begin {
         Self(Box::leak(statement.into_boxed_str()))
     }
 
-    /// The same, for a claim without advisory locks: it waits for a duplicate that runs, but not for long. Called once
-    /// for a store.
+    /// The same, for a claim without advisory locks, whose waits are [limited](limited_waits). Called once for a store.
     pub(super) fn waiting(self, limit: Duration) -> Self {
-        // Zero would mean that there is no limit.
-        let milliseconds = limit.as_millis().max(1);
-        let statement = format!("{}; {KEEP_LOCK_TIMEOUT}; SET LOCAL lock_timeout = {milliseconds}", self.0);
-        Self(Box::leak(statement.into_boxed_str()))
+        Self(Box::leak(format!("{}; {}", self.0, limited_waits(limit)).into_boxed_str()))
     }
 }
 
-/// The application may have set a limit of its own for the connection, which is to hold for the handler.
-const KEEP_LOCK_TIMEOUT: &str = "SELECT pg_catalog.set_config('idem.lock_timeout', \
-     pg_catalog.current_setting('lock_timeout'), true)";
+/// Limits the waits for a lock in this transaction. The application may have set a limit of its own for the connection,
+/// which is to hold for the handler: it is kept until the claim is [marked](Session::mark).
+fn limited_waits(limit: Duration) -> String {
+    // Zero would mean that there is no limit.
+    let milliseconds = limit.as_millis().max(1);
+    format!(
+        "SELECT pg_catalog.set_config('idem.lock_timeout', pg_catalog.current_setting('lock_timeout'), true);
+        SET LOCAL lock_timeout = {milliseconds}"
+    )
+}
 
 macro_rules! begin {
     ($options:literal) => {
@@ -162,6 +165,11 @@ impl Session {
     /// Rolls back and begins again on the same server connection. The locks are released, and the snapshot is new.
     pub(super) async fn restart(&mut self) -> sqlx::Result<()> {
         self.in_time().execute("ROLLBACK AND CHAIN").await.map(|_| ())
+    }
+
+    /// Limits the waits of a claim again, after a restart.
+    pub(super) async fn limit_waits(&mut self, limit: Duration) -> sqlx::Result<()> {
+        self.in_time().execute(sqlx::raw_sql(AssertSqlSafe(limited_waits(limit)))).await.map(|_| ())
     }
 
     /// Marks the place where the handler begins. A failed statement of the handler undoes only what comes after the

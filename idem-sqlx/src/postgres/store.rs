@@ -73,6 +73,8 @@ pub(super) struct Inner {
     pub(super) begin: Begin,
     /// The statement that begins a handler's transaction with its claim.
     pub(super) begin_claim: Begin,
+    /// How long a claim waits for another transaction, without advisory locks.
+    pub(super) patience: Option<Duration>,
     /// The statement that begins a transaction of the store's own.
     pub(super) begin_own: Begin,
     pub(super) commit_deadline: Duration,
@@ -414,11 +416,8 @@ impl PgStoreBuilder {
     pub fn build(self) -> PgStore {
         let limited = |begin: Begin| self.idle_limit.map_or(begin, |limit| begin.limited(limit));
         let begin = limited(self.isolation.map_or(begin!(""), Isolation::begin));
-        let begin_claim = match self.locks {
-            Locks::Advisory => begin,
-            // Before our own deadline, which would not tell a wait from a silent network.
-            Locks::None => begin.waiting(PATIENCE.min(self.statement_deadline / 2)),
-        };
+        // Ends before our own deadline, which would not tell a wait from a silent network.
+        let patience = (self.locks == Locks::None).then(|| PATIENCE.min(self.statement_deadline / 2));
         PgStore(Arc::new(Inner {
             pool: self.pool,
             unnamed_statements: self.unnamed_statements,
@@ -426,7 +425,8 @@ impl PgStoreBuilder {
             statements: self.schema.map_or_else(OnceLock::new, |schema| Statements::of(&schema).into()),
             secret: OnceLock::new(),
             begin,
-            begin_claim,
+            begin_claim: patience.map_or(begin, |patience| begin.waiting(patience)),
+            patience,
             begin_own: limited(BEGIN),
             commit_deadline: self.commit_deadline,
             statement_deadline: self.statement_deadline,

@@ -46,7 +46,7 @@ impl PgStore {
     /// # Rules
     /// - It skips locked rows, so it runs beside requests and other sweepers.
     /// - One statement removes a batch, for any number of scopes. A distributed Postgres that cannot lock rows of many
-    ///   scopes at once (SQLSTATE 0A000) gets one statement for each scope.
+    ///   scopes at once, or that has no `ctid` (SQLSTATE 0A000, 42703, 42601), gets one statement for each scope.
     ///
     /// # Errors
     /// The database cannot be reached, or has no such archive. Finished batches stay done. If the server crashes, the

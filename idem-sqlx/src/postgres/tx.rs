@@ -275,6 +275,9 @@ impl PgTx {
             Ok(false) => Box::pin(self.contest(request, claim)).await,
             Err(error) if is_serialization_failure(&error) => {
                 self.session().restart().await.map_err(store_error)?;
+                if let Some(patience) = self.store.inner().patience {
+                    self.session().limit_waits(patience).await.map_err(store_error)?;
+                }
                 Box::pin(self.contest(request, claim)).await
             }
             // Without advisory locks: another transaction has inserted the record, and has not ended.

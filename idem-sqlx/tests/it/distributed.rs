@@ -1,11 +1,12 @@
 //! Postgres that is distributed: what no statement may need, and a store without advisory locks.
 
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use idem_core::store::Transaction;
+use idem_core::store::{Attempt, Claimed, Intent, Lease, LeaseTerms, RELEASE_PATIENCE, Transaction};
 use idem_core::{Fingerprint, Identity, Kind, Request, Start};
-use idem_sqlx::{Locks, PgStore, PgStoreBuilder, PgTx};
+use idem_sqlx::{Isolation, Locks, PgLease, PgStore, PgStoreBuilder, PgTx};
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{Executor, PgConnection};
 use tokio::task::JoinHandle;
@@ -217,6 +218,47 @@ async fn r13a_postgres_without_locks_the_handler_waits_for_as_long_as_its_connec
     }
 }
 
+/// An insert does not wait for a row that is only locked, and the replacement does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r32_postgres_without_locks_an_expired_record_that_somebody_holds_is_409_for_a_while() {
+    let db = Postgres::create().await;
+    let (app, gauge) = db.app_over(without_locks(&db, 1).await.build());
+    Call::act("insert").send(&app).await.expect_fresh(201);
+    db.expire().await;
+    let mut holder = db.pool.begin().await.expect("a transaction");
+    holder.execute("SELECT 1 FROM idem_records FOR UPDATE").await.expect("a lock");
+    Call::act("insert").send(&app).await.expect(409, "key_in_flight");
+    holder.rollback().await.expect("the end of it");
+    Call::act("insert").send(&app).await.expect_fresh(201);
+    assert_eq!(gauge.entered(), 2);
+}
+
+/// Under a stricter level a claim that has waited begins its transaction anew.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r32_postgres_without_locks_a_claim_that_has_waited_replaces_an_expired_record_under_every_level() {
+    let db = Postgres::create().await;
+    for (round, level) in
+        [Isolation::ReadCommitted, Isolation::RepeatableRead, Isolation::Serializable].into_iter().enumerate()
+    {
+        let key = format!("k{round}");
+        let store = without_locks(&db, 2).await.isolation(level).build();
+        let mut other = db.pool.begin().await.expect("a transaction");
+        let insert = "INSERT INTO idem_records (scope, operation, key_hash, fingerprint, state, claim, attempt, format,
+                created_at, expires_at)
+            VALUES ('test', 'distributed', sha256(convert_to($1, 'UTF8')), '', 1, substr(sha256(''), 1, 16), 1, 0, now(), now())";
+        sqlx::query(insert).bind(&key).execute(&mut *other).await.expect("a record");
+        let claimed = tokio::spawn({
+            let (store, request) = (store.clone(), request(&key));
+            async move { store.begin(&request).await }
+        });
+        eventually("the claim waits", async || waiting(&db).await == 1).await;
+        other.commit().await.expect("a record that has expired");
+        let Ok(Start::Run(mut run)) = claimed.await.expect("no panic") else { panic!("{level:?}: it runs") };
+        assert_eq!(lock_timeout(&mut run).await, "0", "{level:?}");
+        run.complete(&1).await.expect("completed");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn r12b_postgres_without_locks_a_statement_that_was_given_up_keeps_the_key_until_it_ends() {
     let db = Postgres::create().await;
@@ -230,6 +272,27 @@ async fn r12b_postgres_without_locks_a_statement_that_was_given_up_keeps_the_key
     assert_eq!(elsewhere.begin(&request("k")).await.expect_err("it still runs").kind(), Kind::KeyInFlight);
     blocker.rollback().await.expect("the end of it");
     eventually("the key is free", async || elsewhere.begin(&request("k")).await.is_ok()).await;
+    assert_eq!(db.effects().await, 0);
+}
+
+/// The number of a process means another process on another node.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r12b_postgres_without_locks_no_process_is_cancelled_by_its_number() {
+    let db = Postgres::create().await;
+    let store = without_locks(&db, 4).await.build();
+    let claimed = <PgLease as Lease>::claim(&store, &request("k"), &LeaseTerms::DEFAULT, Intent::Run).await;
+    let Ok(Claimed::Run(Attempt { lease, .. })) = claimed else { panic!("a new key") };
+    let mut blocker = db.pool.begin().await.expect("a transaction");
+    blocker.execute("LOCK TABLE effects").await.expect("a lock");
+    let mut step = lease.begin().await.expect("a step");
+    let insert = "INSERT INTO effects VALUES ('test', 'given up')";
+    timeout(Duration::from_millis(50), step.execute(insert)).await.expect_err("it waits");
+    let mut rolled_back = pin!(lease.roll_back(step));
+    // By then a statement that can be cancelled is.
+    timeout(RELEASE_PATIENCE * 3, &mut rolled_back).await.expect_err("the statement still waits");
+    assert_eq!(waiting(&db).await, 1);
+    blocker.rollback().await.expect("the end of it");
+    rolled_back.await.expect("rolled back");
     assert_eq!(db.effects().await, 0);
 }
 
