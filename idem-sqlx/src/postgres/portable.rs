@@ -277,7 +277,9 @@ fn r10_every_statement_on_a_table_is_checked() {
         let text = fs::read_to_string(file.expect("a file").path()).expect("a text");
         written += text.matches(concat!("{schema}", ".idem_")).count();
     }
-    let checked: usize = all().iter().map(|(_, text)| text.matches("\"s\".idem_").count()).sum();
+    // Two statements are made of one text.
+    let texts = all().into_iter().filter(|(name, _)| *name != "replace_and_wait");
+    let checked: usize = texts.map(|(_, text)| text.matches("\"s\".idem_").count()).sum();
     assert_eq!(written, checked);
 }
 
