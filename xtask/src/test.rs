@@ -50,6 +50,34 @@ const SLOW_PACKAGE: &str = "kafka-consumer";
 const SLOW_WORDS: &[&str] =
     &["kills::", "the_demo_", "in_each_of_", "every_order_of_events", "the_compiler_says_what_the_fixtures_say"];
 
+/// What makes the tests of the stores use a Postgres store without advisory locks, as their `support` reads it.
+const WITHOUT_LOCKS: (&str, &str) = ("IDEM_TEST_LOCKS", "none");
+
+/// The modules that run once more like that: those whose outcome may depend on how a request is claimed. A leased claim
+/// takes no advisory lock, and what comes before a claim or after a COMMIT knows nothing of locks.
+const CLAIMS: &[&str] = &[
+    "cancel::",
+    "commit::",
+    "contract::",
+    "disposition::",
+    "faults::",
+    "fitness::",
+    "in_flight::",
+    "inherited::",
+    "migrate::",
+    "plain::",
+    "races::",
+    "reply::",
+    "schema::",
+    "sweep::",
+];
+
+/// The tests of these modules that are about the locks themselves, and why they cannot pass without.
+const OF_LOCKS: &[(&str, &str)] = &[(
+    "r07_postgres_another_process_tells_a_duplicate_from_a_reuse",
+    "without locks a reuse is 409 until the run in the other process has ended",
+)];
+
 /// How many tests run at once, as Rust's test harness reads it.
 const THREADS: &str = "RUST_TEST_THREADS";
 
@@ -152,11 +180,16 @@ pub(crate) fn run(asked: &Asked<'_>) -> Result<ExitCode, Failure> {
     // With all features the two examples run on Postgres. Arguments ask for certain tests, and a user who passes them
     // asks once.
     let on_sqlite = vec!["test", "-p", "payments", "-p", "checkout"];
-    let both = [("tests", tests), ("tests of payments and checkout on SQLite", on_sqlite)];
+    let mut passes = vec![("tests", tests, None), ("tests of payments and checkout on SQLite", on_sqlite, None)];
+    if !without.iter().any(|part| part.name == "postgres") {
+        passes.push(("tests of claims without advisory locks", claims(), Some(WITHOUT_LOCKS)));
+    }
+    passes.truncate(if asked.fast || !asked.args.is_empty() { 1 } else { passes.len() });
     let mut code = ExitCode::SUCCESS;
-    for (heading, words) in &both[..if asked.fast || !asked.args.is_empty() { 1 } else { 2 }] {
+    for (heading, words, variable) in passes {
         let mut command = cargo(words.iter().copied());
         command.env_remove(COMMON_VARIABLE).envs(servers.iter().map(|server| (server.variable, &server.address)));
+        command.envs(variable);
         if env::var_os(THREADS).is_none() {
             // Most tests wait: for a broker, a lease, a deadline.
             command.env(THREADS, (2 * thread::available_parallelism().map_or(1, usize::from)).to_string());
@@ -175,6 +208,16 @@ pub(crate) fn run(asked: &Asked<'_>) -> Result<ExitCode, Failure> {
         return Err("not all tests could run; `cargo xtask test --skip NAME` leaves them out on purpose".to_owned());
     }
     Ok(code)
+}
+
+/// Of the whole workspace, as in the first pass: with other packages there would be other features, and everything would
+/// be compiled once more.
+fn claims() -> Vec<&'static str> {
+    let mut words = vec!["test", "--all-features", "--workspace", "--test", "it", "--"];
+    words.extend(CLAIMS);
+    words.extend(["--skip", "sqlite"]);
+    words.extend(OF_LOCKS.iter().flat_map(|(name, _)| ["--skip", *name]));
+    words
 }
 
 #[cfg(test)]
@@ -203,6 +246,20 @@ mod tests {
         let all = words(&[], &[postgres]);
         assert_eq!(all, "test --all-features --workspace --exclude payments --exclude checkout -- --skip postgres");
         assert_eq!(words(&["-p", "a", "--", "b"], &[postgres]), "test --all-features -p a -- b --skip postgres");
+    }
+
+    /// A module or a test that has another name by now would be left out, or not be skipped, without a word.
+    #[test]
+    fn what_runs_without_locks_is_there() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../idem-sqlx/tests/it");
+        let read = |file: &str| std::fs::read_to_string(format!("{folder}/{file}.rs")).expect(file);
+        let texts: Vec<_> = CLAIMS.iter().map(|module| read(module.strip_suffix("::").expect(module))).collect();
+        for (name, reason) in OF_LOCKS {
+            assert!(texts.iter().any(|text| text.contains(&format!("fn {name}("))), "{name}");
+            assert!(!reason.is_empty(), "{name}");
+        }
+        assert!(read("support").contains(WITHOUT_LOCKS.0));
+        assert!(claims().join(" ").ends_with(&format!("sweep:: --skip sqlite --skip {}", OF_LOCKS[0].0)));
     }
 
     #[test]

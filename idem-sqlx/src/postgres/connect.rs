@@ -17,7 +17,7 @@ use crate::running::Asked;
 
 impl Session {
     /// A transaction of the store's own, or one of a run that is not recorded.
-    pub(super) async fn begin(store: &PgStore, begin: Begin) -> Result<Self, Error> {
+    pub(super) async fn begin(store: &PgStore, begin: &Begin) -> Result<Self, Error> {
         match Self::begin_somewhere(store, begin, None).await? {
             ControlFlow::Continue(session) => Ok(session),
             ControlFlow::Break(_) => unreachable!("only a request is answered by another run"),
@@ -27,7 +27,7 @@ impl Session {
     /// A transaction for a request, or what an active run of this process means for it.
     pub(super) async fn begin_for(
         store: &PgStore,
-        begin: Begin,
+        begin: &Begin,
         asked: Asked<'_>,
     ) -> Result<ControlFlow<Kind, Self>, Error> {
         Self::begin_somewhere(store, begin, Some(asked)).await
@@ -45,7 +45,7 @@ impl Session {
         let inner = store.inner();
         if inner.unnamed_statements {
             // A pooler in transaction mode needs a transaction around the statement.
-            let mut session = match Self::begin_for(store, inner.begin_own, asked).await? {
+            let mut session = match Self::begin_for(store, &inner.begin_own, asked).await? {
                 ControlFlow::Continue(session) => session,
                 ControlFlow::Break(kind) => return Ok(ControlFlow::Break(kind)),
             };
@@ -72,7 +72,7 @@ impl Session {
     /// connection is gone, it is sent to the next.
     async fn begin_somewhere(
         store: &PgStore,
-        begin: Begin,
+        begin: &Begin,
         asked: Option<Asked<'_>>,
     ) -> Result<ControlFlow<Kind, Self>, Error> {
         let mut untested = if store.pings() { 0 } else { store.pool().num_idle() };

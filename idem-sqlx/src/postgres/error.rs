@@ -118,14 +118,26 @@ pub(super) fn is_cancelled(error: &sqlx::Error) -> bool {
     sqlstate(error).as_deref() == Some("57014")
 }
 
+/// A lock was not free in the time that `lock_timeout` gives.
+pub(super) fn is_lock_timeout(error: &sqlx::Error) -> bool {
+    sqlstate(error).as_deref() == Some("55P03")
+}
+
+/// Another process has just created what this statement creates, although it says `IF NOT EXISTS`. Postgres reports some
+/// of these races as violations of its catalogue's own unique indexes, and some as internal errors.
+pub(super) fn is_created_meanwhile(error: &sqlx::Error) -> bool {
+    matches!(sqlstate(error).as_deref(), Some("23505" | "42P06" | "42P07" | "42701" | "42710" | "XX000"))
+}
+
 /// The snapshot is older than the conflicting row. This happens only under the stricter isolation levels.
 pub(super) fn is_serialization_failure(error: &sqlx::Error) -> bool {
     sqlstate(error).as_deref() == Some("40001")
 }
 
-/// This Postgres does not support the statement, or not on several nodes at once.
+/// This Postgres does not support the statement, or not on several nodes at once. A database that only speaks Postgres'
+/// protocol has no column `ctid` (42703), or does not know a word (42601).
 pub(super) fn is_not_supported(error: &sqlx::Error) -> bool {
-    sqlstate(error).as_deref() == Some("0A000") && !is_unfit(error)
+    matches!(sqlstate(error).as_deref(), Some("0A000" | "42703" | "42601")) && !is_unfit(error)
 }
 
 fn sqlstate(error: &sqlx::Error) -> Option<String> {

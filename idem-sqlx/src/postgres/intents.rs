@@ -7,8 +7,9 @@ use std::time::Duration;
 use idem_core::store::{Abandoned, Claim, Entry, Intent, LeaseTerms, Outcome, Place, Record};
 use idem_core::{Error, Identity, Kind, Request};
 
+use super::migrate::not_created;
 use super::session::{Begin, Session, begin};
-use super::store::PgStore;
+use super::store::{Locks, PgStore};
 use super::tx::{PgTx, Step, cancel_holder, unless_busy};
 use crate::database::{CommitFailed, Database, Found, Leased, Looked, Over, Written};
 use crate::error::store_error;
@@ -38,11 +39,11 @@ impl Database for PgStore {
     }
 
     async fn begin(&self) -> Result<Session, Error> {
-        Session::begin(self, self.inner().begin_own).await
+        Session::begin(self, &self.inner().begin_own).await
     }
 
     async fn begin_renewal(&self) -> Result<Session, Error> {
-        Session::begin_on(self.inner().spare.acquire(self.pool()).await?, self, self.inner().begin_own).await
+        Session::begin_on(self.inner().spare.acquire(self.pool()).await?, self, &self.inner().begin_own).await
     }
 
     fn commit(&self, session: Session) -> impl Future<Output = Result<(), CommitFailed>> + Send + 'static {
@@ -104,7 +105,7 @@ impl Database for PgStore {
                 .await
                 .map(|looked| looked.map_continue(|(found, look)| (look, found)));
         }
-        let mut session = match Session::begin_for(self, self.inner().begin_own, asked).await? {
+        let mut session = match Session::begin_for(self, &self.inner().begin_own, asked).await? {
             ControlFlow::Continue(session) => session,
             ControlFlow::Break(kind) => return Ok(ControlFlow::Break(kind)),
         };
@@ -118,7 +119,7 @@ impl Database for PgStore {
     async fn write(&self, look: Option<Session>) -> Result<Session, Error> {
         match look {
             Some(session) if session.has_begun() => Ok(session),
-            Some(session) => session.begun(self.inner().begin_own).await,
+            Some(session) => session.begun(&self.inner().begin_own).await,
             None => Database::begin(self).await,
         }
     }
@@ -198,13 +199,13 @@ impl Database for PgStore {
 
     async fn begin_step(&self, _identity: &Identity, _claim: Claim) -> Result<Option<PgTx>, Error> {
         let step = Step::new()?;
-        let mut tx = PgTx::open_by(self, self.inner().begin.marking(step)).await?;
+        let mut tx = PgTx::open_by(self, &self.inner().begin.then(step.marks(self.inner().locks))).await?;
         tx.step = Some(step);
         Ok(Some(tx))
     }
 
     async fn begin_alone(&self) -> Result<PgTx, Error> {
-        PgTx::open_by(self, self.inner().begin_own).await
+        PgTx::open_by(self, &self.inner().begin_own).await
     }
 
     async fn record_entry(
@@ -233,7 +234,7 @@ impl Database for PgStore {
     }
 
     async fn roll_back(&self, mut tx: PgTx) -> bool {
-        let lock = tx.step.map(|step| step.mark);
+        let lock = tx.step.map(|step| step.mark).filter(|_| self.inner().locks == Locks::Advisory);
         let cancel = async {
             match lock {
                 Some(lock) => cancel_holder(self, lock).await,
@@ -259,7 +260,7 @@ impl Database for PgStore {
 
     async fn run_migration(&self, session: &mut Session, migration: &Migration) -> Result<(), Error> {
         let run = sqlx::raw_sql(migration.sql).execute(session.connection()).await;
-        run.map(|_| ()).map_err(store_error)
+        run.map(|_| ()).map_err(not_created)
     }
 }
 

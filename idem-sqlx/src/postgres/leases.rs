@@ -140,10 +140,11 @@ impl Leases {
     ) -> sqlx::Result<bool> {
         let (mark, elapsed) = marked(step);
         let rejected = (entry.kind == EntryKind::REJECTION).then_some(row::UNDOING);
+        let kept = if rejected.is_some() { UNTIL_UNDONE } else { terms.duration.saturating_add(request.ttl) };
         let row = EntryRow::of(entry);
         let query = bind_held(self.query(&self.sql.record_entry), &request.identity, claim)
             .bind(seconds(terms.duration.saturating_add(elapsed)))
-            .bind(seconds(terms.duration.saturating_add(request.ttl).saturating_add(elapsed)))
+            .bind(seconds(kept.saturating_add(elapsed)))
             .bind(mark)
             .bind(i32::try_from(entry.position).unwrap_or(i32::MAX))
             .bind(&entry.name)
@@ -249,6 +250,9 @@ impl Leases {
     }
 }
 
+/// A rejected record must not expire before it is undone: a hundred years are as good as never.
+const UNTIL_UNDONE: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
 /// A duration as it is bound. A duration that no interval holds is cut to some thousand years.
 fn seconds(duration: Duration) -> f64 {
     const MOST: Duration = Duration::from_secs(100_000_000_000);
@@ -303,14 +307,16 @@ const LEASE: Template = Template(
 WITH leased AS (
     INSERT INTO {schema}.idem_records
         (scope, operation, key_hash, claim, state, fingerprint, attempt, lease_until, format, created_at, expires_at)
-    VALUES ($1, $2, $3, $4, $5, $6, 1, now() + $7 * interval '1 second', 0, now(), now() + $8 * interval '1 second')
+    VALUES ($1::text, $2::text, $3::bytea, $4::bytea, $5::smallint, $6::bytea, 1,
+        now() + $7::double precision * interval '1 second', 0,
+        now(), now() + $8::double precision * interval '1 second')
     ON CONFLICT (scope, operation, key_hash) DO NOTHING
     RETURNING 1
 ), forgotten AS (
     DELETE FROM {schema}.idem_journal
-    WHERE scope = $1
-        AND operation = $2
-        AND key_hash = $3
+    WHERE scope = $1::text
+        AND operation = $2::text
+        AND key_hash = $3::bytea
         AND EXISTS (SELECT 1 FROM leased)
 )
 SELECT 1 FROM leased",
@@ -319,23 +325,23 @@ SELECT 1 FROM leased",
 const REPLACE_LEASED: Template = Template(
     "
 UPDATE {schema}.idem_records
-SET claim = $4,
-    state = $5,
-    fingerprint = $6,
+SET claim = $4::bytea,
+    state = $5::smallint,
+    fingerprint = $6::bytea,
     attempt = 1,
     released = 0,
-    lease_until = now() + $7 * interval '1 second',
+    lease_until = now() + $7::double precision * interval '1 second',
     format = 0,
     status = NULL,
     headers = NULL,
     body = NULL,
     created_at = now(),
     completed_at = NULL,
-    expires_at = now() + $8 * interval '1 second'
-WHERE scope = $1
-    AND operation = $2
-    AND key_hash = $3
-    AND claim = $9
+    expires_at = now() + $8::double precision * interval '1 second'
+WHERE scope = $1::text
+    AND operation = $2::text
+    AND key_hash = $3::bytea
+    AND claim = $9::bytea
     AND expires_at <= now()",
 );
 
@@ -343,16 +349,17 @@ WHERE scope = $1
 const FORGET_ENTRIES: Template = Template(
     "
 DELETE FROM {schema}.idem_journal
-WHERE scope = $1
-    AND operation = $2
-    AND key_hash = $3",
+WHERE scope = $1::text
+    AND operation = $2::text
+    AND key_hash = $3::bytea",
 );
 
 const RECORD_INPUT: Template = Template(
     "
 INSERT INTO {schema}.idem_journal
     (scope, operation, key_hash, claim, position, name, kind, format, headers, body, attempt, created_at)
-VALUES ($1, $2, $3, $4, $5, '', $6, $7, '', $8, 1, now())",
+VALUES ($1::text, $2::text, $3::bytea, $4::bytea, $5::integer, '', $6::smallint, $7::smallint, '', $8::bytea, 1,
+    now())",
 );
 
 /// In the order of their places, so that a released run is not met twice in a pass. Only a run that is not over has
@@ -361,12 +368,12 @@ const ABANDONED: Template = Template(
     "
 SELECT scope, key_hash, input.body
 FROM {schema}.idem_journal AS input JOIN {schema}.idem_records AS record USING (scope, operation, key_hash)
-WHERE operation = $1
-    AND position = $2
-    AND record.state >= $3
+WHERE operation = $1::text
+    AND position = $2::integer
+    AND record.state >= $3::smallint
     AND record.lease_until <= now()
     AND record.expires_at > now()
-    AND ($4::text IS NULL OR (scope, key_hash) > ($4 COLLATE \"C\", $5::bytea))
+    AND ($4::text IS NULL OR (scope, key_hash) > ($4::text COLLATE \"C\", $5::bytea))
 ORDER BY scope, key_hash
 LIMIT 100",
 );
@@ -374,15 +381,15 @@ LIMIT 100",
 const TAKE_OVER: Template = Template(
     "
 UPDATE {schema}.idem_records
-SET claim = $6,
+SET claim = $6::bytea,
     attempt = attempt + 1,
-    lease_until = now() + $7 * interval '1 second',
-    expires_at = greatest(expires_at, now() + $8 * interval '1 second')
-WHERE scope = $1
-    AND operation = $2
-    AND key_hash = $3
-    AND claim = $4
-    AND state >= $5
+    lease_until = now() + $7::double precision * interval '1 second',
+    expires_at = greatest(expires_at, now() + $8::double precision * interval '1 second')
+WHERE scope = $1::text
+    AND operation = $2::text
+    AND key_hash = $3::bytea
+    AND claim = $4::bytea
+    AND state >= $5::smallint
     AND lease_until <= now()
     AND expires_at > now()",
 );
@@ -391,9 +398,9 @@ const ENTRIES: Template = Template(
     "
 SELECT position, kind, name, format, status, headers, body, undoes
 FROM {schema}.idem_journal
-WHERE scope = $1
-    AND operation = $2
-    AND key_hash = $3
+WHERE scope = $1::text
+    AND operation = $2::text
+    AND key_hash = $3::bytea
     AND position >= 0
 ORDER BY position",
 );
@@ -402,42 +409,39 @@ ORDER BY position",
 const RENEW: Template = Template(
     "
 UPDATE {schema}.idem_records
-SET lease_until = greatest(lease_until, now() + $6 * interval '1 second'),
-    expires_at = greatest(expires_at, now() + $7 * interval '1 second')
-WHERE scope = $1
-    AND operation = $2
-    AND key_hash = $3
-    AND claim = $4
-    AND state >= $5",
+SET lease_until = greatest(lease_until, now() + $6::double precision * interval '1 second'),
+    expires_at = greatest(expires_at, now() + $7::double precision * interval '1 second')
+WHERE scope = $1::text
+    AND operation = $2::text
+    AND key_hash = $3::bytea
+    AND claim = $4::bytea
+    AND state >= $5::smallint",
 );
 
-const IS_STEP: &str = "SELECT coalesce(current_setting('idem.step', true), '') = $1";
+pub(super) const IS_STEP: &str = "SELECT coalesce(current_setting('idem.step', true), '') = $1::text";
 
 /// The setting `idem.step` belongs to the transaction: it is gone after a COMMIT or ROLLBACK of the step's own. `now()` is
-/// the start of the transaction, and a renewal may have come later than it. A rejected record must not expire before it is undone: a hundred years are as good as
-/// never. The entry's position may already hold the call that was started, or the same entry if its COMMIT got no
-/// answer.
+/// the start of the transaction, and a renewal may have come later than it. The entry's position may already hold the
+/// call that was started, or the same entry if its COMMIT got no answer.
 const RECORD_ENTRY: Template = Template(
     "
 WITH held AS (
     UPDATE {schema}.idem_records
-    SET lease_until = greatest(lease_until, now() + $6 * interval '1 second'),
-        state = coalesce($17, state),
-        expires_at = greatest(
-            expires_at,
-            CASE WHEN $17 IS NULL THEN now() + $7 * interval '1 second' ELSE now() + interval '100 years' END
-        )
-    WHERE scope = $1
-        AND operation = $2
-        AND key_hash = $3
-        AND claim = $4
-        AND state >= $5
+    SET lease_until = greatest(lease_until, now() + $6::double precision * interval '1 second'),
+        state = coalesce($17::smallint, state),
+        expires_at = greatest(expires_at, now() + $7::double precision * interval '1 second')
+    WHERE scope = $1::text
+        AND operation = $2::text
+        AND key_hash = $3::bytea
+        AND claim = $4::bytea
+        AND state >= $5::smallint
         AND ($8::text IS NULL OR current_setting('idem.step', true) = $8::text)
     RETURNING attempt
 )
 INSERT INTO {schema}.idem_journal AS entry
     (scope, operation, key_hash, claim, position, name, kind, format, status, headers, body, undoes, attempt, created_at)
-SELECT $1, $2, $3, $4, $9, $10, $11, $12, $13, $14, $15, $16, attempt, now()
+SELECT $1::text, $2::text, $3::bytea, $4::bytea, $9::integer, $10::text, $11::smallint, $12::smallint, $13::smallint,
+    $14::bytea, $15::bytea, $16::text, attempt, now()
 FROM held
 ON CONFLICT (scope, operation, key_hash, position) DO UPDATE
 SET name = excluded.name,
@@ -450,7 +454,7 @@ SET name = excluded.name,
     claim = excluded.claim,
     attempt = excluded.attempt,
     created_at = excluded.created_at
-WHERE entry.kind = $18 AND (entry.name = excluded.name OR excluded.kind = $19)
+WHERE entry.kind = $18::smallint AND (entry.name = excluded.name OR excluded.kind = $19::smallint)
     OR entry.claim = excluded.claim AND entry.name = excluded.name AND entry.kind = excluded.kind",
 );
 
@@ -458,26 +462,26 @@ const COMPLETE_LEASED: Template = Template(
     "
 WITH finished AS (
     UPDATE {schema}.idem_records
-    SET state = $9,
-        format = $10,
-        status = $11,
-        headers = $12,
-        body = $13,
+    SET state = $9::smallint,
+        format = $10::smallint,
+        status = $11::smallint,
+        headers = $12::bytea,
+        body = $13::bytea,
         lease_until = NULL,
-        completed_at = now() + $6 * interval '1 second',
-        expires_at = now() + $7 * interval '1 second'
-    WHERE scope = $1
-        AND operation = $2
-        AND key_hash = $3
-        AND claim = $4
-        AND state >= $5
+        completed_at = now() + $6::double precision * interval '1 second',
+        expires_at = now() + $7::double precision * interval '1 second'
+    WHERE scope = $1::text
+        AND operation = $2::text
+        AND key_hash = $3::bytea
+        AND claim = $4::bytea
+        AND state >= $5::smallint
         AND ($8::text IS NULL OR current_setting('idem.step', true) = $8::text)
     RETURNING 1
 ), forgotten AS (
     DELETE FROM {schema}.idem_journal
-    WHERE scope = $1
-        AND operation = $2
-        AND key_hash = $3
+    WHERE scope = $1::text
+        AND operation = $2::text
+        AND key_hash = $3::bytea
         AND EXISTS (SELECT 1 FROM finished)
 )
 SELECT 1 FROM finished",
@@ -487,26 +491,26 @@ const RELEASE: Template = Template(
     "
 UPDATE {schema}.idem_records
 SET lease_until = now(),
-    claim = $6,
-    attempt = attempt - $7,
-    released = released + 1 - $7
-WHERE scope = $1
-    AND operation = $2
-    AND key_hash = $3
-    AND claim = $4
-    AND state >= $5",
+    claim = $6::bytea,
+    attempt = attempt - $7::integer,
+    released = released + 1 - $7::integer
+WHERE scope = $1::text
+    AND operation = $2::text
+    AND key_hash = $3::bytea
+    AND claim = $4::bytea
+    AND state >= $5::smallint",
 );
 
 const POISON: Template = Template(
     "
 UPDATE {schema}.idem_records
-SET state = $6,
+SET state = $6::smallint,
     lease_until = NULL
-WHERE scope = $1
-    AND operation = $2
-    AND key_hash = $3
-    AND claim = $4
-    AND state >= $5",
+WHERE scope = $1::text
+    AND operation = $2::text
+    AND key_hash = $3::bytea
+    AND claim = $4::bytea
+    AND state >= $5::smallint",
 );
 
 const RESET_ATTEMPTS: Template = Template(
@@ -514,9 +518,9 @@ const RESET_ATTEMPTS: Template = Template(
 UPDATE {schema}.idem_records
 SET attempt = 0,
     released = 0
-WHERE scope = $1
-    AND operation = $2
-    AND key_hash = $3
-    AND state >= $4
+WHERE scope = $1::text
+    AND operation = $2::text
+    AND key_hash = $3::bytea
+    AND state >= $4::smallint
     AND lease_until <= now()",
 );

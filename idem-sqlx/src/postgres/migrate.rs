@@ -1,14 +1,17 @@
 //! The tables.
 
-use idem_core::Error;
+use idem_core::{Error, Kind};
 use sqlx::{AssertSqlSafe, PgConnection};
+use tokio::time::sleep;
 
+use super::error::is_created_meanwhile;
 use super::schema::Schema;
 use super::session::Session;
-use super::store::{Isolation, PgStore};
-use crate::error::store_error;
+use super::store::{Isolation, Locks, PgStore};
+use crate::error::{caused, store_error};
 use crate::migrate::migrate;
 use crate::migrations::{Migration, migrations};
+use crate::retry;
 
 /// In order. A file is never edited after a release.
 const MIGRATIONS: &[Migration] = &migrations!["postgres":
@@ -29,7 +32,8 @@ impl PgStore {
     /// ```
     ///
     /// # Rules
-    /// - Any number of processes may call it at once, at every start.
+    /// - Any number of processes may call it at once, at every start. They take an advisory lock. With
+    ///   [`Locks::None`](crate::Locks::None) a process that has met another one tries again.
     /// - If nothing has to be done, it only reads `idem_migrations`. A role without any right to create is enough then.
     /// - It creates the named [schema](crate::PgStoreBuilder::schema) if that is missing.
     /// - It never touches the application's `_sqlx_migrations`. To run the store's migrations together with your own,
@@ -47,6 +51,14 @@ impl PgStore {
     /// # Cancel safety
     /// Safe: it is one transaction.
     pub async fn migrate(&self) -> Result<(), Error> {
+        if self.inner().locks == Locks::None {
+            for pause in retry::pauses() {
+                match migrate(self, MIGRATIONS).await {
+                    Err(error) if error.kind() == Kind::RetryLater => sleep(pause).await,
+                    migrated => return migrated,
+                }
+            }
+        }
         migrate(self, MIGRATIONS).await
     }
 }
@@ -54,7 +66,7 @@ impl PgStore {
 impl PgStore {
     /// The names of the files that have been run.
     pub(super) async fn migrated_files(&self) -> Result<Vec<String>, Error> {
-        let mut session = Session::begin(self, Isolation::ReadCommitted.begin()).await?;
+        let mut session = Session::begin(self, &Isolation::ReadCommitted.begin()).await?;
         let schema = &self.inner().statements(&mut session.in_time()).await?.schema;
         let migrated = migrated(session.connection(), schema).await.map_err(store_error)?;
         session.rollback().await;
@@ -64,14 +76,21 @@ impl PgStore {
     /// A transaction with the migration lock, in the schema of the tables, and the names of the files that have been
     /// run.
     pub(super) async fn begin_to_migrate(&self) -> Result<(Session, Vec<String>), Error> {
-        let mut session = Session::begin(self, Isolation::ReadCommitted.begin()).await?;
+        let mut session = Session::begin(self, &Isolation::ReadCommitted.begin()).await?;
         let schema = &self.inner().statements(&mut session.in_time()).await?.schema;
-        let lock = sqlx::query("SELECT pg_advisory_xact_lock($1)").persistent(false).bind(LOCK);
-        lock.execute(session.connection()).await.map_err(store_error)?;
+        if self.inner().locks == Locks::Advisory {
+            let lock = sqlx::query(LOCK_MIGRATIONS).persistent(false).bind(LOCK);
+            lock.execute(session.connection()).await.map_err(store_error)?;
+        }
         let migrated = migrated(session.connection(), schema).await.map_err(store_error)?;
-        prepare(session.connection(), schema).await.map_err(store_error)?;
+        prepare(session.connection(), schema).await.map_err(not_created)?;
         Ok((session, migrated))
     }
+}
+
+/// The error of a statement that creates something. What another process has created meanwhile is there at the next try.
+pub(super) fn not_created(error: sqlx::Error) -> Error {
+    if is_created_meanwhile(&error) { caused(Kind::RetryLater, error) } else { store_error(error) }
 }
 
 /// The names of the files that have been run, by `migrate` or by the application's migrator.
@@ -80,7 +99,7 @@ async fn migrated(connection: &mut PgConnection, schema: &Schema) -> sqlx::Resul
     if !is_there.fetch_one(&mut *connection).await? {
         return Ok(Vec::new());
     }
-    let names = schema.qualify("SELECT name FROM {schema}.idem_migrations");
+    let names = schema.qualify(MIGRATED);
     sqlx::query_scalar(AssertSqlSafe(names)).persistent(false).fetch_all(connection).await
 }
 
@@ -98,13 +117,18 @@ async fn prepare(connection: &mut PgConnection, schema: &Schema) -> sqlx::Result
     sqlx::raw_sql(AssertSqlSafe(set)).execute(connection).await.map(|_| ())
 }
 
-const SCHEMA_IS_THERE: &str = "SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = $1)";
+pub(super) const LOCK_MIGRATIONS: &str = "SELECT pg_advisory_xact_lock($1::bigint)";
 
-const LIST_IS_THERE: &str = "
+pub(super) const MIGRATED: &str = "SELECT name FROM {schema}.idem_migrations";
+
+pub(super) const SCHEMA_IS_THERE: &str =
+    "SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = $1::name)";
+
+pub(super) const LIST_IS_THERE: &str = "
 SELECT EXISTS (
     SELECT 1
     FROM pg_catalog.pg_class JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
-    WHERE nspname = $1
+    WHERE nspname = $1::name
         AND relname = 'idem_migrations'
 )";
 

@@ -8,6 +8,8 @@ mod intents;
 mod lease;
 mod leases;
 mod migrate;
+#[cfg(test)]
+mod portable;
 mod records;
 mod schema;
 mod session;
@@ -18,5 +20,5 @@ mod sweeps;
 mod tx;
 
 pub use lease::{PgLease, PgSteps};
-pub use store::{Isolation, PgStore, PgStoreBuilder};
+pub use store::{Isolation, Locks, PgStore, PgStoreBuilder};
 pub use tx::PgTx;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::database::Found;
 use crate::error::store_error;
+use idem_core::machine::lateness;
 use idem_core::store::{Claim, Outcome, Record, Timestamp};
 use idem_core::{Error, Identity, Request};
 use sha2::{Digest, Sha256};
@@ -14,6 +15,7 @@ use sqlx::{FromRow, Postgres, Row};
 use super::error::is_gone;
 use super::in_time::InTime;
 use super::schema::{Schema, Template, statements};
+use super::store::Locks;
 use crate::recent::word;
 use crate::row::{self, Columns};
 
@@ -21,16 +23,19 @@ statements! {
     /// The statements on records, with the schema in them.
     RecordSql:
     insert: INSERT,
+    insert_and_wait: INSERT_AND_WAIT,
     replace: REPLACE,
+    replace_and_wait: REPLACE_AND_WAIT,
     find: FIND,
-    find_or_holder: FIND_OR_HOLDER,
+    holder: HOLDER,
     complete: COMPLETE,
-    probe: PROBE,
     locked: LOCKED,
     secret: SECRET,
+    cancel: CANCEL,
+    is_run: IS_RUN,
 }
 
-/// The advisory locks of a request. The transaction that runs the request holds all three until it ends.
+/// The numbers of the advisory locks of a request. The transaction that runs the request holds all three until it ends.
 ///
 /// They are taken twice: by the message that begins the transaction, in front of the savepoint, and by the claim, which
 /// asks whether it got them. So a handler's failed statement, or a rejection, undoes the claim and keeps the locks, and
@@ -45,13 +50,13 @@ statements! {
 /// [`Records::is_run`]. The numbers are made with the secret of the database, so that such a role cannot keep a request
 /// from running by taking its locks first.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Locks {
+pub(super) struct LockWords {
     asked: i64,
     pub(super) identity: i64,
     running: i64,
 }
 
-impl Locks {
+impl LockWords {
     pub(super) fn of(request: &Request, secret: Secret) -> Self {
         let identity = Sha256::new().chain_update(secret).chain_update(request.identity.digest());
         let asked = identity.clone().chain_update(request.fingerprint.as_bytes()).finalize();
@@ -76,7 +81,7 @@ pub(super) type Secret = [u8; 16];
 /// Who holds the locks of a request that has no record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Holder {
-    /// No transaction: the last holder has ended.
+    /// No transaction: the last holder has ended. Without advisory locks there is never a holder that is known.
     Nobody,
     /// The same request is running.
     Same,
@@ -102,6 +107,7 @@ pub(super) struct Records {
     pub(super) sql: &'static RecordSql,
     pub(super) schema: &'static Schema,
     pub(super) secret: Secret,
+    pub(super) locks: Locks,
     /// True to send statements without names. A pooler in transaction mode gives every transaction another server
     /// connection. A statement that was prepared by name on one connection is missing on the next, or is another
     /// client's there.
@@ -113,20 +119,22 @@ impl Records {
         sqlx::query(sql).persistent(!self.unnamed)
     }
 
-    /// Inserts the running record. If a row was inserted, the claimant runs: the primary key is the arbiter.
+    /// Inserts the running record. If a row was inserted, the claimant runs: the primary key is the arbiter. Without
+    /// advisory locks it waits for another transaction that has inserted the record.
     pub(super) async fn insert(
         self,
         connection: &mut InTime<'_>,
         request: &Request,
         claim: Claim,
     ) -> sqlx::Result<bool> {
-        let locks = Locks::of(request, self.secret);
-        let query = self.query(&self.sql.insert).bind(locks.asked).bind(locks.identity).bind(locks.running);
-        let query = bind_identity(query, &request.identity)
-            .bind(request.fingerprint.as_bytes().as_slice())
-            .bind(row::RUNNING)
-            .bind(claim.as_bytes().as_slice())
-            .bind(request.ttl.as_secs_f64());
+        let query = match self.locks {
+            Locks::Advisory => {
+                let locks = LockWords::of(request, self.secret);
+                self.query(&self.sql.insert).bind(locks.asked).bind(locks.identity).bind(locks.running)
+            }
+            Locks::None => self.query(&self.sql.insert_and_wait),
+        };
+        let query = bind_running(query, request, claim).bind(request.ttl.as_secs_f64());
         Ok(query.execute(connection).await?.rows_affected() == 1)
     }
 
@@ -138,14 +146,16 @@ impl Records {
         claim: Claim,
         expired: Claim,
     ) -> sqlx::Result<bool> {
-        let locks = Locks::of(request, self.secret);
-        let query = self.query(&self.sql.replace).bind(locks.asked).bind(locks.identity).bind(locks.running);
-        let query = bind_identity(query, &request.identity)
-            .bind(request.fingerprint.as_bytes().as_slice())
-            .bind(row::RUNNING)
-            .bind(claim.as_bytes().as_slice())
+        let (sql, locks) = match self.locks {
+            Locks::Advisory => (&self.sql.replace, Some(LockWords::of(request, self.secret))),
+            Locks::None => (&self.sql.replace_and_wait, None),
+        };
+        let mut query = bind_running(self.query(sql), request, claim)
             .bind(request.ttl.as_secs_f64())
             .bind(expired.as_bytes().as_slice());
+        if let Some(locks) = locks {
+            query = query.bind(locks.asked).bind(locks.identity).bind(locks.running);
+        }
         Ok(query.fetch_optional(connection).await?.is_some())
     }
 
@@ -176,52 +186,62 @@ impl Records {
     }
 
     /// The record of a request, the database's time, and the holder of the request's locks if no record is in force.
+    ///
+    /// Two statements: on a distributed Postgres a statement on a table runs where the row is, and takes its locks there.
+    /// A claim takes them where the client is connected.
     pub(super) async fn find_or_holder(
         self,
         connection: &mut InTime<'_>,
         request: &Request,
     ) -> Result<(Option<Record>, Timestamp, Holder), Error> {
-        let locks = Locks::of(request, self.secret);
-        let query = bind_identity(self.query(&self.sql.find_or_holder), &request.identity)
-            .bind(locks.asked)
-            .bind(locks.identity)
-            .bind(locks.running);
-        let row = query.fetch_one(connection).await.map_err(store_error)?;
-        let holder = match row.try_get::<Option<i32>, _>("holder").map_err(store_error)? {
-            None | Some(0) => Holder::Nobody,
-            Some(1) => Holder::Other,
-            Some(2) => Holder::Claimant,
-            Some(_) => Holder::Same,
+        let (record, now) = self.find(&mut *connection, &request.identity).await?;
+        let holder = match &record {
+            Some(record) if !record.has_expired(now) => Holder::Nobody,
+            _ if self.locks == Locks::None => Holder::Nobody,
+            record => self.holder(connection, request, record.is_some()).await.map_err(store_error)?,
         };
-        let (record, now) = read(&row)?;
         Ok((record, now, holder))
+    }
+
+    /// Who holds the locks of a request that has no record in force. Tries the locks, and keeps those that are free.
+    async fn holder(self, connection: &mut InTime<'_>, request: &Request, is_replaced: bool) -> sqlx::Result<Holder> {
+        let locks = LockWords::of(request, self.secret);
+        let query =
+            self.query(&self.sql.holder).bind(locks.asked).bind(locks.identity).bind(locks.running).bind(is_replaced);
+        Ok(match query.fetch_one(connection).await?.try_get::<i32, _>(0)? {
+            0 => Holder::Nobody,
+            1 => Holder::Other,
+            2 => Holder::Claimant,
+            _ => Holder::Same,
+        })
     }
 
     /// Whether the lock on the identity is held by a role that may insert records, so that its holder runs a request
     /// under the key. Any other role may hold the lock to get the request refused.
     pub(super) async fn is_run(self, connection: &mut InTime<'_>, request: &Request) -> sqlx::Result<bool> {
-        let Locks { identity, .. } = Locks::of(request, self.secret);
-        let query = self.query(IS_RUN).bind(identity).bind(self.schema.name()).bind("idem_records");
+        let LockWords { identity, .. } = LockWords::of(request, self.secret);
+        let query = self.query(&self.sql.is_run).bind(identity).bind(self.schema.name()).bind("idem_records");
         query.fetch_one(connection).await?.try_get(0)
     }
 
     /// Cancels the statement of the transaction that holds a lock.
     pub(super) async fn cancel(self, connection: &mut InTime<'_>, lock: i64) -> sqlx::Result<()> {
-        self.query(CANCEL).bind(lock).fetch_all(connection).await.map(|_| ())
+        self.query(&self.sql.cancel).bind(lock).fetch_all(connection).await.map(|_| ())
     }
 
     /// Completes the record that this transaction claimed. Returns false if this is no longer that transaction.
     pub(super) async fn complete(
         self,
         connection: &mut InTime<'_>,
-        identity: &Identity,
+        request: &Request,
         claim: Claim,
         outcome: &Outcome,
         elapsed: Duration,
-        late: Duration,
     ) -> sqlx::Result<bool> {
         let (state, format, status, headers, body) = row::written(outcome);
-        let query = bind_identity(self.query(&self.sql.complete), identity)
+        // Without lateness it is the number that the claim has bound, so `expires_at` keeps its value to the bit.
+        let ttl = request.ttl.saturating_add(lateness(request.ttl, elapsed));
+        let query = bind_identity(self.query(&self.sql.complete), &request.identity)
             .bind(claim.as_bytes().as_slice())
             .bind(state)
             .bind(format)
@@ -229,7 +249,7 @@ impl Records {
             .bind(headers)
             .bind(body)
             .bind(elapsed.as_secs_f64())
-            .bind(late.as_secs_f64());
+            .bind(ttl.as_secs_f64());
         Ok(query.execute(connection).await?.rows_affected() == 1)
     }
 
@@ -242,10 +262,8 @@ impl Records {
     ) -> Result<Option<Record>, Error> {
         // A missing record cannot be locked, but its place in the primary key can: the insert waits for a transaction
         // that has inserted the record and has not ended.
-        let query = bind_identity(self.query(&self.sql.probe), &request.identity)
-            .bind(request.fingerprint.as_bytes().as_slice())
-            .bind(row::RUNNING)
-            .bind(claim.as_bytes().as_slice());
+        // The inserted record is never committed.
+        let query = bind_running(self.query(&self.sql.insert_and_wait), request, claim).bind(0.0);
         if query.execute(&mut *connection).await.map_err(store_error)?.rows_affected() == 1 {
             return Ok(None);
         }
@@ -262,6 +280,18 @@ pub(super) fn bind_identity<'q>(
     query.bind(identity.scope.as_str()).bind(identity.operation.as_str()).bind(identity.key.hash().as_slice())
 }
 
+/// The identity, the fingerprint, the state and the claim of a running record.
+fn bind_running<'q>(
+    query: Query<'q, Postgres, PgArguments>,
+    request: &Request,
+    claim: Claim,
+) -> Query<'q, Postgres, PgArguments> {
+    bind_identity(query, &request.identity)
+        .bind(request.fingerprint.as_bytes().as_slice())
+        .bind(row::RUNNING)
+        .bind(claim.as_bytes().as_slice())
+}
+
 fn read(row: &PgRow) -> Result<(Option<Record>, Timestamp), Error> {
     row::read(Columns::from_row(row).map_err(store_error)?)
 }
@@ -272,23 +302,40 @@ const INSERT: Template = Template(
     "
 INSERT INTO {schema}.idem_records
     (scope, operation, key_hash, fingerprint, state, claim, attempt, format, created_at, expires_at)
-SELECT $4, $5, $6, $7, $8, $9, 1, 0, now(), now() + $10 * interval '1 second'
+SELECT $4::text, $5::text, $6::bytea, $7::bytea, $8::smallint, $9::bytea, 1, 0,
+    now(), now() + $10::double precision * interval '1 second'
 WHERE CASE
-    WHEN NOT pg_try_advisory_xact_lock($1) THEN false
-    WHEN NOT pg_try_advisory_xact_lock($2) THEN false
-    ELSE pg_try_advisory_xact_lock($3) IS NOT NULL
+    WHEN NOT pg_try_advisory_xact_lock($1::bigint) THEN false
+    WHEN NOT pg_try_advisory_xact_lock($2::bigint) THEN false
+    ELSE pg_try_advisory_xact_lock($3::bigint) IS NOT NULL
 END
 ON CONFLICT (scope, operation, key_hash) DO NOTHING",
 );
 
-/// The replaced record may be leased, if an earlier release of the handler was. So its journal is removed.
-const REPLACE: Template = Template(
+/// Takes no lock of a request. It waits for a transaction that has inserted the record and has not ended.
+const INSERT_AND_WAIT: Template = Template(
     "
-WITH replaced AS (
+INSERT INTO {schema}.idem_records
+    (scope, operation, key_hash, fingerprint, state, claim, attempt, format, created_at, expires_at)
+VALUES ($1::text, $2::text, $3::bytea, $4::bytea, $5::smallint, $6::bytea, 1, 0,
+    now(), now() + $7::double precision * interval '1 second')
+ON CONFLICT (scope, operation, key_hash) DO NOTHING",
+);
+
+/// The replacement of an expired record, with what comes before the update, and one more condition of it.
+///
+/// The replaced record may be leased, if an earlier release of the handler was. So its journal is removed.
+macro_rules! replace {
+    ($before:literal, $condition:literal) => {
+        concat!(
+            "
+WITH ",
+            $before,
+            "replaced AS (
     UPDATE {schema}.idem_records
-    SET fingerprint = $7,
-        state = $8,
-        claim = $9,
+    SET fingerprint = $4::bytea,
+        state = $5::smallint,
+        claim = $6::bytea,
         attempt = 1,
         released = 0,
         lease_until = NULL,
@@ -298,27 +345,43 @@ WITH replaced AS (
         body = NULL,
         created_at = now(),
         completed_at = NULL,
-        expires_at = now() + $10 * interval '1 second'
-    WHERE scope = $4
-        AND operation = $5
-        AND key_hash = $6
-        AND claim = $11
-        AND expires_at <= now()
-        AND CASE
-            WHEN NOT pg_try_advisory_xact_lock($1) THEN false
-            WHEN NOT pg_try_advisory_xact_lock($2) THEN false
-            ELSE pg_try_advisory_xact_lock($3) IS NOT NULL
-        END
+        expires_at = now() + $7::double precision * interval '1 second'
+    WHERE scope = $1::text
+        AND operation = $2::text
+        AND key_hash = $3::bytea
+        AND claim = $8::bytea
+        AND expires_at <= now()",
+            $condition,
+            "
     RETURNING 1
 ), forgotten AS (
     DELETE FROM {schema}.idem_journal
-    WHERE scope = $4
-        AND operation = $5
-        AND key_hash = $6
+    WHERE scope = $1::text
+        AND operation = $2::text
+        AND key_hash = $3::bytea
         AND EXISTS (SELECT 1 FROM replaced)
 )
 SELECT 1 FROM replaced",
-);
+        )
+    };
+}
+
+/// The locks are taken in a part of the statement that has no table, and before the update: a distributed Postgres
+/// refuses volatile functions in an update.
+const REPLACE: Template = Template(replace!(
+    "free AS MATERIALIZED (
+    SELECT CASE
+        WHEN NOT pg_try_advisory_xact_lock($9::bigint) THEN false
+        WHEN NOT pg_try_advisory_xact_lock($10::bigint) THEN false
+        ELSE pg_try_advisory_xact_lock($11::bigint) IS NOT NULL
+    END AS got
+), ",
+    "
+        AND EXISTS (SELECT 1 FROM free WHERE got)"
+));
+
+/// Without the locks.
+const REPLACE_AND_WAIT: Template = Template(replace!("", ""));
 
 /// The columns of a record, and the database's time. Times are cut to what a bigint holds: an operator may have let a
 /// record expire at `-infinity`, or never, at `infinity`.
@@ -351,62 +414,45 @@ SELECT ",
     statement_timestamp() - now() < interval '10 milliseconds' AS is_alone
 FROM (VALUES (1)) AS one (row)
 LEFT JOIN {schema}.idem_records AS record
-    ON record.scope = $1
-    AND record.operation = $2
-    AND record.key_hash = $3",
+    ON record.scope = $1::text
+    AND record.operation = $2::text
+    AND record.key_hash = $3::bytea",
 ));
 
-/// The locks are tried only if no record is in force. They are shared, so that two look-ups do not see each other. For
-/// an expired record they are exclusive, because the look-up may go on to replace the record: with shared locks,
-/// several look-ups would prevent each other's replacement.
-const FIND_OR_HOLDER: Template = Template(concat!(
+/// The locks are shared if there is no record, so that two look-ups do not see each other. For an expired record ($4)
+/// they are exclusive, because the look-up may go on to replace the record: with shared locks, several look-ups would
+/// prevent each other's replacement.
+const HOLDER: Template = Template(
     "
-SELECT ",
-    columns!(),
-    ",
-    CASE
-        WHEN record.expires_at > now() THEN NULL
-        WHEN record.expires_at IS NOT NULL AND pg_try_advisory_xact_lock($4) THEN
-            CASE WHEN pg_try_advisory_xact_lock($5) THEN 0 ELSE 1 END
-        WHEN record.expires_at IS NULL AND pg_try_advisory_xact_lock_shared($4) THEN
-            CASE WHEN pg_try_advisory_xact_lock_shared($5) THEN 0 ELSE 1 END
-        ELSE
-            CASE WHEN pg_try_advisory_xact_lock_shared($6) THEN 2 ELSE 3 END
-    END AS holder
-FROM (VALUES (1)) AS one (row)
-LEFT JOIN {schema}.idem_records AS record
-    ON record.scope = $1
-    AND record.operation = $2
-    AND record.key_hash = $3",
-));
+SELECT CASE
+    WHEN $4::boolean AND pg_try_advisory_xact_lock($1::bigint) THEN
+        CASE WHEN pg_try_advisory_xact_lock($2::bigint) THEN 0 ELSE 1 END
+    WHEN NOT $4::boolean AND pg_try_advisory_xact_lock_shared($1::bigint) THEN
+        CASE WHEN pg_try_advisory_xact_lock_shared($2::bigint) THEN 0 ELSE 1 END
+    ELSE
+        CASE WHEN pg_try_advisory_xact_lock_shared($3::bigint) THEN 2 ELSE 3 END
+END",
+);
 
-/// `created_at = now()` is true only in the transaction that claimed: `now()` is a transaction's start. Adding zero to
-/// `expires_at` keeps its value and so its index entry.
+/// `created_at = now()` is true only in the transaction that claimed: `now()` is a transaction's start. There
+/// `now() + ttl` is the value that the claim has written, so the update does not touch the index on `expires_at`, and
+/// is heap-only. A distributed Postgres refuses `expires_at + …`.
 const COMPLETE: Template = Template(
     "
 UPDATE {schema}.idem_records
-SET state = $5,
-    format = $6,
-    status = $7,
-    headers = $8,
-    body = $9,
-    completed_at = now() + $10 * interval '1 second',
-    expires_at = expires_at + $11 * interval '1 second'
-WHERE scope = $1
-    AND operation = $2
-    AND key_hash = $3
-    AND claim = $4
+SET state = $5::smallint,
+    format = $6::smallint,
+    status = $7::smallint,
+    headers = $8::bytea,
+    body = $9::bytea,
+    completed_at = now() + $10::double precision * interval '1 second',
+    expires_at = now() + $11::double precision * interval '1 second'
+WHERE scope = $1::text
+    AND operation = $2::text
+    AND key_hash = $3::bytea
+    AND claim = $4::bytea
     AND completed_at IS NULL
     AND created_at = now()",
-);
-
-/// Never committed: it only waits.
-const PROBE: Template = Template(
-    "
-INSERT INTO {schema}.idem_records
-    (scope, operation, key_hash, fingerprint, state, claim, attempt, format, created_at, expires_at)
-VALUES ($1, $2, $3, $4, $5, $6, 1, 0, now(), now())
-ON CONFLICT (scope, operation, key_hash) DO NOTHING",
 );
 
 const LOCKED: Template = Template(concat!(
@@ -415,40 +461,44 @@ SELECT ",
     columns!(),
     "
 FROM {schema}.idem_records AS record
-WHERE scope = $1
-    AND operation = $2
-    AND key_hash = $3
+WHERE scope = $1::text
+    AND operation = $2::text
+    AND key_hash = $3::bytea
 FOR UPDATE",
 ));
 
 const SECRET: Template = Template("SELECT secret FROM {schema}.idem_secret");
 
-const CANCEL: &str = "
+const CANCEL: Template = Template(
+    "
 SELECT pg_catalog.pg_cancel_backend(held.pid)
 FROM pg_catalog.pg_locks AS held
     JOIN pg_catalog.pg_database AS database ON database.oid = held.database
 WHERE held.locktype = 'advisory'
     AND held.classid::bigint = ($1::bigint >> 32) & 4294967295
-    AND held.objid::bigint = $1 & 4294967295
+    AND held.objid::bigint = $1::bigint & 4294967295
     AND held.objsubid = 1
     AND held.mode = 'ExclusiveLock'
     AND held.granted
-    AND database.datname = current_database()";
+    AND database.datname = current_database()",
+);
 
 /// `pg_locks` has a bigint as two halves. `usesysid` is the role that has logged in, which no `SET ROLE` changes.
-const IS_RUN: &str = "
+const IS_RUN: Template = Template(
+    "
 SELECT EXISTS (
     SELECT 1
     FROM pg_catalog.pg_locks AS held
         JOIN pg_catalog.pg_stat_activity AS holder ON holder.pid = held.pid AND holder.datid = held.database
-        JOIN pg_catalog.pg_namespace AS schema ON schema.nspname = $2
-        JOIN pg_catalog.pg_class AS records ON records.relnamespace = schema.oid AND records.relname = $3
+        JOIN pg_catalog.pg_namespace AS schema ON schema.nspname = $2::name
+        JOIN pg_catalog.pg_class AS records ON records.relnamespace = schema.oid AND records.relname = $3::name
     WHERE held.locktype = 'advisory'
         AND held.classid::bigint = ($1::bigint >> 32) & 4294967295
-        AND held.objid::bigint = $1 & 4294967295
+        AND held.objid::bigint = $1::bigint & 4294967295
         AND held.objsubid = 1
         AND held.mode = 'ExclusiveLock'
         AND held.granted
         AND holder.datname = current_database()
         AND has_table_privilege(holder.usesysid, records.oid, 'INSERT')
-)";
+)",
+);

@@ -54,8 +54,8 @@ macro_rules! statements {
             }
 
             #[cfg(test)]
-            pub(super) fn all(&self) -> Vec<&str> {
-                vec![$(&self.$name,)*]
+            pub(super) fn all(&self) -> Vec<(&'static str, &str)> {
+                vec![$((stringify!($name), self.$name.as_str()),)*]
             }
         }
 

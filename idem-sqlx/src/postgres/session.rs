@@ -1,5 +1,6 @@
 //! A pooled connection inside a transaction, and every way out of the transaction.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use idem_core::Error;
@@ -13,9 +14,7 @@ use tokio::time::timeout;
 use super::error::{commit_was_refused, is_left_behind};
 use super::fitness::Fitness;
 use super::in_time::{InTime, no_answer};
-use super::records::Locks;
 use super::store::PgStore;
-use super::tx::Step;
 use crate::database::CommitFailed;
 use crate::error::not_begun;
 
@@ -32,18 +31,11 @@ type Manager = <Postgres as Database>::TransactionManager;
 /// The price is that `pg_stat_database.xact_rollback` counts one rollback for each transaction of the store. Nothing
 /// else is as exact. `SET TRANSACTION` fails after a query, but not after a bare BEGIN or a SET. Comparing `now()` with
 /// `statement_timestamp()` would do, but is a query to plan.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Begin {
     statement: &'static str,
-    then: Then,
-}
-
-/// What the transaction has to take before anything else, in the message that begins it: a round trip less.
-#[derive(Debug, Clone, Copy)]
-enum Then {
-    Nothing,
-    Claim(Locks),
-    Step(Step),
+    /// What the transaction has to take before anything else, in the message that begins it: a round trip less.
+    then: Option<Arc<str>>,
 }
 
 impl Begin {
@@ -55,12 +47,7 @@ impl Begin {
             assert!(statement_bytes[at] == begin[at], "a transaction begins by `begin!`");
             at += 1;
         }
-        Self { statement, then: Then::Nothing }
-    }
-
-    /// The same, with the locks of a request and the savepoint of its claim.
-    pub(super) fn claiming(self, locks: Locks) -> Self {
-        Self { then: Then::Claim(locks), ..self }
+        Self { statement, then: None }
     }
 
     /// The same, with a time limit of the server's own on the pauses between two statements. Called once for a store.
@@ -71,34 +58,36 @@ impl Begin {
         Self { statement: Box::leak(statement.into_boxed_str()), ..self }
     }
 
-    /// The same, with the mark of a step.
-    pub(super) fn marking(self, step: Step) -> Self {
-        Self { then: Then::Step(step), ..self }
+    /// The same, and then these statements. No text of a request is in them, only numbers.
+    pub(super) fn then(&self, statements: String) -> Self {
+        Self { then: Some(statements.into()), ..*self }
     }
 
-    fn message(self) -> SqlStr {
-        match self.then() {
+    fn message(&self) -> SqlStr {
+        match &self.then {
             None => self.statement.into_sql_str(),
             Some(then) => AssertSqlSafe(format!("{}; {then}", self.statement)).into_sql_str(),
         }
     }
 
     /// Ends the transaction that this has begun, and begins it again.
-    fn again(self) -> SqlStr {
-        match self.then() {
+    fn again(&self) -> SqlStr {
+        match &self.then {
             None => "ROLLBACK AND CHAIN".into_sql_str(),
             Some(then) => AssertSqlSafe(format!("ROLLBACK AND CHAIN; {then}")).into_sql_str(),
         }
     }
+}
 
-    /// A text in which only numbers differ.
-    fn then(self) -> Option<String> {
-        match self.then {
-            Then::Nothing => None,
-            Then::Claim(locks) => Some(locks.taken()),
-            Then::Step(step) => Some(step.marks()),
-        }
-    }
+/// Limits the waits for a lock in this transaction. The application may have set a limit of its own for the connection,
+/// which is to hold for the handler: it is kept until the claim is [marked](Session::mark).
+pub(super) fn limited_waits(limit: Duration) -> String {
+    // Zero would mean that there is no limit.
+    let milliseconds = limit.as_millis().max(1);
+    format!(
+        "SELECT pg_catalog.set_config('idem.lock_timeout', pg_catalog.current_setting('lock_timeout'), true);
+        SET LOCAL lock_timeout = {milliseconds}"
+    )
 }
 
 macro_rules! begin {
@@ -130,7 +119,7 @@ impl Session {
     pub(super) async fn begin_on(
         connection: PoolConnection<Postgres>,
         store: &PgStore,
-        begin: Begin,
+        begin: &Begin,
     ) -> Result<Self, Error> {
         Self::bare(connection, store).begun(begin).await
     }
@@ -141,11 +130,11 @@ impl Session {
         Self { connection: Some(connection), limit, fitness: Fitness::Fit, has_begun: false }
     }
 
-    pub(super) async fn begun(self, begin: Begin) -> Result<Self, Error> {
+    pub(super) async fn begun(self, begin: &Begin) -> Result<Self, Error> {
         self.try_begin(begin).await.map_err(not_begun)
     }
 
-    pub(super) async fn try_begin(mut self, begin: Begin) -> sqlx::Result<Self> {
+    pub(super) async fn try_begin(mut self, begin: &Begin) -> sqlx::Result<Self> {
         // Noted before BEGIN is sent, so that the drop cleans up after a cancelled BEGIN.
         self.has_begun = true;
         let mut begun = self.send_begin(begin).await;
@@ -166,7 +155,7 @@ impl Session {
         self.has_begun
     }
 
-    async fn send_begin(&mut self, begin: Begin) -> sqlx::Result<()> {
+    async fn send_begin(&mut self, begin: &Begin) -> sqlx::Result<()> {
         self.answer(async |connection| Manager::begin(connection, Some(begin.message())).await).await
     }
 
@@ -201,12 +190,21 @@ impl Session {
 
     /// Rolls back and begins again on the same server connection. The snapshot is new. The locks are released, and those
     /// of `begin` are taken.
-    pub(super) async fn restart(&mut self, begin: Begin) -> sqlx::Result<()> {
+    pub(super) async fn restart(&mut self, begin: &Begin) -> sqlx::Result<()> {
         self.in_time().execute(begin.again()).await.map(|_| ())
     }
 
-    /// Rolls back the handler's writes and the claim, and keeps the locks. Fails if the transaction is not the one that
-    /// began with the savepoint of a claim.
+    /// Limits the waits no more, and marks the place where the handler begins, for a store without advisory locks. The
+    /// handler may wait for as long as its connection lets it.
+    pub(super) async fn mark(&mut self) -> sqlx::Result<()> {
+        let mark =
+            "SELECT pg_catalog.set_config('lock_timeout', pg_catalog.current_setting('idem.lock_timeout'), true);
+            SAVEPOINT idem_claimed";
+        self.in_time().execute(mark).await.map(|_| ())
+    }
+
+    /// Rolls back to the savepoint. Fails if the transaction is not the one that has it. With advisory locks the savepoint
+    /// is before the claim, which is undone, and the locks are kept. Without, it is after the claim, which is kept.
     ///
     /// It works in a failed transaction, too: a failed statement of the handler undoes only what comes after the
     /// savepoint. The savepoint is plain SQL, because one of sqlx's would count as one that the handler has left open.

@@ -12,9 +12,9 @@ use sqlx::{Executor, PgPool, Postgres};
 use super::in_time::InTime;
 use super::intents::BEGIN;
 use super::leases::Leases;
-use super::records::{Locks, Records, Secret};
+use super::records::{LockWords, Records, Secret};
 use super::schema::Schema;
-use super::session::{Begin, begin};
+use super::session::{Begin, begin, limited_waits};
 use super::statements::Statements;
 use crate::error::store_error;
 use crate::recent::RecentlyFinished;
@@ -53,8 +53,8 @@ use crate::spare::Spare;
 ///
 /// # Limitations
 /// Advisory locks spare duplicates a wait for each other. On a distributed Postgres without advisory locks, or with
-/// locks that belong to one node, duplicates wait for the running request instead, for the
-/// [`statement_deadline`](PgStoreBuilder::statement_deadline) at most. Which request runs is the same.
+/// locks that belong to one node, choose [`Locks::None`]: duplicates wait then for the running request, for half a second
+/// at most. Which request runs is the same.
 ///
 /// Each transaction of the store adds one to `xact_rollback` in `pg_stat_database`, even if it commits: it begins with
 /// a ROLLBACK of any transaction left open on its connection.
@@ -66,12 +66,15 @@ pub(super) struct Inner {
     /// Whether the pool asks a connection for a sign of life, and calls its hook.
     pub(super) ping: bool,
     pub(super) unnamed_statements: bool,
+    pub(super) locks: Locks,
     /// Set as soon as the schema of the tables is known.
     statements: OnceLock<&'static Statements>,
     /// Set when a request has read it.
     secret: OnceLock<Secret>,
     /// The statement that begins a handler's transaction.
     pub(super) begin: Begin,
+    /// Without advisory locks, the statement that begins a handler's transaction with its claim.
+    pub(super) begin_waiting: Option<Begin>,
     /// The statement that begins a transaction of the store's own.
     pub(super) begin_own: Begin,
     pub(super) commit_deadline: Duration,
@@ -107,6 +110,44 @@ impl Isolation {
     }
 }
 
+/// What the store uses beside the primary key, so that a duplicate is told at once that its request runs.
+///
+/// ```
+/// # fn example(pool: sqlx::PgPool) {
+/// use idem_sqlx::{Locks, PgStore};
+///
+/// let store = PgStore::builder(pool).locks(Locks::None).build();
+/// # }
+/// ```
+///
+/// The primary key alone decides which request runs. So both choices keep the same promise.
+///
+/// # Rules
+/// With [`Locks::None`]:
+/// - A duplicate of a run of the same process is answered at once, as with locks: 409, or 422 for another request.
+/// - A duplicate of a run of another process waits on the primary key, for half a second at most. Then it gets 409
+///   `key_in_flight`.
+/// - It keeps a connection of the pool while it waits.
+///
+/// # Limitations
+/// With [`Locks::None`]:
+/// - Another request under the key of a run of another process gets 409 until that run has ended, and only then 422
+///   `key_reused`.
+/// - The statement of a run that was given up, at its deadline for example, is not cancelled. It keeps the key until it
+///   ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Locks {
+    /// Advisory locks that end with their transaction.
+    Advisory,
+    /// None: for a Postgres whose advisory locks are missing, do nothing, or belong to one node. The page
+    /// [`production`](idem_core::docs::production#distributed-postgres) has a table of products.
+    None,
+}
+
+/// How long a claim waits without advisory locks. A longer wait would keep the connection from other requests, and most
+/// runs are shorter.
+const PATIENCE: Duration = Duration::from_millis(500);
+
 impl PgStore {
     /// A store over this pool, with the builder's defaults.
     #[must_use]
@@ -127,6 +168,7 @@ impl PgStore {
             idle_limit: None,
             ping: true,
             unnamed_statements: false,
+            locks: Locks::Advisory,
             schema: None,
         }
     }
@@ -168,20 +210,21 @@ impl Inner {
     }
 
     /// The locks of a request, as soon as the secret of the database is known.
-    pub(super) fn locks(&self, request: &Request) -> Option<Locks> {
-        self.secret.get().map(|secret| Locks::of(request, *secret))
+    pub(super) fn lock_words(&self, request: &Request) -> Option<LockWords> {
+        self.secret.get().map(|secret| LockWords::of(request, *secret))
     }
 
     pub(super) async fn records(&self, connection: &mut InTime<'_>) -> Result<Records, Error> {
         let Statements { schema, records: sql, .. } = self.statements(connection).await?;
         let secret = match self.secret.get() {
             Some(secret) => *secret,
+            None if self.locks == Locks::None => Secret::default(),
             None => {
                 let secret = Box::pin(secret(connection, &sql.secret)).await?;
                 *self.secret.get_or_init(|| secret)
             }
         };
-        Ok(Records { sql, schema, secret, unnamed: self.unnamed_statements })
+        Ok(Records { sql, schema, secret, locks: self.locks, unnamed: self.unnamed_statements })
     }
 
     pub(super) async fn leases(&self, connection: &mut InTime<'_>) -> Result<Leases, Error> {
@@ -266,6 +309,7 @@ pub struct PgStoreBuilder {
     idle_limit: Option<Duration>,
     ping: bool,
     unnamed_statements: bool,
+    locks: Locks,
     schema: Option<Schema>,
 }
 
@@ -367,6 +411,13 @@ impl PgStoreBuilder {
         self
     }
 
+    /// What the store uses so that duplicates do not wait for each other. Default: [`Locks::Advisory`].
+    #[must_use]
+    pub fn locks(mut self, locks: Locks) -> Self {
+        self.locks = locks;
+        self
+    }
+
     /// The schema that has the store's tables. Default: `current_schema()` at the store's first use, which may be a
     /// migration or a request. The default `search_path` of a connection decides it. If that schema does not have the
     /// tables, the connection's current `search_path` decides.
@@ -395,14 +446,22 @@ impl PgStoreBuilder {
     /// The store.
     #[must_use]
     pub fn build(self) -> PgStore {
-        let limited = |begin: Begin| self.idle_limit.map_or(begin, |limit| begin.limited(limit));
+        let limited = |begin: Begin| match self.idle_limit {
+            Some(limit) => begin.limited(limit),
+            None => begin,
+        };
+        let begin = limited(self.isolation.map_or(begin!(""), Isolation::begin));
+        // Ends before our own deadline, which would not tell a wait from a silent network.
+        let patience = (self.locks == Locks::None).then(|| PATIENCE.min(self.statement_deadline / 2));
         PgStore(Arc::new(Inner {
             pool: self.pool,
             ping: self.ping,
             unnamed_statements: self.unnamed_statements,
+            locks: self.locks,
             statements: self.schema.map_or_else(OnceLock::new, |schema| Statements::of(&schema).into()),
             secret: OnceLock::new(),
-            begin: limited(self.isolation.map_or(begin!(""), Isolation::begin)),
+            begin_waiting: patience.map(|patience| begin.then(limited_waits(patience))),
+            begin,
             begin_own: limited(BEGIN),
             commit_deadline: self.commit_deadline,
             statement_deadline: self.statement_deadline,

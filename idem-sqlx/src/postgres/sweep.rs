@@ -46,7 +46,7 @@ impl PgStore {
     /// # Rules
     /// - It skips locked rows, so it runs beside requests and other sweepers.
     /// - One statement removes a batch, for any number of scopes. A distributed Postgres that cannot lock rows of many
-    ///   scopes at once (SQLSTATE 0A000) gets one statement for each scope.
+    ///   scopes at once, or that has no `ctid` (SQLSTATE 0A000, 42703, 42601), gets one statement for each scope.
     ///
     /// # Errors
     /// The database cannot be reached, or has no such archive. Finished batches stay done. If the server crashes, the
@@ -79,7 +79,7 @@ impl PgStore {
 
     /// Returns `None` if this Postgres cannot sweep many scopes in one statement.
     async fn sweep_at_once(&self, sweep: &Sweep, from: Option<i64>) -> Result<Option<Batch>, Error> {
-        let mut session = Session::begin(self, BEGIN).await?;
+        let mut session = Session::begin(self, &BEGIN).await?;
         let sql = self.inner().statements(&mut session.in_time()).await?;
         let archived = archived(sweep, &sql.schema);
         let batch = sweep.batch_or(BATCH);
@@ -100,7 +100,7 @@ impl PgStore {
     }
 
     async fn sweep_by_scope(&self, sweep: &Sweep, from: Option<i64>) -> Result<Batch, Error> {
-        let mut session = Session::begin(self, BEGIN).await?;
+        let mut session = Session::begin(self, &BEGIN).await?;
         let sql = self.inner().statements(&mut session.in_time()).await?;
         let query = sqlx::query_as(sql.sweeps.expired.as_str())
             .persistent(false)

@@ -67,7 +67,7 @@ FROM {schema}.idem_records
 WHERE expires_at <= now()
     AND expires_at >= coalesce('epoch'::timestamptz + $2::bigint * interval '1 microsecond', '-infinity')
 ORDER BY expires_at
-LIMIT $1",
+LIMIT $1::bigint",
 );
 
 /// Removes rows of one scope. It checks `expires_at` again, because another statement found the rows.
@@ -78,12 +78,12 @@ WITH swept AS (
     USING (
         SELECT operation, key_hash
         FROM {schema}.idem_records
-        WHERE scope = $1
+        WHERE scope = $1::text
             AND (operation, key_hash) IN (SELECT * FROM unnest($2::text[], $3::bytea[]))
             AND expires_at <= now()
         FOR UPDATE SKIP LOCKED
     ) AS expired
-    WHERE record.scope = $1
+    WHERE record.scope = $1::text
         AND record.operation = expired.operation
         AND record.key_hash = expired.key_hash
     RETURNING record.*
@@ -91,7 +91,7 @@ WITH swept AS (
     DELETE FROM {schema}.idem_journal AS step
     USING swept
     WHERE swept.completed_at IS NULL
-        AND step.scope = $1
+        AND step.scope = $1::text
         AND step.operation = swept.operation
         AND step.key_hash = swept.key_hash
 )",

@@ -10,19 +10,19 @@ use futures_util::future::{BoxFuture, join};
 use futures_util::stream::BoxStream;
 use futures_util::{FutureExt, StreamExt, TryFutureExt, TryStreamExt};
 use idem_core::bounds::EndedByItsHolder;
-use idem_core::machine::{Decision, decide, lateness};
+use idem_core::machine::{Decision, decide};
 use idem_core::store::{Claim, Claimed, Context, Outcome, RELEASE_PATIENCE, Rejected, Reply, Transaction};
 use idem_core::{Disposition, Error, Kind, Request, Start};
 use sqlx::postgres::{PgConnection, PgQueryResult, PgRow, PgStatement, PgTypeInfo};
 use sqlx::{Acquire, Either, Execute, Executor, Postgres, SqlStr};
 use tokio::time::{sleep, timeout};
 
-use super::error::{has_no_savepoint, is_cancelled, is_serialization_failure};
+use super::error::{has_no_savepoint, is_cancelled, is_lock_timeout, is_serialization_failure};
 use super::in_time::InTime;
 use super::leases::Leases;
-use super::records::{Holder, Locks, Records};
+use super::records::{Holder, LockWords, Records};
 use super::session::{Begin, Session};
-use super::store::PgStore;
+use super::store::{Locks, PgStore};
 use crate::database::{CommitFailed, Database};
 use crate::error::{caused, store_error};
 use crate::recent::word;
@@ -71,7 +71,7 @@ pub struct PgTx {
 /// What tells the transaction of a step from one that the step itself may have begun.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Step {
-    /// A random number. The transaction has it as a setting, and holds the advisory lock of that number.
+    /// A random number. The transaction has it as a setting and, where there are advisory locks, as a lock.
     pub(super) mark: i64,
     /// Taken before BEGIN, so that a lease never lasts longer by our clock than by the database's.
     pub(super) began: Instant,
@@ -84,9 +84,13 @@ impl Step {
     }
 
     /// The statement that marks the transaction.
-    pub(super) fn marks(self) -> String {
+    pub(super) fn marks(self, locks: Locks) -> String {
         let Self { mark, .. } = self;
-        format!("SELECT set_config('idem.step', '{mark}', true), pg_try_advisory_xact_lock({mark})")
+        let set = format!("SELECT pg_catalog.set_config('idem.step', '{mark}', true)");
+        match locks {
+            Locks::Advisory => format!("{set}, pg_catalog.pg_try_advisory_xact_lock({mark})"),
+            Locks::None => set,
+        }
     }
 }
 
@@ -159,15 +163,11 @@ impl Context for PgTx {
             ControlFlow::Break(begun) => return Ok(begun),
             ControlFlow::Continue(session) => session,
         };
-        let locks = match store.inner().locks(request) {
-            Some(locks) => locks,
-            None => Box::pin(first_locks(store, request)).await?,
-        };
-        let begin = store.inner().begin.claiming(locks);
+        let begin = begin_claim(store, request).await?;
         for pause in retry::pauses() {
             let session = match looked.take() {
-                Some(session) => session.begun(begin).await?,
-                None => match Session::begin_for(store, begin, asked).await? {
+                Some(session) => session.begun(&begin).await?,
+                None => match Session::begin_for(store, &begin, asked).await? {
                     ControlFlow::Continue(session) => session,
                     ControlFlow::Break(kind) => return Ok(Claimed::Refuse(kind)),
                 },
@@ -176,6 +176,9 @@ impl Context for PgTx {
             let claim = Claim::random()?;
             match tx.try_claim(request, claim).await? {
                 Tried::Run => {
+                    if store.inner().locks == Locks::None {
+                        tx.session().mark().await.map_err(store_error)?;
+                    }
                     let entered = store.inner().running.enter(digest, request.fingerprint, State::Transaction);
                     tx.run = Some(Run { request: request.clone(), claim, began: Instant::now(), entered });
                     return Ok(Claimed::Run(tx));
@@ -206,6 +209,11 @@ impl Context for PgTx {
         if !self.holds().await.map_err(store_error)? {
             return Err(self.ended().await);
         }
+        if self.store.inner().locks == Locks::None {
+            // The claim is in front of the savepoint.
+            self.write_outcome(outcome).await?;
+            return self.commit_claimed().await.map(|()| Rejected::Stored);
+        }
         // The locks are still held, so no duplicate has begun to run meanwhile.
         let run = self.take_run();
         match self.try_claim(&run.request, run.claim).await? {
@@ -214,7 +222,7 @@ impl Context for PgTx {
                 self.write_outcome(outcome).await?;
                 self.commit_claimed().await.map(|()| Rejected::Stored)
             }
-            // Another role has taken the locks, or there are none: a duplicate was first.
+            // Somebody has ended the transaction's locks: a duplicate was first.
             Tried::Replay(reply) => Ok(Rejected::Replay(reply)),
             Tried::Refuse(kind) => Ok(Rejected::Refuse(kind)),
             Tried::Again => Ok(Rejected::Refuse(Kind::KeyInFlight)),
@@ -260,10 +268,10 @@ impl Transaction for PgTx {
 
 impl PgTx {
     pub(super) async fn open(store: &PgStore) -> Result<Self, Error> {
-        Self::open_by(store, store.inner().begin).await
+        Self::open_by(store, &store.inner().begin).await
     }
 
-    pub(super) async fn open_by(store: &PgStore, begin: Begin) -> Result<Self, Error> {
+    pub(super) async fn open_by(store: &PgStore, begin: &Begin) -> Result<Self, Error> {
         let session = Session::begin(store, begin).await?;
         Ok(Self { store: store.clone(), session: Some(session), run: None, step: None })
     }
@@ -294,10 +302,13 @@ impl PgTx {
             // In a box, like every rare path: the future of a usual run does not grow by it.
             Ok(false) => Box::pin(self.contest(request, claim)).await,
             Err(error) if is_serialization_failure(&error) => {
-                let begin = self.store.inner().begin;
-                let begin = self.store.inner().locks(request).map_or(begin, |locks| begin.claiming(locks));
-                self.session().restart(begin).await.map_err(store_error)?;
+                let begin = begin_claim(&self.store, request).await?;
+                self.session().restart(&begin).await.map_err(store_error)?;
                 Box::pin(self.contest(request, claim)).await
+            }
+            // Without advisory locks: another transaction has inserted the record, and has not ended.
+            Err(error) if self.store.inner().locks == Locks::None && is_lock_timeout(&error) => {
+                Ok(Box::pin(self.look_again(request)).await?.unwrap_or(Tried::Refuse(Kind::KeyInFlight)))
             }
             Err(error) => Err(store_error(error)),
         }
@@ -333,6 +344,9 @@ impl PgTx {
                     Ok(true) => Ok(Tried::Run),
                     Ok(false) => Ok(Tried::Again),
                     Err(error) if is_serialization_failure(&error) => Ok(Tried::Again),
+                    Err(error) if self.store.inner().locks == Locks::None && is_lock_timeout(&error) => {
+                        Ok(Tried::Refuse(Kind::KeyInFlight))
+                    }
                     Err(error) => Err(store_error(error)),
                 }
             }
@@ -342,19 +356,25 @@ impl PgTx {
     /// Another request holds the key. It runs, or it is about to lose to a record that this snapshot is too old to
     /// show. In the second case the record decides.
     async fn refuse_reuse(&mut self, request: &Request) -> Result<Tried, Error> {
+        if let Some(decided) = self.look_again(request).await? {
+            return Ok(decided);
+        }
+        let is_run = self.records().await?.is_run(&mut self.in_time(), request).await.map_err(store_error)?;
+        Ok(Tried::Refuse(if is_run { Kind::KeyReused } else { Kind::KeyInFlight }))
+    }
+
+    /// What a record that is in force by now means for the request.
+    async fn look_again(&mut self, request: &Request) -> Result<Option<Tried>, Error> {
         let records = self.records().await?;
         // Under a stricter isolation level only a new transaction gets a new snapshot. It claims nothing, so it takes no
         // locks: they would hide the run from other duplicates.
-        let begin = self.store.inner().begin;
-        self.session().restart(begin).await.map_err(store_error)?;
+        let begin = self.store.inner().begin.clone();
+        self.session().restart(&begin).await.map_err(store_error)?;
         let (record, now) = records.find(&mut self.in_time(), &request.identity).await?;
         Ok(match decide(record.as_ref(), request, now) {
-            Decision::Replay(reply) => Tried::Replay(reply),
-            Decision::Refuse(kind) => Tried::Refuse(kind),
-            Decision::Claim | Decision::Replace(_) => {
-                let is_run = records.is_run(&mut self.in_time(), request).await.map_err(store_error)?;
-                Tried::Refuse(if is_run { Kind::KeyReused } else { Kind::KeyInFlight })
-            }
+            Decision::Replay(reply) => Some(Tried::Replay(reply)),
+            Decision::Refuse(kind) => Some(Tried::Refuse(kind)),
+            Decision::Claim | Decision::Replace(_) => None,
         })
     }
 
@@ -363,9 +383,7 @@ impl PgTx {
         let records = self.records().await?;
         let Self { session: Some(session), run: Some(run), .. } = self else { unreachable!("a recorded run") };
         let elapsed = run.began.elapsed();
-        let late = lateness(run.request.ttl, elapsed);
-        let identity = &run.request.identity;
-        match records.complete(&mut session.in_time(), identity, run.claim, outcome, elapsed, late).await {
+        match records.complete(&mut session.in_time(), &run.request, run.claim, outcome, elapsed).await {
             Ok(true) => Ok(()),
             Ok(false) => Err(self.ended().await),
             Err(error) => {
@@ -435,12 +453,25 @@ impl Drop for PgTx {
     }
 }
 
+/// The message that begins the transaction of a claim.
+async fn begin_claim(store: &PgStore, request: &Request) -> Result<Begin, Error> {
+    let inner = store.inner();
+    if let Some(begin) = &inner.begin_waiting {
+        return Ok(begin.clone());
+    }
+    let words = match inner.lock_words(request) {
+        Some(words) => words,
+        None => Box::pin(first_words(store, request)).await?,
+    };
+    Ok(inner.begin.then(words.taken()))
+}
+
 /// The locks of the first request of a process, which has to ask for the secret of the database.
-async fn first_locks(store: &PgStore, request: &Request) -> Result<Locks, Error> {
-    let mut session = Session::begin(store, store.inner().begin_own).await?;
+async fn first_words(store: &PgStore, request: &Request) -> Result<LockWords, Error> {
+    let mut session = Session::begin(store, &store.inner().begin_own).await?;
     let records = store.inner().records(&mut session.in_time()).await?;
     session.rollback().await;
-    Ok(Locks::of(request, records.secret))
+    Ok(LockWords::of(request, records.secret))
 }
 
 /// Rolls a run back, unless its handler ended the transaction.
@@ -469,9 +500,12 @@ pub(super) async fn unless_busy<T>(ask: impl Future<Output = T>, cancel: impl Fu
 
 /// Cancels what the transaction of a run does, from another connection. If its handler has ended that transaction and
 /// another run has the key by now, that run fails and can be repeated.
+///
+/// Without advisory locks the transaction cannot be found, and its process may be on another node: its statement ends by
+/// itself.
 async fn cancel_run(store: &PgStore, request: &Request) -> Result<(), Error> {
-    match store.inner().locks(request) {
-        Some(locks) => cancel_holder(store, locks.identity).await,
+    match store.inner().lock_words(request) {
+        Some(words) => cancel_holder(store, words.identity).await,
         None => Ok(()),
     }
 }

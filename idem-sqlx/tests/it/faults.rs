@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use idem_core::message::{Action, Failure};
 use idem_core::{Error, Kind};
-use idem_sqlx::PgStore;
 use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgPoolOptions;
 use tracing::field::{Field, Visit};
@@ -14,7 +13,7 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::layer::SubscriberExt;
 
 use crate::client::Call;
-use crate::support::{Database, Postgres, Sqlite};
+use crate::support::{Database, Postgres, Sqlite, pg_builder};
 
 macro_rules! faulty {
     ($module:ident, $Store:ident, $Tx:ident) => {
@@ -319,7 +318,7 @@ async fn r18a_postgres_a_row_that_violates_a_policy_is_the_requests_fault() {
         let as_tenant = sqlx::raw_sql(AssertSqlSafe(as_tenant.clone()));
         Box::pin(async move { as_tenant.execute(connection).await.map(|_| ()) })
     });
-    let store = PgStore::new(pool.connect_with(db.options()).await.expect("a pool"));
+    let store = pg_builder(pool.connect_with(db.options()).await.expect("a pool")).build();
     let backend = async || {
         let pid = sqlx::query_scalar::<_, i32>("SELECT pg_backend_pid()").fetch_one(store.pool());
         pid.await.expect("a number")

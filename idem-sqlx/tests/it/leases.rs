@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use idem_core::{Error, Kind, idempotent, observe};
-use idem_sqlx::{PgSteps, PgStore, PgTx};
+use idem_sqlx::{PgSteps, PgTx};
 use sqlx::Executor;
 use sqlx::postgres::PgPoolOptions;
 
 use crate::client::eventually;
 use crate::pay::{Failed, Paid, kind, paid};
 use crate::script::{Act, Script};
-use crate::support::Database;
+use crate::support::{Database, pg_builder};
 
 /// For runs that stand still until they are given up.
 async fn in_time<T>(runs: impl Future<Output = T>) -> T {
@@ -376,7 +376,7 @@ async fn r08_postgres_of_many_one_claims_under_every_level_of_the_database() {
     for level in ["read committed", "repeatable read", "serializable"] {
         let options = db.options().options([("default_transaction_isolation", level)]);
         let pool = PgPoolOptions::new().max_connections(8).connect_with(options).await.expect("a pool");
-        let store = PgStore::new(pool);
+        let store = pg_builder(pool).build();
         for round in 0..20 {
             let (script, id) = (Script::default(), format!("{level} {round}"));
             let all = join_all((0..16).map(|_| steps::pay(&store, "u1", &id, "order", &script))).await;

@@ -18,6 +18,7 @@ mod commit;
 mod contract;
 mod deadlines;
 mod disposition;
+mod distributed;
 mod exhausted;
 mod expansion;
 mod faults;

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use idem_core::{Error, Identity, Kind, idempotent, observe};
-use idem_sqlx::{PgSteps, PgStore, PgTx, Sweep, into_idem_error};
+use idem_sqlx::{PgSteps, PgTx, Sweep, into_idem_error};
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{AssertSqlSafe, Executor};
 
-use crate::support::{Database, Postgres};
+use crate::support::{Database, Postgres, pg_builder};
 
 const PRODUCTION: &str = include_str!("../../../idem-core/docs/production.md");
 
@@ -40,11 +40,11 @@ async fn r33_the_rights_on_the_page_are_enough_on_postgres() {
         let as_role = sqlx::raw_sql(AssertSqlSafe(as_role.clone()));
         Box::pin(async move { as_role.execute(connection).await.map(|_| ()) })
     });
-    PgStore::builder(db.pool.clone()).schema("idem").build().migrate().await.expect("the owner migrates");
+    pg_builder(db.pool.clone()).schema("idem").build().migrate().await.expect("the owner migrates");
     let rights = statements(PRODUCTION).next().expect("the rights").replace("TO app;", &format!("TO {role};"));
     db.execute(&format!("CREATE ROLE {role}; {rights}")).await;
     let pool = pool.connect_with(db.options()).await.expect("a pool");
-    let store = PgStore::builder(pool.clone()).schema("idem").build();
+    let store = pg_builder(pool.clone()).schema("idem").build();
 
     store.migrate().await.expect("nothing to do");
     pay(&store, "order-1").await.expect("paid");
@@ -62,6 +62,26 @@ async fn r33_the_rights_on_the_page_are_enough_on_postgres() {
     db.execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
 }
 
+/// Of Citus' functions only what they ask of their arguments: that there are such tables, with such a column in each
+/// unique index.
+const CITUS: &str = "
+CREATE FUNCTION create_reference_table(regclass) RETURNS void LANGUAGE sql AS '';
+CREATE FUNCTION create_distributed_table(distributed regclass, column_name text, colocate_with text DEFAULT 'default')
+RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    IF EXISTS (
+        SELECT 1
+        FROM pg_index
+        WHERE indrelid = distributed
+            AND indisunique
+            AND column_name NOT IN (
+                SELECT attname FROM pg_attribute WHERE attrelid = distributed AND attnum = ANY (indkey)
+            )
+    ) OR colocate_with <> 'default' AND to_regclass(colocate_with) IS NULL THEN
+        RAISE EXCEPTION '% cannot be distributed', distributed;
+    END IF;
+END $$";
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_statements_on_the_pages_run_on_postgres() {
     let db = Postgres::create().await;
@@ -69,6 +89,7 @@ async fn the_statements_on_the_pages_run_on_postgres() {
     pay(&store, "order-1").await.expect("paid");
     order(&store, "order-2", &false).await.expect_err("not charged");
     tokio::time::sleep(Duration::from_millis(1)).await;
+    db.execute(CITUS).await;
     // The first are rights, which the other test needs.
     let pages =
         [include_str!("../../../idem-core/docs/leased.md"), include_str!("../../../idem-core/docs/releases.md")];

@@ -8,7 +8,7 @@ use sqlx::postgres::PgPoolOptions;
 use crate::app::{self, Gauge};
 use crate::client::{Answer, Call, eventually};
 use crate::plain::{Event, Failed};
-use crate::support::{Database, Postgres};
+use crate::support::{Database, Postgres, pg_builder};
 
 /// Sends the call this often at once.
 async fn at_once(call: &Call, app: &axum::Router, times: usize) -> Vec<Answer> {
@@ -219,7 +219,7 @@ async fn one_runs_under(isolation: Option<Isolation>, options: &[(&str, &str)]) 
     let options = db.options().options(options.iter().copied());
     let pool = PgPoolOptions::new().max_connections(8).connect_with(options).await.expect("a pool");
     let store = || {
-        let builder = PgStore::builder(pool.clone()).reply_limit(app::REPLY_LIMIT);
+        let builder = pg_builder(pool.clone()).reply_limit(app::REPLY_LIMIT);
         isolation.into_iter().fold(builder, |builder, isolation| builder.isolation(isolation)).build()
     };
     one_runs_in_each_round(&db, store).await;
@@ -249,7 +249,7 @@ async fn r10_postgres_where_serializable_is_the_default() {
 async fn r10_postgres_with_statements_that_have_no_names() {
     let db = Postgres::create().await;
     let pool = db.pool_of(8).await;
-    one_runs_in_each_round(&db, || PgStore::builder(pool.clone()).unnamed_statements(true).build()).await;
+    one_runs_in_each_round(&db, || pg_builder(pool.clone()).unnamed_statements(true).build()).await;
     let mut named = 0;
     for _ in 0..8 {
         let mut connection = pool.acquire().await.expect("a connection");
@@ -273,5 +273,5 @@ async fn r10_postgres_without_advisory_locks() {
     .await;
     let options = db.options().options([("search_path", "pretended,pg_catalog,public")]);
     let pool = PgPoolOptions::new().max_connections(8).connect_with(options).await.expect("a pool");
-    one_runs_in_each_round(&db, || PgStore::builder(pool.clone()).schema("public").build()).await;
+    one_runs_in_each_round(&db, || pg_builder(pool.clone()).schema("public").build()).await;
 }

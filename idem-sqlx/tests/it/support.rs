@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use axum::Router;
 use idem_core::store::{Context, Lease};
-use idem_sqlx::{PgStore, PgStoreBuilder, SqliteStore, SqliteStoreBuilder};
+use idem_sqlx::{Locks, PgStore, PgStoreBuilder, SqliteStore, SqliteStoreBuilder};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
@@ -215,6 +215,20 @@ pub async fn on_server(sql: String) {
     connection.close().await.expect("a clean close");
 }
 
+/// Whether the stores of this run use advisory locks. `cargo xtask test` runs the rules' tests both ways.
+pub fn locks() -> Locks {
+    match std::env::var("IDEM_TEST_LOCKS").as_deref() {
+        Ok("none") => Locks::None,
+        Ok(other) => panic!("IDEM_TEST_LOCKS is `none` or not set: {other}"),
+        Err(_) => Locks::Advisory,
+    }
+}
+
+/// A builder of a store over this pool, as the tests of this run want it.
+pub fn pg_builder(pool: PgPool) -> PgStoreBuilder {
+    PgStore::builder(pool).locks(locks())
+}
+
 /// The database that all others are copies of: it has the tables already.
 async fn template() -> &'static str {
     static TEMPLATE: OnceCell<String> = OnceCell::const_new();
@@ -258,7 +272,7 @@ impl Postgres {
     }
 
     pub async fn builder(&self, connections: u32) -> PgStoreBuilder {
-        PgStore::builder(self.pool_of(connections).await).reply_limit(app::REPLY_LIMIT)
+        pg_builder(self.pool_of(connections).await).reply_limit(app::REPLY_LIMIT)
     }
 }
 
@@ -319,7 +333,7 @@ impl Database for Postgres {
             })
         });
         let pool = pool.connect_with(self.options()).await.expect("a pool");
-        PgStore::builder(pool).schema("public").reply_limit(app::REPLY_LIMIT).build()
+        pg_builder(pool).schema("public").reply_limit(app::REPLY_LIMIT).build()
     }
 
     async fn is_shadowed(store: &PgStore) -> bool {
