@@ -8,6 +8,7 @@ use idem_core::store::{DEFAULT_DEADLINE, Runs, Store};
 use sqlx::{Sqlite, SqlitePool};
 
 use super::records::Records;
+use crate::recent::RecentlyFinished;
 use crate::running::Running;
 use crate::spare::Spare;
 
@@ -44,6 +45,7 @@ pub(super) struct Inner {
     pub(super) pool: SqlitePool,
     pub(super) records: Records,
     pub(super) running: Running,
+    pub(super) recent: RecentlyFinished,
     pub(super) spare: Spare<Sqlite>,
     pub(super) commit_deadline: Duration,
     reply_limit: usize,
@@ -156,6 +158,7 @@ impl SqliteStoreBuilder {
             pool: self.pool,
             records: Records,
             running: Running::default(),
+            recent: RecentlyFinished::new(),
             spare: Spare::new(),
             commit_deadline: self.commit_deadline,
             reply_limit: self.reply_limit,

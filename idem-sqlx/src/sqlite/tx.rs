@@ -16,7 +16,8 @@ use sqlx::sqlite::{SqliteConnection, SqliteQueryResult, SqliteRow, SqliteStateme
 use sqlx::{Acquire, Either, Execute, Executor, SqlStr, Sqlite};
 
 use super::error::{has_no_savepoint, is_answer};
-use super::session::{Reader, Session};
+use super::records::Met;
+use super::session::{Reader, Session, Unfinished};
 use super::store::SqliteStore;
 use crate::database::CommitFailed;
 use crate::error::{caused, store_error};
@@ -62,7 +63,7 @@ struct Run {
     began: Instant,
     /// Other requests of this process see the run until this is dropped, which is after the end of its
     /// transaction.
-    _entered: Entered,
+    entered: Entered,
 }
 
 /// The outcome of one try to claim.
@@ -121,22 +122,31 @@ impl Context for SqliteTx {
             ControlFlow::Continue(connection) => connection,
             ControlFlow::Break(kind) => return Ok(Claimed::Refuse(kind)),
         };
-        // A handler may hold the write lock for long. Reading a finished record does not need the lock.
+        let inner = store.inner();
         let mut reader = Reader::on(connection);
-        if let Some(begun) = Self::look_up(store, &mut reader, request).await? {
+        let entered = inner.running.enter_claiming(request, digest);
+        // A handler may hold the write lock for long. Reading a finished record does not need the lock.
+        let looks_first = match &entered {
+            Ok(entered) => inner.recent.contains(&digest) || !entered.is_alone(),
+            Err(_) => true,
+        };
+        if looks_first && let Some(begun) = Self::look_up(store, &mut reader, request).await? {
             return Ok(begun);
         }
-        let entered = match store.inner().running.enter_claiming(request, digest) {
+        let entered = match entered {
             Ok(entered) => entered,
             Err(kind) => return Ok(Claimed::Refuse(kind)),
         };
-        let session = reader.begin().await?;
-        let mut tx = Self { store: store.clone(), session: Some(session), run: None };
         let claim = Claim::random()?;
-        match tx.try_claim(request, claim).await? {
+        let (mut tx, tried) = if looks_first {
+            Self::claim_in_turn(store, reader.begin().await?, request, claim).await?
+        } else {
+            Self::claim_at_once(store, reader, request, claim).await?
+        };
+        match tried {
             Tried::Run => {
                 entered.won();
-                tx.run = Some(Run { request: request.clone(), claim, began: Instant::now(), _entered: entered });
+                tx.run = Some(Run { request: request.clone(), claim, began: Instant::now(), entered });
                 Ok(Claimed::Run(tx))
             }
             Tried::Replay(reply) => {
@@ -150,9 +160,8 @@ impl Context for SqliteTx {
         }
     }
 
-    async fn complete(mut self, outcome: &Outcome) -> Result<(), Error> {
-        self.write_outcome(outcome).await?;
-        self.commit_claimed().await
+    async fn complete(self, outcome: &Outcome) -> Result<(), Error> {
+        self.finish(outcome).await
     }
 
     async fn reject(mut self, outcome: &Outcome) -> Result<Rejected, Error> {
@@ -160,8 +169,7 @@ impl Context for SqliteTx {
         match self.try_claim(&run.request, run.claim).await? {
             Tried::Run => {
                 self.run = Some(run);
-                self.write_outcome(outcome).await?;
-                self.commit_claimed().await.map(|()| Rejected::Stored)
+                self.finish(outcome).await.map(|()| Rejected::Stored)
             }
             // Cannot happen here, because the write lock is held. A store without such a lock can see it.
             Tried::Replay(reply) => Ok(Rejected::Replay(reply)),
@@ -224,6 +232,52 @@ impl SqliteTx {
         })
     }
 
+    /// Looks the request up and claims it by one statement, if no writer has the lock.
+    async fn claim_at_once(
+        store: &SqliteStore,
+        reader: Reader,
+        request: &Request,
+        claim: Claim,
+    ) -> Result<(Self, Tried), Error> {
+        let mut session = Session::begin_without_lock(reader.into_connection()).await?;
+        let tried = match store.inner().records.find_or_insert(session.connection(), request, claim).await {
+            Ok(Ok(Met::Nobody)) => Tried::Run,
+            Ok(Ok(Met::Record(record, now))) => match decide(Some(&record), request, now) {
+                Decision::Replay(reply) => Tried::Replay(reply),
+                Decision::Refuse(kind) => Tried::Refuse(kind),
+                Decision::Claim | Decision::Replace(_) => {
+                    return Self::claim_again(store, session, request, claim).await;
+                }
+            },
+            Ok(Err(error)) => return Err(error),
+            // A writer has the lock. Any other error comes again.
+            Err(_) => return Self::claim_again(store, session, request, claim).await,
+        };
+        Ok((Self { store: store.clone(), session: Some(session), run: None }, tried))
+    }
+
+    /// Waits for the write lock. In a box, so that the future of every claim does not grow by it.
+    fn claim_again<'f>(
+        store: &'f SqliteStore,
+        session: Session,
+        request: &'f Request,
+        claim: Claim,
+    ) -> BoxFuture<'f, Result<(Self, Tried), Error>> {
+        Box::pin(async move { Self::claim_in_turn(store, session.begin_again().await?, request, claim).await })
+    }
+
+    /// Claims the request under the write lock.
+    async fn claim_in_turn(
+        store: &SqliteStore,
+        session: Session,
+        request: &Request,
+        claim: Claim,
+    ) -> Result<(Self, Tried), Error> {
+        let mut tx = Self { store: store.clone(), session: Some(session), run: None };
+        let tried = tx.try_claim(request, claim).await?;
+        Ok((tx, tried))
+    }
+
     /// Claims the request in this transaction, or says why not.
     async fn try_claim(&mut self, request: &Request, claim: Claim) -> Result<Tried, Error> {
         let records = self.store.inner().records;
@@ -251,35 +305,42 @@ impl SqliteTx {
         _ = settle::released(&self.store, rolled_back).await;
     }
 
-    /// Writes the completion. It is the last statement before COMMIT, so that an ended transaction is detected (rule
-    /// 16).
-    async fn write_outcome(&mut self, outcome: &Outcome) -> Result<(), Error> {
-        let records = self.store.inner().records;
-        let Self { session: Some(session), run: Some(run), .. } = self else { unreachable!("a recorded run") };
+    /// Writes the completion and commits. The completion is the last statement before COMMIT, so that an ended
+    /// transaction is detected (rule 16).
+    async fn finish(mut self, outcome: &Outcome) -> Result<(), Error> {
+        let inner = self.store.inner();
+        let (Some(session), Some(run)) = (&mut self.session, &self.run) else { unreachable!("a recorded run") };
         let elapsed = run.began.elapsed();
         let late = lateness(run.request.ttl, elapsed);
         let identity = &run.request.identity;
-        match records.complete(session.connection(), identity, run.claim, outcome, elapsed, late).await {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(self.ended().await),
+        let failed = match inner.records.complete(session, identity, run.claim, outcome, elapsed, late).await {
+            Ok(()) => {
+                inner.recent.insert(run.entered.digest());
+                self.take_session().leave();
+                self.run = None;
+                return Ok(());
+            }
+            Err(failed) => failed,
+        };
+        match failed {
+            Unfinished::NotHeld => Err(self.ended().await),
             // The code can also mean another SQL error, such as that of a trigger. The second savepoint tells the two
             // apart: asked for it, a transaction that is whole is rolled back to it.
-            Err(error) if has_no_savepoint(&error) && matches!(self.holds().await, Ok(false)) => {
+            Unfinished::Failed(error) if has_no_savepoint(&error) && matches!(self.holds().await, Ok(false)) => {
                 Err(self.ended().await)
             }
-            Err(error) => {
+            Unfinished::Failed(error) => {
                 let run = self.take_run();
                 self.take_session().rollback().await;
                 drop(run);
                 Err(store_error(error))
             }
+            Unfinished::Commit(failed) => {
+                let run = self.take_run();
+                drop(self.take_session());
+                find_out(&self.store, &run.request, run.claim, Err(failed)).await
+            }
         }
-    }
-
-    async fn commit_claimed(mut self) -> Result<(), Error> {
-        let (run, session) = (self.take_run(), self.take_session());
-        let committed = session.commit().await;
-        find_out(&self.store, &run.request, run.claim, committed).await
     }
 
     /// Rolls back the handler's writes and the claim, and keeps the transaction open.
