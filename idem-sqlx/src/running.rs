@@ -32,6 +32,15 @@ struct Table {
 /// The digest of an identity. A claim makes it once.
 pub(crate) type Digest = [u8; 32];
 
+/// A request that needs a connection.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Asked<'a> {
+    pub(crate) request: &'a Request,
+    pub(crate) digest: &'a Digest,
+    /// False for a process that only resumes a run: its fingerprint does not count.
+    pub(crate) is_compared: bool,
+}
+
 #[derive(Debug, Clone, Copy)]
 struct Place {
     fingerprint: Fingerprint,
@@ -86,28 +95,29 @@ impl Running {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A connection for the request, or what an active run of this process means for it, if the primary key has
-    /// confirmed that run. `is_compared` is false for a process that only resumes a run: its fingerprint does not count.
+    /// What an active run of this process means for the request, if the primary key has confirmed that run.
     ///
     /// A leased run answers only if the pool is exhausted: otherwise the database does, which alone knows whether the
     /// lease has ended.
+    pub(crate) fn answer<DB: sqlx::Database>(&self, pool: &Pool<DB>, asked: Asked<'_>) -> Option<Kind> {
+        let place = self.place(asked.digest)?;
+        let answers = match place.state {
+            State::Claiming => false,
+            State::Transaction => true,
+            State::Leased => pool.num_idle() == 0 && pool.size() >= pool.options().get_max_connections(),
+        };
+        answers.then(|| if asked.is_compared { place.means(asked.request) } else { Kind::KeyInFlight })
+    }
+
+    /// A connection for the request, or what an active run of this process means for it.
     pub(crate) async fn acquire<DB: sqlx::Database>(
         &self,
         pool: &Pool<DB>,
-        request: &Request,
-        digest: &Digest,
-        is_compared: bool,
+        asked: Asked<'_>,
     ) -> Result<ControlFlow<Kind, PoolConnection<DB>>, Error> {
         let mut acquiring = pin!(pool.acquire());
         loop {
-            let is_exhausted = pool.num_idle() == 0 && pool.size() >= pool.options().get_max_connections();
-            let answers = |place: &Place| match place.state {
-                State::Claiming => false,
-                State::Transaction => true,
-                State::Leased => is_exhausted,
-            };
-            if let Some(place) = self.place(digest).filter(answers) {
-                let kind = if is_compared { place.means(request) } else { Kind::KeyInFlight };
+            if let Some(kind) = self.answer(pool, asked) {
                 return Ok(ControlFlow::Break(kind));
             }
             // A run of this request may begin while this one waits.

@@ -72,6 +72,18 @@ fn is_policy_violation(answer: &PgDatabaseError) -> bool {
     answer.code() == "42501" && answer.routine() == Some("ExecWithCheckOptions")
 }
 
+/// Whether the connection is gone, so that another one may begin what this one could not.
+pub(super) fn is_gone(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_) => true,
+        sqlx::Error::Database(answer) => answer.try_downcast_ref::<PgDatabaseError>().is_some_and(|answer| {
+            let is_over = matches!(answer.severity(), PgSeverity::Fatal | PgSeverity::Panic);
+            is_over || answer.code().starts_with("08") || answer.code().starts_with("57P")
+        }),
+        _ => false,
+    }
+}
+
 /// Whether a failed COMMIT has certainly kept nothing.
 ///
 /// An ordinary error is an answer: the transaction is rolled back. A fatal error may have come between the commit and

@@ -13,7 +13,7 @@ use super::tx::{PgTx, unless_busy};
 use crate::database::{CommitFailed, Database, Found, Leased, Looked, Over, Written};
 use crate::error::store_error;
 use crate::migrations::Migration;
-use crate::running::{Digest, Running};
+use crate::running::{Asked, Digest, Running};
 use crate::sweep::{Batch, Sweep};
 
 /// Begins a transaction of the store's own. With a lock timeout: a request does not wait long for a locked row while it
@@ -97,12 +97,11 @@ impl Database for PgStore {
         intent: Intent,
         tries: usize,
     ) -> Result<Looked<Session>, Error> {
-        let connection = match self.inner().running.acquire(self.pool(), request, digest, intent == Intent::Run).await?
-        {
-            ControlFlow::Continue(connection) => connection,
+        let asked = Asked { request, digest, is_compared: intent == Intent::Run };
+        let mut session = match Session::begin_for(self, self.inner().begin_own, asked).await? {
+            ControlFlow::Continue(session) => session,
             ControlFlow::Break(kind) => return Ok(ControlFlow::Break(kind)),
         };
-        let mut session = Session::begin_on(connection, self, self.inner().begin_own).await?;
         let found = match tries {
             0 => None,
             _ => Some(Database::find(self, &mut session, &request.identity).await?),

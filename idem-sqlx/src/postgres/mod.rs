@@ -1,5 +1,6 @@
 //! The Postgres store.
 
+mod connect;
 pub(crate) mod error;
 mod fitness;
 mod in_time;

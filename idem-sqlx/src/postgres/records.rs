@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::database::Found;
 use crate::error::store_error;
 use idem_core::store::{Claim, Outcome, Record, Timestamp};
 use idem_core::{Error, Identity, Request};
@@ -10,6 +11,7 @@ use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
 use sqlx::{FromRow, Postgres, Row};
 
+use super::error::is_gone;
 use super::in_time::InTime;
 use super::schema::{Schema, Template, statements};
 use crate::recent::word;
@@ -30,6 +32,10 @@ statements! {
 
 /// The advisory locks of a request. The transaction that runs the request holds all three until it ends.
 ///
+/// They are taken twice: by the message that begins the transaction, in front of the savepoint, and by the claim, which
+/// asks whether it got them. So a handler's failed statement, or a rejection, undoes the claim and keeps the locks, and
+/// no duplicate runs meanwhile.
+///
 /// They are taken in this order, so a holder of `identity` always holds the `asked` of the request that it runs. A
 /// duplicate that can share `asked` while `identity` is held therefore knows that another request runs under its key
 /// (422). A duplicate that cannot share `asked` has met the running request, or only another claimant that is about to
@@ -38,7 +44,7 @@ statements! {
 /// Any role that may connect can take any advisory lock. So nothing final is said because of a lock alone: see
 /// [`Records::is_run`]. The numbers are made with the secret of the database, so that such a role cannot keep a request
 /// from running by taking its locks first.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Locks {
     asked: i64,
     identity: i64,
@@ -46,11 +52,21 @@ pub(super) struct Locks {
 }
 
 impl Locks {
-    fn of(request: &Request, secret: Secret) -> Self {
+    pub(super) fn of(request: &Request, secret: Secret) -> Self {
         let identity = Sha256::new().chain_update(secret).chain_update(request.identity.digest());
         let asked = identity.clone().chain_update(request.fingerprint.as_bytes()).finalize();
         let word = |digest: &[u8]| word(digest).cast_signed();
         Self { asked: word(&asked), identity: word(&identity.finalize()), running: word(&asked[8..]) }
+    }
+
+    /// The statements that take them, and then mark the place where the claim begins.
+    pub(super) fn taken(self) -> String {
+        let Self { asked, identity, running } = self;
+        format!(
+            "SELECT CASE WHEN NOT pg_try_advisory_xact_lock({asked}) THEN false \
+             WHEN NOT pg_try_advisory_xact_lock({identity}) THEN false \
+             ELSE pg_try_advisory_xact_lock({running}) END; SAVEPOINT idem_claimed"
+        )
     }
 }
 
@@ -68,6 +84,16 @@ pub(super) enum Holder {
     Other,
     /// A claimant that may not have won. Look again.
     Claimant,
+}
+
+/// The answer to a look-up without a BEGIN.
+pub(super) enum Alone {
+    Found(Found),
+    /// An earlier user may have left a transaction open on the connection. The answer would be as old as that
+    /// transaction, or the statement fails in it, so only a new transaction can answer.
+    Inherited,
+    /// The connection is gone.
+    Gone,
 }
 
 /// The statements on the tables of one schema, sent with or without names, as the application chose.
@@ -133,25 +159,20 @@ impl Records {
         read(&query.fetch_one(connection).await.map_err(store_error)?)
     }
 
-    /// The same in one statement without a BEGIN, on a connection from the pool. `None` if an earlier user may have
-    /// left a transaction open on the connection. The answer would be as old as that transaction, or the statement
-    /// fails in it, so only a new transaction can answer.
-    pub(super) async fn find_alone(
-        self,
-        connection: &mut InTime<'_>,
-        identity: &Identity,
-    ) -> Result<Option<(Option<Record>, Timestamp)>, Error> {
+    /// The same in one statement without a BEGIN, on a connection from the pool.
+    pub(super) async fn find_alone(self, connection: &mut InTime<'_>, identity: &Identity) -> Result<Alone, Error> {
         let row = match bind_identity(self.query(&self.sql.find), identity).fetch_one(connection).await {
             Ok(row) => row,
+            Err(error) if is_gone(&error) => return Ok(Alone::Gone),
             // The open transaction has failed, or its settings are in the way. An error with another cause occurs again
             // in the new transaction.
-            Err(sqlx::Error::Database(_)) => return Ok(None),
+            Err(sqlx::Error::Database(_)) => return Ok(Alone::Inherited),
             Err(error) => return Err(store_error(error)),
         };
         if !row.try_get("is_alone").map_err(store_error)? {
-            return Ok(None);
+            return Ok(Alone::Inherited);
         }
-        read(&row).map(Some)
+        read(&row).map(Alone::Found)
     }
 
     /// The record of a request, the database's time, and the holder of the request's locks if no record is in force.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use idem_core::Error;
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::PgConnection;
-use sqlx::{Database, Executor, Postgres, SqlSafeStr};
+use sqlx::{AssertSqlSafe, Database, Executor, Postgres, SqlSafeStr, SqlStr};
 use sqlx_core::transaction::TransactionManager;
 use tokio::runtime::Handle;
 use tokio::time::timeout;
@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use super::error::{commit_was_refused, is_left_behind};
 use super::fitness::Fitness;
 use super::in_time::{InTime, no_answer};
+use super::records::Locks;
 use super::store::PgStore;
 use crate::database::CommitFailed;
 use crate::error::not_begun;
@@ -31,7 +32,17 @@ type Manager = <Postgres as Database>::TransactionManager;
 /// else is as exact. `SET TRANSACTION` fails after a query, but not after a bare BEGIN or a SET. Comparing `now()` with
 /// `statement_timestamp()` would do, but is a query to plan.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Begin(&'static str);
+pub(super) struct Begin {
+    statement: &'static str,
+    then: Then,
+}
+
+/// What the transaction has to take before anything else, in the message that begins it: a round trip less.
+#[derive(Debug, Clone, Copy)]
+enum Then {
+    Nothing,
+    Claim(Locks),
+}
 
 impl Begin {
     /// Checks at compile time that the statement was made by [`begin!`].
@@ -42,15 +53,36 @@ impl Begin {
             assert!(statement_bytes[at] == begin[at], "a transaction begins by `begin!`");
             at += 1;
         }
-        Self(statement)
+        Self { statement, then: Then::Nothing }
+    }
+
+    /// The same, with the locks of a request and the savepoint of its claim.
+    pub(super) fn claiming(self, locks: Locks) -> Self {
+        Self { then: Then::Claim(locks), ..self }
     }
 
     /// The same, with a time limit of the server's own on the pauses between two statements. Called once for a store.
     pub(super) fn limited(self, limit: Duration) -> Self {
         // Zero would mean that there is no limit, and Postgres counts in an `i32`.
         let milliseconds = limit.as_millis().clamp(1, i32::MAX as u128);
-        let statement = format!("{}; SET LOCAL idle_in_transaction_session_timeout = {milliseconds}", self.0);
-        Self(Box::leak(statement.into_boxed_str()))
+        let statement = format!("{}; SET LOCAL idle_in_transaction_session_timeout = {milliseconds}", self.statement);
+        Self { statement: Box::leak(statement.into_boxed_str()), ..self }
+    }
+
+    fn message(self) -> SqlStr {
+        match self.then {
+            Then::Nothing => self.statement.into_sql_str(),
+            // Numbers only.
+            Then::Claim(locks) => AssertSqlSafe(format!("{}; {}", self.statement, locks.taken())).into_sql_str(),
+        }
+    }
+
+    /// Ends the transaction that this has begun, and begins it again.
+    fn again(self) -> SqlStr {
+        match self.then {
+            Then::Nothing => "ROLLBACK AND CHAIN".into_sql_str(),
+            Then::Claim(locks) => AssertSqlSafe(format!("ROLLBACK AND CHAIN; {}", locks.taken())).into_sql_str(),
+        }
     }
 }
 
@@ -80,10 +112,6 @@ pub struct Session {
 }
 
 impl Session {
-    pub(super) async fn begin(store: &PgStore, begin: Begin) -> Result<Self, Error> {
-        Self::begin_on(store.pool().acquire().await.map_err(not_begun)?, store, begin).await
-    }
-
     pub(super) async fn begin_on(
         connection: PoolConnection<Postgres>,
         store: &PgStore,
@@ -98,23 +126,29 @@ impl Session {
         Self { connection: Some(connection), limit, fitness: Fitness::Fit, has_begun: false }
     }
 
-    pub(super) async fn begun(mut self, begin: Begin) -> Result<Self, Error> {
+    pub(super) async fn begun(self, begin: Begin) -> Result<Self, Error> {
+        self.try_begin(begin).await.map_err(not_begun)
+    }
+
+    pub(super) async fn try_begin(mut self, begin: Begin) -> sqlx::Result<Self> {
         // Noted before BEGIN is sent, so that the drop cleans up after a cancelled BEGIN.
         self.has_begun = true;
         let mut begun = self.send_begin(begin).await;
         if begun.as_ref().is_err_and(is_left_behind) {
-            self.answer(async |connection| roll_back(connection).await).await.map_err(not_begun)?;
-            begun = self.send_begin(begin).await;
+            begun = self.answer(async |connection| roll_back(connection).await).await;
+            if begun.is_ok() {
+                begun = self.send_begin(begin).await;
+            }
         }
         if let Err(error) = begun {
             self.discard();
-            return Err(not_begun(error));
+            return Err(error);
         }
         Ok(self)
     }
 
     async fn send_begin(&mut self, begin: Begin) -> sqlx::Result<()> {
-        self.answer(async |connection| Manager::begin(connection, Some(begin.0.into_sql_str())).await).await
+        self.answer(async |connection| Manager::begin(connection, Some(begin.message())).await).await
     }
 
     /// Asks the connection something that has to be answered in time.
@@ -146,20 +180,17 @@ impl Session {
         self.connection.as_ref().expect("a session has its connection until it ends")
     }
 
-    /// Rolls back and begins again on the same server connection. The locks are released, and the snapshot is new.
-    pub(super) async fn restart(&mut self) -> sqlx::Result<()> {
-        self.in_time().execute("ROLLBACK AND CHAIN").await.map(|_| ())
+    /// Rolls back and begins again on the same server connection. The snapshot is new. The locks are released, and those
+    /// of `begin` are taken.
+    pub(super) async fn restart(&mut self, begin: Begin) -> sqlx::Result<()> {
+        self.in_time().execute(begin.again()).await.map(|_| ())
     }
 
-    /// Marks the place where the handler begins. A failed statement of the handler undoes only what comes after the
-    /// mark. The claim, and the locks that show it to duplicates, stay until the transaction ends.
+    /// Rolls back the handler's writes and the claim, and keeps the locks. Fails if the transaction is not the one that
+    /// began with the savepoint of a claim.
     ///
-    /// It is plain SQL, because a savepoint of sqlx's would count as one that the handler has left open.
-    pub(super) async fn mark(&mut self) -> sqlx::Result<()> {
-        self.in_time().execute("SAVEPOINT idem_claimed").await.map(|_| ())
-    }
-
-    /// Rolls back the handler's writes, and keeps the claim. Fails if the transaction is not the one that was marked.
+    /// It works in a failed transaction, too: a failed statement of the handler undoes only what comes after the
+    /// savepoint. The savepoint is plain SQL, because one of sqlx's would count as one that the handler has left open.
     pub(super) async fn undo(&mut self) -> sqlx::Result<()> {
         self.in_time().execute("ROLLBACK TO SAVEPOINT idem_claimed").await.map(|_| ())
     }

@@ -6,13 +6,13 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use idem_core::store::{DEFAULT_DEADLINE, Runs, Store};
-use idem_core::{Error, Kind};
+use idem_core::{Error, Kind, Request};
 use sqlx::{Executor, PgPool, Postgres};
 
 use super::in_time::InTime;
 use super::intents::BEGIN;
 use super::leases::Leases;
-use super::records::{Records, Secret};
+use super::records::{Locks, Records, Secret};
 use super::schema::Schema;
 use super::session::{Begin, begin};
 use super::statements::Statements;
@@ -63,6 +63,8 @@ pub struct PgStore(Arc<Inner>);
 
 pub(super) struct Inner {
     pub(super) pool: PgPool,
+    /// Whether the pool asks a connection for a sign of life, and calls its hook.
+    pub(super) ping: bool,
     pub(super) unnamed_statements: bool,
     /// Set as soon as the schema of the tables is known.
     statements: OnceLock<&'static Statements>,
@@ -123,6 +125,7 @@ impl PgStore {
             commit_deadline: Duration::from_secs(10),
             statement_deadline: Duration::from_secs(10),
             idle_limit: None,
+            ping: true,
             unnamed_statements: false,
             schema: None,
         }
@@ -162,6 +165,11 @@ impl Inner {
                 Ok(self.statements.get_or_init(|| Statements::of(&schema)))
             }
         }
+    }
+
+    /// The locks of a request, as soon as the secret of the database is known.
+    pub(super) fn locks(&self, request: &Request) -> Option<Locks> {
+        self.secret.get().map(|secret| Locks::of(request, *secret))
     }
 
     pub(super) async fn records(&self, connection: &mut InTime<'_>) -> Result<Records, Error> {
@@ -256,6 +264,7 @@ pub struct PgStoreBuilder {
     commit_deadline: Duration,
     statement_deadline: Duration,
     idle_limit: Option<Duration>,
+    ping: bool,
     unnamed_statements: bool,
     schema: Option<Schema>,
 }
@@ -323,6 +332,31 @@ impl PgStoreBuilder {
         self
     }
 
+    /// Whether a pooled connection is asked for a sign of life before it is used. Default: as the pool is set.
+    ///
+    /// ```
+    /// # fn example(pool: sqlx::PgPool) {
+    /// use idem_sqlx::PgStore;
+    ///
+    /// let store = PgStore::builder(pool).ping(false).build();
+    /// # }
+    /// ```
+    ///
+    /// With `false` the first statement of a request is the sign of life, which saves a round trip: a request has five
+    /// of its own instead of six, and a replay one instead of two. If that statement shows that its connection is gone,
+    /// the connection is closed, and the next one is taken, within the pool's `acquire_timeout`. Nothing is lost by
+    /// that: a BEGIN and a look-up have no effect.
+    ///
+    /// Do not set it if the pool has a `before_acquire` hook, for example one that sets a tenant or a role: an idle
+    /// connection is taken by `Pool::try_acquire`, which does not call the hook. The store cannot see whether there is
+    /// a hook, so this is not the default. A pool with `test_before_acquire(false)` keeps its hook and saves the same
+    /// round trip. Then the statements that you send through the pool yourself meet connections that are gone.
+    #[must_use]
+    pub fn ping(mut self, ping: bool) -> Self {
+        self.ping = ping;
+        self
+    }
+
     /// Whether the store sends its own statements without a name. Default: no.
     ///
     /// A pooler in transaction mode (`PgBouncer` and the like) needs this. With such a pooler, the application's own
@@ -364,6 +398,7 @@ impl PgStoreBuilder {
         let limited = |begin: Begin| self.idle_limit.map_or(begin, |limit| begin.limited(limit));
         PgStore(Arc::new(Inner {
             pool: self.pool,
+            ping: self.ping,
             unnamed_statements: self.unnamed_statements,
             statements: self.schema.map_or_else(OnceLock::new, |schema| Statements::of(&schema).into()),
             secret: OnceLock::new(),

@@ -20,13 +20,13 @@ use tokio::time::{sleep, timeout};
 use super::error::{has_no_savepoint, is_cancelled, is_serialization_failure};
 use super::in_time::InTime;
 use super::leases::Leases;
-use super::records::{Holder, Records};
+use super::records::{Holder, Locks, Records};
 use super::session::{Begin, Session};
 use super::store::PgStore;
 use crate::database::{CommitFailed, Database};
 use crate::error::{caused, store_error};
 use crate::retry;
-use crate::running::{Digest, Entered, State};
+use crate::running::{Asked, Entered, State};
 use crate::settle::{self, find_out};
 
 /// The idempotency transaction on Postgres: what a handler gets as `tx: &mut PgTx`.
@@ -47,8 +47,8 @@ use crate::settle::{self, find_out};
 /// - Do not end it. A raw `COMMIT` or `ROLLBACK` is detected when the handler returns, and the caller gets
 ///   `transaction_ended`. The key is then poisoned: it does not run again until its record expires, because what was
 ///   kept cannot be known.
-/// - Do not release the savepoint `idem_claimed`: it belongs to the store. The claim is before the savepoint, the
-///   handler's writes are after it.
+/// - Do not release the savepoint `idem_claimed`, nor roll back to it: it belongs to the store. The claim and the
+///   handler's writes come after it.
 /// - Do not change the role: the completion is written in the same transaction. `search_path` may be changed.
 /// - Prefer `&mut *tx` to `&mut **tx` for statements. If a statement through `&mut *tx` fails because of its connection
 ///   (the connection only reads, or a plan is out of date), the connection is closed after the run. An error of a statement
@@ -133,24 +133,28 @@ impl Context for PgTx {
     async fn claim(store: &PgStore, request: &Request) -> Result<Claimed<Self>, Error> {
         request.check_ttl()?;
         let digest = request.identity.digest();
-        let mut looked = match Box::pin(Self::look_up(store, request, &digest)).await? {
+        let asked = Asked { request, digest: &digest, is_compared: true };
+        let mut looked = match Box::pin(Self::look_up(store, asked)).await? {
             ControlFlow::Break(begun) => return Ok(begun),
             ControlFlow::Continue(session) => session,
         };
+        let locks = match store.inner().locks(request) {
+            Some(locks) => locks,
+            None => Box::pin(first_locks(store, request)).await?,
+        };
+        let begin = store.inner().begin.claiming(locks);
         for pause in retry::pauses() {
             let session = match looked.take() {
-                Some(session) => session,
-                None => match store.inner().running.acquire(store.pool(), request, &digest, true).await? {
-                    ControlFlow::Continue(connection) => Session::bare(connection, store),
+                Some(session) => session.begun(begin).await?,
+                None => match Session::begin_for(store, begin, asked).await? {
+                    ControlFlow::Continue(session) => session,
                     ControlFlow::Break(kind) => return Ok(Claimed::Refuse(kind)),
                 },
             };
-            let session = session.begun(store.inner().begin).await?;
             let mut tx = Self { store: store.clone(), session: Some(session), run: None, began: None, backend: None };
             let claim = Claim::random()?;
             match tx.try_claim(request, claim).await? {
                 Tried::Run => {
-                    tx.session().mark().await.map_err(store_error)?;
                     let entered = store.inner().running.enter(digest, request.fingerprint, State::Transaction);
                     tx.run = Some(Run { request: request.clone(), claim, began: Instant::now(), entered });
                     return Ok(Claimed::Run(tx));
@@ -175,12 +179,22 @@ impl Context for PgTx {
     }
 
     async fn reject(mut self, outcome: &Outcome) -> Result<Rejected, Error> {
-        // The claim and its locks stay in place, so no other request can run before the outcome is stored.
         if !self.holds().await.map_err(store_error)? {
             return Err(self.ended().await);
         }
-        self.write_outcome(outcome).await?;
-        self.commit_claimed().await.map(|()| Rejected::Stored)
+        // The locks are still held, so no duplicate has begun to run meanwhile.
+        let run = self.take_run();
+        match self.try_claim(&run.request, run.claim).await? {
+            Tried::Run => {
+                self.run = Some(run);
+                self.write_outcome(outcome).await?;
+                self.commit_claimed().await.map(|()| Rejected::Stored)
+            }
+            // Another role has taken the locks, or there are none: a duplicate was first.
+            Tried::Replay(reply) => Ok(Rejected::Replay(reply)),
+            Tried::Refuse(kind) => Ok(Rejected::Refuse(kind)),
+            Tried::Again => Ok(Rejected::Refuse(Kind::KeyInFlight)),
+        }
     }
 
     async fn release(mut self) -> Result<(), Error> {
@@ -232,34 +246,16 @@ impl PgTx {
 
     /// Answers a request whose first run ended in this process a short while ago, in one round trip. Otherwise the
     /// claim decides, on the connection of this look-up if it took one.
-    async fn look_up(
-        store: &PgStore,
-        request: &Request,
-        digest: &Digest,
-    ) -> Result<ControlFlow<Claimed<Self>, Option<Session>>, Error> {
-        let inner = store.inner();
-        if !inner.recent.contains(digest) {
+    async fn look_up(store: &PgStore, asked: Asked<'_>) -> Result<ControlFlow<Claimed<Self>, Option<Session>>, Error> {
+        if !store.inner().recent.contains(asked.digest) {
             return Ok(ControlFlow::Continue(None));
         }
-        let connection = match inner.running.acquire(&inner.pool, request, digest, true).await? {
-            ControlFlow::Continue(connection) => connection,
+        let (found, session) = match Session::find_alone(store, asked).await? {
+            ControlFlow::Continue(found) => found,
             ControlFlow::Break(kind) => return Ok(ControlFlow::Break(Claimed::Refuse(kind))),
         };
-        // A pooler in transaction mode needs a transaction around the statement. Without a pooler, a single statement
-        // is a transaction by itself.
-        let mut session = Session::bare(connection, store);
-        let (found, session) = if inner.unnamed_statements {
-            let mut session = session.begun(inner.begin).await?;
-            let records = inner.records(&mut session.in_time()).await?;
-            (Some(records.find(&mut session.in_time(), &request.identity).await?), None)
-        } else {
-            let records = inner.records(&mut session.in_time()).await?;
-            (records.find_alone(&mut session.in_time(), &request.identity).await?, Some(session))
-        };
-        // A record found inside a transaction that an earlier user left open decides nothing. The next BEGIN on the
-        // connection ends that transaction.
         let Some((record, now)) = found else { return Ok(ControlFlow::Continue(session)) };
-        Ok(match decide(record.as_ref(), request, now) {
+        Ok(match decide(record.as_ref(), asked.request, now) {
             Decision::Replay(reply) => ControlFlow::Break(Claimed::Replay(reply)),
             Decision::Refuse(kind) => ControlFlow::Break(Claimed::Refuse(kind)),
             Decision::Claim | Decision::Replace(_) => ControlFlow::Continue(session),
@@ -274,7 +270,9 @@ impl PgTx {
             // In a box, like every rare path: the future of a usual run does not grow by it.
             Ok(false) => Box::pin(self.contest(request, claim)).await,
             Err(error) if is_serialization_failure(&error) => {
-                self.session().restart().await.map_err(store_error)?;
+                let begin = self.store.inner().begin;
+                let begin = self.store.inner().locks(request).map_or(begin, |locks| begin.claiming(locks));
+                self.session().restart(begin).await.map_err(store_error)?;
                 Box::pin(self.contest(request, claim)).await
             }
             Err(error) => Err(store_error(error)),
@@ -321,8 +319,10 @@ impl PgTx {
     /// show. In the second case the record decides.
     async fn refuse_reuse(&mut self, request: &Request) -> Result<Tried, Error> {
         let records = self.records().await?;
-        // Under a stricter isolation level only a new transaction gets a new snapshot.
-        self.session().restart().await.map_err(store_error)?;
+        // Under a stricter isolation level only a new transaction gets a new snapshot. It claims nothing, so it takes no
+        // locks: they would hide the run from other duplicates.
+        let begin = self.store.inner().begin;
+        self.session().restart(begin).await.map_err(store_error)?;
         let (record, now) = records.find(&mut self.in_time(), &request.identity).await?;
         Ok(match decide(record.as_ref(), request, now) {
             Decision::Replay(reply) => Tried::Replay(reply),
@@ -411,6 +411,14 @@ impl Drop for PgTx {
     }
 }
 
+/// The locks of the first request of a process, which has to ask for the secret of the database.
+async fn first_locks(store: &PgStore, request: &Request) -> Result<Locks, Error> {
+    let mut session = Session::begin(store, store.inner().begin_own).await?;
+    let records = store.inner().records(&mut session.in_time()).await?;
+    session.rollback().await;
+    Ok(Locks::of(request, records.secret))
+}
+
 /// Rolls a run back, unless its handler ended the transaction.
 async fn abandon(store: PgStore, mut session: Session, run: Run) -> Result<(), Error> {
     let cancelled = cancel_run(&store, &run.request);
@@ -445,8 +453,8 @@ async fn cancel_run(store: &PgStore, request: &Request) -> Result<(), Error> {
     Ok(())
 }
 
-/// Whether the transaction is still the one that claimed, failed or not. If so, all writes of the handler in it are
-/// rolled back. An error means that the transaction cannot be asked. It is lost then, and commits nothing more.
+/// Whether the transaction is still the one that claimed, failed or not. If so, the claim and all writes of the handler
+/// in it are rolled back, and the locks are kept. An error means that the transaction cannot be asked. It is lost then, and commits nothing more.
 async fn still_holds(session: &mut Session) -> sqlx::Result<bool> {
     let mut undone = session.undo().await;
     if undone.as_ref().is_err_and(is_cancelled) {

@@ -15,7 +15,7 @@ use super::tx::SqliteTx;
 use crate::database::{CommitFailed, Database, Found, Leased, Looked, Over, Written};
 use crate::error::store_error;
 use crate::migrations::Migration;
-use crate::running::{Digest, Running};
+use crate::running::{Asked, Digest, Running};
 use crate::sweep::{Batch, Sweep};
 
 impl Database for SqliteStore {
@@ -91,8 +91,8 @@ impl Database for SqliteStore {
         intent: Intent,
         _tries: usize,
     ) -> Result<Looked<Reader>, Error> {
-        let connection = match self.inner().running.acquire(self.pool(), request, digest, intent == Intent::Run).await?
-        {
+        let asked = Asked { request, digest, is_compared: intent == Intent::Run };
+        let connection = match self.inner().running.acquire(self.pool(), asked).await? {
             ControlFlow::Continue(connection) => connection,
             ControlFlow::Break(kind) => return Ok(ControlFlow::Break(kind)),
         };

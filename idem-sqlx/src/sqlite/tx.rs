@@ -21,7 +21,7 @@ use super::session::{Reader, Session, Unfinished};
 use super::store::SqliteStore;
 use crate::database::CommitFailed;
 use crate::error::{caused, store_error};
-use crate::running::Entered;
+use crate::running::{Asked, Entered};
 use crate::settle::{self, find_out};
 
 /// The idempotency transaction on SQLite: what a handler gets as `tx: &mut SqliteTx`.
@@ -118,7 +118,8 @@ impl Context for SqliteTx {
     async fn claim(store: &SqliteStore, request: &Request) -> Result<Claimed<Self>, Error> {
         request.check_ttl()?;
         let digest = request.identity.digest();
-        let connection = match store.inner().running.acquire(store.pool(), request, &digest, true).await? {
+        let asked = Asked { request, digest: &digest, is_compared: true };
+        let connection = match store.inner().running.acquire(store.pool(), asked).await? {
             ControlFlow::Continue(connection) => connection,
             ControlFlow::Break(kind) => return Ok(Claimed::Refuse(kind)),
         };
