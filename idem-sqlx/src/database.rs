@@ -156,7 +156,7 @@ pub trait Database: Store + Unpin {
 
     // Steps.
 
-    /// A transaction for a step, in which the lease was seen to be held. `None` if the lease is not held.
+    /// A transaction for a step. `None` if the lease is seen to be lost. What is recorded in it asks for the lease again.
     fn begin_step(
         &self,
         identity: &Identity,

@@ -85,7 +85,20 @@ contracts! { $ leased_contract in leased:
 
         let lost = |ended: Result<(), idem_core::Error>| assert_eq!(ended.expect_err("lost").kind(), Kind::LeaseLost);
         lost(stale.lease.renew().await);
-        lost(stale.lease.begin().await.map(|_| ()));
+        // Its transaction may begin, but keeps nothing.
+        for completes in [false, true] {
+            lost(match stale.lease.begin().await {
+                Ok(mut tx) => {
+                    S::write(&mut tx).await;
+                    if completes {
+                        stale.lease.complete(Some(tx), &outcome("stale")).await
+                    } else {
+                        stale.lease.record(Some(tx), &transaction(1, "stale")).await
+                    }
+                }
+                Err(error) => Err(error),
+            });
+        }
         lost(stale.lease.record(None, &transaction(1, "stale")).await);
         lost(stale.lease.complete(None, &outcome("stale")).await);
         lost(stale.lease.release().await);

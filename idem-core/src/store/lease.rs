@@ -50,7 +50,8 @@ pub trait Lease: Clone + Send + Sync + 'static {
     /// [`Kind::LeaseLost`](crate::Kind::LeaseLost), and the errors of the store.
     fn renew(&self) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// Begins a transaction for a step, and checks in it that the lease is held.
+    /// Begins a transaction for a step. It may check that the lease is held. [`record`](Self::record) and
+    /// [`complete`](Self::complete) have to: a lost lease keeps nothing.
     ///
     /// # Errors
     /// As for [`renew`](Self::renew).

@@ -35,7 +35,7 @@ impl Database for SqliteStore {
     }
 
     async fn begin(&self) -> Result<Session, Error> {
-        Session::begin(self.pool()).await
+        Session::begin_on(self.connection().await?).await
     }
 
     async fn begin_renewal(&self) -> Result<Session, Error> {
@@ -92,7 +92,7 @@ impl Database for SqliteStore {
         _tries: usize,
     ) -> Result<Looked<Reader>, Error> {
         let asked = Asked { request, digest, is_compared: intent == Intent::Run };
-        let connection = match self.inner().running.acquire(self.pool(), asked).await? {
+        let connection = match self.connection_for(asked).await? {
             ControlFlow::Continue(connection) => connection,
             ControlFlow::Break(kind) => return Ok(ControlFlow::Break(kind)),
         };

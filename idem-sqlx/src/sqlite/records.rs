@@ -25,25 +25,23 @@ pub(super) enum Met {
 }
 
 impl Records {
-    /// Looks a request up, and inserts its running record if there is none. It never waits for the write lock: it fails
-    /// if a writer has it.
+    /// Looks a request up, and inserts its running record if there is none. It never waits for the write lock. `None` if
+    /// a writer has the lock, or if something is wrong: under the lock it comes again.
     pub(super) async fn find_or_insert(
         self,
         connection: &mut SqliteConnection,
         request: &Request,
         claim: Claim,
-    ) -> sqlx::Result<Result<Met, Error>> {
+    ) -> Option<Met> {
         // sqlx stops at the first row, so what follows a record is not executed.
         static FIND_OR_INSERT: LazyLock<String> = LazyLock::new(|| format!("{FIND_EXISTING};{INSERT}\nRETURNING 1"));
         let query = bind_insert(sqlx::query(FIND_OR_INSERT.as_str()), request, claim);
-        let row = query.fetch_one(connection).await?;
+        let row = query.fetch_one(connection).await.ok()?;
         if row.len() == 1 {
-            return Ok(Ok(Met::Nobody));
+            return Some(Met::Nobody);
         }
-        Ok(read(&row).and_then(|(record, now)| match record {
-            Some(record) => Ok(Met::Record(record, now)),
-            None => Err(Error::new(Kind::RecordUnreadable)),
-        }))
+        let (record, now) = read(&row).ok()?;
+        record.map(|record| Met::Record(record, now))
     }
 
     /// Inserts the running record. If a row was inserted, the claimant runs: the primary key is the arbiter.

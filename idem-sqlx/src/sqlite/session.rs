@@ -152,7 +152,9 @@ impl Session {
     /// Writes the end of a run and commits it. [`commit`](Self::commit) tells the answer to the COMMIT again.
     pub(super) async fn finish(&mut self, query: Query<'_, Sqlite, SqliteArguments>, ending: &Ending) -> Finished {
         if self.has_open_savepoint() {
-            // The handler's savepoint is the lesser fault: it is reported only if the transaction is still the session's.
+            // sqlx rolls back what it counts, while it is there: the check ends all savepoints of the handler.
+            while self.has_open_savepoint() && Manager::rollback(self.connection()).await.is_ok() {}
+            // The open savepoint is the lesser fault: it is reported only if the transaction is still the session's.
             self.check().await.map_err(Unfinished::Failed)?;
             return Err(Unfinished::Commit(CommitFailed::SavepointOpen));
         }
@@ -208,8 +210,8 @@ impl Session {
         Manager::get_transaction_depth(self.connection()) != 1
     }
 
-    /// Gives back the connection of a session that has [finished](Self::finish). The empty transaction that is still
-    /// open is rolled back in a task: nobody has to wait for that.
+    /// Gives back the connection of a session that has [finished](Self::finish) or only read. The transaction that is
+    /// still open is rolled back in a task: nobody has to wait for that.
     pub(super) fn leave(mut self) {
         let Some(connection) = self.connection.take() else { return };
         let leaving = RollingBack(Some(connection));
@@ -350,4 +352,81 @@ async fn roll_back(connection: &mut SqliteConnection) -> sqlx::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use sqlx::Connection;
+    use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
+
+    use super::*;
+
+    async fn pool() -> SqlitePool {
+        // Without a deadline a test could wait for a connection that never comes back.
+        let pool = SqlitePoolOptions::new().max_connections(1).connect_with(SqliteConnectOptions::new()).await;
+        let pool = pool.expect("a database in memory");
+        let tables = "CREATE TABLE parents (id integer PRIMARY KEY);
+            CREATE TABLE rows (id integer PRIMARY KEY, parent REFERENCES parents DEFERRABLE INITIALLY DEFERRED)";
+        pool.execute(tables).await.expect("tables");
+        pool
+    }
+
+    fn ending(writes: &str) -> &'static Ending {
+        Box::leak(Box::new(Ending::new(writes)))
+    }
+
+    async fn rows(pool: &SqlitePool) -> i64 {
+        sqlx::query_scalar("SELECT count(*) FROM rows").fetch_one(pool).await.expect("a number")
+    }
+
+    fn name(finished: &Finished) -> &'static str {
+        match finished {
+            Ok(()) => "committed",
+            Err(Unfinished::Failed(_)) => "failed",
+            Err(Unfinished::NotHeld) => "not held",
+            Err(Unfinished::Commit(CommitFailed::SavepointOpen)) => "savepoint open",
+            Err(Unfinished::Commit(CommitFailed::Refused(_))) => "refused",
+            Err(Unfinished::Commit(CommitFailed::Unknown(_))) => "unknown",
+        }
+    }
+
+    #[tokio::test]
+    async fn r16_an_ending_commits_one_row_or_nothing_and_says_what_failed() {
+        let table = [
+            ("committed", "RELEASE idem_run; INSERT INTO rows (id) VALUES (1)", 1),
+            // The last statement counts, and no other.
+            ("committed", "RELEASE idem_run; DELETE FROM rows WHERE id = 7; INSERT INTO rows (id) VALUES (1)", 1),
+            ("not held", "RELEASE idem_run; INSERT INTO rows (id) VALUES (1); DELETE FROM rows WHERE id = 7", 0),
+            ("not held", "RELEASE idem_run; INSERT INTO rows (id) VALUES (1), (2)", 0),
+            ("failed", "RELEASE another; INSERT INTO rows (id) VALUES (1)", 0),
+            ("failed", "RELEASE idem_run; INSERT INTO rows (id) VALUES (1); INSERT INTO rows (id) VALUES (1)", 0),
+            ("failed", "RELEASE idem_run; INSERT INTO absent VALUES (1)", 0),
+            ("refused", "RELEASE idem_run; INSERT INTO rows (parent) VALUES (1)", 0),
+        ];
+        for (expected, writes, kept) in table {
+            let pool = pool().await;
+            let mut session = Session::begin(&pool).await.expect("begun");
+            let ending = ending(writes);
+            let finished = session.finish(ending.query(), ending).await;
+            assert_eq!(name(&finished), expected, "{writes}");
+            // As a flow does: what is not committed is rolled back.
+            drop(session);
+            assert_eq!(rows(&pool).await, kept, "{writes}");
+            let mut next = pool.acquire().await.expect("a connection");
+            assert_eq!(Manager::get_transaction_depth(&next), 0, "{writes}");
+            next.execute("BEGIN; ROLLBACK").await.expect("no transaction is open");
+        }
+    }
+
+    #[tokio::test]
+    async fn r16_an_ending_does_not_commit_into_a_savepoint_that_was_left_open() {
+        let pool = pool().await;
+        let mut session = Session::begin(&pool).await.expect("begun");
+        std::mem::forget(session.connection().begin().await.expect("a savepoint"));
+        let ending = ending("RELEASE idem_run; INSERT INTO rows (id) VALUES (1)");
+        let finished = session.finish(ending.query(), ending).await;
+        assert_eq!(name(&finished), "savepoint open");
+        drop(session);
+        assert_eq!(rows(&pool).await, 0);
+    }
 }

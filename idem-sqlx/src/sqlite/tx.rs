@@ -119,7 +119,7 @@ impl Context for SqliteTx {
         request.check_ttl()?;
         let digest = request.identity.digest();
         let asked = Asked { request, digest: &digest, is_compared: true };
-        let connection = match store.inner().running.acquire(store.pool(), asked).await? {
+        let connection = match store.connection_for(asked).await? {
             ControlFlow::Continue(connection) => connection,
             ControlFlow::Break(kind) => return Ok(Claimed::Refuse(kind)),
         };
@@ -142,7 +142,10 @@ impl Context for SqliteTx {
         let (mut tx, tried) = if looks_first {
             Self::claim_in_turn(store, reader.begin().await?, request, claim).await?
         } else {
-            Self::claim_at_once(store, reader, request, claim).await?
+            match Self::claim_at_once(store, reader, request, claim).await? {
+                ControlFlow::Continue(tried) => tried,
+                ControlFlow::Break(answer) => return Ok(answer),
+            }
         };
         match tried {
             Tried::Run => {
@@ -215,7 +218,7 @@ impl Transaction for SqliteTx {
 
 impl SqliteTx {
     pub(super) async fn open(store: &SqliteStore) -> Result<Self, Error> {
-        let session = Session::begin(&store.inner().pool).await?;
+        let session = Session::begin_on(store.connection().await?).await?;
         Ok(Self { store: store.clone(), session: Some(session), run: None })
     }
 
@@ -233,28 +236,32 @@ impl SqliteTx {
         })
     }
 
-    /// Looks the request up and claims it by one statement, if no writer has the lock.
+    /// Looks the request up, and claims it by the same message if no writer has the lock. Breaks if there is an answer,
+    /// which needs no lock.
     async fn claim_at_once(
         store: &SqliteStore,
         reader: Reader,
         request: &Request,
         claim: Claim,
-    ) -> Result<(Self, Tried), Error> {
+    ) -> Result<ControlFlow<Claimed<Self>, (Self, Tried)>, Error> {
         let mut session = Session::begin_without_lock(reader.into_connection()).await?;
-        let tried = match store.inner().records.find_or_insert(session.connection(), request, claim).await {
-            Ok(Ok(Met::Nobody)) => Tried::Run,
-            Ok(Ok(Met::Record(record, now))) => match decide(Some(&record), request, now) {
-                Decision::Replay(reply) => Tried::Replay(reply),
-                Decision::Refuse(kind) => Tried::Refuse(kind),
-                Decision::Claim | Decision::Replace(_) => {
-                    return Self::claim_again(store, session, request, claim).await;
-                }
+        let answer = match store.inner().records.find_or_insert(session.connection(), request, claim).await {
+            Some(Met::Nobody) => {
+                let tx = Self { store: store.clone(), session: Some(session), run: None };
+                return Ok(ControlFlow::Continue((tx, Tried::Run)));
+            }
+            Some(Met::Record(record, now)) => match decide(Some(&record), request, now) {
+                Decision::Replay(reply) => Some(Claimed::Replay(reply)),
+                Decision::Refuse(kind) => Some(Claimed::Refuse(kind)),
+                Decision::Claim | Decision::Replace(_) => None,
             },
-            Ok(Err(error)) => return Err(error),
-            // A writer has the lock. Any other error comes again.
-            Err(_) => return Self::claim_again(store, session, request, claim).await,
+            None => None,
         };
-        Ok((Self { store: store.clone(), session: Some(session), run: None }, tried))
+        let Some(answer) = answer else {
+            return Self::claim_again(store, session, request, claim).await.map(ControlFlow::Continue);
+        };
+        session.leave();
+        Ok(ControlFlow::Break(answer))
     }
 
     /// Waits for the write lock. In a box, so that the future of every claim does not grow by it.
