@@ -68,7 +68,6 @@ mod migrate;
 mod migrations;
 #[cfg(feature = "postgres")]
 mod postgres;
-#[cfg(feature = "postgres")]
 mod recent;
 mod release_on_drop;
 mod retry;

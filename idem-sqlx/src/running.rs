@@ -145,9 +145,15 @@ pub(crate) struct Entered {
 }
 
 impl Entered {
-    #[cfg(feature = "postgres")]
     pub(crate) fn digest(&self) -> &Digest {
         &self.digest
+    }
+
+    /// Whether no other request claims, or runs in one transaction.
+    #[cfg(feature = "sqlite")]
+    pub(crate) fn is_alone(&self) -> bool {
+        let table = self.running.table();
+        table.places.values().all(|place| place.state == State::Leased || place.number == self.number)
     }
 
     /// Notes that the primary key has let this request run.

@@ -210,6 +210,8 @@ pub(crate) struct Sqlite {
     _folder: TempDir,
     pool: SqlitePool,
     app: Router,
+    /// The same over a store that does not let the pool ask for a sign of life.
+    unasked: Router,
 }
 
 impl Sqlite {
@@ -225,16 +227,21 @@ impl Sqlite {
         let store = SqliteStore::new(pool.clone());
         store.migrate().await.expect("the store's tables");
         sqlx::raw_sql(SQLITE_TABLES).execute(&pool).await.expect("the application's tables");
-        let app = Router::new()
-            .route("/bare", post(sqlite::bare))
-            .route("/bound", post(sqlite::bound))
-            .route("/by-hand", post(sqlite::by_hand))
-            .route("/attribute", post(sqlite::attribute))
-            .route("/leased-by-hand", post(sqlite::leased_by_hand))
-            .route("/leased", post(sqlite::leased))
-            .route("/leased-step", post(sqlite::leased_step))
-            .with_state(sqlite::App { pool: pool.clone(), store });
-        Self { _folder: folder, pool, app }
+        let app = |store| {
+            let pool = pool.clone();
+            Router::new()
+                .route("/bare", post(sqlite::bare))
+                .route("/bound", post(sqlite::bound))
+                .route("/by-hand", post(sqlite::by_hand))
+                .route("/attribute", post(sqlite::attribute))
+                .route("/leased-by-hand", post(sqlite::leased_by_hand))
+                .route("/leased", post(sqlite::leased))
+                .route("/leased-step", post(sqlite::leased_step))
+                .with_state(sqlite::App { pool, store })
+        };
+        let unasked = SqliteStore::builder(pool.clone()).ping(false).build();
+        let (app, unasked) = (app(store), app(unasked));
+        Self { _folder: folder, pool, app, unasked }
     }
 }
 
@@ -250,7 +257,9 @@ impl Database for Sqlite {
             variant("bound", "/bound", Keys::Fresh),
             variant("by hand", "/by-hand", Keys::Fresh),
             variant("attribute", "/attribute", Keys::Fresh),
+            Variant { app: self.unasked.clone(), ..variant("attribute, no ping", "/attribute", Keys::Fresh) },
             variant("its replay", "/attribute", Keys::Again),
+            variant("its replay, elsewhere", "/attribute", Keys::Finished),
             variant("leased by hand", "/leased-by-hand", Keys::Fresh),
             variant("leased, no step", "/leased", Keys::Fresh),
             variant("leased, one step", "/leased-step", Keys::Fresh),

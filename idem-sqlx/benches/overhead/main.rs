@@ -49,7 +49,7 @@ async fn main() {
     measure_both(&sqlite, [1, 8], &wanted, effort, &mut measured).await;
 
     println!("\n{}", table::ratios(&measured, "bare"));
-    let attribute = &["attribute", "attribute, idle limit"][..];
+    let attribute = &["attribute", "attribute, idle limit", "attribute, no ping"][..];
     let leased = &["leased, no step", "leased, one step"][..];
     for (baseline, names) in [("bound", attribute), ("by hand", attribute), ("leased by hand", leased)] {
         println!("{}", table::against(&measured, baseline, names));

@@ -9,7 +9,7 @@ use idem_core::store::{Abandoned, Claim, Entry, Intent, LeaseTerms, Outcome, Pla
 use idem_core::{Error, Identity, Request};
 
 use super::error::{has_no_savepoint, is_answer};
-use super::session::{Reader, Session};
+use super::session::{Reader, Session, Unfinished};
 use super::store::SqliteStore;
 use super::tx::SqliteTx;
 use crate::database::{CommitFailed, Database, Found, Leased, Looked, Over, Written};
@@ -35,7 +35,7 @@ impl Database for SqliteStore {
     }
 
     async fn begin(&self) -> Result<Session, Error> {
-        Session::begin(self.pool()).await
+        Session::begin_on(self.connection().await?).await
     }
 
     async fn begin_renewal(&self) -> Result<Session, Error> {
@@ -92,7 +92,7 @@ impl Database for SqliteStore {
         _tries: usize,
     ) -> Result<Looked<Reader>, Error> {
         let asked = Asked { request, digest, is_compared: intent == Intent::Run };
-        let connection = match self.inner().running.acquire(self.pool(), asked).await? {
+        let connection = match self.connection_for(asked).await? {
             ControlFlow::Continue(connection) => connection,
             ControlFlow::Break(kind) => return Ok(ControlFlow::Break(kind)),
         };
@@ -161,10 +161,9 @@ impl Database for SqliteStore {
         self.inner().records.abandoned(&mut reader, operation, after).await.map_err(store_error)
     }
 
-    async fn begin_step(&self, identity: &Identity, claim: Claim) -> Result<Option<SqliteTx>, Error> {
-        let mut tx = SqliteTx::open(self).await?;
-        let held = self.inner().records.is_held(&mut tx, identity, claim).await.map_err(store_error)?;
-        Ok(held.then_some(tx))
+    /// Does not look at the lease: the step's last statement does, and nobody else writes until then.
+    async fn begin_step(&self, _identity: &Identity, _claim: Claim) -> Result<Option<SqliteTx>, Error> {
+        SqliteTx::open(self).await.map(Some)
     }
 
     async fn begin_alone(&self) -> Result<SqliteTx, Error> {
@@ -179,8 +178,8 @@ impl Database for SqliteStore {
         terms: &LeaseTerms,
         entry: &Entry,
     ) -> Result<Written, Error> {
-        let written = self.inner().records.record_entry(tx, request, claim, terms, entry).await;
-        written_in(tx, written).await
+        let finished = self.inner().records.record_entry(tx.session(), request, claim, terms, entry).await;
+        written_in(tx, finished).await
     }
 
     async fn complete_leased(
@@ -190,8 +189,8 @@ impl Database for SqliteStore {
         claim: Claim,
         outcome: &Outcome,
     ) -> Result<Written, Error> {
-        let written = self.inner().records.complete_leased(tx, request, claim, outcome).await;
-        written_in(tx, written).await
+        let finished = self.inner().records.complete_leased(tx.session(), request, claim, outcome).await;
+        written_in(tx, finished).await
     }
 
     async fn roll_back(&self, mut tx: SqliteTx) -> bool {
@@ -218,14 +217,18 @@ impl Database for SqliteStore {
     }
 }
 
-async fn written_in(tx: &mut SqliteTx, is_written: sqlx::Result<bool>) -> Result<Written, Error> {
-    match is_written {
-        Ok(true) => Ok(Written::Kept),
-        Ok(false) => Ok(Written::NotHeld),
+/// A COMMIT has been sent with what was written. [`Database::commit`] tells its answer.
+async fn written_in(tx: &mut SqliteTx, finished: Result<(), Unfinished>) -> Result<Written, Error> {
+    let committed = match finished {
+        Ok(()) => Ok(()),
+        Err(Unfinished::Commit(failed)) => Err(failed),
+        Err(Unfinished::NotHeld) => return Ok(Written::NotHeld),
         // The code can also mean another SQL error. The second savepoint tells the two apart.
-        Err(error) if has_no_savepoint(&error) && !is_whole(tx).await => Ok(Written::Ended),
-        Err(error) => Err(store_error(error)),
-    }
+        Err(Unfinished::Failed(error)) if has_no_savepoint(&error) && !is_whole(tx).await => return Ok(Written::Ended),
+        Err(Unfinished::Failed(error)) => return Err(store_error(error)),
+    };
+    tx.session().note(committed);
+    Ok(Written::Kept)
 }
 
 /// Whether a step's transaction is still the one that was begun: otherwise its savepoint is gone. A transaction that

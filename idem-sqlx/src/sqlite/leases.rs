@@ -13,7 +13,7 @@ use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteRow};
 use sqlx::{FromRow, Row, Sqlite};
 
 use super::records::{Records, bind_identity, microseconds};
-use super::session::{Reader, alone};
+use super::session::{Ending, Reader, Session, Unfinished, alone};
 use crate::error::store_error;
 use crate::row::{self, EntryColumns, EntryRow};
 
@@ -94,30 +94,20 @@ impl Records {
         Ok(query.execute(connection).await?.rows_affected() == 1)
     }
 
-    /// Whether the lease is held.
-    pub(super) async fn is_held(
-        self,
-        connection: &mut SqliteConnection,
-        identity: &Identity,
-        claim: Claim,
-    ) -> sqlx::Result<bool> {
-        let query = bind_held(sqlx::query(HELD), identity, claim);
-        Ok(query.fetch_optional(connection).await?.is_some())
-    }
-
-    /// Renews the lease and records an entry, once. Returns false if the lease is lost. Fails if the transaction is no
-    /// longer the session's.
+    /// Renews the lease, records an entry once, and commits. Does not find the lease held if it is lost. Fails if the
+    /// transaction is no longer the session's.
     pub(super) async fn record_entry(
         self,
-        connection: &mut SqliteConnection,
+        session: &mut Session,
         request: &Request,
         claim: Claim,
         terms: &LeaseTerms,
         entry: &Entry,
-    ) -> sqlx::Result<bool> {
+    ) -> Result<(), Unfinished> {
+        static ENDING: LazyLock<Ending> = LazyLock::new(|| Ending::new(RECORD_ENTRY));
         let rejected = (entry.kind == EntryKind::REJECTION).then_some(row::UNDOING);
         let row = EntryRow::of(entry);
-        let query = bind_held(sqlx::query(RECORD_ENTRY), &request.identity, claim)
+        let query = bind_held(ENDING.query(), &request.identity, claim)
             .bind(microseconds(terms.duration))
             .bind(microseconds(terms.duration.saturating_add(request.ttl)))
             .bind(rejected)
@@ -131,27 +121,27 @@ impl Records {
             .bind(row.undoes)
             .bind(EntryKind::CALL_STARTED.0)
             .bind(EntryKind::REJECTION.0);
-        Ok(query.fetch_all(connection).await?.len() == 1)
+        session.finish(query, &ENDING).await
     }
 
-    /// Completes the record and removes its journal. Returns false or fails as [`record_entry`](Self::record_entry)
-    /// does.
+    /// Completes the record, removes its journal, and commits. Fails as [`record_entry`](Self::record_entry) does.
     pub(super) async fn complete_leased(
         self,
-        connection: &mut SqliteConnection,
+        session: &mut Session,
         request: &Request,
         claim: Claim,
         outcome: &Outcome,
-    ) -> sqlx::Result<bool> {
+    ) -> Result<(), Unfinished> {
+        static ENDING: LazyLock<Ending> = LazyLock::new(|| Ending::new(COMPLETE_LEASED));
         let (state, format, status, headers, body) = row::written(outcome);
-        let query = bind_held(sqlx::query(COMPLETE_LEASED), &request.identity, claim)
+        let query = bind_held(ENDING.query(), &request.identity, claim)
             .bind(microseconds(request.ttl))
             .bind(state)
             .bind(format)
             .bind(status)
             .bind(headers)
             .bind(body);
-        Ok(query.fetch_all(connection).await?.len() == 1)
+        session.finish(query, &ENDING).await
     }
 
     /// Ends the lease and keeps the journal. `nobodys` replaces the claim, so that a renewal on its way cannot revive
@@ -362,15 +352,6 @@ WHERE scope = $1
     AND claim = $4
     AND state >= $5";
 
-const HELD: &str = "
-SELECT 1
-FROM main.idem_records
-WHERE scope = $1
-    AND operation = $2
-    AND key_hash = $3
-    AND claim = $4
-    AND state >= $5";
-
 /// A rejected record must not expire before it is undone: a hundred years are as good as never. The entry's position
 /// may already hold the call that was started, or the same entry if its COMMIT got no answer.
 const RECORD_ENTRY: &str = "
@@ -406,11 +387,15 @@ SET name = excluded.name,
     attempt = excluded.attempt,
     created_at = excluded.created_at
 WHERE entry.kind = $17 AND (entry.name = excluded.name OR excluded.kind = $18)
-    OR entry.claim = excluded.claim AND entry.name = excluded.name AND entry.kind = excluded.kind
-RETURNING 1";
+    OR entry.claim = excluded.claim AND entry.name = excluded.name AND entry.kind = excluded.kind";
 
+/// The update is the last statement: only a lease that is held may lose its journal.
 const COMPLETE_LEASED: &str = "
 RELEASE idem_run;
+DELETE FROM main.idem_journal
+WHERE scope = $1
+    AND operation = $2
+    AND key_hash = $3;
 UPDATE main.idem_records
 SET state = $7,
     format = $8,
@@ -425,12 +410,7 @@ WHERE scope = $1
     AND operation = $2
     AND key_hash = $3
     AND claim = $4
-    AND state >= $5
-RETURNING 1;
-DELETE FROM main.idem_journal
-WHERE scope = $1
-    AND operation = $2
-    AND key_hash = $3";
+    AND state >= $5";
 
 const RELEASE: &str = "
 UPDATE main.idem_records

@@ -8,16 +8,42 @@ use idem_core::store::{Claim, Outcome, Record, Timestamp};
 use idem_core::{Error, Identity, Kind, Request};
 use sqlx::query::Query;
 use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteRow};
-use sqlx::{FromRow, Sqlite};
+use sqlx::{FromRow, Row, Sqlite};
 
-use super::session::{Reader, alone};
+use super::session::{Ending, Reader, Session, Unfinished, alone};
 use crate::row::{self, Columns};
 
 /// The statements on records and leases.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Records;
 
+/// What became of a request that was looked up and claimed by one text.
+pub(super) enum Met {
+    /// There was no record: the running record is inserted.
+    Nobody,
+    Record(Record, Timestamp),
+}
+
 impl Records {
+    /// Looks a request up, and inserts its running record if there is none. It never waits for the write lock. `None` if
+    /// a writer has the lock, or if something is wrong: under the lock it comes again.
+    pub(super) async fn find_or_insert(
+        self,
+        connection: &mut SqliteConnection,
+        request: &Request,
+        claim: Claim,
+    ) -> Option<Met> {
+        // sqlx stops at the first row, so what follows a record is not executed.
+        static FIND_OR_INSERT: LazyLock<String> = LazyLock::new(|| format!("{FIND_EXISTING};{INSERT}\nRETURNING 1"));
+        let query = bind_insert(sqlx::query(FIND_OR_INSERT.as_str()), request, claim);
+        let row = query.fetch_one(connection).await.ok()?;
+        if row.len() == 1 {
+            return Some(Met::Nobody);
+        }
+        let (record, now) = read(&row).ok()?;
+        record.map(|record| Met::Record(record, now))
+    }
+
     /// Inserts the running record. If a row was inserted, the claimant runs: the primary key is the arbiter.
     pub(super) async fn insert(
         self,
@@ -25,11 +51,7 @@ impl Records {
         request: &Request,
         claim: Claim,
     ) -> sqlx::Result<bool> {
-        let query = bind_identity(sqlx::query(INSERT), &request.identity)
-            .bind(request.fingerprint.as_bytes().as_slice())
-            .bind(row::RUNNING)
-            .bind(claim.as_bytes().as_slice())
-            .bind(microseconds(request.ttl));
+        let query = bind_insert(sqlx::query(INSERT), request, claim);
         Ok(query.execute(connection).await?.rows_affected() == 1)
     }
 
@@ -41,12 +63,7 @@ impl Records {
         claim: Claim,
         expired: Claim,
     ) -> sqlx::Result<bool> {
-        let query = bind_identity(sqlx::query(REPLACE), &request.identity)
-            .bind(request.fingerprint.as_bytes().as_slice())
-            .bind(row::RUNNING)
-            .bind(claim.as_bytes().as_slice())
-            .bind(microseconds(request.ttl))
-            .bind(expired.as_bytes().as_slice());
+        let query = bind_insert(sqlx::query(REPLACE), request, claim).bind(expired.as_bytes().as_slice());
         Ok(query.fetch_all(connection).await?.len() == 1)
     }
 
@@ -72,19 +89,20 @@ impl Records {
         read(&row)
     }
 
-    /// Completes the record that this transaction claimed. Returns false, or fails on the savepoint
-    /// ([`has_no_savepoint`](super::error::has_no_savepoint)), if this is no longer that transaction.
+    /// Completes the record that this transaction claimed, and commits. Does not find the record held, or fails on the
+    /// savepoint ([`has_no_savepoint`](super::error::has_no_savepoint)), if this is no longer that transaction.
     pub(super) async fn complete(
         self,
-        connection: &mut SqliteConnection,
+        session: &mut Session,
         identity: &Identity,
         claim: Claim,
         outcome: &Outcome,
         elapsed: Duration,
         late: Duration,
-    ) -> sqlx::Result<bool> {
+    ) -> Result<(), Unfinished> {
+        static ENDING: LazyLock<Ending> = LazyLock::new(|| Ending::new(COMPLETE));
         let (state, format, status, headers, body) = row::written(outcome);
-        let query = bind_identity(sqlx::query(COMPLETE), identity)
+        let query = bind_identity(ENDING.query(), identity)
             .bind(claim.as_bytes().as_slice())
             .bind(state)
             .bind(format)
@@ -93,9 +111,21 @@ impl Records {
             .bind(body)
             .bind(microseconds(elapsed))
             .bind(microseconds(late));
-        // Counts rows, because `rows_affected` would count the handler's last statement again.
-        Ok(query.fetch_all(connection).await?.len() == 1)
+        session.finish(query, &ENDING).await
     }
+}
+
+/// $1 to $7: the identity, the fingerprint, the state, the claim, and how long the record lives.
+fn bind_insert<'q>(
+    query: Query<'q, Sqlite, SqliteArguments>,
+    request: &Request,
+    claim: Claim,
+) -> Query<'q, Sqlite, SqliteArguments> {
+    bind_identity(query, &request.identity)
+        .bind(request.fingerprint.as_bytes().as_slice())
+        .bind(row::RUNNING)
+        .bind(claim.as_bytes().as_slice())
+        .bind(microseconds(request.ttl))
 }
 
 pub(super) fn bind_identity<'q>(
@@ -158,9 +188,11 @@ WHERE scope = $1
         SELECT 1 FROM main.idem_records WHERE scope = $1 AND operation = $2 AND key_hash = $3 AND claim = $6
     )";
 
-/// Always one row: without a record, `expires_at` is NULL. An operator may have set a time that is no integer: `9e999` is
-/// as late as there is.
-const FIND: &str = "
+/// An operator may have set a time that is no integer: `9e999` is as late as there is.
+macro_rules! find {
+    ($join:literal) => {
+        concat!(
+            "
 SELECT record.fingerprint, record.state, record.claim, record.format, record.status, record.headers, record.body,
     CASE typeof(record.expires_at) WHEN 'real' THEN CAST(record.expires_at AS INTEGER) ELSE record.expires_at END,
     record.lease_until,
@@ -168,10 +200,21 @@ SELECT record.fingerprint, record.state, record.claim, record.format, record.sta
     record.released,
     time.now
 FROM (SELECT CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER) AS now) AS time
-LEFT JOIN main.idem_records AS record
+",
+            $join,
+            " main.idem_records AS record
     ON record.scope = $1
     AND record.operation = $2
-    AND record.key_hash = $3";
+    AND record.key_hash = $3"
+        )
+    };
+}
+
+/// Always one row: without a record, `expires_at` is NULL.
+const FIND: &str = find!("LEFT JOIN");
+
+/// No row without a record.
+const FIND_EXISTING: &str = find!("JOIN");
 
 /// The savepoint exists only in the transaction that claimed.
 const COMPLETE: &str = "
@@ -188,5 +231,4 @@ WHERE scope = $1
     AND operation = $2
     AND key_hash = $3
     AND claim = $4
-    AND completed_at IS NULL
-RETURNING 1";
+    AND completed_at IS NULL";

@@ -1,14 +1,19 @@
 //! The store and its builder.
 
 use std::fmt;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
 use idem_core::store::{DEFAULT_DEADLINE, Runs, Store};
+use idem_core::{Error, Kind};
+use sqlx::pool::PoolConnection;
 use sqlx::{Sqlite, SqlitePool};
 
 use super::records::Records;
-use crate::running::Running;
+use crate::error::not_begun;
+use crate::recent::RecentlyFinished;
+use crate::running::{Asked, Running};
 use crate::spare::Spare;
 
 /// Keeps records in an SQLite file, beside the application's own tables.
@@ -42,8 +47,11 @@ pub struct SqliteStore(Arc<Inner>);
 
 pub(super) struct Inner {
     pub(super) pool: SqlitePool,
+    /// Whether the pool asks a connection for a sign of life, and calls its hook.
+    ping: bool,
     pub(super) records: Records,
     pub(super) running: Running,
+    pub(super) recent: RecentlyFinished,
     pub(super) spare: Spare<Sqlite>,
     pub(super) commit_deadline: Duration,
     reply_limit: usize,
@@ -66,6 +74,7 @@ impl SqliteStore {
             reply_limit: 1024 * 1024,
             deadline: DEFAULT_DEADLINE,
             commit_deadline: Duration::from_secs(10),
+            ping: true,
         }
     }
 
@@ -89,6 +98,33 @@ impl SqliteStore {
 
     pub(super) fn inner(&self) -> &Inner {
         &self.0
+    }
+
+    /// A connection of the pool.
+    pub(super) async fn connection(&self) -> Result<PoolConnection<Sqlite>, Error> {
+        match self.idle_connection() {
+            Some(connection) => Ok(connection),
+            None => self.pool().acquire().await.map_err(not_begun),
+        }
+    }
+
+    /// A connection for a request, or what an active run of this process means for it.
+    pub(super) async fn connection_for(
+        &self,
+        asked: Asked<'_>,
+    ) -> Result<ControlFlow<Kind, PoolConnection<Sqlite>>, Error> {
+        if let Some(kind) = self.0.running.answer(self.pool(), asked) {
+            return Ok(ControlFlow::Break(kind));
+        }
+        match self.idle_connection() {
+            Some(connection) => Ok(ControlFlow::Continue(connection)),
+            None => self.0.running.acquire(self.pool(), asked).await,
+        }
+    }
+
+    /// An idle connection that was not asked for a sign of life.
+    fn idle_connection(&self) -> Option<PoolConnection<Sqlite>> {
+        if self.0.ping { None } else { self.0.pool.try_acquire() }
     }
 }
 
@@ -119,6 +155,7 @@ pub struct SqliteStoreBuilder {
     reply_limit: usize,
     deadline: Duration,
     commit_deadline: Duration,
+    ping: bool,
 }
 
 impl SqliteStoreBuilder {
@@ -149,13 +186,38 @@ impl SqliteStoreBuilder {
         self
     }
 
+    /// Whether a pooled connection is asked for a sign of life before it is used. Default: as the pool is set.
+    ///
+    /// ```
+    /// # fn example(pool: sqlx::SqlitePool) {
+    /// use idem_sqlx::SqliteStore;
+    ///
+    /// let store = SqliteStore::builder(pool).ping(false).build();
+    /// # }
+    /// ```
+    ///
+    /// A connection to SQLite is a thread of this process, and each statement is a message to that thread. So is the
+    /// ping: with `false` a request sends three messages of its own instead of four. If the thread has ended, which
+    /// takes a panic in sqlx, the request gets `store_unavailable` and its connection is closed.
+    ///
+    /// Do not set it if the pool has a `before_acquire` hook: an idle connection is taken by `Pool::try_acquire`, which
+    /// does not call the hook. The store cannot see whether there is a hook, so this is not the default. A pool with
+    /// `test_before_acquire(false)` keeps its hook and saves the same message, for your own statements, too.
+    #[must_use]
+    pub fn ping(mut self, ping: bool) -> Self {
+        self.ping = ping;
+        self
+    }
+
     /// The store.
     #[must_use]
     pub fn build(self) -> SqliteStore {
         SqliteStore(Arc::new(Inner {
             pool: self.pool,
+            ping: self.ping,
             records: Records,
             running: Running::default(),
+            recent: RecentlyFinished::new(),
             spare: Spare::new(),
             commit_deadline: self.commit_deadline,
             reply_limit: self.reply_limit,

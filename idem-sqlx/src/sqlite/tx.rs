@@ -16,7 +16,8 @@ use sqlx::sqlite::{SqliteConnection, SqliteQueryResult, SqliteRow, SqliteStateme
 use sqlx::{Acquire, Either, Execute, Executor, SqlStr, Sqlite};
 
 use super::error::{has_no_savepoint, is_answer};
-use super::session::{Reader, Session};
+use super::records::Met;
+use super::session::{Reader, Session, Unfinished};
 use super::store::SqliteStore;
 use crate::database::CommitFailed;
 use crate::error::{caused, store_error};
@@ -62,7 +63,7 @@ struct Run {
     began: Instant,
     /// Other requests of this process see the run until this is dropped, which is after the end of its
     /// transaction.
-    _entered: Entered,
+    entered: Entered,
 }
 
 /// The outcome of one try to claim.
@@ -118,26 +119,38 @@ impl Context for SqliteTx {
         request.check_ttl()?;
         let digest = request.identity.digest();
         let asked = Asked { request, digest: &digest, is_compared: true };
-        let connection = match store.inner().running.acquire(store.pool(), asked).await? {
+        let connection = match store.connection_for(asked).await? {
             ControlFlow::Continue(connection) => connection,
             ControlFlow::Break(kind) => return Ok(Claimed::Refuse(kind)),
         };
-        // A handler may hold the write lock for long. Reading a finished record does not need the lock.
+        let inner = store.inner();
         let mut reader = Reader::on(connection);
-        if let Some(begun) = Self::look_up(store, &mut reader, request).await? {
+        let entered = inner.running.enter_claiming(request, digest);
+        // A handler may hold the write lock for long. Reading a finished record does not need the lock.
+        let looks_first = match &entered {
+            Ok(entered) => inner.recent.contains(&digest) || !entered.is_alone(),
+            Err(_) => true,
+        };
+        if looks_first && let Some(begun) = Self::look_up(store, &mut reader, request).await? {
             return Ok(begun);
         }
-        let entered = match store.inner().running.enter_claiming(request, digest) {
+        let entered = match entered {
             Ok(entered) => entered,
             Err(kind) => return Ok(Claimed::Refuse(kind)),
         };
-        let session = reader.begin().await?;
-        let mut tx = Self { store: store.clone(), session: Some(session), run: None };
         let claim = Claim::random()?;
-        match tx.try_claim(request, claim).await? {
+        let (mut tx, tried) = if looks_first {
+            Self::claim_in_turn(store, reader.begin().await?, request, claim).await?
+        } else {
+            match Self::claim_at_once(store, reader, request, claim).await? {
+                ControlFlow::Continue(tried) => tried,
+                ControlFlow::Break(answer) => return Ok(answer),
+            }
+        };
+        match tried {
             Tried::Run => {
                 entered.won();
-                tx.run = Some(Run { request: request.clone(), claim, began: Instant::now(), _entered: entered });
+                tx.run = Some(Run { request: request.clone(), claim, began: Instant::now(), entered });
                 Ok(Claimed::Run(tx))
             }
             Tried::Replay(reply) => {
@@ -151,9 +164,8 @@ impl Context for SqliteTx {
         }
     }
 
-    async fn complete(mut self, outcome: &Outcome) -> Result<(), Error> {
-        self.write_outcome(outcome).await?;
-        self.commit_claimed().await
+    async fn complete(self, outcome: &Outcome) -> Result<(), Error> {
+        self.finish(outcome).await
     }
 
     async fn reject(mut self, outcome: &Outcome) -> Result<Rejected, Error> {
@@ -161,8 +173,7 @@ impl Context for SqliteTx {
         match self.try_claim(&run.request, run.claim).await? {
             Tried::Run => {
                 self.run = Some(run);
-                self.write_outcome(outcome).await?;
-                self.commit_claimed().await.map(|()| Rejected::Stored)
+                self.finish(outcome).await.map(|()| Rejected::Stored)
             }
             // Cannot happen here, because the write lock is held. A store without such a lock can see it.
             Tried::Replay(reply) => Ok(Rejected::Replay(reply)),
@@ -207,7 +218,7 @@ impl Transaction for SqliteTx {
 
 impl SqliteTx {
     pub(super) async fn open(store: &SqliteStore) -> Result<Self, Error> {
-        let session = Session::begin(&store.inner().pool).await?;
+        let session = Session::begin_on(store.connection().await?).await?;
         Ok(Self { store: store.clone(), session: Some(session), run: None })
     }
 
@@ -223,6 +234,56 @@ impl SqliteTx {
             Decision::Refuse(kind) => Some(Claimed::Refuse(kind)),
             Decision::Claim | Decision::Replace(_) => None,
         })
+    }
+
+    /// Looks the request up, and claims it by the same message if no writer has the lock. Breaks if there is an answer,
+    /// which needs no lock.
+    async fn claim_at_once(
+        store: &SqliteStore,
+        reader: Reader,
+        request: &Request,
+        claim: Claim,
+    ) -> Result<ControlFlow<Claimed<Self>, (Self, Tried)>, Error> {
+        let mut session = Session::begin_without_lock(reader.into_connection()).await?;
+        let answer = match store.inner().records.find_or_insert(session.connection(), request, claim).await {
+            Some(Met::Nobody) => {
+                let tx = Self { store: store.clone(), session: Some(session), run: None };
+                return Ok(ControlFlow::Continue((tx, Tried::Run)));
+            }
+            Some(Met::Record(record, now)) => match decide(Some(&record), request, now) {
+                Decision::Replay(reply) => Some(Claimed::Replay(reply)),
+                Decision::Refuse(kind) => Some(Claimed::Refuse(kind)),
+                Decision::Claim | Decision::Replace(_) => None,
+            },
+            None => None,
+        };
+        let Some(answer) = answer else {
+            return Self::claim_again(store, session, request, claim).await.map(ControlFlow::Continue);
+        };
+        session.leave();
+        Ok(ControlFlow::Break(answer))
+    }
+
+    /// Waits for the write lock. In a box, so that the future of every claim does not grow by it.
+    fn claim_again<'f>(
+        store: &'f SqliteStore,
+        session: Session,
+        request: &'f Request,
+        claim: Claim,
+    ) -> BoxFuture<'f, Result<(Self, Tried), Error>> {
+        Box::pin(async move { Self::claim_in_turn(store, session.begin_again().await?, request, claim).await })
+    }
+
+    /// Claims the request under the write lock.
+    async fn claim_in_turn(
+        store: &SqliteStore,
+        session: Session,
+        request: &Request,
+        claim: Claim,
+    ) -> Result<(Self, Tried), Error> {
+        let mut tx = Self { store: store.clone(), session: Some(session), run: None };
+        let tried = tx.try_claim(request, claim).await?;
+        Ok((tx, tried))
     }
 
     /// Claims the request in this transaction, or says why not.
@@ -252,35 +313,42 @@ impl SqliteTx {
         _ = settle::released(&self.store, rolled_back).await;
     }
 
-    /// Writes the completion. It is the last statement before COMMIT, so that an ended transaction is detected (rule
-    /// 16).
-    async fn write_outcome(&mut self, outcome: &Outcome) -> Result<(), Error> {
-        let records = self.store.inner().records;
-        let Self { session: Some(session), run: Some(run), .. } = self else { unreachable!("a recorded run") };
+    /// Writes the completion and commits. The completion is the last statement before COMMIT, so that an ended
+    /// transaction is detected (rule 16).
+    async fn finish(mut self, outcome: &Outcome) -> Result<(), Error> {
+        let inner = self.store.inner();
+        let (Some(session), Some(run)) = (&mut self.session, &self.run) else { unreachable!("a recorded run") };
         let elapsed = run.began.elapsed();
         let late = lateness(run.request.ttl, elapsed);
         let identity = &run.request.identity;
-        match records.complete(session.connection(), identity, run.claim, outcome, elapsed, late).await {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(self.ended().await),
+        let failed = match inner.records.complete(session, identity, run.claim, outcome, elapsed, late).await {
+            Ok(()) => {
+                inner.recent.insert(run.entered.digest());
+                self.take_session().leave();
+                self.run = None;
+                return Ok(());
+            }
+            Err(failed) => failed,
+        };
+        match failed {
+            Unfinished::NotHeld => Err(self.ended().await),
             // The code can also mean another SQL error, such as that of a trigger. The second savepoint tells the two
             // apart: asked for it, a transaction that is whole is rolled back to it.
-            Err(error) if has_no_savepoint(&error) && matches!(self.holds().await, Ok(false)) => {
+            Unfinished::Failed(error) if has_no_savepoint(&error) && matches!(self.holds().await, Ok(false)) => {
                 Err(self.ended().await)
             }
-            Err(error) => {
+            Unfinished::Failed(error) => {
                 let run = self.take_run();
                 self.take_session().rollback().await;
                 drop(run);
                 Err(store_error(error))
             }
+            Unfinished::Commit(failed) => {
+                let run = self.take_run();
+                drop(self.take_session());
+                find_out(&self.store, &run.request, run.claim, Err(failed)).await
+            }
         }
-    }
-
-    async fn commit_claimed(mut self) -> Result<(), Error> {
-        let (run, session) = (self.take_run(), self.take_session());
-        let committed = session.commit().await;
-        find_out(&self.store, &run.request, run.claim, committed).await
     }
 
     /// Rolls back the handler's writes and the claim, and keeps the transaction open.

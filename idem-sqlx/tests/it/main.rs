@@ -30,6 +30,7 @@ mod inherited;
 mod key;
 mod leases;
 mod load;
+mod messages;
 mod migrate;
 mod orders;
 mod pages;
