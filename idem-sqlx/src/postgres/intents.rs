@@ -210,7 +210,7 @@ impl Database for PgStore {
     ) -> Result<Written, Error> {
         let (leases, began) = (tx.leases().await?, tx.began);
         let written = leases.record_entry(&mut tx.in_time(), request, claim, terms, began, entry).await;
-        written_in(tx, written.map_err(store_error)?).await
+        written_in(tx, written).await
     }
 
     async fn complete_leased(
@@ -222,7 +222,7 @@ impl Database for PgStore {
     ) -> Result<Written, Error> {
         let (leases, began) = (tx.leases().await?, tx.began);
         let written = leases.complete_leased(&mut tx.in_time(), request, claim, began, outcome).await;
-        written_in(tx, written.map_err(store_error)?).await
+        written_in(tx, written).await
     }
 
     async fn roll_back(&self, mut tx: PgTx) -> bool {
@@ -263,13 +263,15 @@ impl PgStore {
 }
 
 /// If the last statement found no row, another attempt holds the lease, or the step ended the transaction that it was
-/// lent.
-async fn written_in(tx: &mut PgTx, is_written: bool) -> Result<Written, Error> {
-    Ok(match is_written {
-        true => Written::Kept,
-        false if is_whole(tx).await => Written::NotHeld,
-        false => Written::Ended,
-    })
+/// lent. After such an end the statement can also fail: a trigger may refuse it, and a pooler may send its two halves to
+/// two servers.
+async fn written_in(tx: &mut PgTx, is_written: sqlx::Result<bool>) -> Result<Written, Error> {
+    match is_written {
+        Ok(true) => Ok(Written::Kept),
+        Ok(false) if is_whole(tx).await => Ok(Written::NotHeld),
+        Err(error) if is_whole(tx).await => Err(store_error(error)),
+        Ok(false) | Err(_) => Ok(Written::Ended),
+    }
 }
 
 /// Whether a step's transaction is still the one that was begun, by its start time. A failed transaction has not ended.

@@ -122,9 +122,10 @@ impl Leases {
         Ok(query.execute(connection).await?.rows_affected() == 1)
     }
 
-    /// When this transaction began.
+    /// When this transaction began. It is one message: a pooler in transaction mode may send the two of a statement with
+    /// parameters to two servers, if there is no transaction any more.
     pub(super) async fn transaction_start(self, connection: &mut InTime<'_>) -> sqlx::Result<i64> {
-        self.query(START).fetch_one(connection).await?.try_get(0)
+        sqlx::raw_sql(START).fetch_one(connection).await?.try_get(0)
     }
 
     /// When this transaction began and the server process that runs it, if the lease is held.

@@ -13,7 +13,8 @@ use idem_core::bounds::EndedByItsHolder;
 use idem_core::machine::{Decision, decide, lateness};
 use idem_core::store::{Claim, Claimed, Context, Outcome, RELEASE_PATIENCE, Rejected, Reply, Transaction};
 use idem_core::{Disposition, Error, Kind, Request, Start};
-use sqlx::postgres::{PgConnection, PgQueryResult, PgRow, PgStatement, PgTypeInfo};
+use sqlx::error::BoxDynError;
+use sqlx::postgres::{PgArguments, PgConnection, PgQueryResult, PgRow, PgStatement, PgTypeInfo};
 use sqlx::{Acquire, Either, Execute, Executor, Postgres, SqlStr};
 use tokio::time::{sleep, timeout};
 
@@ -390,6 +391,10 @@ impl PgTx {
         settle::ended_in_task(&self.store, async move { ended(&store, session, run).await }).await
     }
 
+    fn named_or_not<E>(&self, query: E) -> NamedOrNot<E> {
+        NamedOrNot { query, may_have_a_name: !self.store.inner().unnamed_statements }
+    }
+
     fn session(&mut self) -> &mut Session {
         self.session.as_mut().expect("a session until the run is settled")
     }
@@ -522,6 +527,30 @@ impl PgTx {
     }
 }
 
+/// A statement of a handler. It has a name on the server only if its query and the store allow it.
+struct NamedOrNot<E> {
+    query: E,
+    may_have_a_name: bool,
+}
+
+impl<'q, E: Execute<'q, Postgres>> Execute<'q, Postgres> for NamedOrNot<E> {
+    fn sql(self) -> SqlStr {
+        self.query.sql()
+    }
+
+    fn statement(&self) -> Option<&PgStatement> {
+        self.query.statement()
+    }
+
+    fn take_arguments(&mut self) -> Result<Option<PgArguments>, BoxDynError> {
+        self.query.take_arguments()
+    }
+
+    fn persistent(&self) -> bool {
+        self.may_have_a_name && self.query.persistent()
+    }
+}
+
 /// For helpers that take any connection or transaction. `begin` is a savepoint.
 impl<'c> Acquire<'c> for &'c mut PgTx {
     type Database = Postgres;
@@ -536,7 +565,8 @@ impl<'c> Acquire<'c> for &'c mut PgTx {
     }
 }
 
-/// As the connection's own, but an error is looked at: the connection may be unfit for the next transaction.
+/// As the connection's own, but an error is looked at: the connection may be unfit for the next transaction. And a
+/// statement has no name if the store's have none.
 impl<'c> Executor<'c> for &'c mut PgTx {
     type Database = Postgres;
 
@@ -545,6 +575,7 @@ impl<'c> Executor<'c> for &'c mut PgTx {
         'c: 'e,
         E: 'q + Execute<'q, Postgres>,
     {
+        let query = self.named_or_not(query);
         let (connection, fitness) = self.session().parts();
         connection.fetch_many(query).inspect_err(|error| fitness.note(error)).boxed()
     }
@@ -554,6 +585,7 @@ impl<'c> Executor<'c> for &'c mut PgTx {
         'c: 'e,
         E: 'q + Execute<'q, Postgres>,
     {
+        let query = self.named_or_not(query);
         let (connection, fitness) = self.session().parts();
         connection.fetch_optional(query).inspect_err(|error| fitness.note(error)).boxed()
     }

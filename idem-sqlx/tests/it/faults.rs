@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use idem_core::message::{Action, Failure};
 use idem_core::{Error, Kind};
-use idem_sqlx::PgStore;
 use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgPoolOptions;
 use tracing::field::{Field, Visit};
@@ -319,7 +318,7 @@ async fn r18a_postgres_a_row_that_violates_a_policy_is_the_requests_fault() {
         let as_tenant = sqlx::raw_sql(AssertSqlSafe(as_tenant.clone()));
         Box::pin(async move { as_tenant.execute(connection).await.map(|_| ()) })
     });
-    let store = PgStore::new(pool.connect_with(db.options()).await.expect("a pool"));
+    let store = Postgres::builder_over(pool.connect_with(db.options()).await.expect("a pool")).build();
     let backend = async || {
         let pid = sqlx::query_scalar::<_, i32>("SELECT pg_backend_pid()").fetch_one(store.pool());
         pid.await.expect("a number")

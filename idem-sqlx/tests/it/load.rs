@@ -30,7 +30,7 @@ impl Loaded for Postgres {
     async fn loaded(&self) -> idem_sqlx::PgStore {
         let pool = PgPoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(PATIENCE);
         let pool = pool.connect_with(self.options()).await.expect("a pool");
-        idem_sqlx::PgStore::builder(pool).reply_limit(REPLY_LIMIT).deadline(DEADLINE).build()
+        Postgres::builder_over(pool).reply_limit(REPLY_LIMIT).deadline(DEADLINE).build()
     }
 }
 

@@ -44,7 +44,7 @@ async fn r33_the_rights_on_the_page_are_enough_on_postgres() {
     let rights = statements(PRODUCTION).next().expect("the rights").replace("TO app;", &format!("TO {role};"));
     db.execute(&format!("CREATE ROLE {role}; {rights}")).await;
     let pool = pool.connect_with(db.options()).await.expect("a pool");
-    let store = PgStore::builder(pool.clone()).schema("idem").build();
+    let store = Postgres::builder_over(pool.clone()).schema("idem").build();
 
     store.migrate().await.expect("nothing to do");
     pay(&store, "order-1").await.expect("paid");

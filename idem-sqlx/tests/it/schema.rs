@@ -101,7 +101,7 @@ async fn r13a_two_search_paths_are_one_key_on_postgres() {
     drop(astray);
     Call::act("insert").send(&app).await.expect_replay_of(&first);
     // In another process nobody knows that it has run.
-    let (elsewhere, _) = db.app_over(PgStore::builder(pool.clone()).schema("public").build());
+    let (elsewhere, _) = db.app_over(Postgres::builder_over(pool.clone()).schema("public").build());
     Call::act("insert").send(&elsewhere).await.expect_replay_of(&first);
     let path: String = sqlx::query_scalar("SHOW search_path").fetch_one(&mut *other).await.expect("a setting");
     assert!(!path.contains("tenant_a"), "{path}");
@@ -187,7 +187,7 @@ async fn r13a_without_any_schema_the_store_says_what_to_do_on_postgres() {
         let pool = pool.after_connect(|connection, _| {
             Box::pin(async move { connection.execute("CREATE TEMP TABLE a (b int)").await.map(|_| ()) })
         });
-        let store = PgStore::new(pool.connect_with(options).await.expect("a pool"));
+        let store = Postgres::builder_over(pool.connect_with(options).await.expect("a pool")).build();
         for result in [store.migrate().await, store.sweep(&Sweep::default()).await.map(|_| ())] {
             let error: Error = result.expect_err("no schema");
             assert_eq!(error.kind(), Kind::DeploymentBroken);
