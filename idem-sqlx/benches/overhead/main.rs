@@ -2,8 +2,8 @@
 //! handler must do, and with what people write by hand.
 //!
 //! `cargo bench -p idem-sqlx --bench overhead --features postgres,sqlite`, with `IDEM_TEST_POSTGRES` naming a server on
-//! which a database may be created. `IDEM_BENCH_ROUNDS` and `IDEM_BENCH_SECONDS` make it longer or shorter. A word after
-//! `--` selects the column of that name, or else those whose names contain it: `-- postgres`, `-- "0.75 ms"`.
+//! which a database may be created. `IDEM_BENCH_ROUNDS` and `IDEM_BENCH_SECONDS` make it longer or shorter. A word
+//! after `--` selects the column of that name, or else those whose names contain it: `-- postgres`, `-- "0.75 ms"`.
 #![allow(clippy::print_stdout, reason = "a bench is there to print its table")]
 
 mod database;

@@ -45,9 +45,9 @@ impl Network {
         network
     }
 
-    /// Moves the delay to what gives [`ROUND_TRIP`]: a thread that sleeps wakes up late, by how much differs from machine
-    /// to machine and with what else the machine does. It goes half of the way, so that a measurement on a busy machine
-    /// does not spoil the next round.
+    /// Moves the delay to what gives [`ROUND_TRIP`]: a thread that sleeps wakes up late, by how much differs from
+    /// machine to machine and with what else the machine does. It goes half of the way, so that a measurement on a busy
+    /// machine does not spoil the next round.
     pub(crate) async fn adjust(&self) {
         let measured = round_trip(&self.server).await;
         let excess = (measured - ROUND_TRIP.as_secs_f64() * 1e3) * 1e6;
