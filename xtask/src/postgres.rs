@@ -10,7 +10,7 @@ use crate::{Failure, python};
 
 /// The tests of the stores read the URL of a superuser from here. Nothing else points them, or us, at a server: they
 /// create databases there and drop them again.
-const VARIABLE: &str = "IDEM_TEST_POSTGRES";
+pub(crate) const VARIABLE: &str = "IDEM_TEST_POSTGRES";
 
 /// Users of sqlx export this for a database of their own, so xtask never reads it, and no test gets it. The
 /// examples read it when they are run by hand.
@@ -104,8 +104,9 @@ fn install(version: Option<u32>) -> Result<PathBuf, Failure> {
     }
 }
 
-/// Shells of the accounts that the server may run under, in the order to try them: PostgreSQL refuses to be root.
-fn shells() -> Vec<Command> {
+/// Shells of the accounts that a server may run under, in the order to try them: PostgreSQL and PgBouncer refuse to be
+/// root.
+pub(crate) fn shells() -> Vec<Command> {
     let id = |args: &[&str]| -> Option<u32> {
         String::from_utf8(Command::new("id").args(args).output().ok()?.stdout).ok()?.trim().parse().ok()
     };

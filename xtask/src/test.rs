@@ -6,7 +6,7 @@ use std::{env, thread};
 use crate::ci::step;
 use crate::keeper::Server;
 use crate::postgres::COMMON_VARIABLE;
-use crate::{Failure, broker, cargo, fuzz, postgres};
+use crate::{Failure, broker, cargo, fuzz, pgbouncer, postgres};
 
 /// A server, and the tests that cannot do without it.
 struct Part {
@@ -18,30 +18,47 @@ struct Part {
     word: Option<&'static str>,
     /// The only package that needs it, if there is one.
     only_for: Option<&'static str>,
-    start: fn(&Asked<'_>) -> Result<Server, Failure>,
+    /// Whether it is for a step of its own, which runs where no arguments ask for certain tests.
+    has_a_step: bool,
+    /// Gets the servers that stand before it in the list and were started.
+    start: fn(&Asked<'_>, &[Server]) -> Result<Server, Failure>,
 }
 
-const PARTS: [Part; 3] = [
+const PARTS: [Part; 4] = [
     Part {
         name: "postgres",
         packages: &["payments", "checkout"],
         word: Some("postgres"),
         only_for: None,
-        start: |asked| postgres::start(asked.version, false),
+        has_a_step: false,
+        start: |asked, _| postgres::start(asked.version, false),
+    },
+    Part {
+        name: "pgbouncer",
+        packages: &[],
+        word: None,
+        only_for: None,
+        has_a_step: true,
+        start: |_, servers| {
+            let postgres = servers.iter().find(|server| server.variable == postgres::VARIABLE);
+            pgbouncer::start(postgres.ok_or("it needs postgres")?)
+        },
     },
     Part {
         name: "kafka",
         packages: &[],
         word: Some("broker_process"),
         only_for: Some("kafka-consumer"),
-        start: |_| broker::kafka(),
+        has_a_step: false,
+        start: |_, _| broker::kafka(),
     },
     Part {
         name: "sqs",
         packages: &["sqs-consumer"],
         word: None,
         only_for: Some("sqs-consumer"),
-        start: |_| broker::sqs(),
+        has_a_step: false,
+        start: |_, _| broker::sqs(),
     },
 ];
 
@@ -49,6 +66,10 @@ const PARTS: [Part; 3] = [
 const SLOW_PACKAGE: &str = "kafka-consumer";
 const SLOW_WORDS: &[&str] =
     &["kills::", "the_demo_", "in_each_of_", "every_order_of_events", "the_compiler_says_what_the_fixtures_say"];
+
+const ON_SQLITE: &str = "tests of payments and checkout on SQLite";
+const UNLOCKED: &str = "tests of claims without advisory locks";
+const AGAIN: &str = "tests of Postgres through PgBouncer";
 
 /// What makes the tests of the stores use a Postgres store without advisory locks, as their `support` reads it.
 const WITHOUT_LOCKS: (&str, &str) = ("IDEM_TEST_LOCKS", "none");
@@ -78,6 +99,29 @@ const OF_LOCKS: &[(&str, &str)] = &[(
     "without locks a reuse is 409 until the run in the other process has ended",
 )];
 
+/// The tests that run once more through PgBouncer: all targets of that name are compiled for the first step already.
+const THROUGH_PGBOUNCER: &[&str] = &["test", "--all-features", "--workspace", "--test", "it", "--", "postgres"];
+
+/// What is left out there, by a part of its name, and why.
+const NOT_THROUGH_PGBOUNCER: &[(&str, &str)] = &[
+    ("what_no_standby_has", "PgBouncer refuses settings in the startup packet"),
+    ("a_role_that_may_create_nothing", "the same"),
+    ("without_any_schema_the_store_says", "the same"),
+    ("a_server_that_only_reads_decides_nothing", "the same"),
+    ("the_first_connection_does_not_choose_the_schema", "a session's search_path is that of any server connection"),
+    ("two_search_paths_are_one_key", "the same"),
+    ("a_row_that_violates_a_policy", "a session's role is that of any server connection"),
+    ("a_connection_that_cannot_do_the_work_is_closed", "a session's settings outlive the client's connection"),
+    ("ruins_the_connection", "the same"),
+    ("a_connection_that_works_stays_in_the_pool", "each transaction has another server process"),
+    ("a_connection_with_a_dead_plan_is_closed", "no statement has a plan that could die"),
+    ("a_strangers_lock", "PgBouncer logs in as one role here"),
+    ("a_role_that_may_not_log_in", "the same"),
+    ("ping::", "it counts the messages to a server, and ends its processes"),
+    ("silence::", "it takes a minute, and is between the application and PgBouncer"),
+    ("each_of_several_pages", "it takes long, and each page is one statement"),
+];
+
 /// How many tests run at once, as Rust's test harness reads it.
 const THREADS: &str = "RUST_TEST_THREADS";
 
@@ -99,7 +143,7 @@ impl<'a> Asked<'a> {
             args = match args {
                 ["--fast", rest @ ..] => {
                     asked.fast = true;
-                    asked.skip.extend(["kafka", "sqs"]);
+                    asked.skip.extend(["pgbouncer", "kafka", "sqs"]);
                     rest
                 }
                 ["--postgres", version, rest @ ..] => {
@@ -125,6 +169,9 @@ impl<'a> Asked<'a> {
 
     /// Whether anything that is asked for needs it.
     fn concerns(&self, part: &Part) -> bool {
+        if part.has_a_step {
+            return self.args.is_empty();
+        }
         self.packages().next().is_none()
             || part.only_for.is_none_or(|only| self.packages().any(|arg| arg.contains(only)))
     }
@@ -133,6 +180,9 @@ impl<'a> Asked<'a> {
     fn leaves_out(&self, part: &Part) -> Option<&'static str> {
         if self.skip.contains(&part.name) {
             return Some("as told");
+        }
+        if part.name == "pgbouncer" && self.skip.contains(&"postgres") {
+            return Some("it needs postgres");
         }
         let installs = !self.fast || self.version.is_some() || postgres::is_at_hand();
         (!installs).then_some("there is none, and `--fast` installs nothing")
@@ -167,7 +217,7 @@ pub(crate) fn run(asked: &Asked<'_>) -> Result<ExitCode, Failure> {
     let mut is_all = true;
     for part in PARTS.iter().filter(|part| asked.concerns(part)) {
         let on_purpose = asked.leaves_out(part);
-        match on_purpose.map_or_else(|| (part.start)(asked), |reason| Err(reason.to_owned())) {
+        match on_purpose.map_or_else(|| (part.start)(asked, &servers), |reason| Err(reason.to_owned())) {
             Ok(server) => servers.push(server),
             Err(reason) => {
                 report += &format!("\nleft out: what needs {}: {reason}", part.name);
@@ -176,20 +226,28 @@ pub(crate) fn run(asked: &Asked<'_>) -> Result<ExitCode, Failure> {
             }
         }
     }
-    let tests = asked.words(&without);
-    // With all features the two examples run on Postgres. Arguments ask for certain tests, and a user who passes them
-    // asks once.
-    let on_sqlite = vec!["test", "-p", "payments", "-p", "checkout"];
-    let mut passes = vec![("tests", tests, None), ("tests of payments and checkout on SQLite", on_sqlite, None)];
-    if !without.iter().any(|part| part.name == "postgres") {
-        passes.push(("tests of claims without advisory locks", claims(), Some(WITHOUT_LOCKS)));
+    let mut steps = vec![("tests", asked.words(&without))];
+    if !asked.fast && asked.args.is_empty() {
+        // With all features the two examples run on Postgres.
+        steps.push((ON_SQLITE, vec!["test", "-p", "payments", "-p", "checkout"]));
+        if !without.iter().any(|part| part.name == "postgres") {
+            steps.push((UNLOCKED, claims()));
+        }
+        if servers.iter().any(|server| server.variable == pgbouncer::VARIABLE) {
+            let skipped = NOT_THROUGH_PGBOUNCER.iter().flat_map(|(name, _)| ["--skip", *name]);
+            steps.push((AGAIN, THROUGH_PGBOUNCER.iter().copied().chain(skipped).collect()));
+        }
     }
-    passes.truncate(if asked.fast || !asked.args.is_empty() { 1 } else { passes.len() });
     let mut code = ExitCode::SUCCESS;
-    for (heading, words, variable) in passes {
-        let mut command = cargo(words.iter().copied());
+    for (heading, words) in steps {
+        let mut command = cargo(words);
         command.env_remove(COMMON_VARIABLE).envs(servers.iter().map(|server| (server.variable, &server.address)));
-        command.envs(variable);
+        if heading != AGAIN {
+            command.env_remove(pgbouncer::VARIABLE);
+        }
+        if heading == UNLOCKED {
+            command.envs([WITHOUT_LOCKS]);
+        }
         if env::var_os(THREADS).is_none() {
             // Most tests wait: for a broker, a lease, a deadline.
             command.env(THREADS, (2 * thread::available_parallelism().map_or(1, usize::from)).to_string());
@@ -274,9 +332,11 @@ mod tests {
 
     #[test]
     fn a_named_package_needs_its_own_servers() {
-        let [postgres, kafka, _] = &PARTS;
+        let [postgres, pgbouncer, kafka, _] = &PARTS;
         let asked = Asked::read(&["-p", "kafka-consumer", "--", "sqs-consumer"]).unwrap();
-        assert_eq!(PARTS.each_ref().map(|part| asked.concerns(part)), [true, true, false]);
+        assert_eq!(PARTS.each_ref().map(|part| asked.concerns(part)), [true, false, true, false]);
+        assert!(Asked::read(&[]).unwrap().concerns(pgbouncer));
+        assert!(!Asked::read(&["r12_"]).unwrap().concerns(pgbouncer));
         assert!(Asked::read(&["--fast"]).unwrap().leaves_out(kafka).is_some());
         assert!(Asked::read(&["--skip", "postgres"]).unwrap().leaves_out(postgres).is_some());
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::routing::post;
-use idem_sqlx::{PgStore, SqliteStore};
+use idem_sqlx::{PgStore, PgStoreBuilder, SqliteStore};
 use sha2::{Digest, Sha256};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
@@ -13,7 +13,8 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tempfile::TempDir;
 
 use crate::handlers::{postgres, sqlite};
-use crate::measure::{Keys, Variant, key_text, owner, send};
+use crate::measure::{Keys, Spread, Variant, key_text, owner, send};
+use crate::network::Network;
 
 /// The callers that own the keys, in turn.
 pub(crate) const OWNERS: u64 = 32;
@@ -24,9 +25,7 @@ pub(crate) const FINISHED: u64 = 20_000;
 
 /// A database with the application over it.
 pub(crate) trait Database {
-    fn name(&self) -> &'static str;
-
-    /// The variants that are measured, `bare` first.
+    /// The rows of the table, `bare` first.
     fn variants(&self) -> Vec<Variant>;
 
     /// Empties the tables and inserts the finished records again, so that all rounds begin alike.
@@ -38,45 +37,56 @@ pub(crate) trait Database {
 
 pub(crate) struct Postgres {
     server: PgConnectOptions,
+    /// Where there is one between the pool and the server.
+    network: Option<Network>,
     database: String,
     pool: PgPool,
-    app: Router,
-    /// The same application over a second store, which works as another process would.
-    elsewhere: Router,
-    /// The same over a store whose silent transactions the server ends.
-    limited: Router,
 }
 
 impl Postgres {
     /// Creates a database on the server.
     pub(crate) async fn create(url: &str) -> Self {
-        let server: PgConnectOptions = url.parse().expect("IDEM_TEST_POSTGRES is a postgres:// URL");
+        Self::over(url.parse().expect("IDEM_TEST_POSTGRES is a postgres:// URL"), None).await
+    }
+
+    /// The same behind a network.
+    pub(crate) async fn create_far(url: &str) -> Self {
+        let server = url.parse().expect("IDEM_TEST_POSTGRES is a postgres:// URL");
+        let network = Network::before(&server).await;
+        Self::over(server, Some(network)).await
+    }
+
+    async fn over(server: PgConnectOptions, network: Option<Network>) -> Self {
         let database = format!("idem_bench_{}", process::id());
         on_server(&server, format!("CREATE DATABASE {database}")).await;
+        let reached = network.as_ref().map_or(&server, |network| &network.server);
         let pool = PgPoolOptions::new()
             .max_connections(32)
-            .connect_with(server.clone().database(&database))
+            .connect_with(reached.clone().database(&database))
             .await
             .expect("a connection to the new database");
-        let store = PgStore::new(pool.clone());
-        store.migrate().await.expect("the store's tables");
+        PgStore::new(pool.clone()).migrate().await.expect("the store's tables");
         sqlx::raw_sql(POSTGRES_TABLES).execute(&pool).await.expect("the application's tables");
-        let app = |store| {
-            let pool = pool.clone();
-            Router::new()
-                .route("/bare", post(postgres::bare))
-                .route("/bound", post(postgres::bound))
-                .route("/by-hand", post(postgres::by_hand))
-                .route("/lock-and-look", post(postgres::lock_and_look))
-                .route("/attribute", post(postgres::attribute))
-                .route("/leased-by-hand", post(postgres::leased_by_hand))
-                .route("/leased", post(postgres::leased))
-                .route("/leased-step", post(postgres::leased_step))
-                .with_state(postgres::App { pool, store })
-        };
-        let limited = PgStore::builder(pool.clone()).idle_limit(Duration::from_secs(90)).build();
-        let (app, elsewhere, limited) = (app(store), app(PgStore::new(pool.clone())), app(limited));
-        Self { server, database, pool, app, elsewhere, limited }
+        Self { server, network, database, pool }
+    }
+
+    /// The application over this store. All its handlers, and all stores, share one pool.
+    fn app(&self, store: PgStoreBuilder) -> Router {
+        Router::new()
+            .route("/bare", post(postgres::bare))
+            .route("/bound", post(postgres::bound))
+            .route("/by-hand", post(postgres::by_hand))
+            .route("/lock-and-look", post(postgres::lock_and_look))
+            .route("/attribute", post(postgres::attribute))
+            .route("/leased-by-hand", post(postgres::leased_by_hand))
+            .route("/leased", post(postgres::leased))
+            .route("/leased-step", post(postgres::leased_step))
+            .with_state(postgres::App { pool: self.pool.clone(), store: store.build() })
+    }
+
+    /// A store as it comes. Each works like another process.
+    fn store(&self) -> PgStoreBuilder {
+        PgStore::builder(self.pool.clone())
     }
 
     pub(crate) async fn drop(self) {
@@ -86,31 +96,32 @@ impl Postgres {
 }
 
 impl Database for Postgres {
-    fn name(&self) -> &'static str {
-        "Postgres"
-    }
-
     fn variants(&self) -> Vec<Variant> {
-        let variant = |name, path, keys| Variant { name, app: self.app.clone(), path, keys };
+        let usual = self.app(self.store());
+        let elsewhere = self.app(self.store());
+        let limited = self.app(self.store().idle_limit(Duration::from_secs(90)));
         vec![
-            variant("bare", "/bare", Keys::Fresh),
-            variant("bound", "/bound", Keys::Fresh),
-            variant("by hand", "/by-hand", Keys::Fresh),
-            variant("lock and look", "/lock-and-look", Keys::Fresh),
-            variant("attribute", "/attribute", Keys::Fresh),
-            Variant { app: self.limited.clone(), ..variant("attribute, idle limit", "/attribute", Keys::Fresh) },
-            variant("its replay", "/attribute", Keys::Again),
-            Variant { app: self.elsewhere.clone(), ..variant("its replay, elsewhere", "/attribute", Keys::Finished) },
-            variant("leased by hand", "/leased-by-hand", Keys::Fresh),
-            variant("leased, no step", "/leased", Keys::Fresh),
-            variant("leased, one step", "/leased-step", Keys::Fresh),
+            Variant::new("bare", &usual, "/bare", Keys::Fresh),
+            Variant::new("bound", &usual, "/bound", Keys::Fresh),
+            Variant::new("by hand", &usual, "/by-hand", Keys::Fresh),
+            Variant::new("lock and look", &usual, "/lock-and-look", Keys::Fresh),
+            Variant::new("attribute", &usual, "/attribute", Keys::Fresh),
+            Variant::new("attribute, idle limit", &limited, "/attribute", Keys::Fresh),
+            Variant::new("its replay", &usual, "/attribute", Keys::Again),
+            Variant::new("its replay, elsewhere", &elsewhere, "/attribute", Keys::Finished),
+            Variant::new("leased by hand", &usual, "/leased-by-hand", Keys::Fresh),
+            Variant::new("leased, no step", &usual, "/leased", Keys::Fresh),
+            Variant::new("leased, one step", &usual, "/leased-step", Keys::Fresh),
         ]
     }
 
     async fn reset(&self) {
+        if let Some(network) = &self.network {
+            network.adjust().await;
+        }
         let empty = format!("TRUNCATE {TABLES}");
         sqlx::raw_sql(AssertSqlSafe(empty)).execute(&self.pool).await.expect("empty");
-        send(&self.app, "/attribute", "template", "template", false).await;
+        send(&self.app(self.store()), "/attribute", "template", "template", false).await;
         let (owners, key_hashes) = finished();
         sqlx::query(POSTGRES_FINISHED).bind(owners).bind(key_hashes).execute(&self.pool).await.expect("records");
         // Vacuum cannot run in a transaction, so each statement is sent by itself.
@@ -125,7 +136,18 @@ impl Database for Postgres {
             let value = sqlx::query_scalar("SELECT current_setting($1)").bind(setting).fetch_one(&self.pool).await;
             facts.push(format!("{setting} {}", value.unwrap_or_else(|_| "unknown".to_owned())));
         }
-        format!("Postgres: {}, over {}, a pool of 32", facts.join(", "), self.server.get_host())
+        let way = match &self.network {
+            None => format!("over {}", self.server.get_host()),
+            Some(network) => {
+                let Spread { median, lower, upper } = network.measured();
+                let loopback = network.loopback;
+                format!(
+                    "through a proxy: `SELECT 1` took {median:.2} ms ({lower:.2}–{upper:.2}) before the rounds, and \
+                     {loopback:.2} ms without the proxy"
+                )
+            }
+        };
+        format!("Postgres: {}, {way}, a pool of 32", facts.join(", "))
     }
 }
 
@@ -246,23 +268,19 @@ impl Sqlite {
 }
 
 impl Database for Sqlite {
-    fn name(&self) -> &'static str {
-        "SQLite"
-    }
-
     fn variants(&self) -> Vec<Variant> {
-        let variant = |name, path, keys| Variant { name, app: self.app.clone(), path, keys };
+        let usual = &self.app;
         vec![
-            variant("bare", "/bare", Keys::Fresh),
-            variant("bound", "/bound", Keys::Fresh),
-            variant("by hand", "/by-hand", Keys::Fresh),
-            variant("attribute", "/attribute", Keys::Fresh),
-            Variant { app: self.unasked.clone(), ..variant("attribute, no ping", "/attribute", Keys::Fresh) },
-            variant("its replay", "/attribute", Keys::Again),
-            variant("its replay, elsewhere", "/attribute", Keys::Finished),
-            variant("leased by hand", "/leased-by-hand", Keys::Fresh),
-            variant("leased, no step", "/leased", Keys::Fresh),
-            variant("leased, one step", "/leased-step", Keys::Fresh),
+            Variant::new("bare", usual, "/bare", Keys::Fresh),
+            Variant::new("bound", usual, "/bound", Keys::Fresh),
+            Variant::new("by hand", usual, "/by-hand", Keys::Fresh),
+            Variant::new("attribute", usual, "/attribute", Keys::Fresh),
+            Variant::new("attribute, no ping", &self.unasked, "/attribute", Keys::Fresh),
+            Variant::new("its replay", usual, "/attribute", Keys::Again),
+            Variant::new("its replay, elsewhere", usual, "/attribute", Keys::Finished),
+            Variant::new("leased by hand", usual, "/leased-by-hand", Keys::Fresh),
+            Variant::new("leased, no step", usual, "/leased", Keys::Fresh),
+            Variant::new("leased, one step", usual, "/leased-step", Keys::Fresh),
         ]
     }
 

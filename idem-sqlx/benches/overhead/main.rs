@@ -2,14 +2,15 @@
 //! handler must do, and with what people write by hand.
 //!
 //! `cargo bench -p idem-sqlx --bench overhead --features postgres,sqlite`, with `IDEM_TEST_POSTGRES` naming a server on
-//! which a database may be created. `IDEM_BENCH_ROUNDS` and `IDEM_BENCH_SECONDS` make it longer or shorter, and a word
-//! after `--` selects the settings whose names contain it: `-- postgres`, `-- "1 client"`.
+//! which a database may be created. `IDEM_BENCH_ROUNDS` and `IDEM_BENCH_SECONDS` make it longer or shorter. A word
+//! after `--` selects the column of that name, or else those whose names contain it: `-- postgres`, `-- "0.75 ms"`.
 #![allow(clippy::print_stdout, reason = "a bench is there to print its table")]
 
 mod database;
 mod handlers;
 mod machine;
 mod measure;
+mod network;
 mod table;
 
 use std::env;
@@ -27,31 +28,36 @@ async fn main() {
         return;
     }
     let wanted = arguments.into_iter().find(|argument| !argument.starts_with('-'));
-    let wanted = wanted.unwrap_or_default().to_lowercase();
     let effort = Effort {
         rounds: variable("IDEM_BENCH_ROUNDS").unwrap_or(21),
         slice: Duration::from_secs_f64(variable("IDEM_BENCH_SECONDS").unwrap_or(0.5)),
     };
 
+    let wanted = Wanted::by(&wanted.unwrap_or_default());
     let mut measured = Vec::new();
     let mut facts = machine::facts();
-    match env::var("IDEM_TEST_POSTGRES") {
-        Ok(url) if !url.is_empty() => {
-            let postgres = Postgres::create(&url).await;
-            facts.push(postgres.facts().await);
-            measure_both(&postgres, [1, 32], &wanted, effort, &mut measured).await;
-            postgres.drop().await;
-        }
-        _ => println!("Postgres is left out: IDEM_TEST_POSTGRES names no server."),
+    let url = env::var("IDEM_TEST_POSTGRES").ok().filter(|url| !url.is_empty());
+    if url.is_none() {
+        println!("Postgres is left out: IDEM_TEST_POSTGRES names no server.");
     }
-    let sqlite = Sqlite::create().await;
-    facts.push(sqlite.facts().await);
-    measure_both(&sqlite, [1, 8], &wanted, effort, &mut measured).await;
+    for place in [Place::Near, Place::Far] {
+        let Some(url) = url.as_deref().filter(|_| wanted.concerns(place)) else { continue };
+        let postgres = match place {
+            Place::Far => Postgres::create_far(url).await,
+            _ => Postgres::create(url).await,
+        };
+        wanted.measure(place, &postgres, effort, &mut measured).await;
+        facts.push(postgres.facts().await);
+        postgres.drop().await;
+    }
+    if wanted.concerns(Place::Embedded) {
+        let sqlite = Sqlite::create().await;
+        wanted.measure(Place::Embedded, &sqlite, effort, &mut measured).await;
+        facts.push(sqlite.facts().await);
+    }
 
     println!("\n{}", table::ratios(&measured, "bare"));
-    let attribute = &["attribute", "attribute, idle limit", "attribute, no ping"][..];
-    let leased = &["leased, no step", "leased, one step"][..];
-    for (baseline, names) in [("bound", attribute), ("by hand", attribute), ("leased by hand", leased)] {
+    for (baseline, names) in [("bound", "attribute"), ("by hand", "attribute"), ("leased by hand", "leased, ")] {
         println!("{}", table::against(&measured, baseline, names));
     }
     println!("{effort}. A cell is the median of the rounds, and the middle half of them.\n");
@@ -60,18 +66,41 @@ async fn main() {
     }
 }
 
-async fn measure_both(
-    database: &impl Database,
-    clients: [u64; 2],
-    wanted: &str,
-    effort: Effort,
-    measured: &mut Vec<Measured>,
-) {
-    for clients in clients {
-        let plural = if clients == 1 { "" } else { "s" };
-        let setting = format!("{}, {clients} client{plural}", database.name());
-        if setting.to_lowercase().contains(wanted) {
-            measured.push(measure::measure(database, setting, clients, effort).await);
+/// Where the database is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Near,
+    Far,
+    Embedded,
+}
+
+/// The columns of the table, each with its place and how many clients it has.
+const COLUMNS: [(&str, Place, u64); 5] = [
+    ("Postgres, 1 client", Place::Near, 1),
+    ("Postgres, 32 clients", Place::Near, 32),
+    ("Postgres, 1 client, 0.75 ms", Place::Far, 1),
+    ("SQLite, 1 client", Place::Embedded, 1),
+    ("SQLite, 8 clients", Place::Embedded, 8),
+];
+
+/// The columns that are asked for.
+struct Wanted(Vec<(&'static str, Place, u64)>);
+
+impl Wanted {
+    fn by(word: &str) -> Self {
+        let word = word.to_lowercase();
+        let named: Vec<_> = COLUMNS.into_iter().filter(|(name, ..)| name.to_lowercase() == word).collect();
+        let containing = || COLUMNS.into_iter().filter(|(name, ..)| name.to_lowercase().contains(&word)).collect();
+        Self(if named.is_empty() { containing() } else { named })
+    }
+
+    fn concerns(&self, place: Place) -> bool {
+        self.0.iter().any(|(_, of, _)| *of == place)
+    }
+
+    async fn measure(&self, place: Place, database: &impl Database, effort: Effort, measured: &mut Vec<Measured>) {
+        for (name, _, clients) in self.0.iter().filter(|(_, of, _)| *of == place) {
+            measured.push(measure::measure(database, name, *clients, effort).await);
         }
     }
 }

@@ -25,6 +25,12 @@ pub(crate) struct Variant {
     pub(crate) keys: Keys,
 }
 
+impl Variant {
+    pub(crate) fn new(name: &'static str, app: &Router, path: &'static str, keys: Keys) -> Self {
+        Self { name, app: app.clone(), path, keys }
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Keys {
     /// A new key each time.
@@ -51,7 +57,7 @@ impl fmt::Display for Effort {
 
 /// One setting: for each variant its requests a second, round by round.
 pub(crate) struct Measured {
-    pub(crate) setting: String,
+    pub(crate) setting: &'static str,
     pub(crate) variants: Vec<(&'static str, Vec<f64>)>,
 }
 
@@ -82,7 +88,7 @@ pub(crate) fn spread(mut numbers: Vec<f64>) -> Spread {
     Spread { median: at(0.5), lower: at(0.25), upper: at(0.75) }
 }
 
-pub(crate) async fn measure(database: &impl Database, setting: String, clients: u64, effort: Effort) -> Measured {
+pub(crate) async fn measure(database: &impl Database, setting: &'static str, clients: u64, effort: Effort) -> Measured {
     let variants = database.variants();
     let mut rates = vec![Vec::new(); variants.len()];
     for round in 0..effort.rounds {

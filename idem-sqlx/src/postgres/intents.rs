@@ -218,7 +218,7 @@ impl Database for PgStore {
     ) -> Result<Written, Error> {
         let (leases, step) = (tx.leases().await?, tx.step);
         let written = leases.record_entry(&mut tx.in_time(), request, claim, terms, step.as_ref(), entry).await;
-        written_in(tx, written.map_err(store_error)?).await
+        written_in(tx, written).await
     }
 
     async fn complete_leased(
@@ -230,7 +230,7 @@ impl Database for PgStore {
     ) -> Result<Written, Error> {
         let (leases, step) = (tx.leases().await?, tx.step);
         let written = leases.complete_leased(&mut tx.in_time(), request, claim, step.as_ref(), outcome).await;
-        written_in(tx, written.map_err(store_error)?).await
+        written_in(tx, written).await
     }
 
     async fn roll_back(&self, mut tx: PgTx) -> bool {
@@ -265,20 +265,20 @@ impl Database for PgStore {
 }
 
 /// If the last statement found no row, another attempt holds the lease, or the step ended the transaction that it was
-/// lent.
-async fn written_in(tx: &mut PgTx, is_written: bool) -> Result<Written, Error> {
-    Ok(match is_written {
-        true => Written::Kept,
-        false if is_whole(tx).await => Written::NotHeld,
-        false => Written::Ended,
-    })
+/// lent. After such an end the statement can also fail: a trigger may refuse it, and a pooler may send its two halves to
+/// two servers.
+async fn written_in(tx: &mut PgTx, is_written: sqlx::Result<bool>) -> Result<Written, Error> {
+    match is_written {
+        Ok(true) => Ok(Written::Kept),
+        Ok(false) if is_whole(tx).await => Ok(Written::NotHeld),
+        Err(error) if is_whole(tx).await => Err(store_error(error)),
+        Ok(false) | Err(_) => Ok(Written::Ended),
+    }
 }
 
-/// Whether a step's transaction is still the one that was begun. A failed transaction has not ended. A transaction that
-/// cannot be asked is lost, and counts as not ended.
+/// Whether a step's transaction is still the one that was begun, failed or not. If so, it is rolled back. A transaction
+/// that cannot be asked is lost, and counts as not ended.
 async fn is_whole(tx: &mut PgTx) -> bool {
     // Another transaction was not lent to a step.
-    let Some(step) = tx.step else { return true };
-    let Ok(leases) = tx.leases().await else { return true };
-    leases.is_step(&mut tx.in_time(), &step).await.unwrap_or(true)
+    tx.step.is_none() || !matches!(tx.holds().await, Ok(false))
 }

@@ -122,11 +122,6 @@ impl Leases {
         Ok(query.execute(connection).await?.rows_affected() == 1)
     }
 
-    /// Whether this transaction is the one that was begun for a step.
-    pub(super) async fn is_step(self, connection: &mut InTime<'_>, step: &Step) -> sqlx::Result<bool> {
-        self.query(IS_STEP).bind(step.mark.to_string()).fetch_one(connection).await?.try_get(0)
-    }
-
     /// Renews the lease and records an entry, once. Returns false if the lease is lost, or if this is not the
     /// transaction that was begun for the step.
     pub(super) async fn record_entry(
@@ -417,8 +412,6 @@ WHERE scope = $1::text
     AND claim = $4::bytea
     AND state >= $5::smallint",
 );
-
-pub(super) const IS_STEP: &str = "SELECT coalesce(current_setting('idem.step', true), '') = $1::text";
 
 /// The setting `idem.step` belongs to the transaction: it is gone after a COMMIT or ROLLBACK of the step's own. `now()` is
 /// the start of the transaction, and a renewal may have come later than it. The entry's position may already hold the

@@ -6,7 +6,6 @@
 use std::fs;
 use std::time::Duration;
 
-use super::leases::IS_STEP;
 use super::migrate::{LIST_IS_THERE, LOCK_MIGRATIONS, MIGRATED, SCHEMA_IS_THERE};
 use super::schema::Schema;
 use super::session::limited_waits;
@@ -247,7 +246,6 @@ fn all() -> Vec<(&'static str, String)> {
         }
     }
     all.extend([
-        ("is_step", IS_STEP.to_owned()),
         ("marks", Step::new().unwrap().marks(Locks::Advisory)),
         ("marks without locks", Step::new().unwrap().marks(Locks::None)),
         ("limited_waits", limited_waits(Duration::from_secs(1))),

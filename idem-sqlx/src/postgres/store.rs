@@ -401,10 +401,10 @@ impl PgStoreBuilder {
         self
     }
 
-    /// Whether the store sends its own statements without a name. Default: no.
+    /// Whether statements are sent without a name: the store's own, and the handler's through `&mut *tx`. Default: no.
     ///
-    /// A pooler in transaction mode (`PgBouncer` and the like) needs this. With such a pooler, the application's own
-    /// statements also need `persistent(false)`.
+    /// A pooler in transaction mode (`PgBouncer` and the like) needs this. With such a pooler, statements through
+    /// `&mut **tx`, through a savepoint or beside the transaction need `persistent(false)`.
     #[must_use]
     pub fn unnamed_statements(mut self, unnamed: bool) -> Self {
         self.unnamed_statements = unnamed;

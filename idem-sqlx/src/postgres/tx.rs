@@ -13,7 +13,8 @@ use idem_core::bounds::EndedByItsHolder;
 use idem_core::machine::{Decision, decide};
 use idem_core::store::{Claim, Claimed, Context, Outcome, RELEASE_PATIENCE, Rejected, Reply, Transaction};
 use idem_core::{Disposition, Error, Kind, Request, Start};
-use sqlx::postgres::{PgConnection, PgQueryResult, PgRow, PgStatement, PgTypeInfo};
+use sqlx::error::BoxDynError;
+use sqlx::postgres::{PgArguments, PgConnection, PgQueryResult, PgRow, PgStatement, PgTypeInfo};
 use sqlx::{Acquire, Either, Execute, Executor, Postgres, SqlStr};
 use tokio::time::{sleep, timeout};
 
@@ -83,14 +84,15 @@ impl Step {
         Ok(Self { mark: word(Claim::random()?.as_bytes()).cast_signed(), began })
     }
 
-    /// The statement that marks the transaction.
+    /// The statements that mark the transaction. The setting tells a statement of the store whether it is still the one. The
+    /// savepoint tells it of a transaction that has failed, too.
     pub(super) fn marks(self, locks: Locks) -> String {
         let Self { mark, .. } = self;
-        let set = format!("SELECT pg_catalog.set_config('idem.step', '{mark}', true)");
-        match locks {
-            Locks::Advisory => format!("{set}, pg_catalog.pg_try_advisory_xact_lock({mark})"),
-            Locks::None => set,
-        }
+        let lock = match locks {
+            Locks::Advisory => format!(", pg_catalog.pg_try_advisory_xact_lock({mark})"),
+            Locks::None => String::new(),
+        };
+        format!("SELECT pg_catalog.set_config('idem.step', '{mark}', true){lock}; SAVEPOINT idem_claimed")
     }
 }
 
@@ -408,7 +410,7 @@ impl PgTx {
         Ok(())
     }
 
-    async fn holds(&mut self) -> sqlx::Result<bool> {
+    pub(super) async fn holds(&mut self) -> sqlx::Result<bool> {
         still_holds(self.session()).await
     }
 
@@ -430,6 +432,10 @@ impl PgTx {
     async fn ended(&mut self) -> Error {
         let (store, session, run) = (self.store.clone(), self.take_session(), self.take_run());
         settle::ended_in_task(&self.store, async move { ended(&store, session, run).await }).await
+    }
+
+    fn named_or_not<E>(&self, query: E) -> NamedOrNot<E> {
+        NamedOrNot { query, may_have_a_name: !self.store.inner().unnamed_statements }
     }
 
     fn session(&mut self) -> &mut Session {
@@ -596,6 +602,30 @@ impl PgTx {
     }
 }
 
+/// A statement of a handler. It has a name on the server only if its query and the store allow it.
+struct NamedOrNot<E> {
+    query: E,
+    may_have_a_name: bool,
+}
+
+impl<'q, E: Execute<'q, Postgres>> Execute<'q, Postgres> for NamedOrNot<E> {
+    fn sql(self) -> SqlStr {
+        self.query.sql()
+    }
+
+    fn statement(&self) -> Option<&PgStatement> {
+        self.query.statement()
+    }
+
+    fn take_arguments(&mut self) -> Result<Option<PgArguments>, BoxDynError> {
+        self.query.take_arguments()
+    }
+
+    fn persistent(&self) -> bool {
+        self.may_have_a_name && self.query.persistent()
+    }
+}
+
 /// For helpers that take any connection or transaction. `begin` is a savepoint.
 impl<'c> Acquire<'c> for &'c mut PgTx {
     type Database = Postgres;
@@ -610,7 +640,8 @@ impl<'c> Acquire<'c> for &'c mut PgTx {
     }
 }
 
-/// As the connection's own, but an error is looked at: the connection may be unfit for the next transaction.
+/// As the connection's own, but an error is looked at: the connection may be unfit for the next transaction. And a
+/// statement has no name if the store's have none.
 impl<'c> Executor<'c> for &'c mut PgTx {
     type Database = Postgres;
 
@@ -619,6 +650,7 @@ impl<'c> Executor<'c> for &'c mut PgTx {
         'c: 'e,
         E: 'q + Execute<'q, Postgres>,
     {
+        let query = self.named_or_not(query);
         let (connection, fitness) = self.session().parts();
         connection.fetch_many(query).inspect_err(|error| fitness.note(error)).boxed()
     }
@@ -628,6 +660,7 @@ impl<'c> Executor<'c> for &'c mut PgTx {
         'c: 'e,
         E: 'q + Execute<'q, Postgres>,
     {
+        let query = self.named_or_not(query);
         let (connection, fitness) = self.session().parts();
         connection.fetch_optional(query).inspect_err(|error| fitness.note(error)).boxed()
     }

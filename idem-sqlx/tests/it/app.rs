@@ -430,17 +430,17 @@ macro_rules! application {
                     }
                     "raw_rollback_and_write" => {
                         assert!(raw(tx, "ROLLBACK").await);
-                        insert(tx, user, "behind the rollback").await;
+                        assert!(raw(tx, "INSERT INTO effects VALUES ('u1', 'after the rollback')").await);
                         done.into_response()
                     }
                     "raw_rollback_and_fail" => {
                         assert!(raw(tx, "ROLLBACK").await);
-                        insert(tx, user, "behind the rollback").await;
+                        assert!(raw(tx, "INSERT INTO effects VALUES ('u1', 'after the rollback')").await);
                         StatusCode::BAD_GATEWAY.into_response()
                     }
                     "raw_rollback_and_break" | "raw_rollback_break_and_fail" => {
                         assert!(raw(tx, "ROLLBACK").await);
-                        insert(tx, user, "behind the rollback").await;
+                        assert!(raw(tx, "INSERT INTO effects VALUES ('u1', 'after the rollback')").await);
                         assert!(raw(tx, "BEGIN").await && !raw(tx, "INSERT INTO effects VALUES (NULL, NULL)").await);
                         if command == "raw_rollback_and_break" {
                             done.into_response()

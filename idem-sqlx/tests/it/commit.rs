@@ -15,7 +15,7 @@ use crate::orders::{Refused, postgres_orders};
 use crate::pay::postgres_steps;
 use crate::proxy::{Fault, Proxy};
 use crate::script::Script;
-use crate::support::{Database, Postgres, Sqlite, on_server, pg_builder};
+use crate::support::{Database, Postgres, Sqlite, on_server};
 
 both! {
     async fn r16_a_handler_that_ends_its_transaction_is_found_out_and_never_runs_again(db) {
@@ -227,7 +227,7 @@ async fn r16_postgres_what_no_standby_has_is_not_said_to_be_kept() {
     let proxy = Proxy::before(&db.options()).await;
     let through = waiting.clone().host("127.0.0.1").port(proxy.port());
     let pool = PgPoolOptions::new().max_connections(2).connect_with(through).await.expect("a pool");
-    let (app, gauge) = db.app_over(pg_builder(pool).commit_deadline(Duration::from_millis(500)).build());
+    let (app, gauge) = db.app_over(Postgres::builder_over(pool).commit_deadline(Duration::from_millis(500)).build());
     proxy.at_next_commit(Fault::CutLater);
     let first = tokio::spawn({
         let app = app.clone();
@@ -279,7 +279,7 @@ async fn r16_sqlite_a_swallowed_failure_undid_only_itself() {
 async fn behind(proxy: &Proxy, db: &Postgres, deadline: Duration) -> PgStore {
     let options = db.options().host("127.0.0.1").port(proxy.port());
     let pool = PgPoolOptions::new().max_connections(1).connect_with(options).await.expect("a pool");
-    pg_builder(pool).commit_deadline(deadline).build()
+    Postgres::builder_over(pool).commit_deadline(deadline).build()
 }
 
 #[tokio::test]

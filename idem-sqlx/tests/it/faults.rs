@@ -13,7 +13,7 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::layer::SubscriberExt;
 
 use crate::client::Call;
-use crate::support::{Database, Postgres, Sqlite, pg_builder};
+use crate::support::{Database, Postgres, Sqlite};
 
 macro_rules! faulty {
     ($module:ident, $Store:ident, $Tx:ident) => {
@@ -318,7 +318,7 @@ async fn r18a_postgres_a_row_that_violates_a_policy_is_the_requests_fault() {
         let as_tenant = sqlx::raw_sql(AssertSqlSafe(as_tenant.clone()));
         Box::pin(async move { as_tenant.execute(connection).await.map(|_| ()) })
     });
-    let store = pg_builder(pool.connect_with(db.options()).await.expect("a pool")).build();
+    let store = Postgres::builder_over(pool.connect_with(db.options()).await.expect("a pool")).build();
     let backend = async || {
         let pid = sqlx::query_scalar::<_, i32>("SELECT pg_backend_pid()").fetch_one(store.pool());
         pid.await.expect("a number")

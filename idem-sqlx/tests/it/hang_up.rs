@@ -20,7 +20,7 @@ use crate::cancel::{GivenUp, polled};
 use crate::client::{Answer, Call, eventually};
 use crate::proxy::{Fault, Proxy};
 use crate::script::{Act, Script};
-use crate::support::{Database, Postgres, pg_builder};
+use crate::support::{Database, Postgres};
 
 /// The application behind a socket, for as long as the test runs.
 async fn serve(app: Router) -> SocketAddr {
@@ -302,7 +302,7 @@ async fn r12_postgres_a_leased_claim_dropped_in_its_commit_is_free_at_once() {
     let proxy = Proxy::before(&db.options()).await;
     let options = db.options().host("127.0.0.1").port(proxy.port());
     let pool = PgPoolOptions::new().max_connections(4).connect_with(options).await.expect("a pool");
-    let (store, direct) = (pg_builder(pool).build(), db.store(2).await);
+    let (store, direct) = (Postgres::builder_over(pool).build(), db.store(2).await);
     for round in 0..2 {
         let request = asked(&format!("k{round}"));
         proxy.at_next_commit(Fault::Hold);

@@ -86,7 +86,8 @@ macro_rules! application {
                 async move {
                     let mut connection = to.acquire().await?;
                     let insert = sqlx::query("INSERT INTO effects VALUES ($1, $2)");
-                    let insert = insert.bind(who.to_owned()).bind(what.to_owned());
+                    // To the helper it is any connection. Behind a pooler it has to say so itself.
+                    let insert = insert.bind(who.to_owned()).bind(what.to_owned()).persistent(false);
                     insert.execute(&mut *connection).await.map(|_| ())
                 }
             }

@@ -7,12 +7,11 @@ use futures_util::future::join_all;
 use idem_core::{Error, Kind, idempotent, observe};
 use idem_sqlx::{PgSteps, PgTx};
 use sqlx::Executor;
-use sqlx::postgres::PgPoolOptions;
 
 use crate::client::eventually;
 use crate::pay::{Failed, Paid, kind, paid};
 use crate::script::{Act, Script};
-use crate::support::{Database, pg_builder};
+use crate::support::{Database, Postgres};
 
 /// For runs that stand still until they are given up.
 async fn in_time<T>(runs: impl Future<Output = T>) -> T {
@@ -320,6 +319,18 @@ async fn r26_postgres_the_lease_of_a_step_that_was_given_up_lives_until_it_has_e
     assert_eq!(db.effects().await, 1);
 }
 
+/// What a step has committed is known, even if nothing can be asked of its connection but the time.
+#[tokio::test]
+async fn r16_postgres_a_step_that_ends_its_transaction_and_ruins_the_connection_never_runs_again() {
+    let db = Postgres::create().await;
+    let store = db.store(4).await;
+    for statement in ["COMMIT; SET default_transaction_read_only = on", "SELECT 1"] {
+        let ended = slow(&store, "k", statement).await.map_err(|error| error.kind());
+        assert_eq!(ended, Err(Kind::TransactionEnded), "{statement}");
+    }
+    assert_eq!(db.effects().await, 1);
+}
+
 /// A holder that is just writing has the row. To insert would wait for it; whoever comes looks instead.
 #[tokio::test]
 async fn r07_postgres_who_comes_while_the_row_is_being_written_is_answered_all_the_same() {
@@ -372,11 +383,10 @@ async fn r13_postgres_a_claim_that_is_dropped_while_it_waits_bars_no_key() {
 #[tokio::test]
 async fn r08_postgres_of_many_one_claims_under_every_level_of_the_database() {
     use crate::pay::postgres_steps as steps;
-    let db = crate::support::Postgres::create().await;
     for level in ["read committed", "repeatable read", "serializable"] {
-        let options = db.options().options([("default_transaction_isolation", level)]);
-        let pool = PgPoolOptions::new().max_connections(8).connect_with(options).await.expect("a pool");
-        let store = pg_builder(pool).build();
+        let db = Postgres::create().await;
+        db.by_default(&format!("default_transaction_isolation = '{level}'")).await;
+        let store = db.store(8).await;
         for round in 0..20 {
             let (script, id) = (Script::default(), format!("{level} {round}"));
             let all = join_all((0..16).map(|_| steps::pay(&store, "u1", &id, "order", &script))).await;

@@ -11,7 +11,7 @@ use sqlx::sqlite::SqlitePoolOptions;
 
 use crate::app::REPLY_LIMIT;
 use crate::client::Call;
-use crate::support::{Database, Postgres, Sqlite, pg_builder};
+use crate::support::{Database, Postgres, Sqlite};
 
 const DEADLINE: Duration = Duration::from_secs(1);
 
@@ -30,7 +30,7 @@ impl Loaded for Postgres {
     async fn loaded(&self) -> idem_sqlx::PgStore {
         let pool = PgPoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(PATIENCE);
         let pool = pool.connect_with(self.options()).await.expect("a pool");
-        pg_builder(pool).reply_limit(REPLY_LIMIT).deadline(DEADLINE).build()
+        Postgres::builder_over(pool).reply_limit(REPLY_LIMIT).deadline(DEADLINE).build()
     }
 }
 

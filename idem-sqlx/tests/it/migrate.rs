@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use crate::client::Call;
 use crate::pay::paid;
 use crate::script::Script;
-use crate::support::{Database, Postgres, Sqlite, pg_builder};
+use crate::support::{Database, Postgres, Sqlite};
 
 /// The migrations of an application, with the store's files copied among them.
 fn migrations_with_ours(folder: &str) -> TempDir {
@@ -118,8 +118,8 @@ async fn r33_a_role_that_may_create_nothing_can_migrate_where_nothing_is_to_be_d
     });
     let pool = pool.connect_with(db.options()).await.expect("a pool");
     // By its default and by its name.
-    let named = pg_builder(pool.clone()).schema("public").build();
-    let store = pg_builder(pool.clone()).build();
+    let named = Postgres::builder_over(pool.clone()).schema("public").build();
+    let store = Postgres::builder_over(pool.clone()).build();
     for store in [&store, &named] {
         store.migrate().await.expect("nothing to do");
         let (app, _) = db.app_over(store.clone());
@@ -128,7 +128,7 @@ async fn r33_a_role_that_may_create_nothing_can_migrate_where_nothing_is_to_be_d
     // Nor does it need a connection that may write.
     let reading = db.options().options([("default_transaction_read_only", "on")]);
     let reading = sqlx::postgres::PgPoolOptions::new().max_connections(1).connect_with(reading).await.expect("a pool");
-    pg_builder(reading).build().migrate().await.expect("nothing to do");
+    Postgres::builder_over(reading).build().migrate().await.expect("nothing to do");
     // Where something is, it is refused, and nothing has changed.
     db.execute("DELETE FROM idem_migrations WHERE name LIKE '%journal'").await;
     assert_eq!(store.migrate().await.expect_err("no right to create").kind(), Kind::DeploymentBroken);

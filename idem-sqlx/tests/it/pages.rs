@@ -7,7 +7,7 @@ use idem_sqlx::{PgSteps, PgTx, Sweep, into_idem_error};
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{AssertSqlSafe, Executor};
 
-use crate::support::{Database, Postgres, pg_builder};
+use crate::support::{Database, Postgres};
 
 const PRODUCTION: &str = include_str!("../../../idem-core/docs/production.md");
 
@@ -40,11 +40,11 @@ async fn r33_the_rights_on_the_page_are_enough_on_postgres() {
         let as_role = sqlx::raw_sql(AssertSqlSafe(as_role.clone()));
         Box::pin(async move { as_role.execute(connection).await.map(|_| ()) })
     });
-    pg_builder(db.pool.clone()).schema("idem").build().migrate().await.expect("the owner migrates");
+    Postgres::builder_over(db.pool.clone()).schema("idem").build().migrate().await.expect("the owner migrates");
     let rights = statements(PRODUCTION).next().expect("the rights").replace("TO app;", &format!("TO {role};"));
     db.execute(&format!("CREATE ROLE {role}; {rights}")).await;
     let pool = pool.connect_with(db.options()).await.expect("a pool");
-    let store = pg_builder(pool.clone()).schema("idem").build();
+    let store = Postgres::builder_over(pool.clone()).schema("idem").build();
 
     store.migrate().await.expect("nothing to do");
     pay(&store, "order-1").await.expect("paid");

@@ -3,12 +3,12 @@
 use futures_util::future::join_all;
 use idem_core::Kind;
 use idem_sqlx::{Isolation, PgStore};
-use sqlx::postgres::PgPoolOptions;
+use sqlx::Row;
 
 use crate::app::{self, Gauge};
 use crate::client::{Answer, Call, eventually};
 use crate::plain::{Event, Failed};
-use crate::support::{Database, Postgres, pg_builder};
+use crate::support::{Database, Postgres};
 
 /// Sends the call this often at once.
 async fn at_once(call: &Call, app: &axum::Router, times: usize) -> Vec<Answer> {
@@ -213,13 +213,15 @@ async fn one_runs_in_each_round(db: &Postgres, store: impl Fn() -> PgStore) {
     assert_eq!(db.effects().await, 30);
 }
 
-/// With these options and this isolation level, as the application chose it.
-async fn one_runs_under(isolation: Option<Isolation>, options: &[(&str, &str)]) {
+/// With these defaults of the database and this isolation level, as the application chose it.
+async fn one_runs_under(isolation: Option<Isolation>, defaults: &[&str]) {
     let db = Postgres::create().await;
-    let options = db.options().options(options.iter().copied());
-    let pool = PgPoolOptions::new().max_connections(8).connect_with(options).await.expect("a pool");
+    for setting in defaults {
+        db.by_default(setting).await;
+    }
+    let pool = db.pool_of(8).await;
     let store = || {
-        let builder = pg_builder(pool.clone()).reply_limit(app::REPLY_LIMIT);
+        let builder = Postgres::builder_over(pool.clone()).reply_limit(app::REPLY_LIMIT);
         isolation.into_iter().fold(builder, |builder, isolation| builder.isolation(isolation)).build()
     };
     one_runs_in_each_round(&db, store).await;
@@ -242,21 +244,20 @@ async fn r10_postgres_serializable() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn r10_postgres_where_serializable_is_the_default() {
-    one_runs_under(None, &[("default_transaction_isolation", "serializable")]).await;
+    one_runs_under(None, &["default_transaction_isolation = 'serializable'"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn r10_postgres_with_statements_that_have_no_names() {
     let db = Postgres::create().await;
     let pool = db.pool_of(8).await;
-    one_runs_in_each_round(&db, || pg_builder(pool.clone()).unnamed_statements(true).build()).await;
+    one_runs_in_each_round(&db, || Postgres::builder_over(pool.clone()).unnamed_statements(true).build()).await;
     let mut named = 0;
     for _ in 0..8 {
         let mut connection = pool.acquire().await.expect("a connection");
-        let ours = sqlx::query_scalar::<_, i64>(
-            "SELECT count(*) FROM pg_prepared_statements WHERE statement LIKE '%idem_records%'",
-        );
-        named += ours.persistent(false).fetch_one(&mut *connection).await.expect("a count");
+        let ours = "SELECT count(*) FROM pg_prepared_statements WHERE statement LIKE '%idem_records%'";
+        let ours = sqlx::raw_sql(ours).fetch_one(&mut *connection).await.expect("a count");
+        named += ours.get::<i64, _>(0);
     }
     assert_eq!(named, 0, "a statement has a name that another client's connection does not know");
 }
@@ -271,7 +272,7 @@ async fn r10_postgres_without_advisory_locks() {
         CREATE FUNCTION pretended.pg_try_advisory_xact_lock_shared(bigint) RETURNS boolean LANGUAGE sql AS 'SELECT true'",
     )
     .await;
-    let options = db.options().options([("search_path", "pretended,pg_catalog,public")]);
-    let pool = PgPoolOptions::new().max_connections(8).connect_with(options).await.expect("a pool");
-    one_runs_in_each_round(&db, || pg_builder(pool.clone()).schema("public").build()).await;
+    db.by_default("search_path = pretended, pg_catalog, public").await;
+    let pool = db.pool_of(8).await;
+    one_runs_in_each_round(&db, || Postgres::builder_over(pool.clone()).schema("public").build()).await;
 }

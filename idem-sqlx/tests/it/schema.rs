@@ -12,7 +12,7 @@ use crate::client::Call;
 use crate::orders::Refused;
 use crate::pay::{kind, paid};
 use crate::script::{Act, Script};
-use crate::support::{Database, Postgres, pg_builder};
+use crate::support::{Database, Postgres};
 
 both! {
     async fn r13a_no_operation_meets_tables_of_the_same_name(db) {
@@ -86,7 +86,7 @@ both! {
 async fn r13a_two_search_paths_are_one_key_on_postgres() {
     let db = Postgres::create().await;
     db.execute("CREATE SCHEMA tenant_a").await;
-    let tenants = pg_builder(db.pool.clone()).schema("tenant_a").build();
+    let tenants = Postgres::builder_over(db.pool.clone()).schema("tenant_a").build();
     tenants.migrate().await.expect("the tenant's tables");
     let store = db.store(2).await;
     store.migrate().await.expect("nothing to do");
@@ -101,7 +101,7 @@ async fn r13a_two_search_paths_are_one_key_on_postgres() {
     drop(astray);
     Call::act("insert").send(&app).await.expect_replay_of(&first);
     // In another process nobody knows that it has run.
-    let (elsewhere, _) = db.app_over(pg_builder(pool.clone()).schema("public").build());
+    let (elsewhere, _) = db.app_over(Postgres::builder_over(pool.clone()).schema("public").build());
     Call::act("insert").send(&elsewhere).await.expect_replay_of(&first);
     let path: String = sqlx::query_scalar("SHOW search_path").fetch_one(&mut *other).await.expect("a setting");
     assert!(!path.contains("tenant_a"), "{path}");
@@ -124,7 +124,7 @@ async fn r13a_two_search_paths_are_one_key_on_postgres() {
 async fn r13a_the_first_connection_does_not_choose_the_schema_on_postgres() {
     let db = Postgres::create().await;
     db.execute("CREATE SCHEMA tenant_a; CREATE SCHEMA empty").await;
-    pg_builder(db.pool.clone()).schema("tenant_a").build().migrate().await.expect("the tenant's tables");
+    Postgres::builder_over(db.pool.clone()).schema("tenant_a").build().migrate().await.expect("the tenant's tables");
     for path in ["tenant_a, public", "empty, public", "nowhere, public", "pg_temp, tenant_a, public"] {
         let store = db.store(1).await;
         let astray = format!("SET search_path TO {path}");
@@ -187,7 +187,7 @@ async fn r13a_without_any_schema_the_store_says_what_to_do_on_postgres() {
         let pool = pool.after_connect(|connection, _| {
             Box::pin(async move { connection.execute("CREATE TEMP TABLE a (b int)").await.map(|_| ()) })
         });
-        let store = pg_builder(pool.connect_with(options).await.expect("a pool")).build();
+        let store = Postgres::builder_over(pool.connect_with(options).await.expect("a pool")).build();
         for result in [store.migrate().await, store.sweep(&Sweep::default()).await.map(|_| ())] {
             let error: Error = result.expect_err("no schema");
             assert_eq!(error.kind(), Kind::DeploymentBroken);
@@ -200,5 +200,5 @@ async fn r13a_without_any_schema_the_store_says_what_to_do_on_postgres() {
 #[should_panic(expected = "1 to 63 bytes")]
 async fn r13a_what_is_no_identifier_is_refused_by_the_builder_of_postgres() {
     let pool = sqlx::PgPool::connect_lazy("postgres://nobody@127.0.0.1:1/nothing").expect("a URL");
-    let _store = pg_builder(pool).schema("s".repeat(64));
+    let _store = Postgres::builder_over(pool).schema("s".repeat(64));
 }

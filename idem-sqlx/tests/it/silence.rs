@@ -13,7 +13,7 @@ use crate::pay::{paid, postgres_steps};
 use crate::plain::{Event, postgres_functions};
 use crate::proxy::{Fault, Proxy};
 use crate::script::{Act, Script};
-use crate::support::{Database, Postgres, pg_builder};
+use crate::support::{Database, Postgres};
 
 const DEADLINE: Duration = Duration::from_millis(300);
 
@@ -24,7 +24,8 @@ const AT_MOST: Duration = Duration::from_secs(3);
 async fn behind(proxy: &Proxy, db: &Postgres) -> PgStore {
     let options = db.options().host("127.0.0.1").port(proxy.port());
     let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(DEADLINE).connect_with(options);
-    let builder = pg_builder(pool.await.expect("a pool")).statement_deadline(DEADLINE).commit_deadline(DEADLINE);
+    let builder =
+        Postgres::builder_over(pool.await.expect("a pool")).statement_deadline(DEADLINE).commit_deadline(DEADLINE);
     // A handler's own statement ends with its run.
     builder.deadline(2 * DEADLINE).build()
 }
@@ -132,7 +133,7 @@ async fn r25_postgres_a_renewal_that_falls_silent_is_made_again() {
     let proxy = Proxy::before(&db.options()).await;
     let options = db.options().host("127.0.0.1").port(proxy.port());
     let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(DEADLINE).connect_lazy_with(options);
-    let (through, script) = (pg_builder(pool).statement_deadline(DEADLINE).build(), Script::default());
+    let (through, script) = (Postgres::builder_over(pool).statement_deadline(DEADLINE).build(), Script::default());
     script.act("charge", Act::Wait);
     let run = postgres_steps::pay_briefly(&through, "u1", "k", "order", &script);
     let silence = async {
@@ -176,7 +177,7 @@ async fn r13_postgres_a_look_up_that_is_given_up_in_a_silence_keeps_no_place_in_
     let options = db.options().host("127.0.0.1").port(proxy.port());
     let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(DEADLINE).test_before_acquire(false);
     let pool = pool.connect_with(options).await.expect("a pool");
-    let store = pg_builder(pool).statement_deadline(DEADLINE).commit_deadline(DEADLINE).build();
+    let store = Postgres::builder_over(pool).statement_deadline(DEADLINE).commit_deadline(DEADLINE).build();
     let (gauge, event) = (Gauge::new(), Event::of("k", "insert"));
     postgres_functions::handle(&store, &gauge, &event).await.expect("it runs");
     eventually("the connection is back", async || store.pool().num_idle() == 1).await;

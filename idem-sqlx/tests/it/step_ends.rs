@@ -17,6 +17,9 @@ const ENDS: &[&[&str]] = &[
     &["SAVEPOINT own", "ROLLBACK", "BEGIN"],
 ];
 
+/// After it, another transaction of the step's own has failed.
+const BROKEN: &str = "INSERT INTO effects VALUES (NULL, NULL)";
+
 /// These are Postgres' own.
 const CHAINS: &[&[&str]] = &[&["COMMIT AND CHAIN"], &["ROLLBACK AND CHAIN"]];
 
@@ -78,12 +81,15 @@ both! {
 
     async fn r16_a_step_that_ends_its_transaction_and_fails_is_detected(db) {
         let store = db.store(2).await;
-        for (number, end) in ENDS.iter().enumerate() {
+        for (number, end) in ENDS.iter().chain(ENDS).enumerate() {
             let request = request(&format!("k{number}"));
             let lease = attempt::<<D as Database>::Lease>(&store, &request).await;
             let mut tx = lease.begin().await.expect("a transaction");
             for statement in *end {
                 sqlx::raw_sql(*statement).execute(&mut *tx).await.expect(statement);
+            }
+            if number >= ENDS.len() {
+                sqlx::raw_sql(BROKEN).execute(&mut *tx).await.expect_err("it fails");
             }
             let ended = lease.roll_back(tx).await.map_err(|error| error.kind());
             assert_eq!(ended, Err(Kind::TransactionEnded), "{end:?}");

@@ -122,6 +122,17 @@ both! {
         assert_eq!((script.times("reserve"), db.effects().await), (1, 1));
     }
 
+    async fn r16_a_step_that_ends_its_transaction_and_cannot_be_recorded_never_runs_again(db) {
+        let (store, script) = (db.store(4).await, Script::default());
+        db.refuse_steps(true).await;
+        script.act("reserve", Act::Commit);
+        let ended = steps::pay(&store, "u1", "k", "order", &script).await;
+        db.refuse_steps(false).await;
+        let retry = steps::pay(&store, "u1", "k", "order", &script).await;
+        assert_eq!([kind(&ended), kind(&retry)], [Some(Kind::TransactionEnded); 2]);
+        assert_eq!((script.steps(), db.effects().await), (vec!["reserve".to_owned()], 1));
+    }
+
     async fn r16_a_step_that_ends_its_transaction_and_is_dropped_never_runs_again(db) {
         let store = db.store(4).await;
         for round in 1..=10 {

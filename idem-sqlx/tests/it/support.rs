@@ -7,7 +7,7 @@ use idem_core::store::{Context, Lease};
 use idem_sqlx::{Locks, PgStore, PgStoreBuilder, SqliteStore, SqliteStoreBuilder};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions};
-use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, Row};
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
 
@@ -181,6 +181,8 @@ pub trait Database: Sized {
 pub struct Postgres {
     name: String,
     pub pool: PgPool,
+    /// Whether the pooler has all its connections to the server.
+    opened: OnceCell<()>,
 }
 
 pub struct Sqlite {
@@ -206,6 +208,12 @@ fn server() -> PgConnectOptions {
     url.parse().expect("IDEM_TEST_POSTGRES is a postgres:// URL")
 }
 
+/// A pooler in transaction mode before the server, if the stores are to be tested through one.
+fn pooler() -> Option<PgConnectOptions> {
+    let url = std::env::var("IDEM_TEST_PGBOUNCER").ok().filter(|url| !url.is_empty())?;
+    Some(url.parse().expect("IDEM_TEST_PGBOUNCER is a postgres:// URL"))
+}
+
 /// Has the server do what no connection to a test's database can.
 pub async fn on_server(sql: String) {
     // One test has the server wait for a standby.
@@ -222,11 +230,6 @@ pub fn locks() -> Locks {
         Ok(other) => panic!("IDEM_TEST_LOCKS is `none` or not set: {other}"),
         Err(_) => Locks::Advisory,
     }
-}
-
-/// A builder of a store over this pool, as the tests of this run want it.
-pub fn pg_builder(pool: PgPool) -> PgStoreBuilder {
-    PgStore::builder(pool).locks(locks())
 }
 
 /// The database that all others are copies of: it has the tables already.
@@ -263,16 +266,44 @@ impl Postgres {
         &self.name
     }
 
+    /// How an application connects. [`pool`](Self::pool) goes to the server itself.
     pub fn options(&self) -> PgConnectOptions {
-        server().database(&self.name)
+        pooler().unwrap_or_else(server).database(&self.name)
+    }
+
+    /// Has a default set for all who connect from now on. A pooler knows no other way to choose one.
+    pub async fn by_default(&self, setting: &str) {
+        on_server(format!("ALTER DATABASE {} SET {setting}", self.name)).await;
     }
 
     pub async fn pool_of(&self, connections: u32) -> PgPool {
+        if pooler().is_some() {
+            self.opened.get_or_init(|| self.open_servers()).await;
+        }
         PgPoolOptions::new().max_connections(connections).connect_with(self.options()).await.expect("a pool")
     }
 
+    /// Has the pooler open all its connections to the server, so that a client gets another one each time.
+    async fn open_servers(&self) {
+        let mut clients = Vec::new();
+        for _ in 0..3 {
+            let mut client = PgConnection::connect_with(&self.options()).await.expect("the pooler");
+            sqlx::raw_sql("BEGIN").execute(&mut client).await.expect("a connection to the server");
+            clients.push(client);
+        }
+        for mut client in clients {
+            sqlx::raw_sql("ROLLBACK").execute(&mut client).await.expect("the end");
+            client.close().await.expect("a clean close");
+        }
+    }
+
     pub async fn builder(&self, connections: u32) -> PgStoreBuilder {
-        pg_builder(self.pool_of(connections).await).reply_limit(app::REPLY_LIMIT)
+        Self::builder_over(self.pool_of(connections).await).reply_limit(app::REPLY_LIMIT)
+    }
+
+    /// A store as the tests' server needs it.
+    pub fn builder_over(pool: PgPool) -> PgStoreBuilder {
+        PgStore::builder(pool).locks(locks()).unnamed_statements(pooler().is_some())
     }
 }
 
@@ -317,7 +348,7 @@ impl Database for Postgres {
             .connect_with(server().database(&name))
             .await
             .expect("the test's database");
-        Self { name, pool }
+        Self { name, pool, opened: OnceCell::new() }
     }
 
     async fn store(&self, connections: u32) -> PgStore {
@@ -333,7 +364,7 @@ impl Database for Postgres {
             })
         });
         let pool = pool.connect_with(self.options()).await.expect("a pool");
-        pg_builder(pool).schema("public").reply_limit(app::REPLY_LIMIT).build()
+        Self::builder_over(pool).schema("public").reply_limit(app::REPLY_LIMIT).build()
     }
 
     async fn is_shadowed(store: &PgStore) -> bool {
@@ -420,8 +451,8 @@ impl Database for Postgres {
         let mut times = Vec::new();
         for _ in 0..2 {
             // The time at which the transaction began: outside of one, each statement has its own.
-            let now = sqlx::query_scalar::<_, f64>("SELECT extract(epoch FROM now())::float8");
-            times.push(now.fetch_one(&mut *connection).await.expect("the time"));
+            let now = sqlx::raw_sql("SELECT extract(epoch FROM now())::float8").fetch_one(&mut *connection).await;
+            times.push(now.expect("the time").get::<f64, _>(0));
         }
         times[0] != times[1]
     }

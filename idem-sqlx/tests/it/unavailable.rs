@@ -16,7 +16,7 @@ use crate::client::Call;
 use crate::pay::{postgres_steps, sqlite_steps};
 use crate::plain::{Event, postgres_functions, sqlite_functions};
 use crate::script::Script;
-use crate::support::{Database, Postgres, Sqlite, on_server, pg_builder};
+use crate::support::{Database, Postgres, Sqlite, on_server};
 
 /// A port that was free a moment ago, so that nobody listens there.
 async fn dead_port() -> u16 {
@@ -29,7 +29,7 @@ async fn r30_postgres_without_its_server_the_handler_is_not_run() {
     let db = Postgres::create().await;
     let options = db.options().host("127.0.0.1").port(dead_port().await);
     let pool = PgPoolOptions::new().acquire_timeout(Duration::from_millis(300)).connect_lazy_with(options);
-    let (app, gauge) = db.app_over(pg_builder(pool).build());
+    let (app, gauge) = db.app_over(Postgres::builder_over(pool).build());
     for act in ["insert", "reject"] {
         let answer = Call::act(act).send(&app).await;
         answer.expect(503, "store_unavailable");
@@ -67,7 +67,7 @@ async fn r31_postgres_a_server_that_only_reads_decides_nothing() {
     let db = Postgres::create().await;
     let options = db.options().options([("default_transaction_read_only", "on")]);
     let pool = PgPoolOptions::new().connect_with(options).await.expect("a pool");
-    let (app, gauge) = db.app_over(pg_builder(pool).build());
+    let (app, gauge) = db.app_over(Postgres::builder_over(pool).build());
     Call::act("insert").send(&app).await.expect(503, "store_unavailable");
     assert_eq!(gauge.entered(), 0);
 }
@@ -85,7 +85,8 @@ async fn r31_sqlite_a_file_that_is_only_read_decides_nothing() {
 const BRIEFLY: Duration = Duration::from_millis(500);
 
 fn postgres_over(options: PgConnectOptions) -> PgStore {
-    pg_builder(PgPoolOptions::new().max_connections(2).acquire_timeout(BRIEFLY).connect_lazy_with(options)).build()
+    Postgres::builder_over(PgPoolOptions::new().max_connections(2).acquire_timeout(BRIEFLY).connect_lazy_with(options))
+        .build()
 }
 
 fn sqlite_over(options: SqliteConnectOptions) -> SqliteStore {
@@ -167,7 +168,7 @@ async fn r30_postgres_a_hook_that_fails_does_not_run_the_handler() {
         let error = sqlx::Error::Configuration("told to".into());
         Box::pin(async move { if fails { Err(error) } else { Ok(()) } })
     });
-    let store = pg_builder(pool.connect_lazy_with(db.options())).build();
+    let store = Postgres::builder_over(pool.connect_lazy_with(db.options())).build();
     postgres_repaired(&db, store, async { fails.store(false, Ordering::SeqCst) }).await;
 }
 

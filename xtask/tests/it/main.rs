@@ -153,6 +153,22 @@ fn the_users_own_database_is_left_alone() {
 }
 
 #[test]
+fn a_pooler_is_there_for_a_command_and_gone_with_it() {
+    let machine = Machine::new("pooler");
+    let words = ["postgres", "--pgbouncer", "--", "sh", "-c", "echo $IDEM_TEST_POSTGRES $IDEM_TEST_PGBOUNCER"];
+    let output = machine.xtask(&words).output().unwrap();
+    let stdout = text(&output.stdout);
+    let urls: Vec<_> = stdout.split_whitespace().collect();
+    assert!(urls.len() == 2 && urls[0] != urls[1], "{output:?}");
+    assert!(urls.iter().all(|url| url.starts_with("postgres://postgres@127.0.0.1:")), "{stdout}");
+    machine.assert_empty();
+    // What PgBouncer cannot be told is said.
+    let given = machine.xtask(&words).env("IDEM_TEST_POSTGRES", "postgres://me:%40@db/app").output().unwrap();
+    assert_eq!(given.status.code(), Some(2));
+    assert!(text(&given.stderr).contains("more than PgBouncer can be told"), "{given:?}");
+}
+
+#[test]
 fn a_wrong_command_line_is_answered_by_the_usage() {
     let machine = Machine::new("usage");
     for args in [
@@ -173,7 +189,8 @@ fn a_wrong_command_line_is_answered_by_the_usage() {
 #[test]
 fn the_brokers_run_while_the_tests_do() {
     let machine = Machine::new("brokers");
-    machine.stand_in("cargo", "echo $IDEM_TEST_POSTGRES $IDEM_TEST_KAFKA $IDEM_TEST_SQS; echo $*");
+    let servers = "echo $IDEM_TEST_POSTGRES $IDEM_TEST_KAFKA $IDEM_TEST_SQS $IDEM_TEST_PGBOUNCER";
+    machine.stand_in("cargo", &format!("{servers}; echo $*"));
     for _ in 0..2 {
         let output = machine.test(&[]);
         assert_eq!(output.status.code(), Some(0), "{output:?}");
@@ -184,6 +201,13 @@ fn the_brokers_run_while_the_tests_do() {
         assert!(postgres.starts_with("postgres://") && kafka.starts_with("127.0.0.1:"), "{addresses:?}");
         assert!(sqs.starts_with("http://127.0.0.1:"), "{addresses:?}");
         assert_eq!(lines.next(), Some("test --all-features --workspace --"));
+        // The other steps have the same servers, and the last one alone goes through PgBouncer.
+        assert_eq!(lines.next().map(|line| line.split(' ').count()), Some(3), "{stdout}");
+        assert_eq!(lines.next(), Some("test -p payments -p checkout"));
+        let pooler = lines.next().and_then(|line| line.split(' ').nth(3));
+        assert!(pooler.is_some_and(|url| url.starts_with("postgres://") && url != postgres), "{stdout}");
+        assert!(lines.next().is_some_and(|words| words.contains("--test it -- postgres --skip")), "{stdout}");
+        assert!(text(&output.stderr).contains("IDEM_TEST_PGBOUNCER: PgBouncer 9.9 on port"), "{output:?}");
         machine.assert_empty();
     }
     assert_eq!(fs::read_to_string(machine.root.join("installed")).unwrap().lines().count(), 2, "installed once each");
@@ -208,8 +232,8 @@ fn what_cannot_be_had_is_left_out_and_said() {
     let words = "test --all-features --workspace --exclude sqs-consumer -- --skip broker_process";
     assert_eq!(text(&output.stdout).lines().next(), Some(words));
     let stderr = text(&output.stderr);
-    assert!(stderr.contains("left out: what needs sqs: there is no `pip`"), "{stderr}");
-    assert!(stderr.contains("cargo xtask test --skip NAME"), "{stderr}");
+    assert!(stderr.contains("left out: what needs sqs: moto[sqs]"), "{stderr}");
+    assert!(stderr.contains("there is no `pip`") && stderr.contains("cargo xtask test --skip NAME"), "{stderr}");
     machine.assert_empty();
 }
 
@@ -278,7 +302,7 @@ fn a_killed_xtask_leaves_no_broker() {
     let mut stdout = BufReader::new(xtask.stdout.take().unwrap());
     let mut line = String::new();
     stdout.read_line(&mut line).unwrap();
-    assert_eq!((line.as_str(), machine.servers()), ("started\n", 3));
+    assert_eq!((line.as_str(), machine.servers()), ("started\n", 4));
 
     xtask.kill().unwrap();
     xtask.wait().unwrap();
@@ -298,6 +322,11 @@ const SERVE: &str = r#"echo $$ >"$2/postmaster.pid"; echo ready to accept connec
 
 /// Called as `pg_ctl stop --pgdata=FOLDER …`.
 const STOP: &str = r#"kill -KILL "$(head -n 1 "${2#--pgdata=}/postmaster.pid")""#;
+
+/// Called as `pgbouncer --version` or `pgbouncer FILE`.
+const PGBOUNCER: &str = r#"
+[ "$1" = --version ] && { echo PgBouncer 9.9; exit; }
+grep -q 'port=[0-9]* user=postgres connect_query=.*PREPARE sqlx_s_' "$1" && echo process up; exec sleep 600"#;
 
 /// Called as `python3 --version`, `python3 -m pip … install … --target FOLDER PACKAGE…` or `python3 -c SCRIPT`.
 const PYTHON: &str = r#"
@@ -326,6 +355,7 @@ impl Machine {
         machine.stand_in("initdb", INITDB);
         machine.stand_in("postgres", &format!("{VERSION}\n{SERVE}"));
         machine.stand_in("pg_ctl", STOP);
+        machine.stand_in("pgbouncer", PGBOUNCER);
         machine.stand_in("python3", PYTHON);
         // When root runs the tests, another account runs the server.
         open_to(&machine.root, 0o755);
@@ -349,7 +379,9 @@ impl Machine {
         let path = std::env::join_paths([self.root.join("bin")].into_iter().chain(path)).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
         command.args(args).env("PATH", path).env("TMPDIR", self.root.join("tmp"));
-        for variable in ["IDEM_TEST_POSTGRES", "DATABASE_URL", "IDEM_TEST_KAFKA", "IDEM_TEST_SQS"] {
+        for variable in
+            ["IDEM_TEST_POSTGRES", "DATABASE_URL", "IDEM_TEST_PGBOUNCER", "IDEM_TEST_KAFKA", "IDEM_TEST_SQS"]
+        {
             command.env_remove(variable);
         }
         command
