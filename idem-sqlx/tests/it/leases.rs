@@ -358,8 +358,9 @@ async fn r07_postgres_who_comes_while_the_row_is_being_written_is_answered_all_t
 async fn r13_postgres_a_claim_that_is_dropped_while_it_waits_bars_no_key() {
     use crate::pay::postgres_steps as steps;
     let db = crate::support::Postgres::create().await;
-    let (store, script) = (db.store(8).await, Script::default());
-    steps::pay(&store, "u1", "k", "order", &script).await.expect("paid");
+    // A store that has not run it begins with an insert.
+    let (first, store, script) = (db.store(2).await, db.store(8).await, Script::default());
+    steps::pay(&first, "u1", "k", "order", &script).await.expect("paid");
     let mut other = store.pool().begin().await.expect("a transaction");
     other.execute("DELETE FROM idem_records").await.expect("a deletion that is not committed");
     let waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
