@@ -78,7 +78,7 @@ fn shouted(error: Error) -> Error {
     error
 }
 
-fn kind(error: &sqlx::Error) -> Kind {
+pub(crate) fn kind(error: &sqlx::Error) -> Kind {
     match error {
         sqlx::Error::Database(answer) => of_answer(answer.as_ref()),
         sqlx::Error::Io(_)
@@ -149,8 +149,8 @@ fn advice(error: &sqlx::Error) -> Option<&'static str> {
     #[cfg(feature = "postgres")]
     if answer.try_downcast_ref::<sqlx::postgres::PgDatabaseError>().is_some() {
         return match answer.code()?.as_ref() {
-            // No such table, schema, column.
-            "42P01" | "3F000" | "42703" => Some(MIGRATE),
+            // No such table, schema, column, function.
+            "42P01" | "3F000" | "42703" | "42883" => Some(MIGRATE),
             "42501" => Some(GRANT),
             _ => None,
         };

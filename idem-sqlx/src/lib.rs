@@ -84,7 +84,7 @@ pub use error::into_idem_error;
 pub use failure::sqlx_error;
 #[cfg(feature = "postgres")]
 #[cfg_attr(docsrs, doc(cfg(feature = "postgres")))]
-pub use postgres::{Isolation, Locks, PgLease, PgSteps, PgStore, PgStoreBuilder, PgTx};
+pub use postgres::{Distance, Isolation, Locks, PgLease, PgSteps, PgStore, PgStoreBuilder, PgTx};
 #[cfg(feature = "sqlite")]
 #[cfg_attr(docsrs, doc(cfg(feature = "sqlite")))]
 pub use sqlite::{SqliteLease, SqliteSteps, SqliteStore, SqliteStoreBuilder, SqliteTx};

@@ -91,7 +91,7 @@ impl Session {
                 ControlFlow::Break(kind) => return Ok(ControlFlow::Break(kind)),
                 ControlFlow::Continue(Ok(session)) => return Ok(ControlFlow::Continue(session)),
                 ControlFlow::Continue(Err(error)) if is_gone(&error) => untested -= 1,
-                ControlFlow::Continue(Err(error)) => return Err(not_begun(error)),
+                ControlFlow::Continue(Err(error)) => return Err(begin.failed(error)),
             }
         }
         match take_tested(store, asked).await? {

@@ -5,6 +5,7 @@ use sqlx::{AssertSqlSafe, PgConnection};
 use tokio::time::sleep;
 
 use super::error::is_created_meanwhile;
+use super::far::Distance;
 use super::schema::Schema;
 use super::session::Session;
 use super::store::{Isolation, Locks, PgStore};
@@ -18,6 +19,9 @@ const MIGRATIONS: &[Migration] = &migrations!["postgres":
     "20261122000001_create_idem_records",
     "20261122000002_create_idem_journal",
 ];
+
+/// For a store that is [far](Distance::Far) from its database, after the others.
+const FAR_MIGRATIONS: &[Migration] = &migrations!["postgres-far": "20261129000001_create_idem_functions",];
 
 /// The advisory lock that every migrating process takes: the word `idem` in ASCII.
 const LOCK: i64 = 0x6964_656d;
@@ -41,6 +45,8 @@ impl PgStore {
     ///   under their names: sqlx compares checksums. At each upgrade of `idem-sqlx`, copy the new files and run them
     ///   before the new release serves requests. You may also call `migrate`, before or after: each file changes
     ///   nothing the second time, and records its name in `idem_migrations`.
+    /// - For a store with a [`Distance`](crate::Distance) other than `Near` it also runs the file in
+    ///   `migrations/postgres-far`, which creates two functions.
     /// - Copied files name no schema: they create their tables in the first schema of the `search_path` of the
     ///   connection that runs them. If the store has a named [schema](crate::PgStoreBuilder::schema), set `search_path`
     ///   to it on that connection.
@@ -51,15 +57,17 @@ impl PgStore {
     /// # Cancel safety
     /// Safe: it is one transaction.
     pub async fn migrate(&self) -> Result<(), Error> {
+        let far = if self.inner().distance == Distance::Near { &[] } else { FAR_MIGRATIONS };
+        let migrations = [MIGRATIONS, far].concat();
         if self.inner().locks == Locks::None {
             for pause in retry::pauses() {
-                match migrate(self, MIGRATIONS).await {
+                match migrate(self, &migrations).await {
                     Err(error) if error.kind() == Kind::RetryLater => sleep(pause).await,
                     migrated => return migrated,
                 }
             }
         }
-        migrate(self, MIGRATIONS).await
+        migrate(self, &migrations).await
     }
 }
 
@@ -143,6 +151,7 @@ mod tests {
     #[test]
     fn r33_each_file_can_be_run_again() {
         assert_are_in(concat!(env!("CARGO_MANIFEST_DIR"), "/migrations/postgres"), MIGRATIONS);
+        assert_are_in(concat!(env!("CARGO_MANIFEST_DIR"), "/migrations/postgres-far"), FAR_MIGRATIONS);
     }
 
     /// A migration of a later release.

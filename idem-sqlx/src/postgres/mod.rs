@@ -2,6 +2,7 @@
 
 mod connect;
 pub(crate) mod error;
+mod far;
 mod fitness;
 mod in_time;
 mod intents;
@@ -19,6 +20,7 @@ mod sweep;
 mod sweeps;
 mod tx;
 
+pub use far::Distance;
 pub use lease::{PgLease, PgSteps};
 pub use store::{Isolation, Locks, PgStore, PgStoreBuilder};
 pub use tx::PgTx;

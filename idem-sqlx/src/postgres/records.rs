@@ -51,9 +51,9 @@ statements! {
 /// from running by taking its locks first.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct LockWords {
-    asked: i64,
+    pub(super) asked: i64,
     pub(super) identity: i64,
-    running: i64,
+    pub(super) running: i64,
 }
 
 impl LockWords {

@@ -11,12 +11,13 @@ use sqlx_core::transaction::TransactionManager;
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
-use super::error::{commit_was_refused, is_left_behind};
+use super::error::{commit_was_refused, is_gone, is_left_behind};
+use super::far;
 use super::fitness::Fitness;
 use super::in_time::{InTime, no_answer};
 use super::store::PgStore;
 use crate::database::CommitFailed;
-use crate::error::not_begun;
+use crate::error::{not_begun, store_error};
 
 type Manager = <Postgres as Database>::TransactionManager;
 
@@ -36,6 +37,8 @@ pub(super) struct Begin {
     statement: &'static str,
     /// What the transaction has to take before anything else, in the message that begins it: a round trip less.
     then: Option<Arc<str>>,
+    /// The statement that claims, which comes last and may [fail](far::is_not_claimed).
+    claim: Option<Arc<str>>,
 }
 
 impl Begin {
@@ -47,7 +50,7 @@ impl Begin {
             assert!(statement_bytes[at] == begin[at], "a transaction begins by `begin!`");
             at += 1;
         }
-        Self { statement, then: None }
+        Self { statement, then: None, claim: None }
     }
 
     /// The same, with a time limit of the server's own on the pauses between two statements. Called once for a store.
@@ -60,17 +63,35 @@ impl Begin {
 
     /// The same, and then these statements. No text of a request is in them, only numbers.
     pub(super) fn then(&self, statements: String) -> Self {
-        Self { then: Some(statements.into()), ..*self }
+        Self { then: Some(statements.into()), ..self.clone() }
+    }
+
+    /// The same, and then a claim. See [`far`].
+    pub(super) fn claiming(self, claim: String) -> Self {
+        Self { claim: Some(claim.into()), ..self }
+    }
+
+    pub(super) fn claims(&self) -> bool {
+        self.claim.is_some()
     }
 
     fn message(&self) -> SqlStr {
-        match &self.then {
-            None => self.statement.into_sql_str(),
-            Some(then) => AssertSqlSafe(format!("{}; {then}", self.statement)).into_sql_str(),
+        let Self { statement, then, claim } = self;
+        match (then, claim) {
+            (None, None) => statement.into_sql_str(),
+            (Some(then), None) => AssertSqlSafe(format!("{statement}; {then}")).into_sql_str(),
+            (None, Some(claim)) => AssertSqlSafe(format!("{statement}; {claim}")).into_sql_str(),
+            (Some(then), Some(claim)) => AssertSqlSafe(format!("{statement}; {then}; {claim}")).into_sql_str(),
         }
     }
 
-    /// Ends the transaction that this has begun, and begins it again.
+    /// The error of a message that has not begun a transaction.
+    pub(super) fn failed(&self, error: sqlx::Error) -> Error {
+        // The cause may be the claim in it, as that the functions are missing.
+        if self.claims() && !is_gone(&error) { store_error(error) } else { not_begun(error) }
+    }
+
+    /// Ends the transaction that this has begun, and begins it again without a claim.
     fn again(&self) -> SqlStr {
         match &self.then {
             None => "ROLLBACK AND CHAIN".into_sql_str(),
@@ -113,6 +134,8 @@ pub struct Session {
     fitness: Fitness,
     /// Whether a BEGIN was sent. Without one there is nothing to roll back.
     has_begun: bool,
+    /// Whether a claim was in the message that began the transaction, and has succeeded.
+    has_claimed: bool,
 }
 
 impl Session {
@@ -127,11 +150,11 @@ impl Session {
     /// A session before its BEGIN, for a statement that stands alone.
     pub(super) fn bare(connection: PoolConnection<Postgres>, store: &PgStore) -> Self {
         let limit = store.inner().statement_deadline;
-        Self { connection: Some(connection), limit, fitness: Fitness::Fit, has_begun: false }
+        Self { connection: Some(connection), limit, fitness: Fitness::Fit, has_begun: false, has_claimed: false }
     }
 
     pub(super) async fn begun(self, begin: &Begin) -> Result<Self, Error> {
-        self.try_begin(begin).await.map_err(not_begun)
+        self.try_begin(begin).await.map_err(|error| begin.failed(error))
     }
 
     pub(super) async fn try_begin(mut self, begin: &Begin) -> sqlx::Result<Self> {
@@ -144,6 +167,11 @@ impl Session {
                 begun = self.send_begin(begin).await;
             }
         }
+        self.has_claimed = begin.claims() && begun.is_ok();
+        if begin.claims() && begun.as_ref().is_err_and(far::is_not_claimed) {
+            // Begun all the same, to find out why.
+            begun = self.send(begin.again()).await;
+        }
         if let Err(error) = begun {
             self.discard();
             return Err(error);
@@ -151,12 +179,20 @@ impl Session {
         Ok(self)
     }
 
+    pub(super) fn has_claimed(&self) -> bool {
+        self.has_claimed
+    }
+
     pub(super) fn has_begun(&self) -> bool {
         self.has_begun
     }
 
     async fn send_begin(&mut self, begin: &Begin) -> sqlx::Result<()> {
-        self.answer(async |connection| Manager::begin(connection, Some(begin.message())).await).await
+        self.send(begin.message()).await
+    }
+
+    async fn send(&mut self, begin: SqlStr) -> sqlx::Result<()> {
+        self.answer(async |connection| Manager::begin(connection, Some(begin)).await).await
     }
 
     /// Asks the connection something that has to be answered in time.
@@ -238,6 +274,25 @@ impl Session {
             }
             Err(_elapsed) => {
                 self.discard();
+                Err(CommitFailed::Unknown(no_answer()))
+            }
+        }
+    }
+
+    /// Sends the completion and the COMMIT in one message. After a success the connection is in a transaction with nothing
+    /// in it, which is rolled back after the answer.
+    pub(super) async fn complete(&mut self, completion: SqlStr, deadline: Duration) -> Result<(), CommitFailed> {
+        if Manager::get_transaction_depth(self.connection()) != 1 {
+            return Err(CommitFailed::SavepointOpen);
+        }
+        match timeout(deadline, self.connection().execute(sqlx::raw_sql(completion))).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => {
+                self.fitness.note(&error);
+                Err(CommitFailed::Unknown(error))
+            }
+            Err(_elapsed) => {
+                self.fitness = Fitness::Silent;
                 Err(CommitFailed::Unknown(no_answer()))
             }
         }

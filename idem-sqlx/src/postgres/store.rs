@@ -9,6 +9,7 @@ use idem_core::store::{DEFAULT_DEADLINE, Runs, Store};
 use idem_core::{Error, Kind, Request};
 use sqlx::{Executor, PgPool, Postgres};
 
+use super::far::Distance;
 use super::in_time::InTime;
 use super::intents::BEGIN;
 use super::leases::Leases;
@@ -67,6 +68,7 @@ pub(super) struct Inner {
     pub(super) ping: bool,
     pub(super) unnamed_statements: bool,
     pub(super) locks: Locks,
+    pub(super) distance: Distance,
     /// Set as soon as the schema of the tables is known.
     statements: OnceLock<&'static Statements>,
     /// Set when a request has read it.
@@ -169,6 +171,7 @@ impl PgStore {
             ping: true,
             unnamed_statements: false,
             locks: Locks::Advisory,
+            distance: Distance::Near,
             schema: None,
         }
     }
@@ -207,6 +210,11 @@ impl Inner {
                 Ok(self.statements.get_or_init(|| Statements::of(&schema)))
             }
         }
+    }
+
+    /// The schema of the tables, as soon as it is known.
+    pub(super) fn schema(&self) -> Option<&'static Schema> {
+        self.statements.get().map(|statements| &statements.schema)
     }
 
     /// The locks of a request, as soon as the secret of the database is known.
@@ -310,6 +318,7 @@ pub struct PgStoreBuilder {
     ping: bool,
     unnamed_statements: bool,
     locks: Locks,
+    distance: Distance,
     schema: Option<Schema>,
 }
 
@@ -418,6 +427,16 @@ impl PgStoreBuilder {
         self
     }
 
+    /// How far away the database is. Default: [`Distance::Near`].
+    ///
+    /// Over a network the round trips are what a request waits for. `Far` and `Farthest` save one and two of them, and
+    /// have a price: see [`Distance`].
+    #[must_use]
+    pub fn distance(mut self, distance: Distance) -> Self {
+        self.distance = distance;
+        self
+    }
+
     /// The schema that has the store's tables. Default: `current_schema()` at the store's first use, which may be a
     /// migration or a request. The default `search_path` of a connection decides it. If that schema does not have the
     /// tables, the connection's current `search_path` decides.
@@ -458,6 +477,7 @@ impl PgStoreBuilder {
             ping: self.ping,
             unnamed_statements: self.unnamed_statements,
             locks: self.locks,
+            distance: if self.locks == Locks::None { Distance::Near } else { self.distance },
             statements: self.schema.map_or_else(OnceLock::new, |schema| Statements::of(&schema).into()),
             secret: OnceLock::new(),
             begin_waiting: patience.map(|patience| begin.then(limited_waits(patience))),

@@ -18,14 +18,15 @@ use sqlx::postgres::{PgArguments, PgConnection, PgQueryResult, PgRow, PgStatemen
 use sqlx::{Acquire, Either, Execute, Executor, Postgres, SqlStr};
 use tokio::time::{sleep, timeout};
 
-use super::error::{has_no_savepoint, is_cancelled, is_lock_timeout, is_serialization_failure};
+use super::error::{commit_was_refused, has_no_savepoint, is_cancelled, is_lock_timeout, is_serialization_failure};
+use super::far::{self, Distance};
 use super::in_time::InTime;
 use super::leases::Leases;
 use super::records::{Holder, LockWords, Records};
 use super::session::{Begin, Session};
 use super::store::{Locks, PgStore};
 use crate::database::{CommitFailed, Database};
-use crate::error::{caused, store_error};
+use crate::error::{caused, kind, store_error};
 use crate::recent::word;
 use crate::retry;
 use crate::running::{Asked, Entered, State};
@@ -165,8 +166,9 @@ impl Context for PgTx {
             ControlFlow::Break(begun) => return Ok(begun),
             ControlFlow::Continue(session) => session,
         };
-        let begin = begin_claim(store, request).await?;
         for pause in retry::pauses() {
+            let claim = Claim::random()?;
+            let begin = begin_claim(store, request, claim).await?;
             let session = match looked.take() {
                 Some(session) => session.begun(&begin).await?,
                 None => match Session::begin_for(store, &begin, asked).await? {
@@ -175,8 +177,12 @@ impl Context for PgTx {
                 },
             };
             let mut tx = Self { store: store.clone(), session: Some(session), run: None, step: None };
-            let claim = Claim::random()?;
-            match tx.try_claim(request, claim).await? {
+            let tried = match (tx.session().has_claimed(), begin.claims()) {
+                (true, _) => Tried::Run,
+                (false, true) => Box::pin(tx.contest(request, claim)).await?,
+                (false, false) => tx.try_claim(request, claim).await?,
+            };
+            match tried {
                 Tried::Run => {
                     if store.inner().locks == Locks::None {
                         tx.session().mark().await.map_err(store_error)?;
@@ -203,6 +209,9 @@ impl Context for PgTx {
     }
 
     async fn complete(mut self, outcome: &Outcome) -> Result<(), Error> {
+        if self.store.inner().distance == Distance::Farthest {
+            return Box::pin(self.complete_far(outcome)).await;
+        }
         self.write_outcome(outcome).await?;
         self.commit_claimed().await
     }
@@ -304,7 +313,7 @@ impl PgTx {
             // In a box, like every rare path: the future of a usual run does not grow by it.
             Ok(false) => Box::pin(self.contest(request, claim)).await,
             Err(error) if is_serialization_failure(&error) => {
-                let begin = begin_claim(&self.store, request).await?;
+                let begin = begin_claim(&self.store, request, claim).await?;
                 self.session().restart(&begin).await.map_err(store_error)?;
                 Box::pin(self.contest(request, claim)).await
             }
@@ -401,6 +410,49 @@ impl PgTx {
         }
     }
 
+    /// Writes the completion and commits in one message.
+    async fn complete_far(mut self, outcome: &Outcome) -> Result<(), Error> {
+        let (store, schema) = (self.store.clone(), self.store.inner().schema().expect("known since the claim"));
+        let Self { session: Some(session), run: Some(run), .. } = &mut self else { unreachable!("a recorded run") };
+        let completion = far::completion(schema, &run.request, run.claim, outcome, run.began.elapsed());
+        let error = match session.complete(completion, store.inner().commit_deadline).await {
+            Ok(()) => {
+                let run = self.take_run();
+                store.inner().recent.insert(run.entered.digest());
+                return Ok(());
+            }
+            Err(CommitFailed::Unknown(error)) => error,
+            Err(refused) => {
+                self.run = None;
+                return Err(refused.into());
+            }
+        };
+        match far::failed(&error) {
+            far::Failed::NotHeld => Err(self.ended().await),
+            far::Failed::Before => {
+                // The failed transaction may not be ours: the handler may have ended ours and begun another.
+                if let Ok(false) = self.holds().await {
+                    return Err(self.ended().await);
+                }
+                self.run = None;
+                self.take_session().rollback().await;
+                Err(store_error(error))
+            }
+            // A COMMIT that was refused is an answer, but so is a statement that was cancelled after a COMMIT.
+            far::Failed::Unknown => {
+                let (run, session) = (self.take_run(), self.take_session());
+                let refused = commit_was_refused(&error).then(|| kind(&error));
+                drop(session);
+                let found = find_out(&store, &run.request, run.claim, Err(CommitFailed::Unknown(error))).await;
+                // The look-up has found that nothing was kept, and the database has said why.
+                found.map_err(|found| match refused {
+                    Some(kind) if found.kind() == Kind::StoreUnavailable => Error::new(kind).caused_by(found),
+                    _ => found,
+                })
+            }
+        }
+    }
+
     async fn commit_claimed(mut self) -> Result<(), Error> {
         let (run, session) = (self.take_run(), self.take_session());
         let inner = self.store.inner();
@@ -459,8 +511,8 @@ impl Drop for PgTx {
     }
 }
 
-/// The message that begins the transaction of a claim.
-async fn begin_claim(store: &PgStore, request: &Request) -> Result<Begin, Error> {
+/// The message that begins the transaction of a claim, and from far away claims.
+async fn begin_claim(store: &PgStore, request: &Request, claim: Claim) -> Result<Begin, Error> {
     let inner = store.inner();
     if let Some(begin) = &inner.begin_waiting {
         return Ok(begin.clone());
@@ -469,7 +521,11 @@ async fn begin_claim(store: &PgStore, request: &Request) -> Result<Begin, Error>
         Some(words) => words,
         None => Box::pin(first_words(store, request)).await?,
     };
-    Ok(inner.begin.then(words.taken()))
+    let begin = inner.begin.then(words.taken());
+    Ok(match inner.schema().filter(|_| inner.distance != Distance::Near) {
+        Some(schema) => begin.claiming(far::claim(schema, words, request, claim)),
+        None => begin,
+    })
 }
 
 /// The locks of the first request of a process, which has to ask for the secret of the database.

@@ -142,9 +142,10 @@ impl Proxy {
             let Ok(length @ 1..) = from.read(&mut buffer).await else { return };
             let sent = &buffer[..length];
             self.messages.fetch_add(1, Ordering::SeqCst);
-            // A simple query, as sqlx sends it: alone in its packet.
+            // A simple query, as sqlx sends it: alone in its packet. From far away it has the completion in it.
             let counts = self.counts_all.load(Ordering::SeqCst);
-            if counts || sent.windows(8).any(|bytes| bytes == b"\x0bCOMMIT\0") {
+            let has = |words: &[u8]| sent.windows(words.len()).any(|bytes| bytes == words);
+            if counts || has(b"\x0bCOMMIT\0") || has(b"; COMMIT; BEGIN\0") {
                 let passes = self.pass.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
                 let fault = match passes {
                     Ok(_) => Fault::None,

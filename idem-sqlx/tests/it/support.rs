@@ -4,10 +4,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use axum::Router;
 use idem_core::store::{Context, Lease};
-use idem_sqlx::{Locks, PgStore, PgStoreBuilder, SqliteStore, SqliteStoreBuilder};
+use idem_sqlx::{Distance, Locks, PgStore, PgStoreBuilder, SqliteStore, SqliteStoreBuilder};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions};
-use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, Row};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, PgConnection, Row};
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
 
@@ -232,6 +232,16 @@ pub fn locks() -> Locks {
     }
 }
 
+/// How far the stores of this run are from their database. `cargo xtask test --postgres 18` is far.
+pub fn distance() -> Distance {
+    match std::env::var("IDEM_TEST_DISTANCE").as_deref() {
+        Ok("far") => Distance::Far,
+        Ok("farthest") => Distance::Farthest,
+        Ok(other) => panic!("IDEM_TEST_DISTANCE is `far`, `farthest` or not set: {other}"),
+        Err(_) => Distance::Near,
+    }
+}
+
 /// The database that all others are copies of: it has the tables already.
 async fn template() -> &'static str {
     static TEMPLATE: OnceCell<String> = OnceCell::const_new();
@@ -243,7 +253,7 @@ async fn template() -> &'static str {
             on_server(format!("CREATE DATABASE {name}")).await;
             let local = [("synchronous_commit", "local")];
             let pool = PgPool::connect_with(server().database(&name).options(local)).await.expect("the template");
-            PgStore::new(pool.clone()).migrate().await.expect("migrations");
+            PgStore::builder(pool.clone()).distance(distance()).build().migrate().await.expect("migrations");
             sqlx::raw_sql(EFFECTS).execute(&pool).await.expect("the table for effects");
             pool.close().await;
             name
@@ -268,7 +278,12 @@ impl Postgres {
 
     /// How an application connects. [`pool`](Self::pool) goes to the server itself.
     pub fn options(&self) -> PgConnectOptions {
-        pooler().unwrap_or_else(server).database(&self.name)
+        let options = pooler().unwrap_or_else(server).database(&self.name);
+        match distance() {
+            // The statement that completes has the reply in it, and sqlx logs statements.
+            Distance::Farthest => options.disable_statement_logging(),
+            _ => options,
+        }
     }
 
     /// Has a default set for all who connect from now on. A pooler knows no other way to choose one.
@@ -303,7 +318,7 @@ impl Postgres {
 
     /// A store as the tests' server needs it.
     pub fn builder_over(pool: PgPool) -> PgStoreBuilder {
-        PgStore::builder(pool).locks(locks()).unnamed_statements(pooler().is_some())
+        PgStore::builder(pool).locks(locks()).distance(distance()).unnamed_statements(pooler().is_some())
     }
 }
 
