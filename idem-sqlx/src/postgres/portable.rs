@@ -24,6 +24,7 @@ enum Fault {
     /// `clock_timestamp()`, which differs from node to node and from row to row.
     Clock,
     /// A stable function or operator that is given a column, in an UPDATE or DELETE. Time plus interval is stable.
+    /// A comparison is not, and `greatest` only compares: `greatest(expires_at, now() + …)` is right.
     StableOfColumn,
     /// `now()` in a CASE or COALESCE; in a statement that writes, any stable function or operator.
     StableInCase,

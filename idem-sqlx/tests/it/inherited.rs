@@ -259,6 +259,8 @@ both! {
 
             D::soil(&store, *dirt).await;
             held.release().await.unwrap_or_else(|error| panic!("{how}: {error:?}"));
+            // Otherwise this process could answer the next claim while the only connection is on its way back.
+            drop(held);
             assert_clean(&db, &store, &how).await;
 
             D::soil(&store, *dirt).await;
@@ -268,6 +270,7 @@ both! {
             D::soil(&store, *dirt).await;
             let before = db.number(D::NOW).await;
             held.complete(None, &Outcome::Reply(reply())).await.unwrap_or_else(|error| panic!("{how}: {error:?}"));
+            drop(held);
             assert_clean(&db, &store, &how).await;
             assert_written(&db, "completed_at", before, Duration::ZERO, &how).await;
             assert_written(&db, "expires_at", before, hour, &how).await;
