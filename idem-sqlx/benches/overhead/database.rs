@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::routing::post;
-use idem_sqlx::{PgStore, PgStoreBuilder, SqliteStore};
+use idem_sqlx::{Distance, PgStore, PgStoreBuilder, SqliteStore};
 use sha2::{Digest, Sha256};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
@@ -65,7 +65,8 @@ impl Postgres {
             .connect_with(reached.clone().database(&database))
             .await
             .expect("a connection to the new database");
-        PgStore::new(pool.clone()).migrate().await.expect("the store's tables");
+        let far = PgStore::builder(pool.clone()).distance(Distance::Far).build();
+        far.migrate().await.expect("the store's tables and functions");
         sqlx::raw_sql(POSTGRES_TABLES).execute(&pool).await.expect("the application's tables");
         Self { server, network, database, pool }
     }
@@ -100,6 +101,10 @@ impl Database for Postgres {
         let usual = self.app(self.store());
         let elsewhere = self.app(self.store());
         let limited = self.app(self.store().idle_limit(Duration::from_secs(90)));
+        let unasked = self.app(self.store().ping(false));
+        let unasked_elsewhere = self.app(self.store().ping(false));
+        let far = self.app(self.store().ping(false).distance(Distance::Far));
+        let farthest = self.app(self.store().ping(false).distance(Distance::Farthest));
         vec![
             Variant::new("bare", &usual, "/bare", Keys::Fresh),
             Variant::new("bound", &usual, "/bound", Keys::Fresh),
@@ -107,11 +112,18 @@ impl Database for Postgres {
             Variant::new("lock and look", &usual, "/lock-and-look", Keys::Fresh),
             Variant::new("attribute", &usual, "/attribute", Keys::Fresh),
             Variant::new("attribute, idle limit", &limited, "/attribute", Keys::Fresh),
+            Variant::new("attribute, no ping", &unasked, "/attribute", Keys::Fresh),
+            Variant::new("attribute, far", &far, "/attribute", Keys::Fresh),
+            Variant::new("attribute, farthest", &farthest, "/attribute", Keys::Fresh),
             Variant::new("its replay", &usual, "/attribute", Keys::Again),
+            Variant::new("its replay, no ping", &unasked, "/attribute", Keys::Again),
             Variant::new("its replay, elsewhere", &elsewhere, "/attribute", Keys::Finished),
+            Variant::new("its replay, elsewhere, no ping", &unasked_elsewhere, "/attribute", Keys::Finished),
             Variant::new("leased by hand", &usual, "/leased-by-hand", Keys::Fresh),
             Variant::new("leased, no step", &usual, "/leased", Keys::Fresh),
+            Variant::new("leased, no step, no ping", &unasked, "/leased", Keys::Fresh),
             Variant::new("leased, one step", &usual, "/leased-step", Keys::Fresh),
+            Variant::new("leased, one step, no ping", &unasked, "/leased-step", Keys::Fresh),
         ]
     }
 
