@@ -3,9 +3,11 @@
 //!
 //! `cargo bench -p idem-sqlx --bench overhead --features postgres,sqlite`, with `IDEM_TEST_POSTGRES` naming a server on
 //! which a database may be created. `IDEM_BENCH_ROUNDS` and `IDEM_BENCH_SECONDS` make it longer or shorter, and a word
-//! after `--` selects the settings whose names contain it: `-- postgres`, `-- "1 client"`.
+//! after `--` selects the settings whose names contain it: `-- postgres`, `-- "1 client"`. The word `count` asks for
+//! something else: see [`count`].
 #![allow(clippy::print_stdout, reason = "a bench is there to print its table")]
 
+mod count;
 mod database;
 mod handlers;
 mod machine;
@@ -19,15 +21,24 @@ use std::time::Duration;
 use database::{Database, Postgres, Sqlite};
 use measure::{Effort, Measured};
 
-#[tokio::main]
-async fn main() {
+fn main() {
     let arguments: Vec<_> = env::args().skip(1).collect();
     // `cargo test --all-targets` also starts the bench, only to check that it starts.
     if !arguments.iter().any(|argument| argument == "--bench") {
         return;
     }
-    let wanted = arguments.into_iter().find(|argument| !argument.starts_with('-'));
-    let wanted = wanted.unwrap_or_default().to_lowercase();
+    let mut words = arguments.into_iter().filter(|argument| !argument.starts_with('-'));
+    let wanted = words.next().unwrap_or_default().to_lowercase();
+    if wanted == "count" {
+        let url = env::var("IDEM_TEST_POSTGRES").expect("IDEM_TEST_POSTGRES names a server");
+        count::count(&url, &words.next().unwrap_or_default(), variable("IDEM_BENCH_REQUESTS").unwrap_or(10_000));
+        return;
+    }
+    compare(&wanted);
+}
+
+#[tokio::main]
+async fn compare(wanted: &str) {
     let effort = Effort {
         rounds: variable("IDEM_BENCH_ROUNDS").unwrap_or(21),
         slice: Duration::from_secs_f64(variable("IDEM_BENCH_SECONDS").unwrap_or(0.5)),
@@ -39,14 +50,14 @@ async fn main() {
         Ok(url) if !url.is_empty() => {
             let postgres = Postgres::create(&url).await;
             facts.push(postgres.facts().await);
-            measure_both(&postgres, [1, 32], &wanted, effort, &mut measured).await;
+            measure_both(&postgres, [1, 32], wanted, effort, &mut measured).await;
             postgres.drop().await;
         }
         _ => println!("Postgres is left out: IDEM_TEST_POSTGRES names no server."),
     }
     let sqlite = Sqlite::create().await;
     facts.push(sqlite.facts().await);
-    measure_both(&sqlite, [1, 8], &wanted, effort, &mut measured).await;
+    measure_both(&sqlite, [1, 8], wanted, effort, &mut measured).await;
 
     println!("\n{}", table::ratios(&measured, "bare"));
     let attribute = &["attribute", "attribute, idle limit"][..];
