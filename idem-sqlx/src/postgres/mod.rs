@@ -14,6 +14,7 @@ mod statements;
 mod store;
 mod sweep;
 mod sweeps;
+mod timer;
 mod tx;
 
 pub use lease::{PgLease, PgSteps};

@@ -1,5 +1,6 @@
 //! A pooled connection inside a transaction, and every way out of the transaction.
 
+use std::mem::take;
 use std::time::Duration;
 
 use idem_core::Error;
@@ -8,12 +9,12 @@ use sqlx::postgres::PgConnection;
 use sqlx::{Database, Executor, Postgres, SqlSafeStr};
 use sqlx_core::transaction::TransactionManager;
 use tokio::runtime::Handle;
-use tokio::time::timeout;
 
 use super::error::{commit_was_refused, is_left_behind};
 use super::fitness::Fitness;
 use super::in_time::{InTime, no_answer};
 use super::store::PgStore;
+use super::timer::Timer;
 use crate::database::CommitFailed;
 use crate::error::not_begun;
 
@@ -73,6 +74,7 @@ pub struct Session {
     connection: Option<PoolConnection<Postgres>>,
     /// How long each statement of the store may take.
     limit: Duration,
+    timer: Timer,
     /// Whether the connection can go back to the pool.
     fitness: Fitness,
     /// Whether a BEGIN was sent. Without one there is nothing to roll back.
@@ -81,7 +83,8 @@ pub struct Session {
 
 impl Session {
     pub(super) async fn begin(store: &PgStore, begin: Begin) -> Result<Self, Error> {
-        Self::begin_on(store.pool().acquire().await.map_err(not_begun)?, store, begin).await
+        // Boxed, as in `Running::acquire`.
+        Self::begin_on(Box::pin(store.pool().acquire()).await.map_err(not_begun)?, store, begin).await
     }
 
     pub(super) async fn begin_on(
@@ -95,7 +98,7 @@ impl Session {
     /// A session before its BEGIN, for a statement that stands alone.
     pub(super) fn bare(connection: PoolConnection<Postgres>, store: &PgStore) -> Self {
         let limit = store.inner().statement_deadline;
-        Self { connection: Some(connection), limit, fitness: Fitness::Fit, has_begun: false }
+        Self { connection: Some(connection), limit, timer: Timer::default(), fitness: Fitness::Fit, has_begun: false }
     }
 
     pub(super) async fn begun(mut self, begin: Begin) -> Result<Self, Error> {
@@ -119,8 +122,8 @@ impl Session {
 
     /// Asks the connection something that has to be answered in time.
     async fn answer(&mut self, ask: impl AsyncFnOnce(&mut PgConnection) -> sqlx::Result<()>) -> sqlx::Result<()> {
-        let limit = self.limit;
-        timeout(limit, ask(self.connection())).await.unwrap_or_else(|_elapsed| {
+        let connection = self.connection.as_mut().expect("a session has its connection until it ends");
+        self.timer.within(self.limit, ask(connection)).await.unwrap_or_else(|| {
             self.fitness = Fitness::Silent;
             Err(no_answer())
         })
@@ -129,7 +132,7 @@ impl Session {
     /// The connection for the store's own statements.
     pub(super) fn in_time(&mut self) -> InTime<'_> {
         let connection = self.connection.as_mut().expect("a session has its connection until it ends");
-        InTime::new(connection, self.limit, &mut self.fitness)
+        InTime::new(connection, self.limit, &mut self.timer, &mut self.fitness)
     }
 
     /// The connection for a handler's statements, and where to note their errors.
@@ -175,20 +178,21 @@ impl Session {
             // sqlx would release the savepoint, report success, and leave the transaction open.
             return Err(CommitFailed::SavepointOpen);
         }
-        match timeout(deadline, Manager::commit(self.connection())).await {
-            Ok(Ok(())) => {
+        let connection = self.connection.as_mut().expect("a session has its connection until it ends");
+        match self.timer.within(deadline, Manager::commit(connection)).await {
+            Some(Ok(())) => {
                 self.give_back();
                 Ok(())
             }
-            Ok(Err(error)) if commit_was_refused(&error) => {
+            Some(Err(error)) if commit_was_refused(&error) => {
                 self.fitness.note(&error);
                 Err(CommitFailed::Refused(error))
             }
-            Ok(Err(error)) => {
+            Some(Err(error)) => {
                 self.discard();
                 Err(CommitFailed::Unknown(error))
             }
-            Err(_elapsed) => {
+            None => {
                 self.discard();
                 Err(CommitFailed::Unknown(no_answer()))
             }
@@ -197,8 +201,13 @@ impl Session {
 
     pub(super) async fn rollback(mut self) {
         // Taken out of `self`, so that a drop does not roll back a second time.
-        let session = Self { connection: self.connection.take(), ..self };
+        let session = self.moved();
         RollingBack(session).roll_back().await;
+    }
+
+    /// The same session. Nothing is left to clean up when this one is dropped.
+    fn moved(&mut self) -> Self {
+        Self { connection: self.connection.take(), timer: take(&mut self.timer), ..*self }
     }
 
     /// Gives the connection back to the pool, outside of any transaction, or closes it.
@@ -209,7 +218,12 @@ impl Session {
         let Some(mut connection) = self.connection.take() else { return };
         // The pool asks a connection that comes back for a sign of life, and would wait for it without end.
         match Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn(timeout(self.limit, connection.return_to_pool()))),
+            Ok(runtime) => {
+                let (mut timer, limit) = (take(&mut self.timer), self.limit);
+                // Boxed: a task is moved several times before it runs.
+                let returned = Box::pin(connection.return_to_pool());
+                runtime.spawn(async move { timer.within(limit, returned).await });
+            }
             Err(_no_runtime) => drop(connection.detach()),
         }
     }
@@ -228,7 +242,7 @@ impl Drop for Session {
             return;
         }
         let Ok(runtime) = Handle::try_current() else { return self.discard() };
-        let session = Self { connection: self.connection.take(), ..*self };
+        let session = self.moved();
         runtime.spawn(RollingBack(session).roll_back());
     }
 }
