@@ -192,7 +192,7 @@ impl<C: Context> Guard<C> {
     /// Releases a run whose outcome cannot be stored. Returns the given error, or the error of the release if that
     /// fails.
     pub(crate) async fn release_for<T>(self, error: Error) -> Result<T, Error> {
-        self.context.release().await?;
+        Box::pin(self.context.release()).await?;
         Err(error)
     }
 

@@ -11,6 +11,8 @@ use crate::error::{Error, Kind};
 
 /// Runs the body, and returns its panic as an error: a panic releases the run (rule 15).
 ///
+/// The body is moved several times on its way into the returned future, so a large one is boxed or pinned before.
+///
 /// Not an `async fn`: its future would reserve space for the body twice.
 pub(crate) fn catch<T>(body: impl Future<Output = T>) -> impl Future<Output = Result<T, Error>> {
     let caught = AssertUnwindSafe(body).catch_unwind();

@@ -1,9 +1,11 @@
 //! The runs in progress, for a shutdown that waits for them.
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::Notify;
 use tokio::time::timeout;
 
 /// Counts the runs in progress in this process.
@@ -18,27 +20,28 @@ use tokio::time::timeout;
 /// runs.drained().await;
 /// # }
 /// ```
-#[derive(Debug, Clone)]
-pub struct Runs(Arc<watch::Sender<usize>>);
+#[derive(Debug, Clone, Default)]
+pub struct Runs(Arc<Counter>);
 
-impl Default for Runs {
-    fn default() -> Self {
-        Self(Arc::new(watch::Sender::new(0)))
-    }
+#[derive(Debug, Default)]
+struct Counter {
+    count: AtomicUsize,
+    /// Told each time the count becomes zero.
+    none: Notify,
 }
 
 impl Runs {
     /// Counts a run until the returned value is dropped.
     #[must_use]
     pub fn enter(&self) -> Run {
-        self.0.send_modify(|count| *count += 1);
-        Run(Self(Arc::clone(&self.0)))
+        self.0.count.fetch_add(1, Ordering::SeqCst);
+        Run(self.clone())
     }
 
     /// The number of runs in progress.
     #[must_use]
     pub fn count(&self) -> usize {
-        *self.0.borrow()
+        self.0.count.load(Ordering::SeqCst)
     }
 
     /// Waits until no run is in progress. Call it when the server has stopped accepting requests: it also waits for
@@ -47,9 +50,15 @@ impl Runs {
     /// # Cancel safety
     /// Safe.
     pub async fn drained(&self) {
-        let mut count = self.0.subscribe();
-        // The sender lives in `self`, so the wait cannot fail.
-        let _closed = count.wait_for(|count| *count == 0).await;
+        loop {
+            // Listens before it looks, so that no end of a run is missed in between.
+            let mut none = pin!(self.0.none.notified());
+            none.as_mut().enable();
+            if self.count() == 0 {
+                return;
+            }
+            none.await;
+        }
     }
 
     /// Waits until no run is in progress, but no longer than the limit. Returns false if runs were in progress then.
@@ -71,13 +80,40 @@ pub struct Run(Runs);
 
 impl Drop for Run {
     fn drop(&mut self) {
-        self.0.0.send_modify(|count| *count -= 1);
+        let Self(Runs(counter)) = self;
+        if counter.count.fetch_sub(1, Ordering::SeqCst) == 1 {
+            counter.none.notify_waiters();
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::*;
+
+    #[tokio::test]
+    async fn r12_a_drain_ends_with_the_last_run() {
+        let runs = Runs::default();
+        let (first, second) = (runs.enter(), runs.enter());
+        let mut drained = pin!(runs.drained());
+        assert!((&mut drained).now_or_never().is_none());
+        drop(first);
+        assert!((&mut drained).now_or_never().is_none(), "one is in progress");
+        drop(second);
+        assert!((&mut drained).now_or_never().is_some());
+        // It is told, and not only asked again.
+        let run = runs.enter();
+        let drained = tokio::spawn({
+            let runs = runs.clone();
+            async move { runs.drained().await }
+        });
+        tokio::task::yield_now().await;
+        assert!(!drained.is_finished());
+        drop(run);
+        timeout(Duration::from_secs(10), drained).await.expect("it is told").expect("no panic");
+    }
 
     #[tokio::test(start_paused = true)]
     async fn r12_a_drain_waits_no_longer_than_its_limit() {

@@ -196,8 +196,12 @@ impl<D: Database> DbLease<D> {
             Written::Kept => Ok(D::session_of(tx)),
             Written::NotHeld => Err(Error::new(Kind::LeaseLost)),
             Written::Ended => {
-                self.store.roll_back(tx).await;
-                Err(self.poison().await)
+                // In a box, so that the future of every step does not grow by it.
+                let poisoned = Box::pin(async {
+                    self.store.roll_back(tx).await;
+                    self.poison().await
+                });
+                Err(poisoned.await)
             }
         }
     }

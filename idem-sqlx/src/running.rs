@@ -1,8 +1,8 @@
 //! The runs of this process, by identity.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry::Occupied;
 use std::ops::ControlFlow;
-use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -115,7 +115,8 @@ impl Running {
         pool: &Pool<DB>,
         asked: Asked<'_>,
     ) -> Result<ControlFlow<Kind, PoolConnection<DB>>, Error> {
-        let mut acquiring = pin!(pool.acquire());
+        // Boxed: it is most of the future of a claim otherwise, and a future is moved before it runs.
+        let mut acquiring = Box::pin(pool.acquire());
         loop {
             if let Some(kind) = self.answer(pool, asked) {
                 return Ok(ControlFlow::Break(kind));
@@ -167,9 +168,10 @@ impl Entered {
 
 impl Drop for Entered {
     fn drop(&mut self) {
-        let mut table = self.running.table();
-        if table.places.get(&self.digest).is_some_and(|place| place.number == self.number) {
-            table.places.remove(&self.digest);
+        if let Occupied(place) = self.running.table().places.entry(self.digest)
+            && place.get().number == self.number
+        {
+            place.remove();
         }
     }
 }

@@ -32,13 +32,13 @@ impl<DB: Database> Spare<DB> {
     where
         PoolOptions<DB>: Clone,
     {
-        if let Ok(acquired) = timeout(PATIENCE, pool.acquire()).await {
+        if let Ok(acquired) = timeout(PATIENCE, Box::pin(pool.acquire())).await {
             return acquired.map_err(not_begun);
         }
         let spare = self.0.get_or_init(|| {
             let options = pool.options().clone().max_connections(1).min_connections(0).idle_timeout(IDLE);
             options.connect_lazy_with((*pool.connect_options()).clone())
         });
-        spare.acquire().await.map_err(not_begun)
+        Box::pin(spare.acquire()).await.map_err(not_begun)
     }
 }

@@ -36,8 +36,8 @@ impl Content {
     /// # Cancel safety
     /// Dropped while it waits for its turn, it digests nothing. A digest that has begun ends by itself.
     pub(crate) async fn digest(self) -> Result<Fingerprint, Error> {
-        if self.body.len() <= AT_ONCE {
-            return Ok(self.digest_now());
+        if let Some(fingerprint) = self.digest_at_once() {
+            return Ok(fingerprint);
         }
         let turn = LONG.acquire().await;
         let digest = spawn_blocking(move || {
@@ -49,6 +49,11 @@ impl Content {
             // The runtime shuts down. Nothing was run.
             Err(error) => Error::new(Kind::RetryLater).caused_by(no_answer(&error)),
         })
+    }
+
+    /// The fingerprint, unless the body is so long that the digest takes a thread for blocking work.
+    pub(crate) fn digest_at_once(&self) -> Option<Fingerprint> {
+        (self.body.len() <= AT_ONCE).then(|| self.digest_now())
     }
 
     fn digest_now(&self) -> Fingerprint {

@@ -80,8 +80,9 @@ pub(crate) fn replay(reply: Reply) -> Result<Response, Error> {
 /// The name and the value of each header in order, each after its length: 2 bytes for a name, 4 for a value.
 pub(crate) fn encode_headers(headers: &HeaderMap) -> Bytes {
     let mut bytes = BytesMut::new();
+    let nominates = headers.contains_key(header::CONNECTION);
     for (name, value) in headers {
-        if NOT_STORED.contains(name) || is_nominated(headers, name) {
+        if NOT_STORED.contains(name) || nominates && is_nominated(headers, name) {
             continue;
         }
         // `http` limits names to less than 64 KiB. A value whose length does not fit 4 bytes cannot be in memory as one

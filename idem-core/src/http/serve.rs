@@ -47,7 +47,8 @@ impl<C: Context> Call<C> {
         let store = self.store.clone();
         // Before the first await, so that the future need not hold the request's headers and body.
         let request = catch_now(|| self.into_request(policy, asked)).unwrap_or_else(|panic| Err(bug(panic)));
-        serve(store, request, policy, body)
+        // Boxed where it is made: Axum moves the future of a handler several times, and this one is large.
+        Box::pin(serve(store, request, policy, body))
     }
 
     /// The request to claim, or `None` if nothing is to be recorded.
@@ -81,18 +82,19 @@ impl<C: Context> Call<C> {
         let compared = match asked.fingerprint {
             AskedFingerprint::Request => {
                 let content_type = self.headers.get(header::CONTENT_TYPE).cloned();
-                Compared::Content(Content { method, uri: self.uri, content_type, body: self.body })
+                let content = Content { method, uri: self.uri, content_type, body: self.body };
+                content.digest_at_once().map_or_else(|| Compared::Content(content), Compared::Digested)
             }
             AskedFingerprint::Value(chosen) => {
-                Compared::Chosen(Fingerprint::of_request_with(method.as_str(), path, query, &chosen?))
+                Compared::Digested(Fingerprint::of_request_with(method.as_str(), path, query, &chosen?))
             }
-            AskedFingerprint::None => Compared::Chosen(Fingerprint::of_path(path)),
+            AskedFingerprint::None => Compared::Digested(Fingerprint::of_path(path)),
         };
         Ok(Some(Unclaimed { identity, compared, ttl: policy.ttl }))
     }
 }
 
-/// A request before its content is digested.
+/// A request whose content may still have to be digested.
 struct Unclaimed {
     identity: Identity,
     compared: Compared,
@@ -101,18 +103,9 @@ struct Unclaimed {
 
 /// What is compared with a retry.
 enum Compared {
+    /// A content that takes long to digest.
     Content(Content),
-    Chosen(Fingerprint),
-}
-
-impl Unclaimed {
-    async fn digest(self) -> Result<Request, Error> {
-        let fingerprint = match self.compared {
-            Compared::Content(content) => content.digest().await?,
-            Compared::Chosen(fingerprint) => fingerprint,
-        };
-        Request::new(self.identity, fingerprint, self.ttl)
-    }
+    Digested(Fingerprint),
 }
 
 async fn serve<C: Context>(
@@ -123,13 +116,19 @@ async fn serve<C: Context>(
 ) -> Response {
     let counted = store.runs().enter();
     let request = match request {
-        // Boxed: the future of every request should not reserve space for its content.
-        Ok(Some(unclaimed)) => match Box::pin(catch(unclaimed.digest())).await.flatten() {
-            Ok(request) => request,
-            Err(error) => return respond(policy, Err(error)),
-        },
+        Ok(Some(Unclaimed { identity, compared, ttl })) => {
+            let fingerprint = match compared {
+                Compared::Digested(fingerprint) => Ok(fingerprint),
+                // Boxed: the future of every request should not reserve space for its content.
+                Compared::Content(content) => catch(Box::pin(content.digest())).await.flatten(),
+            };
+            match fingerprint.and_then(|fingerprint| Request::new(identity, fingerprint, ttl)) {
+                Ok(request) => request,
+                Err(error) => return respond(policy, Err(error)),
+            }
+        }
         Ok(None) => {
-            let run = Box::pin(catch(async move {
+            let run = catch(Box::pin(async move {
                 let _counted = counted;
                 run_unrecorded(&store, policy, body).await
             }));
@@ -140,12 +139,14 @@ async fn serve<C: Context>(
         }
         Err(error) => return respond(policy, Err(error)),
     };
-    let claimed = catch(claim::claim::<C>(&store, &request, policy.in_flight, &policy.lease, Intent::Run)).await;
+    let claimed = {
+        let claiming = pin!(claim::claim::<C>(&store, &request, policy.in_flight, &policy.lease, Intent::Run));
+        catch(claiming).await
+    };
     match claimed.unwrap_or_else(|panic| Err(bug(panic))) {
         // No await comes between the claim and the task that outlives this future.
         Ok(Claimed::Run(context)) => {
-            // Built in its box: a future of this size should not be moved.
-            let run = Box::pin(catch(async move {
+            let run = catch(Box::pin(async move {
                 let _counted = counted;
                 respond(policy, run_recorded(context, &store, policy, body).await)
             }));
@@ -187,7 +188,7 @@ async fn run_recorded<C: Context>(
     let mut response = match ended.unwrap_or_else(|kind| Err(Error::new(kind))) {
         Ok(response) => response,
         Err(failed) => {
-            context.release().await?;
+            release(context).await?;
             return Err(failed);
         }
     };
@@ -197,7 +198,7 @@ async fn run_recorded<C: Context>(
         return reject(context, &Outcome::Oversized, response).await;
     }
     if disposition == Disposition::Release {
-        context.release().await?;
+        release(context).await?;
         return Ok(response);
     }
     // The body may be a stream of the handler's: an error or a panic in it releases the run, too.
@@ -205,7 +206,7 @@ async fn run_recorded<C: Context>(
     let (outcome, response) = match captured.unwrap_or_else(|kind| Err(Error::new(kind))).flatten() {
         Ok(captured) => captured,
         Err(error) => {
-            context.release().await?;
+            release(context).await?;
             return Err(error);
         }
     };
@@ -214,6 +215,11 @@ async fn run_recorded<C: Context>(
         return Ok(response);
     }
     reject(context, &outcome, response).await
+}
+
+/// Boxed, like [`reject`]: the future of a usual run does not grow by it.
+fn release<C: Context>(context: C) -> BoxFuture<'static, Result<(), Error>> {
+    Box::pin(context.release())
 }
 
 async fn reject<C: Context>(context: C, outcome: &Outcome, response: Response) -> Result<Response, Error> {

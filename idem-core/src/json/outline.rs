@@ -36,9 +36,16 @@ impl<'t> Outline<'t> {
     pub(super) fn of(text: &'t str) -> Option<Self> {
         u32::try_from(text.len()).ok()?;
         // Room for all, at once: a vector that grows takes up to three times its content.
-        let count = |wanted: &[u8]| text.bytes().filter(|byte| wanted.contains(byte)).count();
-        let lengths = Vec::with_capacity(count(b"[{").min(text.len() / 2));
-        let members = Vec::with_capacity(count(b":").min(text.len() / 5));
+        let (mut containers, mut colons) = (0, 0);
+        for byte in text.bytes() {
+            match byte {
+                b'[' | b'{' => containers += 1,
+                b':' => colons += 1,
+                _ => {}
+            }
+        }
+        let lengths = Vec::with_capacity(containers.min(text.len() / 2));
+        let members = Vec::with_capacity(colons.min(text.len() / 5));
 
         let mut scan = Scan { text: Reader::new(text), outline: Self { text, lengths, members } };
         scan.value(0)?;

@@ -58,12 +58,12 @@ impl<'t> Reader<'t> {
     /// The next bytes of a string that was entered: all up to the next escape, or one escape. `Some(None)` if the
     /// string ends here, and was left.
     pub(super) fn piece(&mut self) -> Option<Option<Piece<'t>>> {
-        let start = self.at;
-        while !matches!(self.peek()?, b'"' | b'\\' | 0..=0x1f) {
-            self.at += 1;
-        }
-        if self.at > start {
-            return Some(Some(Piece::Plain(&self.text.as_bytes()[start..self.at])));
+        let rest = &self.text.as_bytes()[self.at..];
+        // The search stops at a quote at the latest, or this is no JSON.
+        let plain = rest.iter().position(|byte| matches!(byte, b'"' | b'\\' | 0..=0x1f))?;
+        if plain > 0 {
+            self.at += plain;
+            return Some(Some(Piece::Plain(&rest[..plain])));
         }
         match self.next()? {
             b'"' => Some(None),

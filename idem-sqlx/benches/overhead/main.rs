@@ -3,9 +3,11 @@
 //!
 //! `cargo bench -p idem-sqlx --bench overhead --features postgres,sqlite`, with `IDEM_TEST_POSTGRES` naming a server on
 //! which a database may be created. `IDEM_BENCH_ROUNDS` and `IDEM_BENCH_SECONDS` make it longer or shorter. A word
-//! after `--` selects the column of that name, or else those whose names contain it: `-- postgres`, `-- "0.75 ms"`.
+//! after `--` selects the column of that name, or else those whose names contain it: `-- postgres`, `-- "0.75 ms"`. The
+//! word `count` asks for something else: see [`count`].
 #![allow(clippy::print_stdout, reason = "a bench is there to print its table")]
 
+mod count;
 mod database;
 mod handlers;
 mod machine;
@@ -20,20 +22,30 @@ use std::time::Duration;
 use database::{Database, Postgres, Sqlite};
 use measure::{Effort, Measured};
 
-#[tokio::main]
-async fn main() {
+fn main() {
     let arguments: Vec<_> = env::args().skip(1).collect();
     // `cargo test --all-targets` also starts the bench, only to check that it starts.
     if !arguments.iter().any(|argument| argument == "--bench") {
         return;
     }
-    let wanted = arguments.into_iter().find(|argument| !argument.starts_with('-'));
+    let mut words = arguments.into_iter().filter(|argument| !argument.starts_with('-'));
+    let wanted = words.next().unwrap_or_default().to_lowercase();
+    if wanted == "count" {
+        let url = env::var("IDEM_TEST_POSTGRES").expect("IDEM_TEST_POSTGRES names a server");
+        count::count(&url, &words.next().unwrap_or_default(), variable("IDEM_BENCH_REQUESTS").unwrap_or(10_000));
+        return;
+    }
+    compare(&wanted);
+}
+
+#[tokio::main]
+async fn compare(wanted: &str) {
     let effort = Effort {
         rounds: variable("IDEM_BENCH_ROUNDS").unwrap_or(21),
         slice: Duration::from_secs_f64(variable("IDEM_BENCH_SECONDS").unwrap_or(0.5)),
     };
 
-    let wanted = Wanted::by(&wanted.unwrap_or_default());
+    let wanted = Wanted::by(wanted);
     let mut measured = Vec::new();
     let mut facts = machine::facts();
     let url = env::var("IDEM_TEST_POSTGRES").ok().filter(|url| !url.is_empty());

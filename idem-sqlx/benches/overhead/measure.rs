@@ -171,6 +171,11 @@ fn fresh() -> u64 {
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
+/// Sends a request that runs.
+pub(crate) async fn call_fresh(variant: &Variant) {
+    call(variant, fresh(), false).await;
+}
+
 async fn call(variant: &Variant, key: u64, replayed: bool) {
     send(&variant.app, variant.path, &owner(key), &key_text(key), replayed).await;
 }

@@ -2,16 +2,18 @@
 
 use std::fmt;
 use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
-use futures_util::stream::{self, BoxStream};
+use futures_util::stream::BoxStream;
+use futures_util::{Stream, StreamExt};
 use sqlx::postgres::{PgConnection, PgQueryResult, PgRow, PgStatement, PgTypeInfo};
 use sqlx::{Either, Execute, Executor, Postgres, SqlStr};
-use tokio::time::{Instant, timeout_at};
 
 use super::fitness::Fitness;
+use super::timer::Timer;
 
 /// The store's own statements go through this executor. A handler's statements do not: they end with its run.
 ///
@@ -20,14 +22,20 @@ use super::fitness::Fitness;
 pub(super) struct InTime<'c> {
     connection: &'c mut PgConnection,
     limit: Duration,
+    timer: &'c mut Timer,
     fitness: &'c mut Fitness,
 }
 
 impl<'c> InTime<'c> {
     /// Notes in `fitness` what the errors of the statements say about the connection. Without an answer in time it must
     /// be closed: the answer may come later.
-    pub(super) fn new(connection: &'c mut PgConnection, limit: Duration, fitness: &'c mut Fitness) -> Self {
-        Self { connection, limit, fitness }
+    pub(super) fn new(
+        connection: &'c mut PgConnection,
+        limit: Duration,
+        timer: &'c mut Timer,
+        fitness: &'c mut Fitness,
+    ) -> Self {
+        Self { connection, limit, timer, fitness }
     }
 }
 
@@ -45,25 +53,9 @@ impl<'c> Executor<'c> for &'c mut InTime<'_> {
         'c: 'e,
         E: 'q + Execute<'q, Postgres>,
     {
-        let end = Instant::now() + self.limit;
-        let (rows, fitness) = (self.connection.fetch_many(query), &mut *self.fitness);
-        stream::unfold((rows, fitness, false), move |(mut rows, fitness, is_over)| async move {
-            if is_over {
-                return None;
-            }
-            // Nothing is asked of a silent connection. To say nothing would be a success without a row.
-            let row = if *fitness == Fitness::Silent { None } else { timeout_at(end, rows.next()).await.ok() };
-            let row = match row {
-                Some(row) => row?.inspect_err(|error| fitness.note(error)),
-                None => {
-                    *fitness = Fitness::Silent;
-                    Err(no_answer())
-                }
-            };
-            let is_over = *fitness == Fitness::Silent;
-            Some((row, (rows, fitness, is_over)))
-        })
-        .boxed()
+        self.timer.start(self.limit);
+        let rows = self.connection.fetch_many(query);
+        Box::pin(Rows { rows, timer: &mut *self.timer, fitness: &mut *self.fitness, is_over: false })
     }
 
     fn fetch_optional<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, sqlx::Result<Option<PgRow>>>
@@ -71,14 +63,13 @@ impl<'c> Executor<'c> for &'c mut InTime<'_> {
         'c: 'e,
         E: 'q + Execute<'q, Postgres>,
     {
-        let end = Instant::now() + self.limit;
         Box::pin(async move {
             if *self.fitness == Fitness::Silent {
                 return Err(no_answer());
             }
-            match timeout_at(end, self.connection.fetch_optional(query)).await {
-                Ok(row) => row.inspect_err(|error| self.fitness.note(error)),
-                Err(_elapsed) => {
+            match self.timer.within(self.limit, self.connection.fetch_optional(query)).await {
+                Some(row) => row.inspect_err(|error| self.fitness.note(error)),
+                None => {
                     *self.fitness = Fitness::Silent;
                     Err(no_answer())
                 }
@@ -98,6 +89,36 @@ impl<'c> Executor<'c> for &'c mut InTime<'_> {
         'c: 'e,
     {
         self.connection.describe(sql)
+    }
+}
+
+/// The rows of a statement, all of which have to come in time.
+struct Rows<'e> {
+    rows: BoxStream<'e, sqlx::Result<Either<PgQueryResult, PgRow>>>,
+    timer: &'e mut Timer,
+    fitness: &'e mut Fitness,
+    is_over: bool,
+}
+
+impl Stream for Rows<'_> {
+    type Item = sqlx::Result<Either<PgQueryResult, PgRow>>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let Self { rows, timer, fitness, is_over } = &mut *self;
+        if *is_over {
+            return Poll::Ready(None);
+        }
+        // Nothing is asked of a silent connection.
+        if **fitness != Fitness::Silent {
+            match rows.poll_next_unpin(context) {
+                Poll::Ready(row) => return Poll::Ready(row.map(|row| row.inspect_err(|error| fitness.note(error)))),
+                Poll::Pending => ready!(timer.poll(context)),
+            }
+        }
+        **fitness = Fitness::Silent;
+        *is_over = true;
+        // To say nothing would be a success without a row.
+        Poll::Ready(Some(Err(no_answer())))
     }
 }
 

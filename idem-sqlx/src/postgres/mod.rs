@@ -18,6 +18,7 @@ mod statements;
 mod store;
 mod sweep;
 mod sweeps;
+mod timer;
 mod tx;
 
 pub use far::Distance;

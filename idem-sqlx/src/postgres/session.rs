@@ -1,5 +1,6 @@
 //! A pooled connection inside a transaction, and every way out of the transaction.
 
+use std::mem::take;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,13 +10,13 @@ use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Database, Executor, Postgres, SqlSafeStr, SqlStr};
 use sqlx_core::transaction::TransactionManager;
 use tokio::runtime::Handle;
-use tokio::time::timeout;
 
 use super::error::{commit_was_refused, is_gone, is_left_behind};
 use super::far;
 use super::fitness::Fitness;
 use super::in_time::{InTime, no_answer};
 use super::store::PgStore;
+use super::timer::Timer;
 use crate::database::CommitFailed;
 use crate::error::{not_begun, store_error};
 
@@ -130,6 +131,7 @@ pub struct Session {
     connection: Option<PoolConnection<Postgres>>,
     /// How long each statement of the store may take.
     limit: Duration,
+    timer: Timer,
     /// Whether the connection can go back to the pool.
     fitness: Fitness,
     /// Whether a BEGIN was sent. Without one there is nothing to roll back.
@@ -150,7 +152,8 @@ impl Session {
     /// A session before its BEGIN, for a statement that stands alone.
     pub(super) fn bare(connection: PoolConnection<Postgres>, store: &PgStore) -> Self {
         let limit = store.inner().statement_deadline;
-        Self { connection: Some(connection), limit, fitness: Fitness::Fit, has_begun: false, has_claimed: false }
+        let (timer, fitness) = (Timer::default(), Fitness::Fit);
+        Self { connection: Some(connection), limit, timer, fitness, has_begun: false, has_claimed: false }
     }
 
     pub(super) async fn begun(self, begin: &Begin) -> Result<Self, Error> {
@@ -197,8 +200,8 @@ impl Session {
 
     /// Asks the connection something that has to be answered in time.
     async fn answer(&mut self, ask: impl AsyncFnOnce(&mut PgConnection) -> sqlx::Result<()>) -> sqlx::Result<()> {
-        let limit = self.limit;
-        timeout(limit, ask(self.connection())).await.unwrap_or_else(|_elapsed| {
+        let connection = self.connection.as_mut().expect("a session has its connection until it ends");
+        self.timer.within(self.limit, ask(connection)).await.unwrap_or_else(|| {
             self.fitness = Fitness::Silent;
             Err(no_answer())
         })
@@ -207,7 +210,7 @@ impl Session {
     /// The connection for the store's own statements.
     pub(super) fn in_time(&mut self) -> InTime<'_> {
         let connection = self.connection.as_mut().expect("a session has its connection until it ends");
-        InTime::new(connection, self.limit, &mut self.fitness)
+        InTime::new(connection, self.limit, &mut self.timer, &mut self.fitness)
     }
 
     /// The connection for a handler's statements, and where to note their errors.
@@ -259,20 +262,21 @@ impl Session {
             // sqlx would release the savepoint, report success, and leave the transaction open.
             return Err(CommitFailed::SavepointOpen);
         }
-        match timeout(deadline, Manager::commit(self.connection())).await {
-            Ok(Ok(())) => {
+        let connection = self.connection.as_mut().expect("a session has its connection until it ends");
+        match self.timer.within(deadline, Manager::commit(connection)).await {
+            Some(Ok(())) => {
                 self.give_back();
                 Ok(())
             }
-            Ok(Err(error)) if commit_was_refused(&error) => {
+            Some(Err(error)) if commit_was_refused(&error) => {
                 self.fitness.note(&error);
                 Err(CommitFailed::Refused(error))
             }
-            Ok(Err(error)) => {
+            Some(Err(error)) => {
                 self.discard();
                 Err(CommitFailed::Unknown(error))
             }
-            Err(_elapsed) => {
+            None => {
                 self.discard();
                 Err(CommitFailed::Unknown(no_answer()))
             }
@@ -285,13 +289,14 @@ impl Session {
         if Manager::get_transaction_depth(self.connection()) != 1 {
             return Err(CommitFailed::SavepointOpen);
         }
-        match timeout(deadline, self.connection().execute(sqlx::raw_sql(completion))).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => {
+        let connection = self.connection.as_mut().expect("a session has its connection until it ends");
+        match self.timer.within(deadline, connection.execute(sqlx::raw_sql(completion))).await {
+            Some(Ok(_)) => Ok(()),
+            Some(Err(error)) => {
                 self.fitness.note(&error);
                 Err(CommitFailed::Unknown(error))
             }
-            Err(_elapsed) => {
+            None => {
                 self.fitness = Fitness::Silent;
                 Err(CommitFailed::Unknown(no_answer()))
             }
@@ -300,8 +305,13 @@ impl Session {
 
     pub(super) async fn rollback(mut self) {
         // Taken out of `self`, so that a drop does not roll back a second time.
-        let session = Self { connection: self.connection.take(), ..self };
+        let session = self.moved();
         RollingBack(session).roll_back().await;
+    }
+
+    /// The same session. Nothing is left to clean up when this one is dropped.
+    fn moved(&mut self) -> Self {
+        Self { connection: self.connection.take(), timer: take(&mut self.timer), ..*self }
     }
 
     /// Gives the connection back to the pool, outside of any transaction, or closes it.
@@ -312,7 +322,12 @@ impl Session {
         let Some(mut connection) = self.connection.take() else { return };
         // The pool asks a connection that comes back for a sign of life, and would wait for it without end.
         match Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn(timeout(self.limit, connection.return_to_pool()))),
+            Ok(runtime) => {
+                let (mut timer, limit) = (take(&mut self.timer), self.limit);
+                // Boxed: a task is moved several times before it runs.
+                let returned = Box::pin(connection.return_to_pool());
+                runtime.spawn(async move { timer.within(limit, returned).await });
+            }
             Err(_no_runtime) => drop(connection.detach()),
         }
     }
@@ -331,7 +346,7 @@ impl Drop for Session {
             return;
         }
         let Ok(runtime) = Handle::try_current() else { return self.discard() };
-        let session = Self { connection: self.connection.take(), ..*self };
+        let session = self.moved();
         runtime.spawn(RollingBack(session).roll_back());
     }
 }

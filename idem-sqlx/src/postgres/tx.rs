@@ -242,7 +242,7 @@ impl Context for PgTx {
 
     async fn release(mut self) -> Result<(), Error> {
         let (session, run) = (self.take_session(), self.take_run());
-        settle::released(&self.store, abandon(self.store.clone(), session, run)).await
+        settle::released(&self.store, Box::pin(abandon(self.store.clone(), session, run))).await
     }
 
     async fn begin_unrecorded(store: &PgStore) -> Result<Self, Error> {
@@ -483,7 +483,8 @@ impl PgTx {
 
     async fn ended(&mut self) -> Error {
         let (store, session, run) = (self.store.clone(), self.take_session(), self.take_run());
-        settle::ended_in_task(&self.store, async move { ended(&store, session, run).await }).await
+        // In a box, like every rare path.
+        Box::pin(settle::ended_in_task(&self.store, async move { ended(&store, session, run).await })).await
     }
 
     fn named_or_not<E>(&self, query: E) -> NamedOrNot<E> {
@@ -506,7 +507,7 @@ impl PgTx {
 impl Drop for PgTx {
     fn drop(&mut self) {
         if let (Some(session), Some(run)) = (self.session.take(), self.run.take()) {
-            settle::release(&self.store, abandon(self.store.clone(), session, run));
+            settle::release(&self.store, Box::pin(abandon(self.store.clone(), session, run)));
         }
     }
 }

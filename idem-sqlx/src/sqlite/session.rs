@@ -78,12 +78,12 @@ impl Session {
     }
 
     pub(super) async fn begin(pool: &SqlitePool) -> Result<Self, Error> {
-        Self::begin_on(pool.acquire().await.map_err(not_begun)?).await
+        Self::begin_on(Box::pin(pool.acquire()).await.map_err(not_begun)?).await
     }
 
     /// A transaction that only reads, and waits for no writer.
     pub(super) async fn begin_reading(pool: &SqlitePool) -> Result<Self, Error> {
-        Self::begin_by(pool.acquire().await.map_err(not_begun)?, "BEGIN").await
+        Self::begin_by(Box::pin(pool.acquire()).await.map_err(not_begun)?, "BEGIN").await
     }
 
     pub(super) async fn begin_on(connection: PoolConnection<Sqlite>) -> Result<Self, Error> {
@@ -257,7 +257,7 @@ pub struct Reader {
 
 impl Reader {
     pub(super) async fn acquire(pool: &SqlitePool) -> Result<Self, Error> {
-        pool.acquire().await.map(Self::on).map_err(not_begun)
+        Box::pin(pool.acquire()).await.map(Self::on).map_err(not_begun)
     }
 
     pub(super) fn on(connection: PoolConnection<Sqlite>) -> Self {
