@@ -194,6 +194,9 @@ pub trait Database: Store + Unpin {
 
     // Upkeep.
 
+    /// How long a sweep rests after a full batch, as a share of the time that the batch took.
+    const SWEEP_REST: f64;
+
     /// One batch of a sweep. `from` is where the previous batch ended.
     fn sweep_batch(&self, sweep: &Sweep, from: Option<i64>) -> impl Future<Output = Result<Batch, Error>> + Send;
 

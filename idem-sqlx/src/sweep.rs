@@ -18,15 +18,15 @@ pub struct Sweep {
 }
 
 impl Default for Sweep {
-    /// A minute between two sweeps, 200 records in one statement on Postgres and 250 on SQLite, no archive.
+    /// A minute between two sweeps, 1000 records in one statement on Postgres and 250 on SQLite, no archive.
     fn default() -> Self {
         Self { every: Duration::from_secs(60), batch: None, archive: None }
     }
 }
 
 impl Sweep {
-    /// How long the background task pauses when nothing is left to remove. After a full batch it pauses for as long as
-    /// the batch took.
+    /// How long the background task pauses when nothing is left to remove. After a full batch it pauses for half of the
+    /// time that the batch took, on SQLite for as long as the batch took.
     #[must_use]
     pub fn every(mut self, pause: Duration) -> Self {
         self.every = pause;

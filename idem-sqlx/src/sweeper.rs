@@ -18,16 +18,14 @@ struct Pass {
 }
 
 impl Pass {
-    /// How long to pause after a batch that took `took`, or `None` if the pass is over. The pause is as long as the
-    /// batch, so half of the time is left to other writers. On SQLite they try for the write lock only at intervals,
-    /// and have to find it free.
-    fn pause(&mut self, batch: &Batch, took: Duration) -> Option<Duration> {
+    /// How long to pause after a batch that took `took`, or `None` if the pass is over.
+    fn pause(&mut self, batch: &Batch, took: Duration, rest: f64) -> Option<Duration> {
         if !batch.more {
             self.from = None;
             return None;
         }
         self.from = batch.reached.or(self.from);
-        Some(took)
+        Some(took.mul_f64(rest))
     }
 }
 
@@ -38,7 +36,7 @@ pub(crate) async fn sweep<D: Database>(store: &D, sweep: &Sweep) -> Result<u64, 
         let begin = Instant::now();
         let batch = store.sweep_batch(sweep, pass.from).await?;
         removed += batch.removed;
-        match pass.pause(&batch, begin.elapsed()) {
+        match pass.pause(&batch, begin.elapsed(), D::SWEEP_REST) {
             Some(pause) => sleep(pause).await,
             None => return Ok(removed),
         }
@@ -63,7 +61,7 @@ impl Sweeper {
                 let pause = match store.sweep_batch(&sweep, pass.from).await {
                     Ok(batch) => {
                         tracing::trace!(target: "idem", records = batch.removed, "swept");
-                        pass.pause(&batch, begin.elapsed()).unwrap_or(sweep.every)
+                        pass.pause(&batch, begin.elapsed(), D::SWEEP_REST).unwrap_or(sweep.every)
                     }
                     Err(error) => {
                         tracing::warn!(target: "idem", code = error.code(), "the sweep failed: {error}");
@@ -86,5 +84,28 @@ impl Sweeper {
         stop.send_replace(true);
         // The task ends only by this message or by a panic, which the runtime has reported.
         let _ended = task.await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn r32_a_full_batch_is_followed_by_a_rest_and_the_last_one_by_none() {
+        let took = Duration::from_millis(10);
+        let mut pass = Pass::default();
+        for (more, reached, rest, pause, from) in [
+            (true, Some(5), 0.5, Some(5), Some(5)),
+            (true, Some(7), 1.0, Some(10), Some(7)),
+            // Nothing of the batch had an expiry that is a number: the next batch begins where this one did.
+            (true, None, 1.0, Some(10), Some(7)),
+            // The next pass begins at the oldest record again, which may have been locked.
+            (false, Some(9), 0.5, None, None),
+        ] {
+            let batch = Batch { removed: 3, more, reached };
+            assert_eq!(pass.pause(&batch, took, rest), pause.map(Duration::from_millis));
+            assert_eq!(pass.from, from);
+        }
     }
 }

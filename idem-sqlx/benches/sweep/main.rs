@@ -71,8 +71,14 @@ struct Effort {
 struct Measured {
     /// Records a second of a sweep with nothing beside it.
     alone: f64,
-    /// Round by round: records a second of the sweep with the requests beside it.
-    beside: Vec<f64>,
+    /// Beside clients that send as much as they can, and beside half of that.
+    beside: [Beside; 2],
+}
+
+#[derive(Default)]
+struct Beside {
+    /// Round by round: records a second of the sweep.
+    removed: Vec<f64>,
     /// Round by round, each without a sweep and with one: requests a second, and the time that 99 of 100 stay below.
     rounds: Vec<(Traffic, Traffic)>,
 }
@@ -80,6 +86,7 @@ struct Measured {
 #[derive(Clone, Copy)]
 struct Traffic {
     rate: f64,
+    p50: f64,
     p99: f64,
 }
 
@@ -103,8 +110,10 @@ async fn main() {
     swept::count();
 
     let url = env::var("IDEM_TEST_POSTGRES").ok().filter(|url| !url.is_empty());
-    println!("| sweep | removed a second, alone | beside requests | p99 of those, ratio | their rate, ratio |");
-    println!("|---|---|---|---|---|");
+    println!(
+        "| sweep | removed a second, alone | requests beside it | removed a second | p50, ratio | p99, ratio | rate, ratio |"
+    );
+    println!("|---|---|---|---|---|---|---|");
     for scenario in SCENARIOS.iter().filter(|scenario| scenario.name.to_lowercase().contains(&wanted)) {
         let measured = match (scenario.database, &url) {
             (Kind::Sqlite, _) => {
@@ -122,7 +131,9 @@ async fn main() {
                 continue;
             }
         };
-        println!("{}", row(scenario.name, &measured));
+        for (load, beside) in ["all they can", "half"].iter().zip(&measured.beside) {
+            println!("{}", row(scenario.name, load, measured.alone, beside));
+        }
     }
     let Effort { expired, live, clients, rounds, window, .. } = effort;
     println!("\n{expired} expired records among {}, {clients} clients.", expired + live);
@@ -138,24 +149,28 @@ async fn measure(database: &impl Database, scenario: &Scenario, effort: Effort) 
         sweep = sweep.archive("old_records");
     }
     // Statements are prepared, and pages are touched, before the clock starts.
-    requests(database, effort.clients, effort.window / 5).await;
-    let (mut beside, mut rounds) = (Vec::new(), Vec::new());
+    requests(database, effort, None).await;
+    let most = requests(database, effort, None).await.rate;
+    let mut beside = [Beside::default(), Beside::default()];
     for round in 0..effort.rounds {
-        let mut without = None;
-        let mut with = None;
-        for turn in 0..2 {
-            // Each goes first in every other round.
-            if (round + turn) % 2 == 0 {
-                without = Some(requests(database, effort.clients, effort.window).await);
-                continue;
+        for (load, rate) in [None, Some(most / 2.0)].into_iter().enumerate() {
+            let mut without = None;
+            let mut with = None;
+            for turn in 0..2 {
+                // Each goes first in every other round.
+                if (round + turn) % 2 == 0 {
+                    without = Some(requests(database, effort, rate).await);
+                    continue;
+                }
+                let (before, begin) = (swept::records(), Instant::now());
+                let sweeper = database.sweeper(sweep.clone());
+                with = Some(requests(database, effort, rate).await);
+                sweeper.stop().await;
+                beside[load].removed.push((swept::records() - before) as f64 / begin.elapsed().as_secs_f64());
             }
-            let (before, begin) = (swept::records(), Instant::now());
-            let sweeper = database.sweeper(sweep.clone());
-            with = Some(requests(database, effort.clients, effort.window).await);
-            sweeper.stop().await;
-            beside.push((swept::records() - before) as f64 / begin.elapsed().as_secs_f64());
+            beside[load].rounds.extend(without.zip(with));
         }
-        rounds.extend(without.zip(with));
+        assert!(database.has_expired().await, "too few expired records for {} rounds", effort.rounds);
     }
     // The remaining records are removed as fast as possible.
     let (before, begin) = (swept::records(), Instant::now());
@@ -165,20 +180,33 @@ async fn measure(database: &impl Database, scenario: &Scenario, effort: Effort) 
     }
     sweeper.stop().await;
     let alone = (swept::records() - before) as f64 / begin.elapsed().as_secs_f64();
-    Measured { alone, beside, rounds }
+    Measured { alone, beside }
 }
 
-/// Lets all clients send one new request after the other for this time.
-async fn requests(database: &impl Database, clients: u64, window: Duration) -> Traffic {
+/// Lets all clients send new requests for the length of a window: one after the other, or so many a second together.
+async fn requests(database: &impl Database, effort: Effort, rate: Option<f64>) -> Traffic {
     static NEXT: AtomicU64 = AtomicU64::new(0);
+    let Effort { clients, window, .. } = effort;
     let begin = Instant::now();
+    let pause = rate.map(|rate| Duration::from_secs_f64(clients as f64 / rate));
     let clients: Vec<_> = (0..clients)
-        .map(|_| {
+        .map(|client| {
             let requester = database.requester();
             tokio::spawn(async move {
                 let mut times = Vec::new();
+                let mut due = begin + pause.unwrap_or_default().mul_f64(client as f64 / clients as f64);
                 while begin.elapsed() < window {
-                    let at = Instant::now();
+                    let mut at = Instant::now();
+                    if let Some(pause) = pause {
+                        if at < due {
+                            tokio::time::sleep_until(due.into()).await;
+                            at = Instant::now();
+                        } else {
+                            // It had to wait for the request before it.
+                            at = due;
+                        }
+                        due += pause;
+                    }
                     requester.request(NEXT.fetch_add(1, Ordering::Relaxed)).await;
                     times.push(at.elapsed().as_secs_f64());
                 }
@@ -192,28 +220,31 @@ async fn requests(database: &impl Database, clients: u64, window: Duration) -> T
     }
     let elapsed = begin.elapsed().as_secs_f64();
     times.sort_by(f64::total_cmp);
-    Traffic { rate: times.len() as f64 / elapsed, p99: times[(times.len() - 1) * 99 / 100] }
+    let below = |share: usize| times[(times.len() - 1) * share / 100];
+    Traffic { rate: times.len() as f64 / elapsed, p50: below(50), p99: below(99) }
 }
 
-fn row(name: &str, measured: &Measured) -> String {
-    let Measured { alone, beside, rounds } = measured;
+fn row(name: &str, load: &str, alone: f64, beside: &Beside) -> String {
+    let Beside { removed, rounds } = beside;
     let ratios =
         |of: fn(&Traffic) -> f64| spread(rounds.iter().map(|(without, with)| of(with) / of(without)).collect());
-    let (beside, p99, rate) = (spread(beside.clone()), ratios(|traffic| traffic.p99), ratios(|traffic| traffic.rate));
     let without = |of: fn(&Traffic) -> f64| spread(rounds.iter().map(|(without, _)| of(without)).collect())[1];
+    let removed = spread(removed.clone());
+    let (p50, p99, rate) =
+        (ratios(|traffic| traffic.p50), ratios(|traffic| traffic.p99), ratios(|traffic| traffic.rate));
     format!(
-        "| {name} | {alone:.0} | {:.0} ({:.0}–{:.0}) | {:.2} ({:.2}–{:.2}) of {:.1} ms | {:.2} ({:.2}–{:.2}) of {:.0}/s |",
-        beside[1],
-        beside[0],
-        beside[2],
+        "| {name} | {alone:.0} | {load} of {:.0}/s | {:.0} ({:.0}–{:.0}) | {:.2} of {:.2} ms | {:.2} ({:.2}–{:.2}) of {:.1} ms | {:.2} |",
+        without(|traffic| traffic.rate),
+        removed[1],
+        removed[0],
+        removed[2],
+        p50[1],
+        without(|traffic| traffic.p50) * 1000.0,
         p99[1],
         p99[0],
         p99[2],
         without(|traffic| traffic.p99) * 1000.0,
         rate[1],
-        rate[0],
-        rate[2],
-        without(|traffic| traffic.rate),
     )
 }
 

@@ -24,8 +24,9 @@ create table if not exists idem_records (
     expires_at timestamptz not null,
     primary key (scope, operation, key_hash)
 )
--- The completion updates the row that the claim inserted. The free space lets the new version stay in the same page.
-with (fillfactor = 60);
+-- The completion updates the row that the claim inserted. The free space lets the new version stay in the same page,
+-- also with a reply of a thousand bytes. A larger reply is compressed, or is kept beside the table.
+with (fillfactor = 80);
 
 -- For the sweep.
 create index if not exists idem_records_expires_at on idem_records (expires_at);

@@ -6,6 +6,7 @@ statements! {
     /// The statements of the sweep, with the schema in them.
     SweepSql:
     sweep: SWEEP,
+    sweep_to_archive: SWEEP_TO_ARCHIVE,
     expired: EXPIRED,
     sweep_scope: SWEEP_SCOPE,
 }
@@ -21,8 +22,12 @@ statements! {
 ///
 /// $1 is where the previous batch ended. Deleted rows stay in the index until a vacuum, and every batch would read them
 /// again.
-const SWEEP: Template = Template(
-    "
+///
+/// The argument is what the deletion returns of each record.
+macro_rules! sweep {
+    ($returned:literal) => {
+        concat!(
+            "
 WITH expired AS MATERIALIZED (
     SELECT tableoid AS part, ctid AS place
     FROM {schema}.idem_records
@@ -36,7 +41,9 @@ WITH expired AS MATERIALIZED (
     USING expired
     WHERE record.tableoid = expired.part
         AND record.ctid = expired.place
-    RETURNING record.*
+    RETURNING ",
+            $returned,
+            "
 ), forgotten AS (
     DELETE FROM {schema}.idem_journal AS step
     USING swept, LATERAL (
@@ -50,12 +57,25 @@ WITH expired AS MATERIALIZED (
     WHERE swept.completed_at IS NULL
         AND step.tableoid = left_behind.part
         AND step.ctid = left_behind.place
-)",
-);
+)"
+        )
+    };
+}
+
+/// It returns no reply, and an identity only where there may be a journal: the rows are kept until the statement ends.
+const SWEEP: Template = Template(sweep!(
+    "record.expires_at, record.completed_at,
+        CASE WHEN record.completed_at IS NULL THEN record.scope END AS scope,
+        CASE WHEN record.completed_at IS NULL THEN record.operation END AS operation,
+        CASE WHEN record.completed_at IS NULL THEN record.key_hash END AS key_hash"
+));
+
+/// Every column, for the archive.
+const SWEEP_TO_ARCHIVE: Template = Template(sweep!("record.*"));
 
 /// An operator may have let a record expire at `-infinity`, which is not a number.
 pub(super) const COUNTED: &str = "
-SELECT count(*), max((extract(epoch FROM expires_at) * 1000000)::bigint) FILTER (WHERE isfinite(expires_at))
+SELECT count(*), (extract(epoch FROM max(expires_at) FILTER (WHERE isfinite(expires_at))) * 1000000)::bigint
 FROM swept";
 
 /// For a distributed Postgres, like the next statement. It locks nothing, because it finds rows of many scopes.

@@ -199,6 +199,9 @@ impl Database for SqliteStore {
         is_whole
     }
 
+    /// Other writers try for the write lock only at intervals, and have to find it free: half of the time is theirs.
+    const SWEEP_REST: f64 = 1.0;
+
     async fn sweep_batch(&self, sweep: &Sweep, _from: Option<i64>) -> Result<Batch, Error> {
         self.sweep_one_batch(sweep).await
     }
