@@ -119,6 +119,8 @@ const NOT_THROUGH_PGBOUNCER: &[(&str, &str)] = &[
     ("a_role_that_may_not_log_in", "the same"),
     ("ping::", "it counts the messages to a server, and ends its processes"),
     ("silence::", "it takes a minute, and is between the application and PgBouncer"),
+    ("each_commit_of", "it takes long, and is between the application and PgBouncer"),
+    ("in_each_of_60_rounds", "it takes long; the same race with fewer rounds is left"),
     ("each_of_several_pages", "it takes long, and each page is one statement"),
 ];
 

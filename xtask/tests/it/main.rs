@@ -204,6 +204,13 @@ fn the_brokers_run_while_the_tests_do() {
         // The other steps have the same servers, and the last one alone goes through PgBouncer.
         assert_eq!(lines.next().map(|line| line.split(' ').count()), Some(3), "{stdout}");
         assert_eq!(lines.next(), Some("test -p payments -p checkout"));
+        assert_eq!(lines.next().map(|line| line.split(' ').count()), Some(3), "{stdout}");
+        assert!(
+            lines.next().is_some_and(
+                |words| words.ends_with("--skip r07_postgres_another_process_tells_a_duplicate_from_a_reuse")
+            ),
+            "{stdout}"
+        );
         let pooler = lines.next().and_then(|line| line.split(' ').nth(3));
         assert!(pooler.is_some_and(|url| url.starts_with("postgres://") && url != postgres), "{stdout}");
         assert!(lines.next().is_some_and(|words| words.contains("--test it -- postgres --skip")), "{stdout}");
