@@ -117,6 +117,8 @@ const NOT_THROUGH_PGBOUNCER: &[(&str, &str)] = &[
     ("a_connection_with_a_dead_plan_is_closed", "no statement has a plan that could die"),
     ("a_strangers_lock", "PgBouncer logs in as one role here"),
     ("a_role_that_may_not_log_in", "the same"),
+    ("distributed::", "its own statements have names, and a session's settings"),
+    ("a_step_that_ends_its_transaction_is_detected", "what is written after a COMMIT travels as two messages"),
     ("ping::", "it counts the messages to a server, and ends its processes"),
     ("silence::", "it takes a minute, and is between the application and PgBouncer"),
     ("each_commit_of", "it takes long, and is between the application and PgBouncer"),
