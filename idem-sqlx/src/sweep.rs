@@ -14,19 +14,19 @@ use std::time::Duration;
 pub struct Sweep {
     pub(crate) every: Duration,
     batch: Option<u32>,
+    rest: Option<f64>,
     pub(crate) archive: Option<String>,
 }
 
 impl Default for Sweep {
     /// A minute between two sweeps, 1000 records in one statement on Postgres and 250 on SQLite, no archive.
     fn default() -> Self {
-        Self { every: Duration::from_secs(60), batch: None, archive: None }
+        Self { every: Duration::from_secs(60), batch: None, rest: None, archive: None }
     }
 }
 
 impl Sweep {
-    /// How long the background task pauses when nothing is left to remove. After a full batch it pauses for half of the
-    /// time that the batch took, on SQLite for as long as the batch took.
+    /// How long the background task pauses when nothing is left to remove. After a full batch it [rests](Self::rest).
     #[must_use]
     pub fn every(mut self, pause: Duration) -> Self {
         self.every = pause;
@@ -40,6 +40,22 @@ impl Sweep {
     pub fn batch(mut self, records: u32) -> Self {
         self.batch = Some(records.max(1));
         self
+    }
+
+    /// How long the sweep rests after a full batch, in parts of the time that the batch took. From 0 to 1000; other
+    /// numbers count as the nearest of these. By default 0.5, on SQLite 1.0.
+    ///
+    /// A longer rest removes fewer records a second, and slows the requests beside it less. The page
+    /// [`performance`](idem_core::docs::performance) has the figures.
+    #[must_use]
+    pub fn rest(mut self, parts: f64) -> Self {
+        // `max` takes the 0 if the other is no number.
+        self.rest = Some(parts.max(0.0).min(1000.0));
+        self
+    }
+
+    pub(crate) fn rest_or(&self, default: f64) -> f64 {
+        self.rest.unwrap_or(default)
     }
 
     pub(crate) fn batch_or(&self, default: u32) -> u32 {
@@ -71,4 +87,18 @@ pub struct Batch {
     pub(crate) more: bool,
     /// Where the batch ended, in the database's time. The next batch of the same pass can begin there.
     pub(crate) reached: Option<i64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn r32_a_rest_is_a_time() {
+        for (asked, rest) in [(2.0, 2.0), (0.0, 0.0), (-1.0, 0.0), (f64::NAN, 0.0), (f64::INFINITY, 1000.0)] {
+            let rested = Sweep::default().rest(asked).rest_or(0.5);
+            assert!((rested - rest).abs() < f64::EPSILON, "{asked}: {rested}");
+        }
+        assert!((Sweep::default().rest_or(0.5) - 0.5).abs() < f64::EPSILON);
+    }
 }

@@ -36,7 +36,7 @@ pub(crate) async fn sweep<D: Database>(store: &D, sweep: &Sweep) -> Result<u64, 
         let begin = Instant::now();
         let batch = store.sweep_batch(sweep, pass.from).await?;
         removed += batch.removed;
-        match pass.pause(&batch, begin.elapsed(), D::SWEEP_REST) {
+        match pass.pause(&batch, begin.elapsed(), sweep.rest_or(D::SWEEP_REST)) {
             Some(pause) => sleep(pause).await,
             None => return Ok(removed),
         }
@@ -61,7 +61,7 @@ impl Sweeper {
                 let pause = match store.sweep_batch(&sweep, pass.from).await {
                     Ok(batch) => {
                         tracing::trace!(target: "idem", records = batch.removed, "swept");
-                        pass.pause(&batch, begin.elapsed(), D::SWEEP_REST).unwrap_or(sweep.every)
+                        pass.pause(&batch, begin.elapsed(), sweep.rest_or(D::SWEEP_REST)).unwrap_or(sweep.every)
                     }
                     Err(error) => {
                         tracing::warn!(target: "idem", code = error.code(), "the sweep failed: {error}");

@@ -11,6 +11,7 @@
 //! | `IDEM_BENCH_ROUNDS` | rounds, each with one window without a sweep and one with | 9 |
 //! | `IDEM_BENCH_SECONDS` | length of a window | 1 |
 //! | `IDEM_BENCH_BATCH` | records in a batch | the default of `Sweep` |
+//! | `IDEM_BENCH_REST` | the rest after a batch, in parts of the batch | the default of `Sweep` |
 #![allow(clippy::print_stdout, reason = "a bench is there to print its table")]
 
 mod database;
@@ -65,6 +66,7 @@ struct Effort {
     rounds: usize,
     window: Duration,
     batch: Option<u32>,
+    rest: Option<f64>,
 }
 
 /// The results of one scenario: what was removed, and how long the requests beside it took.
@@ -106,6 +108,7 @@ async fn main() {
         rounds: variable("IDEM_BENCH_ROUNDS").unwrap_or(9),
         window: Duration::from_secs_f64(variable("IDEM_BENCH_SECONDS").unwrap_or(1.0)),
         batch: variable("IDEM_BENCH_BATCH"),
+        rest: variable("IDEM_BENCH_REST"),
     };
     swept::count();
 
@@ -144,6 +147,9 @@ async fn measure(database: &impl Database, scenario: &Scenario, effort: Effort) 
     let mut sweep = Sweep::default();
     if let Some(batch) = effort.batch {
         sweep = sweep.batch(batch);
+    }
+    if let Some(rest) = effort.rest {
+        sweep = sweep.rest(rest);
     }
     if scenario.archive {
         sweep = sweep.archive("old_records");
