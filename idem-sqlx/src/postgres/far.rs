@@ -184,7 +184,7 @@ mod tests {
                 });
                 hex.collect::<Vec<String>>().join("'")
             };
-            let bytes = ", decode('', 'hex')";
+            let bytes = ", pg_catalog.decode('', 'hex')";
             let expected = format!("SELECT \"s\".idem_claim_v(, , {}, .)", bytes.repeat(5));
             assert_eq!(form(&claim(&schema, words, &request, random)), expected);
             let reply = Reply { format: idem_core::store::Format::HTTP, status: Some(201), headers: body.clone().into(), body: body.into() };
