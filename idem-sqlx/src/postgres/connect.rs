@@ -77,8 +77,8 @@ impl Session {
         asked: Option<Asked<'_>>,
     ) -> Result<ControlFlow<Kind, Self>, Error> {
         // sqlx counts an idle connection a moment late, so its number may be far too high for that moment.
-        let idle = || store.pool().num_idle().min(store.pool().size() as usize);
-        let mut untested = if store.pings() { 0 } else { idle() };
+        let idle = store.pool().num_idle().min(store.pool().size() as usize);
+        let mut untested = if store.pings() { 0 } else { idle };
         let end = Instant::now() + store.pool().options().get_acquire_timeout();
         while untested > 0 {
             let begun = timeout_at(end, async {

@@ -296,13 +296,13 @@ impl Session {
             return Err(CommitFailed::SavepointOpen);
         }
         let connection = self.connection.as_mut().expect("a session has its connection until it ends");
-        // The late answer to a statement that the handler gave up would be taken for the completion's. If it is an error,
-        // the transaction has failed, and the completion says so.
-        let Some(_late) = self.timer.within(deadline, connection.flush()).await else {
-            self.fitness = Fitness::Silent;
-            return Err(CommitFailed::Unknown(no_answer()));
+        let completed = async {
+            // The late answer to a statement that the handler gave up would be taken for the completion's. If it is an
+            // error, the transaction has failed, and the completion says so.
+            _ = connection.flush().await;
+            connection.execute(sqlx::raw_sql(completion)).await
         };
-        match self.timer.within(deadline, connection.execute(sqlx::raw_sql(completion))).await {
+        match self.timer.within(deadline, completed).await {
             Some(Ok(_)) => Ok(()),
             Some(Err(error)) => {
                 self.fitness.note(&error);

@@ -417,14 +417,14 @@ impl PgTx {
         let (mut session, run) = (self.take_session(), self.take_run());
         let completion = far::completion(schema, &run.request, run.claim, outcome, run.began.elapsed());
         let completed = session.complete(completion, store.inner().commit_deadline).await;
+        (self.session, self.run) = (Some(session), Some(run));
         let error = match completed {
             Ok(()) => {
-                store.inner().recent.insert(run.entered.digest());
+                store.inner().recent.insert(self.take_run().entered.digest());
                 return Ok(());
             }
             Err(CommitFailed::Unknown(error)) => error,
             Err(refused) => {
-                (self.session, self.run) = (Some(session), Some(run));
                 // A savepoint that is open, or a `begin` that failed: the handler may have ended the transaction, too.
                 if let Ok(false) = self.holds().await {
                     return Err(self.ended().await);
@@ -433,7 +433,6 @@ impl PgTx {
                 return Err(refused.into());
             }
         };
-        (self.session, self.run) = (Some(session), Some(run));
         match far::failed(&error) {
             far::Failed::NotHeld => Err(self.ended().await),
             far::Failed::Before => {

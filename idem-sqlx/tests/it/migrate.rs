@@ -151,3 +151,21 @@ async fn r33_who_can_only_read_can_migrate_where_nothing_is_to_be_done_on_sqlite
     SqliteStore::new(pool.connect_with(options).await.expect("a pool")).migrate().await.expect("nothing to do");
     sqlx::raw_sql("ROLLBACK").execute(&mut *writer).await.expect("the end");
 }
+
+/// A copied file runs under a `search_path` in which a temporary table, or a schema of the caller, comes first.
+#[tokio::test]
+async fn r33_postgres_copied_functions_work_on_the_tables_beside_them() {
+    const FUNCTIONS: &str = include_str!("../../migrations/postgres-far/20261129000001_create_idem_functions.sql");
+    let db = Postgres::create().await;
+    let store = db.store(1).await;
+    let mut connection = store.pool().acquire().await.expect("a connection");
+    for _twice in 0..2 {
+        sqlx::raw_sql(FUNCTIONS).execute(&mut *connection).await.expect("functions");
+    }
+    let settings: Vec<Vec<String>> =
+        sqlx::query_scalar("SELECT proconfig FROM pg_proc WHERE proname IN ('idem_claim_v1', 'idem_complete_v1')")
+            .fetch_all(&mut *connection)
+            .await
+            .expect("functions");
+    assert_eq!(settings, vec![vec!["search_path=public, pg_temp".to_owned()]; 2]);
+}
