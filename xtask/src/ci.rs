@@ -4,6 +4,16 @@ use std::process::{Command, ExitCode, Stdio};
 
 use crate::{Failure, cargo, keeper};
 
+/// Every feature of the published crates. The whole workspace with these is the same to cargo as with all features, but
+/// for the examples that run on either database: they run on SQLite, and nothing else is compiled once more.
+macro_rules! features {
+    () => {
+        "idem-core/axum,idem-core/memory,idem-core/uuid,idem-sqlx/axum,idem-sqlx/postgres,idem-sqlx/sqlite"
+    };
+}
+
+pub(crate) const FEATURES: &str = features!();
+
 /// A heading, and the words after `cargo`; none of them has a space in it.
 const CHECKS: &[(&str, &str)] = &[
     ("formatting", "fmt --all -- --check"),
@@ -16,10 +26,10 @@ const CHECKS: &[(&str, &str)] = &[
     ("idem-core, uuid", "clippy -p idem-core --no-default-features --features uuid -- -D warnings"),
     ("idem-sqlx, postgres", "clippy -p idem-sqlx --no-default-features --features postgres -- -D warnings"),
     ("idem-sqlx, sqlite", "clippy -p idem-sqlx --no-default-features --features sqlite -- -D warnings"),
-    ("payments, sqlite", "clippy -p payments --all-targets -- -D warnings"),
-    ("payments, postgres", "clippy -p payments --all-targets --features postgres -- -D warnings"),
-    ("checkout, sqlite", "clippy -p checkout --all-targets -- -D warnings"),
-    ("checkout, postgres", "clippy -p checkout --all-targets --features postgres -- -D warnings"),
+    (
+        "payments and checkout, sqlite",
+        concat!("clippy --workspace --all-targets --features ", features!(), " -- -D warnings"),
+    ),
 ];
 
 /// A third word asks whether the tool, and what it reads, can be had here.
@@ -74,4 +84,25 @@ pub(crate) fn step(heading: &str, command: &mut Command) -> Result<ExitCode, Fai
         eprintln!("\n== failed: {heading}");
     }
     Ok(code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A feature that is missing would compile every dependency again, or leave something out, without a word.
+    #[test]
+    fn each_feature_of_the_published_crates_is_listed() {
+        let mut all = Vec::new();
+        for package in ["idem-core", "idem-sqlx"] {
+            let path = format!("{}/../{package}/Cargo.toml", env!("CARGO_MANIFEST_DIR"));
+            let text = std::fs::read_to_string(path).expect("a manifest");
+            let of_it =
+                text.lines().skip_while(|line| *line != "[features]").skip(1).take_while(|line| !line.starts_with('['));
+            let names =
+                of_it.filter_map(|line| line.split_once(" = ")).map(|(name, _)| name).filter(|name| *name != "default");
+            all.extend(names.map(|name| format!("{package}/{name}")));
+        }
+        assert_eq!(FEATURES.split(',').collect::<Vec<_>>(), all);
+    }
 }

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::{env, thread};
 
-use crate::ci::step;
+use crate::ci::{FEATURES, step};
 use crate::keeper::Server;
 use crate::postgres::COMMON_VARIABLE;
 use crate::{Failure, broker, cargo, fuzz, pgbouncer, postgres};
@@ -54,8 +54,8 @@ const PARTS: [Part; 4] = [
     },
     Part {
         name: "sqs",
-        packages: &["sqs-consumer"],
-        word: None,
+        packages: &[],
+        word: Some("sqs_server"),
         only_for: Some("sqs-consumer"),
         has_a_step: false,
         start: |_, _| broker::sqs(),
@@ -100,7 +100,19 @@ const OF_LOCKS: &[(&str, &str)] = &[(
 )];
 
 /// The tests that run once more through PgBouncer: all targets of that name are compiled for the first step already.
-const THROUGH_PGBOUNCER: &[&str] = &["test", "--all-features", "--workspace", "--test", "it", "--", "postgres"];
+const THROUGH_PGBOUNCER: &[&str] = &[
+    "test",
+    "--all-features",
+    "--workspace",
+    "--test",
+    "it",
+    "--test",
+    "payments",
+    "--test",
+    "checkout",
+    "--",
+    "postgres",
+];
 
 /// What is left out there, by a part of its name, and why.
 const NOT_THROUGH_PGBOUNCER: &[(&str, &str)] = &[
@@ -233,7 +245,8 @@ pub(crate) fn run(asked: &Asked<'_>) -> Result<ExitCode, Failure> {
     let mut steps = vec![("tests", asked.words(&without))];
     if !asked.fast && asked.args.is_empty() {
         // With all features the two examples run on Postgres.
-        steps.push((ON_SQLITE, vec!["test", "-p", "payments", "-p", "checkout"]));
+        let targets = ["--bin", "payments", "--bin", "checkout", "--test", "payments", "--test", "checkout"];
+        steps.push((ON_SQLITE, ["test", "--workspace", "--features", FEATURES].into_iter().chain(targets).collect()));
         if !without.iter().any(|part| part.name == "postgres") {
             steps.push((UNLOCKED, claims()));
         }
@@ -272,8 +285,8 @@ pub(crate) fn run(asked: &Asked<'_>) -> Result<ExitCode, Failure> {
     Ok(code)
 }
 
-/// Of the whole workspace, as in the first pass: with other packages there would be other features, and everything would
-/// be compiled once more.
+/// Of the whole workspace, as in the first pass: with other packages there would be other features, and much would be
+/// compiled once more.
 fn claims() -> Vec<&'static str> {
     let mut words = vec!["test", "--all-features", "--workspace", "--test", "it", "--"];
     words.extend(CLAIMS);

@@ -97,7 +97,7 @@ async fn open_ahead(town: &Town) -> Program {
 
 /// The library that does it.
 async fn ten_minutes_ahead() -> PathBuf {
-    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/clocks/ten_minutes_ahead.rs");
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/checkout/clocks/ten_minutes_ahead.rs");
     // One for each test: they run at a time.
     let name = format!("ten_minutes_ahead_{:016x}.so", crate::shop::random(u64::MAX));
     let library = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
