@@ -22,7 +22,7 @@ type Asked = crate::asked::Asked<Result<Option<Key>, Error>, Result<Fingerprint,
 fn request(asked: Asked, policy: &Policy) -> Result<Request, Error> {
     let key = asked.key?.ok_or_else(|| Error::new(Kind::KeyMissing))?;
     let identity = Identity { scope: asked.scope?, operation: policy.operation, key };
-    let request = Request::new(identity, asked.fingerprint?, policy.ttl)?;
+    let request = Request::new(identity, asked.fingerprint?, policy.ttl)?.then(policy.then)?;
     Ok(match asked.input.transpose()? {
         Some(input) => request.with_input(input),
         None => request,

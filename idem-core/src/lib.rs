@@ -171,6 +171,7 @@ pub use fingerprint::{Fingerprint, Unordered, unordered};
 pub use idem_macros::idempotent;
 pub use identity::{Identity, Key, Operation, Scope, ToKey, ToScope};
 pub use observe::{Observed, observe};
+pub use policy::Then;
 pub use record::Request;
 pub use resume::{Resumed, resume_abandoned};
 pub use steps::{StepKey, Steps};

@@ -11,6 +11,8 @@ pub struct Policy {
     pub operation: Operation,
     /// How long a finished record is replayed: from its completion on, less at most a hundredth.
     pub ttl: Duration,
+    /// What a retry gets when the record's `ttl` is over.
+    pub then: Then,
     /// What a duplicate gets while the first request still runs.
     pub in_flight: InFlight,
     /// What a request without a key gets.
@@ -62,6 +64,29 @@ impl LeaseTerms {
 impl Default for LeaseTerms {
     fn default() -> Self {
         Self::DEFAULT
+    }
+}
+
+/// What a retry gets when the record's `ttl` is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Then {
+    /// It runs, as a new request.
+    #[default]
+    Run,
+    /// It is refused for this time, counted from the end of the `ttl`: see [`Kind::RetryTooLate`].
+    ///
+    /// [`Kind::RetryTooLate`]: crate::Kind::RetryTooLate
+    Refuse(Duration),
+}
+
+impl Policy {
+    /// How long a retry is kept from running a second time: for the `ttl`, and then for the time of [`Then::Refuse`].
+    #[must_use]
+    pub const fn retention(&self) -> Duration {
+        match self.then {
+            Then::Run => self.ttl,
+            Then::Refuse(time) => self.ttl.saturating_add(time),
+        }
     }
 }
 

@@ -146,7 +146,7 @@ fn status(kind: Kind) -> StatusCode {
         Kind::KeyInFlight | Kind::LeaseLost | Kind::RunRejected | Kind::NothingToResume => StatusCode::CONFLICT,
         Kind::KeyReused | Kind::DataRefused => StatusCode::UNPROCESSABLE_ENTITY,
         Kind::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-        Kind::ReplyTooLarge => StatusCode::GONE,
+        Kind::ReplyTooLarge | Kind::RetryTooLate => StatusCode::GONE,
         Kind::RetryLater
         | Kind::StoreUnavailable
         | Kind::DeadlineExceeded

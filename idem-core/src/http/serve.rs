@@ -90,7 +90,7 @@ impl<C: Context> Call<C> {
             }
             AskedFingerprint::None => Compared::Digested(Fingerprint::of_path(path)),
         };
-        Ok(Some(Unclaimed { identity, compared, ttl: policy.ttl }))
+        Ok(Some(Unclaimed { identity, compared }))
     }
 }
 
@@ -98,7 +98,6 @@ impl<C: Context> Call<C> {
 struct Unclaimed {
     identity: Identity,
     compared: Compared,
-    ttl: Duration,
 }
 
 /// What is compared with a retry.
@@ -116,13 +115,14 @@ async fn serve<C: Context>(
 ) -> Response {
     let counted = store.runs().enter();
     let request = match request {
-        Ok(Some(Unclaimed { identity, compared, ttl })) => {
+        Ok(Some(Unclaimed { identity, compared })) => {
             let fingerprint = match compared {
                 Compared::Digested(fingerprint) => Ok(fingerprint),
                 // Boxed: the future of every request should not reserve space for its content.
                 Compared::Content(content) => catch(Box::pin(content.digest())).await.flatten(),
             };
-            match fingerprint.and_then(|fingerprint| Request::new(identity, fingerprint, ttl)) {
+            let request = fingerprint.and_then(|fingerprint| Request::new(identity, fingerprint, policy.ttl));
+            match request.and_then(|request| request.then(policy.then)) {
                 Ok(request) => request,
                 Err(error) => return respond(policy, Err(error)),
             }

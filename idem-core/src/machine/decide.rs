@@ -77,8 +77,9 @@ impl Resume {
 /// ```
 ///
 /// The checks are in this order. An expired record counts as none. A record that cannot be compared is refused as
-/// unreadable. Another fingerprint is refused as a reuse, in any state. Then the state decides. A run that was begun in
-/// steps is refused: a transaction knows nothing of its steps.
+/// unreadable. Another fingerprint is refused as a reuse, in any state. A retry after the `ttl` of a record that is kept
+/// longer is refused as too late, whether the sweep has removed the reply or not. Then the state decides. A run that was
+/// begun in steps is refused: a transaction knows nothing of its steps.
 #[must_use]
 pub fn decide(record: Option<&Record>, request: &Request, now: Timestamp) -> Decision<Infallible> {
     match decide_on(record, Some(request.fingerprint), now) {
@@ -118,9 +119,13 @@ fn decide_on(record: Option<&Record>, asked: Option<Fingerprint>, now: Timestamp
     };
     let same = asked.is_none_or(|asked| asked == fingerprint);
     match (&record.state, same) {
-        (State::Running | State::Leased { .. } | State::Completed(_) | State::Oversized, false) => {
+        (State::Running | State::Leased { .. } | State::Completed(_) | State::Oversized | State::Late, false) => {
             Decision::Refuse(Kind::KeyReused)
         }
+        (State::Completed(_) | State::Oversized, true) if record.refuses_retries(now) => {
+            Decision::Refuse(Kind::RetryTooLate)
+        }
+        (State::Late, true) => Decision::Refuse(Kind::RetryTooLate),
         (&State::Leased { until, .. }, true) if until > now => Decision::Refuse(Kind::KeyInFlight),
         (&State::Leased { until, attempt, released, is_rejected }, true) => {
             let earlier = Resume { claim: record.claim, attempt, released, is_rejected, fingerprint };
@@ -201,7 +206,7 @@ pub fn verdict(record: Option<&Record>, claim: Claim) -> Verdict {
             // This claim holds the lease, and the run is not over.
             State::Leased { .. } => Verdict::NotKept,
             // Only the completion writes another state under this claim, so an unreadable state was committed, too.
-            State::Completed(_) | State::Oversized | State::Unreadable => Verdict::Kept,
+            State::Completed(_) | State::Oversized | State::Late | State::Unreadable => Verdict::Kept,
         },
     }
 }
@@ -212,6 +217,7 @@ mod tests {
 
     use super::*;
     use crate::identity::{Identity, Key, Operation, Scope};
+    use crate::policy::Then;
     use crate::record::Format;
 
     const NOW: Timestamp = Timestamp(1_000);
@@ -225,6 +231,7 @@ mod tests {
             },
             fingerprint: Fingerprint::of_value(what).expect("serialisable"),
             ttl: Duration::from_secs(1),
+            then: Then::Run,
             input: None,
         }
     }
@@ -239,6 +246,7 @@ mod tests {
             state,
             claim: Claim::from_bytes(&[7; 16]).expect("16 bytes"),
             expires_at: Timestamp(NOW.0 + 1),
+            kept_until: None,
         }
     }
 
@@ -246,8 +254,8 @@ mod tests {
         State::Leased { until: Timestamp(until), attempt: 3, released: 0, is_rejected: false }
     }
 
-    fn states() -> [State; 5] {
-        [State::Running, leased(NOW.0 + 1), State::Completed(reply()), State::Oversized, State::Unreadable]
+    fn states() -> [State; 6] {
+        [State::Running, leased(NOW.0 + 1), State::Completed(reply()), State::Oversized, State::Late, State::Unreadable]
     }
 
     #[test]
@@ -435,5 +443,32 @@ mod tests {
         for state in states() {
             assert_eq!(verdict(Some(&record(state)), other), Verdict::NotKept);
         }
+    }
+
+    #[test]
+    fn r36_a_kept_record_refuses_retries_from_its_ttl_on_until_it_expires() {
+        let decide_at = |state: State, expires_at: i64, kept_until: Option<i64>, what: &str| {
+            let record =
+                Record { expires_at: Timestamp(expires_at), kept_until: kept_until.map(Timestamp), ..record(state) };
+            decide(Some(&record), &asked(what), NOW)
+        };
+        let late = Decision::Refuse(Kind::RetryTooLate);
+        let reused = Decision::Refuse(Kind::KeyReused);
+        let expired = Decision::Replace(record(State::Running).claim);
+        // The sweep has not come by yet.
+        for state in [State::Completed(reply()), State::Oversized] {
+            assert_ne!(decide_at(state.clone(), NOW.0 + 1, Some(NOW.0 + 9), "this"), late, "the ttl is not over");
+            assert_eq!(decide_at(state.clone(), NOW.0, Some(NOW.0 + 1), "this"), late);
+            assert_eq!(decide_at(state.clone(), NOW.0, Some(NOW.0 + 1), "that"), reused);
+            assert_eq!(decide_at(state.clone(), NOW.0, Some(NOW.0), "this"), expired);
+            assert_eq!(decide_at(state, NOW.0, None, "this"), expired);
+        }
+        // It has.
+        assert_eq!(decide_at(State::Late, NOW.0 + 1, None, "this"), late);
+        assert_eq!(decide_at(State::Late, NOW.0 + 1, None, "that"), reused);
+        assert_eq!(decide_at(State::Late, NOW.0, None, "this"), expired);
+        // What cannot be read does not become readable by that.
+        let unreadable = Decision::Refuse(Kind::RecordUnreadable);
+        assert_eq!(decide_at(State::Unreadable, NOW.0, Some(NOW.0 + 1), "this"), unreadable);
     }
 }

@@ -206,8 +206,15 @@ impl Rows {
         page
     }
 
-    /// Removes expired records, and returns how many.
+    /// Removes expired records, and returns how many. Of a record that still refuses retries, it removes the reply.
     pub(super) fn sweep(&mut self, now: Timestamp) -> u64 {
+        for record in self.records.values_mut().map(|row| &mut row.record) {
+            if record.refuses_retries(now)
+                && let Some(kept_until) = record.kept_until.take()
+            {
+                (record.state, record.expires_at) = (State::Late, kept_until);
+            }
+        }
         let before = self.records.len();
         self.records.retain(|_, row| !row.record.has_expired(now));
         (before - self.records.len()) as u64
@@ -245,7 +252,9 @@ fn completed(
         Outcome::Reply(reply) => State::Completed(reply.clone()),
         Outcome::Oversized => State::Oversized,
     };
-    Record::new(fingerprint, state, claim, after(now, request.ttl))
+    let expires_at = after(now, request.ttl);
+    let kept_until = request.refused_for().map(|time| after(expires_at, time));
+    Record::new(fingerprint, state, claim, expires_at).kept_until(kept_until)
 }
 
 /// When a lease that begins now ends, and when its record expires: the `ttl` after the end of the lease.

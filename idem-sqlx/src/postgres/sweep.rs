@@ -9,7 +9,7 @@ use super::error::is_not_supported;
 use super::schema::Schema;
 use super::session::{Begin, Session, begin};
 use super::store::PgStore;
-use super::sweeps::COUNTED;
+use super::sweeps::{ARCHIVED, COUNTED};
 use crate::error::{into_idem_error, store_error};
 use crate::sweep::{Batch, Sweep, parts};
 use crate::sweeper::{self, Sweeper};
@@ -35,7 +35,8 @@ SET LOCAL synchronous_commit = off"
 
 impl PgStore {
     /// Removes expired records, batch by batch, and returns how many. An expired record has no effect even if it is not
-    /// swept: the sweep only frees space.
+    /// swept: the sweep only frees space. Of a record that still refuses retries (`then = refuse(…)`), it removes the
+    /// reply after the `ttl`, and does not count it.
     ///
     /// ```no_run
     /// # async fn example(store: idem_sqlx::PgStore) -> Result<(), idem_core::Error> {
@@ -88,7 +89,7 @@ impl PgStore {
         let query = sqlx::query_as(AssertSqlSafe(format!("{statement}{archived}{COUNTED}")))
             .persistent(!self.inner().unnamed_statements)
             .bind(from);
-        let (removed, reached): (i64, Option<i64>) = match query.fetch_one(&mut session.in_time()).await {
+        let (removed, kept, reached): (i64, i64, Option<i64>) = match query.fetch_one(&mut session.in_time()).await {
             Ok(counted) => counted,
             Err(error) if is_not_supported(&error) => {
                 session.rollback().await;
@@ -97,7 +98,7 @@ impl PgStore {
             Err(error) => return Err(failed(sweep, error)),
         };
         session.commit(self.inner().commit_deadline).await?;
-        Ok(Some(Batch { removed: removed.cast_unsigned(), more: removed >= i64::from(batch), reached }))
+        Ok(Some(Batch { removed: removed.cast_unsigned(), more: removed + kept >= i64::from(batch), reached }))
     }
 
     async fn sweep_by_scope(&self, sweep: &Sweep, from: Option<i64>) -> Result<Batch, Error> {
@@ -111,17 +112,18 @@ impl PgStore {
         let found = rows.len();
         let reached = rows.iter().filter_map(|(.., expires_at)| *expires_at).max();
         let statement = format!("{}{}{COUNTED}", sql.sweeps.sweep_scope, archived(sweep, &sql.schema));
-        let mut removed = 0;
+        let (mut removed, mut kept) = (0, 0);
         for (scope, (operations, key_hashes)) in by_scope(rows) {
             let query = sqlx::query_as(AssertSqlSafe(statement.clone())).persistent(false);
             let query = query.bind(scope).bind(operations).bind(key_hashes);
-            let (swept, _): (i64, Option<i64>) =
+            let (swept, without_reply, _): (i64, i64, Option<i64>) =
                 query.fetch_one(&mut session.in_time()).await.map_err(|error| failed(sweep, error))?;
             removed += swept.cast_unsigned();
+            kept += without_reply.cast_unsigned();
         }
         session.commit(self.inner().commit_deadline).await?;
         // A full batch whose rows are all locked would be found again and again.
-        Ok(Batch { removed, more: found >= sweep.batch_or(BATCH) as usize && removed > 0, reached })
+        Ok(Batch { removed, more: found >= sweep.batch_or(BATCH) as usize && removed + kept > 0, reached })
     }
 }
 
@@ -137,7 +139,7 @@ fn archived(sweep: &Sweep, schema: &Schema) -> String {
     let Some(table) = &sweep.archive else { return String::new() };
     let parts = parts(table);
     let archive = if parts.len() == 1 { format!("{schema}.{}", parts[0]) } else { parts.join(".") };
-    format!(", archived AS (\n    INSERT INTO {archive} SELECT * FROM swept\n)")
+    ARCHIVED.replace("{archive}", &archive)
 }
 
 /// Scope, operation, key hash, and when it expired.
@@ -180,7 +182,7 @@ mod tests {
             let schema = Schema::new(name.to_owned()).expect("a schema");
             let statement = limited(&Statements::of(&schema).sweeps.sweep, 200);
             assert!(statement.contains("\n    LIMIT 200\n"), "{statement}");
-            assert_eq!(statement.matches(&format!("\"{name}\".idem_")).count(), 4, "{statement}");
+            assert_eq!(statement.matches(&format!("\"{name}\".idem_")).count(), 5, "{statement}");
         }
     }
 }

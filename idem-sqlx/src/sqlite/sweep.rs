@@ -6,6 +6,7 @@ use sqlx::{AssertSqlSafe, SqliteConnection};
 use super::session::Session;
 use super::store::SqliteStore;
 use crate::error::{into_idem_error, store_error};
+use crate::row::LATE;
 use crate::sweep::{Batch, Sweep, parts};
 use crate::sweeper::{self, Sweeper};
 
@@ -39,16 +40,21 @@ impl SqliteStore {
         let now = now(session.connection()).await.map_err(store_error)?;
         if let Some(archive) = archive(sweep) {
             // The archive is the application's.
-            let copy = format!("INSERT INTO {archive} SELECT * FROM main.idem_records WHERE {EXPIRED}");
+            let copy =
+                format!("INSERT INTO {archive} SELECT * FROM main.idem_records WHERE state <> {LATE} AND {EXPIRED}");
             run(session.connection(), copy, now, batch).await.map_err(into_idem_error)?;
         }
+        // Those that lose their reply no longer count as expired, so the rest of the batch is what is removed.
+        let keep = format!("{KEEP} AND {EXPIRED}");
+        let kept = run(session.connection(), keep, now, batch).await.map_err(store_error)?;
+        let rest = batch.saturating_sub(u32::try_from(kept).unwrap_or(batch));
         let forget = format!("DELETE FROM main.idem_journal WHERE {EXPIRED}");
-        run(session.connection(), forget, now, batch).await.map_err(store_error)?;
+        run(session.connection(), forget, now, rest).await.map_err(store_error)?;
         let delete = format!("DELETE FROM main.idem_records WHERE {EXPIRED}");
-        let removed = run(session.connection(), delete, now, batch).await.map_err(store_error)?;
+        let removed = run(session.connection(), delete, now, rest).await.map_err(store_error)?;
         session.commit().await?;
         // Deleted rows are no longer in the index, so each batch can begin at its start.
-        Ok(Batch { removed, more: removed >= u64::from(batch), reached: None })
+        Ok(Batch { removed, more: removed + kept >= u64::from(batch), reached: None })
     }
 }
 
@@ -70,12 +76,23 @@ async fn run(connection: &mut SqliteConnection, statement: String, now: i64, bat
     Ok(query.execute(connection).await?.rows_affected())
 }
 
+/// What still refuses retries loses its reply, and expires when it refuses them no longer.
+const KEEP: &str = "
+UPDATE main.idem_records
+SET state = 0,
+    status = NULL,
+    headers = NULL,
+    body = NULL,
+    expires_at = kept_until,
+    kept_until = NULL
+WHERE kept_until > ?1";
+
 /// The same rows for the copy and for the deletions: the time is bound, and no other process writes in between.
 const EXPIRED: &str = "
 (scope, operation, key_hash) IN (
     SELECT scope, operation, key_hash
     FROM main.idem_records
-    WHERE expires_at <= ?
+    WHERE expires_at <= ?1
     ORDER BY expires_at, scope, operation, key_hash
-    LIMIT ?
+    LIMIT ?2
 )";

@@ -320,8 +320,7 @@ impl SqliteTx {
         let (Some(session), Some(run)) = (&mut self.session, &self.run) else { unreachable!("a recorded run") };
         let elapsed = run.began.elapsed();
         let late = lateness(run.request.ttl, elapsed);
-        let identity = &run.request.identity;
-        let failed = match inner.records.complete(session, identity, run.claim, outcome, elapsed, late).await {
+        let failed = match inner.records.complete(session, &run.request, run.claim, outcome, elapsed, late).await {
             Ok(()) => {
                 inner.recent.insert(run.entered.digest());
                 self.take_session().leave();

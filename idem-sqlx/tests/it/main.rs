@@ -28,6 +28,7 @@ mod in_an_application;
 mod in_flight;
 mod inherited;
 mod key;
+mod late;
 mod leases;
 mod load;
 mod messages;

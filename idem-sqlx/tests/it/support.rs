@@ -152,6 +152,9 @@ pub trait Database: Sized {
     /// How long ago it was claimed for the first time.
     async fn seconds_since_claim(&self) -> f64;
 
+    /// The days from now until the times in this column, rounded and added up.
+    fn days_left(column: &str) -> String;
+
     /// Lets every record expire.
     async fn expire(&self);
 
@@ -443,6 +446,10 @@ impl Database for Postgres {
         query.fetch_one(&self.pool).await.expect("one record")
     }
 
+    fn days_left(column: &str) -> String {
+        format!("SELECT sum(round(extract(epoch FROM {column} - now()) / 86400))::bigint FROM idem_records")
+    }
+
     async fn expire(&self) {
         self.execute("UPDATE idem_records SET expires_at = now() - interval '1 second'").await;
     }
@@ -628,6 +635,10 @@ impl Database for Sqlite {
     async fn seconds_to_live(&self) -> f64 {
         let query = sqlx::query_scalar("SELECT expires_at / 1000000.0 - unixepoch() FROM idem_records");
         query.fetch_one(&self.pool).await.expect("one record")
+    }
+
+    fn days_left(column: &str) -> String {
+        format!("SELECT CAST(sum(round(({column} / 1000000.0 - unixepoch()) / 86400)) AS INTEGER) FROM idem_records")
     }
 
     async fn expire(&self) {
