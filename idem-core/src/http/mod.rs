@@ -81,9 +81,11 @@ mod content;
 mod detach;
 pub(crate) mod extract;
 pub(crate) mod key;
+mod lifetime;
 mod problem;
 pub(crate) mod reply;
 pub(crate) mod serve;
 pub(crate) mod through_store;
 
+pub use lifetime::Lifetime;
 pub use problem::Refusal;

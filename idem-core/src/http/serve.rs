@@ -72,6 +72,9 @@ impl<C: Context> Call<C> {
                 MissingKey::Run => Ok(None),
             };
         };
+        if let Some(announced) = self.announced {
+            announced.announce(policy.ttl);
+        }
         let identity = Identity { scope: asked.scope?, operation: policy.operation, key };
         // HEAD asks for what GET asks for, and Axum takes the body off its response. So a link that a mail scanner has
         // checked with HEAD still opens.
