@@ -79,17 +79,6 @@ pub enum Then {
     Refuse(Duration),
 }
 
-impl Policy {
-    /// How long a retry is kept from running a second time: for the `ttl`, and then for the time of [`Then::Refuse`].
-    #[must_use]
-    pub const fn retention(&self) -> Duration {
-        match self.then {
-            Then::Run => self.ttl,
-            Then::Refuse(time) => self.ttl.saturating_add(time),
-        }
-    }
-}
-
 /// The purpose of a claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Intent {
