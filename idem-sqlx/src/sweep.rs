@@ -49,8 +49,7 @@ impl Sweep {
     /// [`performance`](idem_core::docs::performance) has the figures.
     #[must_use]
     pub fn rest(mut self, parts: f64) -> Self {
-        // `max` takes the 0 if the other is no number.
-        self.rest = Some(parts.max(0.0).min(1000.0));
+        self.rest = Some(if parts.is_nan() { 0.0 } else { parts.clamp(0.0, 1000.0) });
         self
     }
 

@@ -70,3 +70,12 @@ begin
     end if;
 end
 $$;
+
+-- The functions work on the tables beside them, whoever calls them: `current` above is the whole `search_path`, in which a
+-- temporary table or a schema of the caller would come first.
+do $$
+begin
+    execute format('alter function %1$I.idem_claim_v1 set search_path to %1$I, pg_temp', current_schema());
+    execute format('alter function %1$I.idem_complete_v1 set search_path to %1$I, pg_temp', current_schema());
+end
+$$;

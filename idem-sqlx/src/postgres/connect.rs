@@ -43,8 +43,9 @@ impl Session {
         asked: Asked<'_>,
     ) -> Result<ControlFlow<Kind, (Option<Found>, Option<Self>)>, Error> {
         let inner = store.inner();
-        if inner.unnamed_statements {
-            // A pooler in transaction mode needs a transaction around the statement.
+        if inner.unnamed_statements || !inner.knows_database() {
+            // A pooler in transaction mode needs a transaction around the statement. So do the first questions of a
+            // process, which would meet what an earlier user has left on the connection.
             let mut session = match Self::begin_for(store, &inner.begin_own, asked).await? {
                 ControlFlow::Continue(session) => session,
                 ControlFlow::Break(kind) => return Ok(ControlFlow::Break(kind)),
@@ -75,7 +76,9 @@ impl Session {
         begin: &Begin,
         asked: Option<Asked<'_>>,
     ) -> Result<ControlFlow<Kind, Self>, Error> {
-        let mut untested = if store.pings() { 0 } else { store.pool().num_idle() };
+        // sqlx counts an idle connection a moment late, so its number may be far too high for that moment.
+        let idle = || store.pool().num_idle().min(store.pool().size() as usize);
+        let mut untested = if store.pings() { 0 } else { idle() };
         let end = Instant::now() + store.pool().options().get_acquire_timeout();
         while untested > 0 {
             let begun = timeout_at(end, async {
@@ -94,7 +97,8 @@ impl Session {
                 ControlFlow::Continue(Err(error)) => return Err(begin.failed(error)),
             }
         }
-        match take_tested(store, asked).await? {
+        let tested = timeout_at(end, take_tested(store, asked)).await;
+        match tested.unwrap_or_else(|_elapsed| Err(not_begun(sqlx::Error::PoolTimedOut)))? {
             ControlFlow::Continue(connection) => {
                 Self::begin_on(connection, store, begin).await.map(ControlFlow::Continue)
             }

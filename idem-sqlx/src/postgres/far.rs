@@ -112,7 +112,7 @@ fn write_identity(text: &mut String, request: &Request) {
 /// No backslash is in it, which some settings of a connection would read in their own way.
 fn write_bytes(text: &mut String, bytes: &[u8]) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    text.push_str(", decode('");
+    text.push_str(", pg_catalog.decode('");
     text.extend(
         bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]).map(|digit| char::from(DIGITS[usize::from(digit)])),
     );

@@ -7,7 +7,7 @@ use std::time::Duration;
 use idem_core::Error;
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::PgConnection;
-use sqlx::{AssertSqlSafe, Database, Executor, Postgres, SqlSafeStr, SqlStr};
+use sqlx::{AssertSqlSafe, Connection, Database, Executor, Postgres, SqlSafeStr, SqlStr};
 use sqlx_core::transaction::TransactionManager;
 use tokio::runtime::Handle;
 
@@ -36,6 +36,8 @@ type Manager = <Postgres as Database>::TransactionManager;
 #[derive(Debug, Clone)]
 pub(super) struct Begin {
     statement: &'static str,
+    /// Settings that are in the statement, too.
+    settings: &'static str,
     /// What the transaction has to take before anything else, in the message that begins it: a round trip less.
     then: Option<Arc<str>>,
     /// The statement that claims, which comes last and may [fail](far::is_not_claimed).
@@ -51,15 +53,17 @@ impl Begin {
             assert!(statement_bytes[at] == begin[at], "a transaction begins by `begin!`");
             at += 1;
         }
-        Self { statement, then: None, claim: None }
+        Self { statement, settings: "", then: None, claim: None }
     }
 
     /// The same, with a time limit of the server's own on the pauses between two statements. Called once for a store.
     pub(super) fn limited(self, limit: Duration) -> Self {
         // Zero would mean that there is no limit, and Postgres counts in an `i32`.
         let milliseconds = limit.as_millis().clamp(1, i32::MAX as u128);
-        let statement = format!("{}; SET LOCAL idle_in_transaction_session_timeout = {milliseconds}", self.statement);
-        Self { statement: Box::leak(statement.into_boxed_str()), ..self }
+        let settings = format!("; SET LOCAL idle_in_transaction_session_timeout = {milliseconds}");
+        let statement = format!("{}{settings}", self.statement);
+        let (statement, settings) = (Box::leak(statement.into_boxed_str()), Box::leak(settings.into_boxed_str()));
+        Self { statement, settings, ..self }
     }
 
     /// The same, and then these statements. No text of a request is in them, only numbers.
@@ -77,7 +81,7 @@ impl Begin {
     }
 
     fn message(&self) -> SqlStr {
-        let Self { statement, then, claim } = self;
+        let Self { statement, then, claim, .. } = self;
         match (then, claim) {
             (None, None) => statement.into_sql_str(),
             (Some(then), None) => AssertSqlSafe(format!("{statement}; {then}")).into_sql_str(),
@@ -92,11 +96,13 @@ impl Begin {
         if self.claims() && !is_gone(&error) { store_error(error) } else { not_begun(error) }
     }
 
-    /// Ends the transaction that this has begun, and begins it again without a claim.
+    /// Ends the transaction that this has begun, and begins it again without a claim. The isolation level stays, and
+    /// settings do not.
     fn again(&self) -> SqlStr {
-        match &self.then {
-            None => "ROLLBACK AND CHAIN".into_sql_str(),
-            Some(then) => AssertSqlSafe(format!("ROLLBACK AND CHAIN; {then}")).into_sql_str(),
+        let Self { settings, then, .. } = self;
+        match then {
+            None => AssertSqlSafe(format!("ROLLBACK AND CHAIN{settings}")).into_sql_str(),
+            Some(then) => AssertSqlSafe(format!("ROLLBACK AND CHAIN{settings}; {then}")).into_sql_str(),
         }
     }
 }
@@ -290,6 +296,12 @@ impl Session {
             return Err(CommitFailed::SavepointOpen);
         }
         let connection = self.connection.as_mut().expect("a session has its connection until it ends");
+        // The late answer to a statement that the handler gave up would be taken for the completion's. If it is an error,
+        // the transaction has failed, and the completion says so.
+        let Some(_late) = self.timer.within(deadline, connection.flush()).await else {
+            self.fitness = Fitness::Silent;
+            return Err(CommitFailed::Unknown(no_answer()));
+        };
         match self.timer.within(deadline, connection.execute(sqlx::raw_sql(completion))).await {
             Some(Ok(_)) => Ok(()),
             Some(Err(error)) => {

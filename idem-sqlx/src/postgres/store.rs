@@ -217,6 +217,11 @@ impl Inner {
         self.statements.get().map(|statements| &statements.schema)
     }
 
+    /// Whether everything is known that the first request of a process asks the database for.
+    pub(super) fn knows_database(&self) -> bool {
+        self.schema().is_some() && (self.locks == Locks::None || self.secret.get().is_some())
+    }
+
     /// The locks of a request, as soon as the secret of the database is known.
     pub(super) fn lock_words(&self, request: &Request) -> Option<LockWords> {
         self.secret.get().map(|secret| LockWords::of(request, *secret))

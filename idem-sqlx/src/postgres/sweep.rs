@@ -74,7 +74,10 @@ impl PgStore {
             }
         }
         let batch = self.sweep_by_scope(sweep, from).await?;
-        by_scope.store(true, Ordering::Relaxed);
+        // Without a record nothing has shown that the sweep by scope is what this database, or the archive, accepts.
+        if batch.removed > 0 {
+            by_scope.store(true, Ordering::Relaxed);
+        }
         Ok(batch)
     }
 

@@ -413,20 +413,27 @@ impl PgTx {
     /// Writes the completion and commits in one message.
     async fn complete_far(mut self, outcome: &Outcome) -> Result<(), Error> {
         let (store, schema) = (self.store.clone(), self.store.inner().schema().expect("known since the claim"));
-        let Self { session: Some(session), run: Some(run), .. } = &mut self else { unreachable!("a recorded run") };
+        // Taken out, so that a drop does not cancel a COMMIT that may be waiting for a standby.
+        let (mut session, run) = (self.take_session(), self.take_run());
         let completion = far::completion(schema, &run.request, run.claim, outcome, run.began.elapsed());
-        let error = match session.complete(completion, store.inner().commit_deadline).await {
+        let completed = session.complete(completion, store.inner().commit_deadline).await;
+        let error = match completed {
             Ok(()) => {
-                let run = self.take_run();
                 store.inner().recent.insert(run.entered.digest());
                 return Ok(());
             }
             Err(CommitFailed::Unknown(error)) => error,
             Err(refused) => {
+                (self.session, self.run) = (Some(session), Some(run));
+                // A savepoint that is open, or a `begin` that failed: the handler may have ended the transaction, too.
+                if let Ok(false) = self.holds().await {
+                    return Err(self.ended().await);
+                }
                 self.run = None;
                 return Err(refused.into());
             }
         };
+        (self.session, self.run) = (Some(session), Some(run));
         match far::failed(&error) {
             far::Failed::NotHeld => Err(self.ended().await),
             far::Failed::Before => {

@@ -9,7 +9,7 @@ use sqlx::{Database, Either, Executor, SqlSafeStr, Sqlite};
 use sqlx_core::transaction::TransactionManager;
 use tokio::runtime::Handle;
 
-use super::error::{commit_was_refused, is_answer, is_left_behind, is_read_only};
+use super::error::{commit_was_refused, has_no_savepoint, is_answer, is_left_behind, is_read_only};
 use crate::database::CommitFailed;
 use crate::error::not_begun;
 
@@ -152,8 +152,11 @@ impl Session {
     /// Writes the end of a run and commits it. [`commit`](Self::commit) tells the answer to the COMMIT again.
     pub(super) async fn finish(&mut self, query: Query<'_, Sqlite, SqliteArguments>, ending: &Ending) -> Finished {
         if self.has_open_savepoint() {
-            // sqlx rolls back what it counts, while it is there: the check ends all savepoints of the handler.
-            while self.has_open_savepoint() && Manager::rollback(self.connection()).await.is_ok() {}
+            // sqlx rolls back what it counts, while it is there: the check ends all savepoints of the handler. A `begin`
+            // that failed may have ended the transaction itself, and then sqlx counts none.
+            while Manager::get_transaction_depth(self.connection()) > 1
+                && Manager::rollback(self.connection()).await.is_ok()
+            {}
             // The open savepoint is the lesser fault: it is reported only if the transaction is still the session's.
             self.check().await.map_err(Unfinished::Failed)?;
             return Err(Unfinished::Commit(CommitFailed::SavepointOpen));
@@ -173,7 +176,8 @@ impl Session {
             // Whatever failed after COMMIT, the run is kept.
             _ if done > commit => Ok(()),
             Some(error) if done < check => Err(Unfinished::Failed(error)),
-            Some(_) if done == check => Err(Unfinished::NotHeld),
+            Some(error) if done == check && has_no_savepoint(&error) => Err(Unfinished::NotHeld),
+            Some(error) if done == check => Err(Unfinished::Failed(error)),
             Some(error) => Err(Unfinished::Commit(commit_failed(error))),
             // sqlx's thread is gone, and may have committed before.
             None => Err(Unfinished::Commit(CommitFailed::Unknown(sqlx::Error::WorkerCrashed))),

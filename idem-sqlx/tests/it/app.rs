@@ -469,6 +469,17 @@ macro_rules! application {
                         savepoint.rollback().await.expect("back to the savepoint");
                         done.into_response()
                     }
+                    "failed_begin_and_write" => {
+                        // What a nested `begin_with` may do to the transaction around it is sqlx's affair.
+                        assert!((&mut **tx).begin_with("SELECT 1").await.is_err());
+                        assert!(raw(tx, "INSERT INTO effects VALUES ('u1', 'after the begin')").await);
+                        done.into_response()
+                    }
+                    "raw_commit_and_forget" => {
+                        assert!(raw(tx, "COMMIT").await && raw(tx, "BEGIN").await);
+                        std::mem::forget((&mut **tx).begin().await.expect("a savepoint"));
+                        done.into_response()
+                    }
                     "forgotten_savepoint" => {
                         std::mem::forget((&mut **tx).begin().await.expect("a savepoint"));
                         done.into_response()

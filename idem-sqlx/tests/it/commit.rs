@@ -32,6 +32,8 @@ both! {
             ("raw_rollback_and_break", 1),
             ("raw_rollback_break_and_fail", 1),
             ("raw_rollback_and_reject", 0),
+            ("raw_commit_and_forget", 1),
+            ("failed_begin_and_write", 1),
         ] {
             let (entered, effects) = (gauge.entered(), db.effects().await);
             let call = Call::act(act).key(act);

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use idem_core::store::{Claimed, Context, Outcome};
 use idem_core::{Fingerprint, Identity, Kind, Request, observe};
-use idem_sqlx::{PgStore, PgTx, Sweep};
+use idem_sqlx::{Distance, PgStore, PgStoreBuilder, PgTx, Sweep};
 use sqlx::postgres::PgPoolOptions;
 
 use crate::app::Gauge;
@@ -191,11 +191,29 @@ async fn r13_postgres_a_look_up_that_is_given_up_in_a_silence_keeps_no_place_in_
 /// A transaction that sends nothing more: to the server, that is a host that has lost its power.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn r12a_postgres_a_host_that_is_gone_keeps_its_key_for_a_limited_time() {
-    const LIMIT: Duration = Duration::from_millis(700);
     let db = Postgres::create().await;
-    let (gone, elsewhere) = (db.builder(1).await.idle_limit(LIMIT).build(), db.store(1).await);
+    keeps_its_key_for_a_limited_time(&db, db.builder(1).await, false).await;
+}
+
+/// The claim in the message of BEGIN meets the expired record, so the transaction begins again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r12a_postgres_so_does_a_host_far_away_that_replaces_an_expired_record() {
+    let db = Postgres::create().await;
+    keeps_its_key_for_a_limited_time(&db, db.builder(1).await.distance(Distance::Farthest), true).await;
+}
+
+async fn keeps_its_key_for_a_limited_time(db: &Postgres, gone: PgStoreBuilder, has_expired: bool) {
+    const LIMIT: Duration = Duration::from_millis(700);
+    let (gone, elsewhere) = (gone.idle_limit(LIMIT).build(), db.store(1).await);
+    gone.migrate().await.expect("functions");
     let identity = Identity::new("test", "silence", "k").expect("an identity");
     let request = Request::new(identity, Fingerprint::none(), Duration::from_secs(60)).expect("a request");
+    if has_expired {
+        let claimed = PgTx::claim(&elsewhere, &request).await.expect("an answer");
+        let Claimed::Run(tx) = claimed else { panic!("a new key") };
+        tx.complete(&Outcome::Oversized).await.expect("a commit");
+        db.expire().await;
+    }
     let began = Instant::now();
     let claimed = PgTx::claim(&gone, &request).await.expect("an answer");
     let Claimed::Run(mut held) = claimed else { panic!("a new key") };
