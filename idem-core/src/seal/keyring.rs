@@ -78,7 +78,8 @@ impl Seal for Keyring {
     fn seal(&self, binding: &Binding<'_>, content: &[u8]) -> Result<Vec<u8>, Error> {
         let key = self.key(self.writes).ok_or_else(|| Error::new(Kind::StoreFailed))?;
         let mut random = [0; RANDOM];
-        getrandom::fill(&mut random).map_err(|error| Error::new(Kind::StoreUnavailable).caused_by(error.to_string()))?;
+        getrandom::fill(&mut random)
+            .map_err(|error| Error::new(Kind::StoreUnavailable).caused_by(error.to_string()))?;
         let mut sealed = Vec::with_capacity(HEAD + content.len() + 16);
         sealed.push(VERSION);
         sealed.extend(self.writes.to_be_bytes());

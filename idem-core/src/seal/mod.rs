@@ -1,7 +1,7 @@
 //! Encryption of what is stored.
 //!
-//! A store seals a content before it writes it, and opens it after it has read it. What is sealed is bound to its place:
-//! [`Binding`]. The page [`encryption`](crate::docs::encryption) has what is sealed, what is not, and how keys are
+//! A store seals a content before it writes it, and opens it after it has read it. What is sealed is bound to its
+//! place: [`Binding`]. The page [`encryption`](crate::docs::encryption) has what is sealed, what is not, and how keys are
 //! rotated.
 
 mod binding;

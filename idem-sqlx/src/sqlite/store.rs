@@ -178,7 +178,7 @@ impl SqliteStoreBuilder {
     ///
     /// # Rules
     /// - A record that is not encrypted is refused, unless the keyring
-    ///   [reads such records](idem_core::seal::Keyring::reads_plain): say so while encryption is switched on.
+    ///   [reads such records](idem_core::seal::Seal::reads_plain): say so while encryption is switched on.
     /// - A record whose key is missing, or that was moved or changed, is refused as `record_unreadable` and does not
     ///   run again.
     /// - The page [`encryption`](idem_core::docs::encryption) has what is not encrypted, and how keys are rotated.

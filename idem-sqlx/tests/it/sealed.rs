@@ -44,6 +44,18 @@ fn reply(body: &'static [u8]) -> Reply {
     Reply { format: Format::HTTP, status: Some(201), headers, body }
 }
 
+/// What a store without a keyring writes. It has words of its own, because the log of writes is one for all databases.
+fn clear() -> Reply {
+    let (headers, body) = (Bytes::from_static(b"a-header-in-clear"), Bytes::from_static(b"a-body-in-clear"));
+    Reply { format: Format::HTTP, status: Some(201), headers, body }
+}
+
+async fn pay_in_clear<D: Database>(db: &D, request: &Request) {
+    let claimed = D::Tx::claim(&db.store(1).await, request).await.expect("claimed");
+    let Claimed::Run(tx) = claimed else { panic!("it runs") };
+    tx.complete(&Outcome::Reply(clear())).await.expect("completed");
+}
+
 /// What becomes of a request. A run is completed, so that a second run would leave a trace.
 #[derive(Debug, PartialEq, Eq)]
 enum Answer {
@@ -103,7 +115,8 @@ both! {
         let store = db.sealed_store(ring(1)).await;
         assert_eq!(pay::<D>(&store, &request("u1", "k")).await, Answer::Ran);
         assert_eq!(pay::<D>(&store, &request("u1", "k")).await, Answer::Replayed(reply(BODY)));
-        let Ok(Claimed::Run(tx)) = <D as Database>::Tx::claim(&store, &request("u1", "no")).await else { panic!("runs") };
+        let claimed = <D as Database>::Tx::claim(&store, &request("u1", "no")).await;
+        let Ok(Claimed::Run(tx)) = claimed else { panic!("it runs") };
         let rejected = tx.reject(&Outcome::Reply(reply(STEP))).await.expect("rejected");
         assert!(matches!(rejected, Rejected::Stored), "{rejected:?}");
         assert_eq!(pay::<D>(&store, &request("u1", "no")).await, Answer::Replayed(reply(STEP)));
@@ -175,11 +188,11 @@ both! {
 
     async fn r35_plain_records_are_read_only_while_the_keyring_says_so(db) {
         let request = request("u1", "k");
-        assert_eq!(pay::<D>(&db.store(8).await, &request).await, Answer::Ran);
+        pay_in_clear(&db, &request).await;
         let switching = db.sealed_store(ring(1).reads_plain()).await;
-        assert_eq!(pay::<D>(&switching, &request).await, Answer::Replayed(reply(BODY)));
+        assert_eq!(pay::<D>(&switching, &request).await, Answer::Replayed(clear()));
         assert_eq!(pay::<D>(&db.sealed_store(ring(1)).await, &request).await, UNREADABLE);
-        assert_eq!(db.effects().await, 1);
+        assert_eq!(db.effects().await, 0);
     }
 
     async fn r35_sealed_steps_and_the_input_survive_the_attempt_and_nothing_else(db) {
@@ -187,13 +200,14 @@ both! {
         let request = request("u1", "k").with_input(Input(INPUT.into()));
         assert_eq!(attempt::<D>(&store, &request).await, Ok(vec![]));
         assert_eq!(attempt::<D>(&store, &request).await, Ok(vec![step(0, "reserve"), step(1, "charge")]));
+        db.end_pauses().await;
         let input = async |store: &Store<D>| store.abandoned("pay", None).await.expect("a page")[0].input.clone();
         assert_eq!(input(&store).await, Input(INPUT.into()));
         let dropped = db.sealed_store(ring(2)).await;
         assert_eq!(input(&dropped).await, Input(Bytes::new()), "its key is dropped");
         assert_eq!(attempt::<D>(&dropped, &request).await, Err(Kind::RecordUnreadable));
         assert_eq!(attempt::<D>(&db.store(8).await, &request).await, Err(Kind::RecordUnreadable));
-        let attempts = db.number("SELECT attempt FROM idem_records").await;
+        let attempts = db.number("SELECT CAST(attempt AS bigint) FROM idem_records").await;
         for change in [
             "body = (SELECT other.body FROM idem_journal AS other WHERE other.position = 1)".to_owned(),
             "name = 'refund'".to_owned(),
@@ -206,7 +220,7 @@ both! {
             assert_eq!(attempt::<D>(&store, &request).await, Err(Kind::RecordUnreadable), "{change}");
             db.execute("DELETE FROM idem_journal; INSERT INTO idem_journal SELECT * FROM kept; DROP TABLE kept").await;
         }
-        assert_eq!(db.number("SELECT attempt FROM idem_records").await, attempts, "no attempt was begun");
+        assert_eq!(db.number("SELECT CAST(attempt AS bigint) FROM idem_records").await, attempts, "no attempt was begun");
         complete::<D>(&store, &request).await;
         assert_eq!(pay::<D>(&store, &request).await, Answer::Replayed(reply(BODY)));
     }
@@ -226,9 +240,7 @@ both! {
         }
         // The search finds what is there.
         assert!(db.is_in_files(b"u2").await);
-        let other = request("u3", "k");
-        let Ok(Claimed::Run(tx)) = <D as Database>::Tx::claim(&db.store(1).await, &other).await else { panic!("runs") };
-        tx.complete(&Outcome::Reply(reply(b"a-body-in-clear"))).await.expect("completed");
+        pay_in_clear(&db, &request("u3", "k")).await;
         assert!(db.is_in_files(b"a-body-in-clear").await);
     }
 }
