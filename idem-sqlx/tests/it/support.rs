@@ -203,9 +203,8 @@ pub struct Sqlite {
 /// The hexadecimal digits with another one at this place, counted from 1.
 fn changed(hex: &str, digit: usize) -> String {
     format!(
-        "substr({hex}, 1, {} - 1) || CASE substr({hex}, {digit}, 1) WHEN '0' THEN '1' ELSE '0' END
-         || substr({hex}, {digit} + 1)",
-        digit
+        "substr({hex}, 1, {digit} - 1) || CASE substr({hex}, {digit}, 1) WHEN '0' THEN '1' ELSE '0' END
+         || substr({hex}, {digit} + 1)"
     )
 }
 
