@@ -82,6 +82,7 @@ pub mod docs {
     //! | [`consumers`] | Kafka, SQS, webhooks, jobs |
     //! | [`errors`] | every code, and what to do |
     //! | [`production`] | rights, deploys, growth, backups, poolers, logs, shutdown |
+    //! | [`encryption`] | what is encrypted, with which keys, and how they are rotated |
     //! | [`releases`] | what a new release of a handler may change |
     //! | [`testing`] | testing a handler without a database |
     //! | [`performance`] | what it costs, measured |
@@ -101,6 +102,8 @@ pub mod docs {
 
     #[cfg_attr(not(doctest), doc = include_str!("../docs/production.md"))]
     pub mod production {}
+    #[cfg_attr(not(doctest), doc = include_str!("../docs/encryption.md"))]
+    pub mod encryption {}
     #[cfg_attr(not(doctest), doc = include_str!("../docs/releases.md"))]
     pub mod releases {}
 
@@ -131,6 +134,7 @@ mod resume;
 
 mod steps;
 
+pub mod seal;
 pub mod store;
 
 mod catch;

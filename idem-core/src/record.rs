@@ -223,6 +223,21 @@ impl Format {
 
     /// The final error of a plain function, written like a result.
     pub const ERROR: Self = Self(3);
+
+    /// Marks a format as sealed.
+    const SEALED: i16 = 0x100;
+
+    /// The format of a content that is written in this format and then [sealed](crate::seal).
+    #[must_use]
+    pub fn sealed(self) -> Self {
+        Self(self.0 | Self::SEALED)
+    }
+
+    /// The format of the content, if it is sealed.
+    #[must_use]
+    pub fn opened(self) -> Option<Self> {
+        (self.0 >= 0 && self.0 & Self::SEALED != 0).then_some(Self(self.0 & !Self::SEALED))
+    }
 }
 
 /// The outcome to store when a run is over.

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
+use idem_core::seal::Sealer;
 use idem_core::store::{
     Abandoned, Claim, Entry, Intent, LeaseTerms, Outcome, Place, Record, Store, Timestamp, Transaction,
 };
@@ -28,6 +29,9 @@ pub trait Database: Store + Unpin {
 
     /// True if an open transaction locks out other claimants and our own renewal.
     const EXCLUSIVE: bool;
+
+    /// Seals what is stored. The flows seal and open contents, so that no intent sees one in clear.
+    fn sealer(&self) -> &Sealer;
 
     /// The runs of this process.
     fn running(&self) -> &Running;

@@ -4,7 +4,7 @@ use std::fmt;
 use std::ops::ControlFlow;
 
 use idem_core::machine::{Decision, Resume, decide_leased};
-use idem_core::store::{Attempt, Claim, Claimed, Entry, Intent, Lease, LeaseTerms, Outcome};
+use idem_core::store::{Abandoned, Attempt, Claim, Claimed, Entry, Intent, Lease, LeaseTerms, Outcome, Place};
 use idem_core::{Error, Identity, Kind, Request};
 use tokio::time::sleep;
 
@@ -41,44 +41,9 @@ impl<D: Database> Lease for DbLease<D> {
         intent: Intent,
     ) -> Result<Claimed<Attempt<Self>>, Error> {
         request.check_ttl()?;
-        let claim = Claim::random()?;
-        let digest = request.identity.digest();
-        let lease =
-            Self { store: store.clone(), request: request.clone(), digest, claim, terms: *terms, entered: None };
-        for (tries, pause) in retry::pauses().enumerate() {
-            let (look, found) = match store.look(request, &digest, intent, tries).await? {
-                ControlFlow::Continue(looked) => looked,
-                ControlFlow::Break(kind) => return Ok(Claimed::Refuse(kind)),
-            };
-            let nobody_looked = found.is_none();
-            let mut order = match found {
-                Some((record, now)) => decide_leased(record.as_ref(), request, terms, intent, now),
-                None => Decision::Claim.within(terms, intent),
-            };
-            // Without a look-up a refusal is no answer: there may be a record.
-            if !nobody_looked && let Some(answer) = answer(store, &digest, &order) {
-                return Ok(answer);
-            }
-            // The record may have changed since the look-up. Each statement checks that itself.
-            let mut session = store.write(look).await?;
-            let mut leased = lease.carry_out(&mut session, &order).await?;
-            if nobody_looked && leased == Leased::Taken {
-                // The insert found a record, or was not tried.
-                let (record, now) = store.find(&mut session, &request.identity).await?;
-                order = decide_leased(record.as_ref(), request, terms, intent, now);
-                if let Some(answer) = answer(store, &digest, &order) {
-                    return Ok(answer);
-                }
-                leased = lease.carry_out(&mut session, &order).await?;
-            }
-            if leased == Leased::Claimed {
-                return lease.begun(session, &order).await.map(Claimed::Run);
-            }
-            // The connection goes back to the pool first: no request waits while it holds one.
-            drop(session);
-            sleep(pause).await;
-        }
-        Ok(Claimed::Refuse(Kind::KeyInFlight))
+        let request = &*store.sealer().request(request)?;
+        let claimed = Self::claim_sealed(store, request, terms, intent).await?;
+        store.sealer().claimed(&request.identity, claimed)
     }
 
     async fn renew(&self) -> Result<(), Error> {
@@ -93,6 +58,7 @@ impl<D: Database> Lease for DbLease<D> {
     }
 
     async fn record(&self, tx: Option<D::Tx>, entry: &Entry) -> Result<(), Error> {
+        let entry = &*self.store.sealer().entry(&self.request.identity, entry)?;
         let mut tx = self.or_alone(tx).await?;
         let written = self.store.record_entry(&mut tx, &self.request, self.claim, &self.terms, entry).await?;
         let session = self.written(tx, written).await?;
@@ -104,6 +70,7 @@ impl<D: Database> Lease for DbLease<D> {
     }
 
     async fn complete(&self, tx: Option<D::Tx>, outcome: &Outcome) -> Result<(), Error> {
+        let outcome = &*self.store.sealer().outcome(&self.request.identity, outcome)?;
         let mut tx = self.or_alone(tx).await?;
         let written = self.store.complete_leased(&mut tx, &self.request, self.claim, outcome).await?;
         let session = self.written(tx, written).await?;
@@ -146,6 +113,53 @@ impl<D: Database> Unused for DbLease<D> {
 }
 
 impl<D: Database> DbLease<D> {
+    /// Claims a request whose input is sealed. A reply to replay is still sealed.
+    async fn claim_sealed(
+        store: &D,
+        request: &Request,
+        terms: &LeaseTerms,
+        intent: Intent,
+    ) -> Result<Claimed<Attempt<Self>>, Error> {
+        let claim = Claim::random()?;
+        let digest = request.identity.digest();
+        let lease =
+            Self { store: store.clone(), request: request.clone(), digest, claim, terms: *terms, entered: None };
+        for (tries, pause) in retry::pauses().enumerate() {
+            let (look, found) = match store.look(request, &digest, intent, tries).await? {
+                ControlFlow::Continue(looked) => looked,
+                ControlFlow::Break(kind) => return Ok(Claimed::Refuse(kind)),
+            };
+            let nobody_looked = found.is_none();
+            let mut order = match found {
+                Some((record, now)) => decide_leased(record.as_ref(), request, terms, intent, now),
+                None => Decision::Claim.within(terms, intent),
+            };
+            // Without a look-up a refusal is no answer: there may be a record.
+            if !nobody_looked && let Some(answer) = answer(store, &digest, &order) {
+                return Ok(answer);
+            }
+            // The record may have changed since the look-up. Each statement checks that itself.
+            let mut session = store.write(look).await?;
+            let mut leased = lease.carry_out(&mut session, &order).await?;
+            if nobody_looked && leased == Leased::Taken {
+                // The insert found a record, or was not tried.
+                let (record, now) = store.find(&mut session, &request.identity).await?;
+                order = decide_leased(record.as_ref(), request, terms, intent, now);
+                if let Some(answer) = answer(store, &digest, &order) {
+                    return Ok(answer);
+                }
+                leased = lease.carry_out(&mut session, &order).await?;
+            }
+            if leased == Leased::Claimed {
+                return lease.begun(session, &order).await.map(Claimed::Run);
+            }
+            // The connection goes back to the pool first: no request waits while it holds one.
+            drop(session);
+            sleep(pause).await;
+        }
+        Ok(Claimed::Refuse(Kind::KeyInFlight))
+    }
+
     /// Carries out a decision to claim. Any other decision counts as taken.
     async fn carry_out(&self, session: &mut D::Session, order: &Decision) -> Result<Leased, Error> {
         let over = match order {
@@ -163,7 +177,7 @@ impl<D: Database> DbLease<D> {
         // again.
         let (number, fingerprint, entries) = match order {
             Decision::Resume(Resume { attempt, fingerprint, .. }) => {
-                (attempt + 1, *fingerprint, self.store.entries(&mut session, &self.request.identity).await?)
+                (attempt + 1, *fingerprint, self.entries(&mut session).await?)
             }
             _ => (1, self.request.fingerprint, Vec::new()),
         };
@@ -171,6 +185,13 @@ impl<D: Database> DbLease<D> {
         let mut lease = release_on_drop::commit(self, commit).await?;
         lease.entered = Some(lease.store.running().enter(lease.digest, fingerprint, State::Leased));
         Ok(Attempt { lease, number, fingerprint, entries })
+    }
+
+    /// The entries that earlier attempts have recorded, opened.
+    async fn entries(&self, session: &mut D::Session) -> Result<Vec<Entry>, Error> {
+        let (store, identity) = (&self.store, &self.request.identity);
+        let sealed = store.entries(session, identity).await?;
+        sealed.into_iter().map(|entry| store.sealer().open_entry(identity, entry)).collect()
     }
 
     /// Commits the session, if its statement found the lease held.
@@ -225,6 +246,16 @@ impl<D: Database> DbLease<D> {
         })
         .await
     }
+}
+
+/// A page of the abandoned runs of an operation, with their inputs opened.
+pub(crate) async fn abandoned<D: Database>(
+    store: &D,
+    operation: &str,
+    after: Option<&Place>,
+) -> Result<Vec<Abandoned>, Error> {
+    let sealed = store.abandoned(operation, after).await?;
+    Ok(sealed.into_iter().map(|run| store.sealer().abandoned(operation, run)).collect())
 }
 
 /// Resets the attempts of a run that is not over and that no process holds.

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
+use idem_core::seal::Sealer;
 use idem_core::store::{Abandoned, Claim, Entry, Intent, LeaseTerms, Outcome, Place, Record};
 use idem_core::{Error, Identity, Kind, Request};
 
@@ -29,6 +30,10 @@ impl Database for PgStore {
     /// A step's transaction changes the record's row only in its last statement. Until then the renewal can change the
     /// row.
     const EXCLUSIVE: bool = false;
+
+    fn sealer(&self) -> &Sealer {
+        &self.inner().sealer
+    }
 
     fn running(&self) -> &Running {
         &self.inner().running

@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use idem_core::seal::{Seal, Sealer};
 use idem_core::store::{DEFAULT_DEADLINE, Runs, Store};
 use idem_core::{Error, Kind, Request};
 use sqlx::{Executor, PgPool, Postgres};
@@ -83,6 +84,7 @@ pub(super) struct Inner {
     pub(super) statement_deadline: Duration,
     pub(super) recent: RecentlyFinished,
     pub(super) running: Running,
+    pub(super) sealer: Sealer,
     pub(super) spare: Spare<Postgres>,
     /// True once the server has refused to sweep many scopes in one statement.
     pub(super) sweeps_by_scope: AtomicBool,
@@ -162,6 +164,7 @@ impl PgStore {
     pub fn builder(pool: PgPool) -> PgStoreBuilder {
         PgStoreBuilder {
             pool,
+            sealer: Sealer::default(),
             reply_limit: 1024 * 1024,
             isolation: None,
             deadline: DEFAULT_DEADLINE,
@@ -314,6 +317,7 @@ impl fmt::Debug for PgStore {
 #[derive(Debug)]
 pub struct PgStoreBuilder {
     pool: PgPool,
+    sealer: Sealer,
     reply_limit: usize,
     isolation: Option<Isolation>,
     deadline: Duration,
@@ -328,6 +332,31 @@ pub struct PgStoreBuilder {
 }
 
 impl PgStoreBuilder {
+    /// Encrypts what is stored: replies, final errors, results of steps and recorded inputs. Default: nothing is
+    /// encrypted.
+    ///
+    /// ```no_run
+    /// # async fn example(pool: sqlx::PgPool) -> Result<(), Box<dyn std::error::Error>> {
+    /// use idem_core::seal::{Keyring, SealKey};
+    /// use idem_sqlx::PgStore;
+    ///
+    /// let key = SealKey::from_base64(&std::env::var("IDEM_KEY_1")?)?;
+    /// let store = PgStore::builder(pool).seal(Keyring::new(1, key)).build();
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Rules
+    /// - A record that is not encrypted is refused, unless the keyring
+    ///   [reads such records](idem_core::seal::Seal::reads_plain): say so while encryption is switched on.
+    /// - A record whose key is missing, or that was moved or changed, is refused as `record_unreadable` and does not
+    ///   run again.
+    /// - The page [`encryption`](idem_core::docs::encryption) has what is not encrypted, and how keys are rotated.
+    #[must_use]
+    pub fn seal(mut self, seal: impl Seal) -> Self {
+        self.sealer = Sealer::new(seal);
+        self
+    }
+
     /// The longest reply that is stored, in bytes of its headers and body. Default: 1 MiB.
     ///
     /// A longer reply goes to its caller and leaves a tombstone: a retry gets 410 and does not run.
@@ -492,6 +521,7 @@ impl PgStoreBuilder {
             statement_deadline: self.statement_deadline,
             recent: RecentlyFinished::new(),
             running: Running::default(),
+            sealer: self.sealer,
             spare: Spare::new(),
             sweeps_by_scope: AtomicBool::new(false),
             reply_limit: self.reply_limit,

@@ -12,7 +12,7 @@ use futures_util::{FutureExt, StreamExt, TryFutureExt, TryStreamExt};
 use idem_core::bounds::EndedByItsHolder;
 use idem_core::machine::{Decision, decide};
 use idem_core::store::{Claim, Claimed, Context, Outcome, RELEASE_PATIENCE, Rejected, Reply, Transaction};
-use idem_core::{Disposition, Error, Kind, Request, Start};
+use idem_core::{Disposition, Error, Identity, Kind, Request, Start};
 use sqlx::error::BoxDynError;
 use sqlx::postgres::{PgArguments, PgConnection, PgQueryResult, PgRow, PgStatement, PgTypeInfo};
 use sqlx::{Acquire, Either, Execute, Executor, Postgres, SqlStr};
@@ -160,6 +160,67 @@ impl Context for PgTx {
 
     async fn claim(store: &PgStore, request: &Request) -> Result<Claimed<Self>, Error> {
         request.check_ttl()?;
+        let request = &*store.inner().sealer.request(request)?;
+        let claimed = Self::claim_sealed(store, request).await?;
+        store.inner().sealer.claimed(&request.identity, claimed)
+    }
+
+    async fn complete(mut self, outcome: &Outcome) -> Result<(), Error> {
+        let outcome = &*self.store.inner().sealer.outcome(self.identity(), outcome)?;
+        if self.store.inner().distance == Distance::Farthest {
+            return Box::pin(self.complete_far(outcome)).await;
+        }
+        self.write_outcome(outcome).await?;
+        self.commit_claimed().await
+    }
+
+    async fn reject(self, outcome: &Outcome) -> Result<Rejected, Error> {
+        let (store, identity) = (self.store.clone(), self.identity().clone());
+        let outcome = &*store.inner().sealer.outcome(&identity, outcome)?;
+        let rejected = self.reject_sealed(outcome).await?;
+        store.inner().sealer.rejected(&identity, rejected)
+    }
+
+    async fn release(mut self) -> Result<(), Error> {
+        let (session, run) = (self.take_session(), self.take_run());
+        settle::released(&self.store, Box::pin(abandon(self.store.clone(), session, run))).await
+    }
+
+    async fn begin_unrecorded(store: &PgStore) -> Result<Self, Error> {
+        <Self as Transaction>::begin(store).await
+    }
+
+    async fn finish_unrecorded(self, disposition: Disposition) -> Result<(), Error> {
+        self.end(disposition).await
+    }
+}
+
+impl Transaction for PgTx {
+    type Store = PgStore;
+
+    async fn begin(store: &PgStore) -> Result<Self, Error> {
+        Self::open(store).await
+    }
+
+    async fn end(mut self, disposition: Disposition) -> Result<(), Error> {
+        let deadline = self.store.inner().commit_deadline;
+        if disposition != Disposition::Commit {
+            self.give_up().await;
+            return Ok(());
+        }
+        // COMMIT reports success even for a transaction that failed or has ended. This statement fails then.
+        self.session().check().await.map_err(store_error)?;
+        match self.take_session().commit(deadline).await {
+            Ok(()) => Ok(()),
+            Err(CommitFailed::Unknown(error)) => Err(caused(Kind::OutcomeUnknown, error)),
+            Err(refused) => Err(refused.into()),
+        }
+    }
+}
+
+impl PgTx {
+    /// Claims the request. A reply to replay is still sealed.
+    async fn claim_sealed(store: &PgStore, request: &Request) -> Result<Claimed<Self>, Error> {
         let digest = request.identity.digest();
         let asked = Asked { request, digest: &digest, is_compared: true };
         let mut looked = match Box::pin(Self::look_up(store, asked)).await? {
@@ -208,15 +269,8 @@ impl Context for PgTx {
         Ok(Claimed::Refuse(Kind::KeyInFlight))
     }
 
-    async fn complete(mut self, outcome: &Outcome) -> Result<(), Error> {
-        if self.store.inner().distance == Distance::Farthest {
-            return Box::pin(self.complete_far(outcome)).await;
-        }
-        self.write_outcome(outcome).await?;
-        self.commit_claimed().await
-    }
-
-    async fn reject(mut self, outcome: &Outcome) -> Result<Rejected, Error> {
+    /// Rejects the run. The reply of an earlier attempt is still sealed.
+    async fn reject_sealed(mut self, outcome: &Outcome) -> Result<Rejected, Error> {
         if !self.holds().await.map_err(store_error)? {
             return Err(self.ended().await);
         }
@@ -240,44 +294,10 @@ impl Context for PgTx {
         }
     }
 
-    async fn release(mut self) -> Result<(), Error> {
-        let (session, run) = (self.take_session(), self.take_run());
-        settle::released(&self.store, Box::pin(abandon(self.store.clone(), session, run))).await
+    fn identity(&self) -> &Identity {
+        &self.run.as_ref().expect("a recorded run").request.identity
     }
 
-    async fn begin_unrecorded(store: &PgStore) -> Result<Self, Error> {
-        <Self as Transaction>::begin(store).await
-    }
-
-    async fn finish_unrecorded(self, disposition: Disposition) -> Result<(), Error> {
-        self.end(disposition).await
-    }
-}
-
-impl Transaction for PgTx {
-    type Store = PgStore;
-
-    async fn begin(store: &PgStore) -> Result<Self, Error> {
-        Self::open(store).await
-    }
-
-    async fn end(mut self, disposition: Disposition) -> Result<(), Error> {
-        let deadline = self.store.inner().commit_deadline;
-        if disposition != Disposition::Commit {
-            self.give_up().await;
-            return Ok(());
-        }
-        // COMMIT reports success even for a transaction that failed or has ended. This statement fails then.
-        self.session().check().await.map_err(store_error)?;
-        match self.take_session().commit(deadline).await {
-            Ok(()) => Ok(()),
-            Err(CommitFailed::Unknown(error)) => Err(caused(Kind::OutcomeUnknown, error)),
-            Err(refused) => Err(refused.into()),
-        }
-    }
-}
-
-impl PgTx {
     pub(super) async fn open(store: &PgStore) -> Result<Self, Error> {
         Self::open_by(store, &store.inner().begin).await
     }

@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Duration;
 
+use idem_core::seal::Sealer;
 use idem_core::store::{Abandoned, Claim, Entry, Intent, LeaseTerms, Outcome, Place, Record};
 use idem_core::{Error, Identity, Request};
 
@@ -25,6 +26,10 @@ impl Database for SqliteStore {
 
     /// A transaction has the write lock from its first statement on.
     const EXCLUSIVE: bool = true;
+
+    fn sealer(&self) -> &Sealer {
+        &self.inner().sealer
+    }
 
     fn running(&self) -> &Running {
         &self.inner().running

@@ -11,7 +11,7 @@ use futures_util::stream::BoxStream;
 use idem_core::bounds::EndedByItsHolder;
 use idem_core::machine::{Decision, decide, lateness};
 use idem_core::store::{Claim, Claimed, Context, Outcome, Rejected, Reply, Transaction};
-use idem_core::{Disposition, Error, Kind, Request, Start};
+use idem_core::{Disposition, Error, Identity, Kind, Request, Start};
 use sqlx::sqlite::{SqliteConnection, SqliteQueryResult, SqliteRow, SqliteStatement, SqliteTypeInfo};
 use sqlx::{Acquire, Either, Execute, Executor, SqlStr, Sqlite};
 
@@ -117,6 +117,68 @@ impl Context for SqliteTx {
 
     async fn claim(store: &SqliteStore, request: &Request) -> Result<Claimed<Self>, Error> {
         request.check_ttl()?;
+        let request = &*store.inner().sealer.request(request)?;
+        let claimed = Self::claim_sealed(store, request).await?;
+        store.inner().sealer.claimed(&request.identity, claimed)
+    }
+
+    async fn complete(self, outcome: &Outcome) -> Result<(), Error> {
+        let outcome = &*self.store.inner().sealer.outcome(self.identity(), outcome)?;
+        self.finish(outcome).await
+    }
+
+    async fn reject(mut self, outcome: &Outcome) -> Result<Rejected, Error> {
+        let outcome = &*self.store.inner().sealer.outcome(self.identity(), outcome)?;
+        let run = self.undo().await?;
+        match self.try_claim(&run.request, run.claim).await? {
+            Tried::Run => {
+                self.run = Some(run);
+                self.finish(outcome).await.map(|()| Rejected::Stored)
+            }
+            // Cannot happen here, because the write lock is held. A store without such a lock can see it.
+            Tried::Replay(reply) => self.store.inner().sealer.rejected(&run.request.identity, Rejected::Replay(reply)),
+            Tried::Refuse(kind) => Ok(Rejected::Refuse(kind)),
+        }
+    }
+
+    async fn release(mut self) -> Result<(), Error> {
+        let (session, run) = (self.take_session(), self.take_run());
+        settle::released(&self.store, abandon(self.store.clone(), session, run)).await
+    }
+
+    async fn begin_unrecorded(store: &SqliteStore) -> Result<Self, Error> {
+        <Self as Transaction>::begin(store).await
+    }
+
+    async fn finish_unrecorded(self, disposition: Disposition) -> Result<(), Error> {
+        self.end(disposition).await
+    }
+}
+
+impl Transaction for SqliteTx {
+    type Store = SqliteStore;
+
+    async fn begin(store: &SqliteStore) -> Result<Self, Error> {
+        Self::open(store).await
+    }
+
+    async fn end(mut self, disposition: Disposition) -> Result<(), Error> {
+        if disposition != Disposition::Commit {
+            self.give_up().await;
+            return Ok(());
+        }
+        self.session().check().await.map_err(|error| caused(Kind::TransactionEnded, error))?;
+        match self.take_session().commit().await {
+            Ok(()) => Ok(()),
+            Err(CommitFailed::Unknown(error)) => Err(caused(Kind::OutcomeUnknown, error)),
+            Err(refused) => Err(refused.into()),
+        }
+    }
+}
+
+impl SqliteTx {
+    /// Claims the request. A reply to replay is still sealed.
+    async fn claim_sealed(store: &SqliteStore, request: &Request) -> Result<Claimed<Self>, Error> {
         let digest = request.identity.digest();
         let asked = Asked { request, digest: &digest, is_compared: true };
         let connection = match store.connection_for(asked).await? {
@@ -164,59 +226,10 @@ impl Context for SqliteTx {
         }
     }
 
-    async fn complete(self, outcome: &Outcome) -> Result<(), Error> {
-        self.finish(outcome).await
+    fn identity(&self) -> &Identity {
+        &self.run.as_ref().expect("a recorded run").request.identity
     }
 
-    async fn reject(mut self, outcome: &Outcome) -> Result<Rejected, Error> {
-        let run = self.undo().await?;
-        match self.try_claim(&run.request, run.claim).await? {
-            Tried::Run => {
-                self.run = Some(run);
-                self.finish(outcome).await.map(|()| Rejected::Stored)
-            }
-            // Cannot happen here, because the write lock is held. A store without such a lock can see it.
-            Tried::Replay(reply) => Ok(Rejected::Replay(reply)),
-            Tried::Refuse(kind) => Ok(Rejected::Refuse(kind)),
-        }
-    }
-
-    async fn release(mut self) -> Result<(), Error> {
-        let (session, run) = (self.take_session(), self.take_run());
-        settle::released(&self.store, abandon(self.store.clone(), session, run)).await
-    }
-
-    async fn begin_unrecorded(store: &SqliteStore) -> Result<Self, Error> {
-        <Self as Transaction>::begin(store).await
-    }
-
-    async fn finish_unrecorded(self, disposition: Disposition) -> Result<(), Error> {
-        self.end(disposition).await
-    }
-}
-
-impl Transaction for SqliteTx {
-    type Store = SqliteStore;
-
-    async fn begin(store: &SqliteStore) -> Result<Self, Error> {
-        Self::open(store).await
-    }
-
-    async fn end(mut self, disposition: Disposition) -> Result<(), Error> {
-        if disposition != Disposition::Commit {
-            self.give_up().await;
-            return Ok(());
-        }
-        self.session().check().await.map_err(|error| caused(Kind::TransactionEnded, error))?;
-        match self.take_session().commit().await {
-            Ok(()) => Ok(()),
-            Err(CommitFailed::Unknown(error)) => Err(caused(Kind::OutcomeUnknown, error)),
-            Err(refused) => Err(refused.into()),
-        }
-    }
-}
-
-impl SqliteTx {
     pub(super) async fn open(store: &SqliteStore) -> Result<Self, Error> {
         let session = Session::begin_on(store.connection().await?).await?;
         Ok(Self { store: store.clone(), session: Some(session), run: None })

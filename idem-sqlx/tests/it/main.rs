@@ -41,6 +41,7 @@ mod races;
 mod reply;
 mod request;
 mod schema;
+mod sealed;
 mod silence;
 mod spaced;
 mod step_ends;
