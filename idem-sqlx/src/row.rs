@@ -25,6 +25,7 @@ pub(crate) type Columns = (
     Option<Vec<u8>>, // headers
     Option<Vec<u8>>, // body
     Option<i64>,     // expires_at
+    Option<i64>,     // completed_at
     Option<i64>,     // lease_until
     Option<i32>,     // attempt
     Option<i32>,     // released
@@ -33,8 +34,21 @@ pub(crate) type Columns = (
 
 /// The record in a row, if there is one, and the database's time.
 pub(crate) fn read(columns: Columns) -> Result<(Option<Record>, Timestamp), Error> {
-    let (fingerprint, state, claim, format, status, headers, body, expires_at, lease_until, attempt, released, now) =
-        columns;
+    let (
+        fingerprint,
+        state,
+        claim,
+        format,
+        status,
+        headers,
+        body,
+        expires_at,
+        completed_at,
+        lease_until,
+        attempt,
+        released,
+        now,
+    ) = columns;
     let now = Timestamp(now);
     let Some(expires_at) = expires_at else {
         return Ok((None, now));
@@ -59,6 +73,7 @@ pub(crate) fn read(columns: Columns) -> Result<(Option<Record>, Timestamp), Erro
     };
     let fingerprint = fingerprint.as_deref().and_then(Fingerprint::from_bytes);
     let record = Record::new(fingerprint, state, claim, Timestamp(expires_at));
+    let record = record.with_completed_at(completed_at.map(Timestamp));
     Ok((Some(record), now))
 }
 

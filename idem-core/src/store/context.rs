@@ -63,6 +63,11 @@ pub trait Context: Sized + Send + 'static {
     /// has no use for it.
     fn set_deadline(&mut self, _deadline: Duration) {}
 
+    /// The number of this attempt: 1 is the first.
+    fn attempt(&self) -> u32 {
+        1
+    }
+
     /// Commits the handler's writes and the outcome together.
     ///
     /// # Errors

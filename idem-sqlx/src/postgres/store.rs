@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use idem_core::observer::Observer;
 use idem_core::store::{DEFAULT_DEADLINE, Runs, Store};
 use idem_core::{Error, Kind, Request};
 use sqlx::{Executor, PgPool, Postgres};
@@ -89,6 +90,7 @@ pub(super) struct Inner {
     reply_limit: usize,
     deadline: Duration,
     runs: Runs,
+    observer: Option<Arc<dyn Observer>>,
 }
 
 /// The isolation level of the transaction that a handler gets.
@@ -163,6 +165,7 @@ impl PgStore {
         PgStoreBuilder {
             pool,
             reply_limit: 1024 * 1024,
+            observer: None,
             isolation: None,
             deadline: DEFAULT_DEADLINE,
             commit_deadline: Duration::from_secs(10),
@@ -294,6 +297,10 @@ impl Store for PgStore {
         &self.0.runs
     }
 
+    fn observer(&self) -> Option<&Arc<dyn Observer>> {
+        self.0.observer.as_ref()
+    }
+
     fn deadline(&self) -> Duration {
         self.0.deadline
     }
@@ -306,10 +313,10 @@ impl fmt::Debug for PgStore {
 }
 
 /// Configures a [`PgStore`].
-#[derive(Debug)]
 pub struct PgStoreBuilder {
     pool: PgPool,
     reply_limit: usize,
+    observer: Option<Arc<dyn Observer>>,
     isolation: Option<Isolation>,
     deadline: Duration,
     commit_deadline: Duration,
@@ -322,7 +329,40 @@ pub struct PgStoreBuilder {
     schema: Option<Schema>,
 }
 
+impl fmt::Debug for PgStoreBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PgStoreBuilder").field("pool", &self.pool).finish_non_exhaustive()
+    }
+}
+
 impl PgStoreBuilder {
+    /// Who is told what happens to requests. Default: nobody.
+    ///
+    /// ```
+    /// # fn example(pool: sqlx::PgPool) {
+    /// use idem_core::observer::{Event, Observer};
+    /// use idem_sqlx::PgStore;
+    ///
+    /// struct Printed;
+    ///
+    /// impl Observer for Printed {
+    ///     fn observe(&self, event: &Event<'_>) {
+    ///         println!("{event:?}");
+    ///     }
+    /// }
+    ///
+    /// let store = PgStore::builder(pool).observer(Printed).build();
+    /// # }
+    /// ```
+    ///
+    /// With the feature `metrics` of `idem-core`, `Metrics` counts the events: see
+    /// [`observability`](idem_core::docs::observability).
+    #[must_use]
+    pub fn observer(mut self, observer: impl Observer) -> Self {
+        self.observer = Some(Arc::new(observer));
+        self
+    }
+
     /// The longest reply that is stored, in bytes of its headers and body. Default: 1 MiB.
     ///
     /// A longer reply goes to its caller and leaves a tombstone: a retry gets 410 and does not run.
@@ -492,6 +532,7 @@ impl PgStoreBuilder {
             reply_limit: self.reply_limit,
             deadline: self.deadline,
             runs: Runs::default(),
+            observer: self.observer,
         }))
     }
 }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::future::{Ready, ready};
 use std::ops::{ControlFlow, Deref, DerefMut};
 use std::pin::pin;
+use std::time::Duration;
 use std::time::Instant;
 
 use futures_util::future::{BoxFuture, join};
@@ -110,7 +111,7 @@ struct Run {
 /// The outcome of one try to claim.
 enum Tried {
     Run,
-    Replay(Reply),
+    Replay(Reply, Option<Duration>),
     Refuse(Kind),
     /// The state of the key changed during the try.
     Again,
@@ -192,9 +193,9 @@ impl Context for PgTx {
                     return Ok(Claimed::Run(tx));
                 }
                 // The record is in force, so nobody asks for its locks: the rollback goes on behind the answer.
-                Tried::Replay(reply) => {
+                Tried::Replay(reply, age) => {
                     store.inner().recent.insert(&digest);
-                    return Ok(Claimed::Replay(reply));
+                    return Ok(Claimed::Replay(reply, age));
                 }
                 Tried::Refuse(kind) => {
                     tx.give_up().await;
@@ -234,7 +235,7 @@ impl Context for PgTx {
                 self.commit_claimed().await.map(|()| Rejected::Stored)
             }
             // Somebody has ended the transaction's locks: a duplicate was first.
-            Tried::Replay(reply) => Ok(Rejected::Replay(reply)),
+            Tried::Replay(reply, _) => Ok(Rejected::Replay(reply)),
             Tried::Refuse(kind) => Ok(Rejected::Refuse(kind)),
             Tried::Again => Ok(Rejected::Refuse(Kind::KeyInFlight)),
         }
@@ -299,7 +300,7 @@ impl PgTx {
         };
         let Some((record, now)) = found else { return Ok(ControlFlow::Continue(session)) };
         Ok(match decide(record.as_ref(), asked.request, now) {
-            Decision::Replay(reply) => ControlFlow::Break(Claimed::Replay(reply)),
+            Decision::Replay(reply, age) => ControlFlow::Break(Claimed::Replay(reply, age)),
             Decision::Refuse(kind) => ControlFlow::Break(Claimed::Refuse(kind)),
             Decision::Claim | Decision::Replace(_) => ControlFlow::Continue(session),
         })
@@ -343,7 +344,7 @@ impl PgTx {
             Err(error) => return Err(error),
         };
         match (decide(record.as_ref(), request, now), holder) {
-            (Decision::Replay(reply), _) => Ok(Tried::Replay(reply)),
+            (Decision::Replay(reply, age), _) => Ok(Tried::Replay(reply, age)),
             (Decision::Refuse(kind), _) => Ok(Tried::Refuse(kind)),
             (Decision::Claim | Decision::Replace(_), Holder::Same) => Ok(Tried::Refuse(Kind::KeyInFlight)),
             (Decision::Claim | Decision::Replace(_), Holder::Other) => self.refuse_reuse(request).await,
@@ -383,7 +384,7 @@ impl PgTx {
         self.session().restart(&begin).await.map_err(store_error)?;
         let (record, now) = records.find(&mut self.in_time(), &request.identity).await?;
         Ok(match decide(record.as_ref(), request, now) {
-            Decision::Replay(reply) => Some(Tried::Replay(reply)),
+            Decision::Replay(reply, age) => Some(Tried::Replay(reply, age)),
             Decision::Refuse(kind) => Some(Tried::Refuse(kind)),
             Decision::Claim | Decision::Replace(_) => None,
         })
