@@ -237,7 +237,7 @@ impl<C: Context> Guard<C> {
     /// [`Kind::TransactionEnded`] if the work ended the transaction itself: something may have been committed.
     pub async fn release(self) -> Result<(), Error> {
         let Self { context, mut watch, _counted, .. } = self;
-        watch.ran(Disposition::Release, None);
+        watch.released(context.stopped());
         told(watch, context.release().await)
     }
 }

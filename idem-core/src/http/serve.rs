@@ -230,7 +230,7 @@ async fn run_recorded<C: Context>(
         return reject(context, &Outcome::Oversized, response).await;
     }
     if disposition == Disposition::Release {
-        watch.ran(disposition, None);
+        watch.released(context.stopped());
         release(context).await?;
         return Ok(response);
     }

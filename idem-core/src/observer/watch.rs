@@ -21,6 +21,7 @@ pub(crate) struct Watch {
     began: Instant,
     claimed: Option<Claimed>,
     replay_size: Option<u64>,
+    stopped: Option<Kind>,
     is_settled: bool,
 }
 
@@ -46,6 +47,7 @@ impl Watch {
             began: Instant::now(),
             claimed: None,
             replay_size: None,
+            stopped: None,
             is_settled: false,
         }
     }
@@ -83,6 +85,12 @@ impl Watch {
         self.replay_size = Some(size(stored));
     }
 
+    /// The run is released, and this error has stopped it, if there was one. The handler may have swallowed it.
+    pub(crate) fn released(&mut self, stopped: Option<Kind>) {
+        self.ran(Disposition::Release, None);
+        self.stopped = stopped;
+    }
+
     /// The request gets a stored reply.
     pub(crate) fn replayed(mut self, age: Option<Duration>) {
         self.runs.outages().answered();
@@ -102,11 +110,13 @@ impl Watch {
     pub(crate) fn ended(mut self, passed_on: Option<Kind>) {
         let Some(claimed) = &self.claimed else { return };
         let outcome = match claimed.disposition {
+            _ if self.stopped.is_some() => Outcome::Failed,
             _ if !claimed.is_recorded => Outcome::Unrecorded,
             Some(Disposition::Commit) => Outcome::Run,
             Some(Disposition::Reject) => Outcome::Rejected,
             Some(Disposition::Release) | None => Outcome::Released,
         };
+        let passed_on = self.stopped.or(passed_on);
         match passed_on {
             Some(kind) => self.runs.outages().failed(&Error::new(kind)),
             None if outcome != Outcome::Released => self.runs.outages().answered(),

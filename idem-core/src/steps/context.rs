@@ -90,6 +90,10 @@ impl<L: Lease> Context for Steps<L> {
         Self::attempt(self)
     }
 
+    fn stopped(&self) -> Option<Kind> {
+        self.journal.stopped()
+    }
+
     async fn complete(mut self, outcome: &Outcome) -> Result<(), Error> {
         if self.is_rejected() {
             self.let_go().await;

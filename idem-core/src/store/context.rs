@@ -68,6 +68,11 @@ pub trait Context: Sized + Send + 'static {
         1
     }
 
+    /// The error after which nothing more can be recorded in this run, if there was one. The observer is told.
+    fn stopped(&self) -> Option<Kind> {
+        None
+    }
+
     /// Commits the handler's writes and the outcome together.
     ///
     /// # Errors

@@ -4,8 +4,7 @@ use std::fmt;
 use std::future::{Ready, ready};
 use std::ops::{ControlFlow, Deref, DerefMut};
 use std::pin::pin;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::future::{BoxFuture, join};
 use futures_util::stream::BoxStream;

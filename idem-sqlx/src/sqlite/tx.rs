@@ -3,8 +3,7 @@
 use std::fmt;
 use std::future::{Ready, ready};
 use std::ops::{ControlFlow, Deref, DerefMut};
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
