@@ -92,9 +92,9 @@ pub struct Batch {
 }
 
 /// The number of expired records, the age of the oldest in seconds, and the number of abandoned runs.
-pub(crate) fn backlog((expired, oldest, abandoned): (i64, f64, i64)) -> Backlog {
+pub(crate) fn backlog((expired, oldest, abandoned): (i64, Option<f64>, i64)) -> Backlog {
     // An operator may have set a time that no duration holds.
-    let oldest = Duration::try_from_secs_f64(oldest.max(0.0)).unwrap_or(Duration::MAX);
+    let oldest = Duration::try_from_secs_f64(oldest.unwrap_or(0.0).max(0.0)).unwrap_or(Duration::MAX);
     Backlog::new(expired.unsigned_abs(), oldest, abandoned.unsigned_abs())
 }
 

@@ -18,15 +18,15 @@ const BACKLOG: Template = Template(
     "
 SELECT
     (SELECT count(*) FROM (
-        SELECT 1 FROM {schema}.idem_records WHERE expires_at <= now() ORDER BY expires_at LIMIT $1
+        SELECT 1 FROM {schema}.idem_records WHERE expires_at <= now() ORDER BY expires_at LIMIT $1::bigint
     ) AS expired)::bigint,
-    (extract(epoch FROM now()) - coalesce((
-        SELECT greatest(extract(epoch FROM expires_at), 0)
+    (
+        SELECT (extract(epoch FROM now()) - greatest(extract(epoch FROM expires_at), 0))::double precision
         FROM {schema}.idem_records
         WHERE expires_at <= now()
         ORDER BY expires_at
         LIMIT 1
-    ), extract(epoch FROM now())))::double precision,
+    ),
     (SELECT count(*) FROM (
         SELECT DISTINCT record.scope, record.operation, record.key_hash
         FROM {schema}.idem_journal AS entry
@@ -37,7 +37,7 @@ SELECT
         WHERE record.state >= $2::smallint
             AND record.lease_until <= now()
             AND record.expires_at > now()
-        LIMIT $1
+        LIMIT $1::bigint
     ) AS abandoned)::bigint",
 );
 

@@ -111,13 +111,13 @@ SELECT
     (SELECT count(*) FROM (
         SELECT 1 FROM main.idem_records WHERE expires_at <= time.now ORDER BY expires_at LIMIT ?1
     )),
-    CAST(time.now - coalesce((
-        SELECT max(expires_at, 0)
+    (
+        SELECT CAST(time.now - max(expires_at, 0) AS REAL) / 1000000
         FROM main.idem_records
         WHERE expires_at <= time.now
         ORDER BY expires_at
         LIMIT 1
-    ), time.now) AS REAL) / 1000000,
+    ),
     (SELECT count(*) FROM (
         SELECT DISTINCT record.scope, record.operation, record.key_hash
         FROM main.idem_journal AS entry
