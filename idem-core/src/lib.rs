@@ -51,6 +51,7 @@
 //! | test a handler | [`docs::testing`] |
 //! | understand a compile error | [`docs::compiler`] |
 //! | know exactly what is promised | [`docs::rules`] |
+//! | watch it: metrics, logs, alerts | [`docs::observability`], [`observer`] |
 //! | know what it costs | [`docs::performance`] |
 //! | write a store of your own | [`store`] |
 //!
@@ -83,6 +84,7 @@ pub mod docs {
     //! | [`errors`] | every code, and what to do |
     //! | [`production`] | rights, deploys, growth, backups, poolers, logs, shutdown |
     //! | [`encryption`] | what is encrypted, with which keys, and how they are rotated |
+    //! | [`observability`] | events, metrics, logs, a dashboard, alert rules |
     //! | [`releases`] | what a new release of a handler may change |
     //! | [`testing`] | testing a handler without a database |
     //! | [`performance`] | what it costs, measured |
@@ -104,6 +106,8 @@ pub mod docs {
     pub mod production {}
     #[cfg_attr(not(doctest), doc = include_str!("../docs/encryption.md"))]
     pub mod encryption {}
+    #[cfg_attr(not(doctest), doc = include_str!("../docs/observability.md"))]
+    pub mod observability {}
     #[cfg_attr(not(doctest), doc = include_str!("../docs/releases.md"))]
     pub mod releases {}
 
@@ -130,6 +134,7 @@ pub mod http;
 pub mod memory;
 pub mod message;
 mod observe;
+pub mod observer;
 mod resume;
 
 mod steps;

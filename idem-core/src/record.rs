@@ -129,19 +129,35 @@ pub struct Record {
     pub expires_at: Timestamp,
     /// Until when a finished record refuses retries after its `ttl`. `None`: it does not refuse them.
     pub kept_until: Option<Timestamp>,
+    /// When its run was completed, if it is over and the store knows that.
+    pub completed_at: Option<Timestamp>,
 }
 
 impl Record {
     /// A record from the columns of its row.
     #[must_use]
     pub fn new(fingerprint: Option<Fingerprint>, state: State, claim: Claim, expires_at: Timestamp) -> Self {
-        Self { fingerprint, state, claim, expires_at, kept_until: None }
+        Self { fingerprint, state, claim, expires_at, kept_until: None, completed_at: None }
     }
 
     /// The same record, refusing retries after its `ttl` until this time.
     #[must_use]
     pub fn kept_until(self, kept_until: Option<Timestamp>) -> Self {
         Self { kept_until, ..self }
+    }
+
+    /// The same record, whose run was completed at this time.
+    #[must_use]
+    pub fn with_completed_at(self, completed_at: Option<Timestamp>) -> Self {
+        Self { completed_at, ..self }
+    }
+
+    /// How long ago the run was completed.
+    #[must_use]
+    pub fn age(&self, now: Timestamp) -> Option<Duration> {
+        let micros = now.0.saturating_sub(self.completed_at?.0);
+        // A clock may have been set back.
+        Some(Duration::from_micros(u64::try_from(micros).unwrap_or(0)))
     }
 
     /// Whether the record has expired, and so counts as none.

@@ -4,6 +4,7 @@ use std::fmt;
 use std::ops::ControlFlow;
 
 use idem_core::machine::{Decision, Resume, decide_leased};
+use idem_core::observer::{self, Event};
 use idem_core::store::{Abandoned, Attempt, Claim, Claimed, Entry, Intent, Lease, LeaseTerms, Outcome, Place};
 use idem_core::{Error, Identity, Kind, Request};
 use tokio::time::sleep;
@@ -64,7 +65,12 @@ impl<D: Database> Lease for DbLease<D> {
         let session = self.written(tx, written).await?;
         match self.store.commit(session).await {
             Ok(()) => Ok(()),
-            Err(CommitFailed::Unknown(error)) => Err(caused(Kind::OutcomeUnknown, error)),
+            Err(CommitFailed::Unknown(error)) => {
+                let operation = self.request.identity.operation.as_str();
+                observer::tell(&self.store, || Event::CommitUnknown { operation, verdict: None });
+                tracing::error!(target: "idem", operation, "COMMIT of a step did not answer; the next attempt reads it");
+                Err(caused(Kind::OutcomeUnknown, error))
+            }
             Err(refused) => Err(refused.into()),
         }
     }
@@ -92,9 +98,9 @@ impl<D: Database> Lease for DbLease<D> {
 /// The answer of a decision that claims nothing.
 fn answer<D: Database, T>(store: &D, digest: &Digest, order: &Decision) -> Option<Claimed<T>> {
     match order {
-        Decision::Replay(reply) => {
+        Decision::Replay(reply, age) => {
             store.finished(digest);
-            Some(Claimed::Replay(reply.clone()))
+            Some(Claimed::Replay(reply.clone(), *age))
         }
         Decision::Refuse(kind) => Some(Claimed::Refuse(*kind)),
         Decision::TooSoon(_, rest) => Some(Claimed::TooSoon(*rest)),
@@ -166,7 +172,7 @@ impl<D: Database> DbLease<D> {
             Decision::Claim => Over::Nothing,
             Decision::Replace(expired) => Over::Expired(*expired),
             Decision::Resume(Resume { claim, .. }) => Over::Attempt(*claim),
-            Decision::Replay(_) | Decision::Refuse(_) | Decision::TooSoon(..) => return Ok(Leased::Taken),
+            Decision::Replay(..) | Decision::Refuse(_) | Decision::TooSoon(..) => return Ok(Leased::Taken),
         };
         self.store.lease(session, &self.request, self.claim, &self.terms, over).await
     }

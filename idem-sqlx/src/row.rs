@@ -28,6 +28,7 @@ pub(crate) type Columns = (
     Option<Vec<u8>>, // body
     Option<i64>,     // expires_at
     Option<i64>,     // kept_until
+    Option<i64>,     // completed_at
     Option<i64>,     // lease_until
     Option<i32>,     // attempt
     Option<i32>,     // released
@@ -46,6 +47,7 @@ pub(crate) fn read(columns: Columns) -> Result<(Option<Record>, Timestamp), Erro
         body,
         expires_at,
         kept_until,
+        completed_at,
         lease_until,
         attempt,
         released,
@@ -76,6 +78,7 @@ pub(crate) fn read(columns: Columns) -> Result<(Option<Record>, Timestamp), Erro
     };
     let fingerprint = fingerprint.as_deref().and_then(Fingerprint::from_bytes);
     let record = Record::new(fingerprint, state, claim, Timestamp(expires_at)).kept_until(kept_until.map(Timestamp));
+    let record = record.with_completed_at(completed_at.map(Timestamp));
     Ok((Some(record), now))
 }
 

@@ -62,7 +62,7 @@ contracts! { $ leased_contract in leased:
                         Claimed::Refuse(Kind::KeyInFlight) => None,
                         Claimed::Refuse(kind) => panic!("refused: {kind:?}"),
                         Claimed::TooSoon(rest) => panic!("too soon by {rest:?}"),
-                        Claimed::Replay(reply) => panic!("a replay: {reply:?}"),
+                        Claimed::Replay(reply, _) => panic!("a replay: {reply:?}"),
                     }
                 })
             });
@@ -291,7 +291,7 @@ contracts! { $ leased_contract in leased:
         let Claimed::Run(resumed) = resume("that").await else { panic!("it was abandoned") };
         assert_eq!(resumed.fingerprint, request("k").fingerprint);
         resumed.lease.complete(None, &outcome("done")).await.expect("kept");
-        assert!(matches!(resume("that").await, Claimed::Replay(_)));
+        assert!(matches!(resume("that").await, Claimed::Replay(..)));
         subject.pass(2 * HOUR).await;
         assert_eq!(refusal(resume("this").await), Kind::NothingToResume);
     }
@@ -316,7 +316,7 @@ contracts! { $ leased_contract in leased:
             attempt.lease.complete(None, &ending).await.expect("kept");
             assert_eq!(attempt.lease.complete(None, &ending).await.expect_err("over").kind(), Kind::LeaseLost);
             match lease(&subject, &request("k"), &TERMS, Intent::Run).await {
-                Claimed::Replay(stored) => assert_eq!((stored, is_oversized), (reply("done"), false)),
+                Claimed::Replay(stored, _) => assert_eq!((stored, is_oversized), (reply("done"), false)),
                 Claimed::Refuse(kind) => assert_eq!((kind, is_oversized), (Kind::ReplyTooLarge, true)),
                 Claimed::Run(_) => panic!("it ran"),
                 Claimed::TooSoon(rest) => panic!("too soon by {rest:?}"),
@@ -430,7 +430,7 @@ async fn after_pause<S: Subject>(
     match claimed {
         Claimed::Run(attempt) => attempt,
         Claimed::TooSoon(rest) => panic!("still too soon by {rest:?}"),
-        Claimed::Replay(reply) => panic!("a replay: {reply:?}"),
+        Claimed::Replay(reply, _) => panic!("a replay: {reply:?}"),
         Claimed::Refuse(kind) => panic!("refused: {kind:?}"),
     }
 }

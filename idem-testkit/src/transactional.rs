@@ -27,7 +27,7 @@ contracts! { $ transactional_contract in transactional:
                             S::write(&mut tx).await;
                             tx.complete(&outcome("done")).await.expect("kept");
                         }
-                        Claimed::Replay(stored) => assert_eq!(stored, reply("done")),
+                        Claimed::Replay(stored, _) => assert_eq!(stored, reply("done")),
                         Claimed::Refuse(kind) => assert_eq!(kind, Kind::KeyInFlight),
                         Claimed::TooSoon(rest) => panic!("too soon by {rest:?}"),
                     }
@@ -301,7 +301,7 @@ contracts! { $ transactional_contract in transactional:
 fn other_than_run<T>(claimed: &Claimed<T>) -> String {
     match claimed {
         Claimed::Run(_) => "a run".to_owned(),
-        Claimed::Replay(reply) => format!("{reply:?}"),
+        Claimed::Replay(reply, _) => format!("{reply:?}"),
         Claimed::Refuse(kind) => format!("{kind:?}"),
         Claimed::TooSoon(rest) => format!("too soon by {rest:?}"),
     }

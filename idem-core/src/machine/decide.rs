@@ -21,8 +21,8 @@ pub enum Decision<R = Resume> {
     Resume(R),
     /// The same, but not before this time has passed: attempts that were released are spaced.
     TooSoon(R, Duration),
-    /// The request has run: answer with this reply.
-    Replay(Reply),
+    /// The request has run: answer with this reply. The run was completed so long ago, if the store knows.
+    Replay(Reply, Option<Duration>),
     /// The request must not run, and there is no reply to give.
     Refuse(Kind),
 }
@@ -86,7 +86,7 @@ pub fn decide(record: Option<&Record>, request: &Request, now: Timestamp) -> Dec
         Decision::Claim => Decision::Claim,
         Decision::Replace(expired) => Decision::Replace(expired),
         Decision::Resume(_) | Decision::TooSoon(..) => Decision::Refuse(Kind::StepMismatch),
-        Decision::Replay(reply) => Decision::Replay(reply),
+        Decision::Replay(reply, age) => Decision::Replay(reply, age),
         Decision::Refuse(kind) => Decision::Refuse(kind),
     }
 }
@@ -135,7 +135,7 @@ fn decide_on(record: Option<&Record>, asked: Option<Fingerprint>, now: Timestamp
             }
         }
         (State::Running, true) => Decision::Refuse(Kind::TransactionEnded),
-        (State::Completed(reply), true) => Decision::Replay(reply.clone()),
+        (State::Completed(reply), true) => Decision::Replay(reply.clone(), record.age(now)),
         (State::Oversized, true) => Decision::Refuse(Kind::ReplyTooLarge),
         (State::Unreadable, true | false) => Decision::Refuse(Kind::RecordUnreadable),
     }
@@ -247,6 +247,7 @@ mod tests {
             claim: Claim::from_bytes(&[7; 16]).expect("16 bytes"),
             expires_at: Timestamp(NOW.0 + 1),
             kept_until: None,
+            completed_at: None,
         }
     }
 
@@ -354,7 +355,7 @@ mod tests {
         let fingerprint = asked("this").fingerprint;
         let resume = Decision::Resume(Resume { claim, attempt: 1, released: 0, is_rejected: false, fingerprint });
         assert_eq!(resume.clone().within(&terms, Intent::Resume), resume);
-        assert_eq!(Decision::Replay(reply()).within(&terms, Intent::Resume), Decision::Replay(reply()));
+        assert_eq!(Decision::Replay(reply(), None).within(&terms, Intent::Resume), Decision::Replay(reply(), None));
     }
 
     #[test]
@@ -367,7 +368,7 @@ mod tests {
             Decision::Resume(Resume { claim, attempt: 3, released: 0, is_rejected: false, fingerprint })
         );
         assert_eq!(resume(leased(NOW.0 + 1)), Decision::Refuse(Kind::KeyInFlight));
-        assert_eq!(resume(State::Completed(reply())), Decision::Replay(reply()));
+        assert_eq!(resume(State::Completed(reply())), Decision::Replay(reply(), None));
         assert_eq!(resume(State::Running), Decision::Refuse(Kind::TransactionEnded));
         let compared = decide_leased(Some(&record(leased(NOW.0))), &asked("that"), &terms, Intent::Run, NOW);
         assert_eq!(compared, Decision::Refuse(Kind::KeyReused));
@@ -398,7 +399,7 @@ mod tests {
     #[test]
     fn r19_a_completed_record_is_replayed() {
         let decision = decide(Some(&record(State::Completed(reply()))), &asked("this"), NOW);
-        assert_eq!(decision, Decision::Replay(reply()));
+        assert_eq!(decision, Decision::Replay(reply(), None));
     }
 
     #[test]

@@ -80,9 +80,9 @@ impl Sealer {
     /// # Errors
     /// Those of [`Seal::open`] with another kind, such as that of a key service that does not answer.
     pub fn claimed<T>(&self, identity: &Identity, claimed: Claimed<T>) -> Result<Claimed<T>, Error> {
-        let Claimed::Replay(reply) = claimed else { return Ok(claimed) };
+        let Claimed::Replay(reply, age) = claimed else { return Ok(claimed) };
         match self.reply(identity, reply) {
-            Ok(reply) => Ok(Claimed::Replay(reply)),
+            Ok(reply) => Ok(Claimed::Replay(reply, age)),
             Err(error) if error.kind() == Kind::RecordUnreadable => {
                 tracing::error!(target: "idem", %error, "a sealed reply was not opened");
                 Ok(Claimed::Refuse(Kind::RecordUnreadable))

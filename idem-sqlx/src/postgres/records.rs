@@ -396,6 +396,9 @@ macro_rules! columns {
     CASE WHEN record.kept_until IS NOT NULL THEN
         (greatest(least(extract(epoch FROM record.kept_until), 9000000000000), 0) * 1000000)::bigint
     END AS kept_until,
+    CASE WHEN record.completed_at IS NOT NULL THEN
+        (greatest(least(extract(epoch FROM record.completed_at), 9000000000000), 0) * 1000000)::bigint
+    END AS completed_at,
     CASE WHEN record.lease_until IS NOT NULL THEN
         (greatest(least(extract(epoch FROM record.lease_until), 9000000000000), 0) * 1000000)::bigint
     END AS lease_until,

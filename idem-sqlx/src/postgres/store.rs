@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use idem_core::observer::Observer;
 use idem_core::seal::{Seal, Sealer};
 use idem_core::store::{DEFAULT_DEADLINE, Runs, Store};
 use idem_core::{Error, Kind, Request};
@@ -91,6 +92,7 @@ pub(super) struct Inner {
     reply_limit: usize,
     deadline: Duration,
     runs: Runs,
+    observer: Option<Arc<dyn Observer>>,
 }
 
 /// The isolation level of the transaction that a handler gets.
@@ -166,6 +168,7 @@ impl PgStore {
             pool,
             sealer: Sealer::default(),
             reply_limit: 1024 * 1024,
+            observer: None,
             isolation: None,
             deadline: DEFAULT_DEADLINE,
             commit_deadline: Duration::from_secs(10),
@@ -302,6 +305,10 @@ impl Store for PgStore {
         &self.0.runs
     }
 
+    fn observer(&self) -> Option<&Arc<dyn Observer>> {
+        self.0.observer.as_ref()
+    }
+
     fn deadline(&self) -> Duration {
         self.0.deadline
     }
@@ -314,11 +321,11 @@ impl fmt::Debug for PgStore {
 }
 
 /// Configures a [`PgStore`].
-#[derive(Debug)]
 pub struct PgStoreBuilder {
     pool: PgPool,
     sealer: Sealer,
     reply_limit: usize,
+    observer: Option<Arc<dyn Observer>>,
     isolation: Option<Isolation>,
     deadline: Duration,
     commit_deadline: Duration,
@@ -329,6 +336,12 @@ pub struct PgStoreBuilder {
     locks: Locks,
     distance: Distance,
     schema: Option<Schema>,
+}
+
+impl fmt::Debug for PgStoreBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PgStoreBuilder").field("pool", &self.pool).finish_non_exhaustive()
+    }
 }
 
 impl PgStoreBuilder {
@@ -354,6 +367,33 @@ impl PgStoreBuilder {
     #[must_use]
     pub fn seal(mut self, seal: impl Seal) -> Self {
         self.sealer = Sealer::new(seal);
+        self
+    }
+
+    /// Who is told what happens to requests. Default: nobody.
+    ///
+    /// ```
+    /// # fn example(pool: sqlx::PgPool) {
+    /// use idem_core::observer::{Event, Observer};
+    /// use idem_sqlx::PgStore;
+    ///
+    /// struct Printed;
+    ///
+    /// impl Observer for Printed {
+    ///     fn observe(&self, event: &Event<'_>) {
+    ///         println!("{event:?}");
+    ///     }
+    /// }
+    ///
+    /// let store = PgStore::builder(pool).observer(Printed).build();
+    /// # }
+    /// ```
+    ///
+    /// With the feature `metrics` of `idem-core`, `Metrics` counts the events: see
+    /// [`observability`](idem_core::docs::observability).
+    #[must_use]
+    pub fn observer(mut self, observer: impl Observer) -> Self {
+        self.observer = Some(Arc::new(observer));
         self
     }
 
@@ -527,6 +567,7 @@ impl PgStoreBuilder {
             reply_limit: self.reply_limit,
             deadline: self.deadline,
             runs: Runs::default(),
+            observer: self.observer,
         }))
     }
 }

@@ -1,6 +1,7 @@
 //! The sweep.
 
 use idem_core::Error;
+use idem_core::observer::Backlog;
 use sqlx::AssertSqlSafe;
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -10,8 +11,10 @@ use super::schema::Schema;
 use super::session::{Begin, Session, begin};
 use super::store::PgStore;
 use super::sweeps::{ARCHIVED, COUNTED};
+use crate::database::Database;
 use crate::error::{into_idem_error, store_error};
-use crate::sweep::{Batch, Sweep, parts};
+use crate::row;
+use crate::sweep::{self, Batch, Sweep, parts};
 use crate::sweeper::{self, Sweeper};
 
 /// A batch takes some milliseconds, most of them for the records: with a fifth of that, BEGIN, planning and COMMIT would
@@ -63,6 +66,29 @@ impl PgStore {
     #[must_use = "the sweep stops when this handle is dropped"]
     pub fn sweeper(&self, sweep: Sweep) -> Sweeper {
         Sweeper::spawn(self.clone(), sweep)
+    }
+
+    /// What is left to do: expired records that are not swept, and leased runs that no process holds.
+    ///
+    /// The background [`sweeper`](Self::sweeper) tells the store's observer the same after each of its passes.
+    ///
+    /// # Errors
+    /// The database cannot be reached.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn backlog(&self) -> Result<Backlog, Error> {
+        self.count_backlog().await
+    }
+
+    pub(super) async fn look_at_backlog(&self) -> Result<Backlog, Error> {
+        let mut session = Session::begin(self, &BEGIN).await?;
+        let sql = self.inner().statements(&mut session.in_time()).await?;
+        let query = sqlx::query_as(sql.sweeps.backlog.as_str()).persistent(false);
+        let query = query.bind(Backlog::MOST.cast_signed()).bind(row::LEASED);
+        let counted = query.fetch_one(&mut session.in_time()).await.map_err(store_error)?;
+        session.commit(self.inner().commit_deadline).await?;
+        Ok(sweep::backlog(counted))
     }
 
     pub(super) async fn sweep_one_batch(&self, sweep: &Sweep, from: Option<i64>) -> Result<Batch, Error> {

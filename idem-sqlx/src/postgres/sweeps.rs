@@ -9,7 +9,37 @@ statements! {
     sweep_to_archive: SWEEP_TO_ARCHIVE,
     expired: EXPIRED,
     sweep_scope: SWEEP_SCOPE,
+    backlog: BACKLOG,
 }
+
+/// What is left to sweep, how old that is, and the abandoned runs. The counting stops at $1. Abandoned runs are found
+/// through the journal, which has only runs that are not over: no index has the end of a lease.
+const BACKLOG: Template = Template(
+    "
+SELECT
+    (SELECT count(*) FROM (
+        SELECT 1 FROM {schema}.idem_records WHERE expires_at <= now() ORDER BY expires_at LIMIT $1::bigint
+    ) AS expired)::bigint,
+    (
+        SELECT (extract(epoch FROM now()) - greatest(extract(epoch FROM expires_at), 0))::double precision
+        FROM {schema}.idem_records
+        WHERE expires_at <= now()
+        ORDER BY expires_at
+        LIMIT 1
+    ),
+    (SELECT count(*) FROM (
+        SELECT DISTINCT record.scope, record.operation, record.key_hash
+        FROM {schema}.idem_journal AS entry
+        JOIN {schema}.idem_records AS record
+            ON record.scope = entry.scope
+            AND record.operation = entry.operation
+            AND record.key_hash = entry.key_hash
+        WHERE record.state >= $2::smallint
+            AND record.lease_until <= now()
+            AND record.expires_at > now()
+        LIMIT $1::bigint
+    ) AS abandoned)::bigint",
+);
 
 /// `SKIP LOCKED` skips rows that a request is just replacing. For a row that was replaced meanwhile, Postgres checks
 /// `expires_at` again. A locked row keeps its `ctid` until the transaction ends, so the deletion finds it by that: by

@@ -4,7 +4,7 @@ use std::fmt;
 use std::future::{Ready, ready};
 use std::ops::{ControlFlow, Deref, DerefMut};
 use std::pin::pin;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::future::{BoxFuture, join};
 use futures_util::stream::BoxStream;
@@ -110,7 +110,7 @@ struct Run {
 /// The outcome of one try to claim.
 enum Tried {
     Run,
-    Replay(Reply),
+    Replay(Reply, Option<Duration>),
     Refuse(Kind),
     /// The state of the key changed during the try.
     Again,
@@ -253,9 +253,9 @@ impl PgTx {
                     return Ok(Claimed::Run(tx));
                 }
                 // The record is in force, so nobody asks for its locks: the rollback goes on behind the answer.
-                Tried::Replay(reply) => {
+                Tried::Replay(reply, age) => {
                     store.inner().recent.insert(&digest);
-                    return Ok(Claimed::Replay(reply));
+                    return Ok(Claimed::Replay(reply, age));
                 }
                 Tried::Refuse(kind) => {
                     tx.give_up().await;
@@ -288,7 +288,7 @@ impl PgTx {
                 self.commit_claimed().await.map(|()| Rejected::Stored)
             }
             // Somebody has ended the transaction's locks: a duplicate was first.
-            Tried::Replay(reply) => Ok(Rejected::Replay(reply)),
+            Tried::Replay(reply, _) => Ok(Rejected::Replay(reply)),
             Tried::Refuse(kind) => Ok(Rejected::Refuse(kind)),
             Tried::Again => Ok(Rejected::Refuse(Kind::KeyInFlight)),
         }
@@ -319,7 +319,7 @@ impl PgTx {
         };
         let Some((record, now)) = found else { return Ok(ControlFlow::Continue(session)) };
         Ok(match decide(record.as_ref(), asked.request, now) {
-            Decision::Replay(reply) => ControlFlow::Break(Claimed::Replay(reply)),
+            Decision::Replay(reply, age) => ControlFlow::Break(Claimed::Replay(reply, age)),
             Decision::Refuse(kind) => ControlFlow::Break(Claimed::Refuse(kind)),
             Decision::Claim | Decision::Replace(_) => ControlFlow::Continue(session),
         })
@@ -363,7 +363,7 @@ impl PgTx {
             Err(error) => return Err(error),
         };
         match (decide(record.as_ref(), request, now), holder) {
-            (Decision::Replay(reply), _) => Ok(Tried::Replay(reply)),
+            (Decision::Replay(reply, age), _) => Ok(Tried::Replay(reply, age)),
             (Decision::Refuse(kind), _) => Ok(Tried::Refuse(kind)),
             (Decision::Claim | Decision::Replace(_), Holder::Same) => Ok(Tried::Refuse(Kind::KeyInFlight)),
             (Decision::Claim | Decision::Replace(_), Holder::Other) => self.refuse_reuse(request).await,
@@ -403,7 +403,7 @@ impl PgTx {
         self.session().restart(&begin).await.map_err(store_error)?;
         let (record, now) = records.find(&mut self.in_time(), &request.identity).await?;
         Ok(match decide(record.as_ref(), request, now) {
-            Decision::Replay(reply) => Some(Tried::Replay(reply)),
+            Decision::Replay(reply, age) => Some(Tried::Replay(reply, age)),
             Decision::Refuse(kind) => Some(Tried::Refuse(kind)),
             Decision::Claim | Decision::Replace(_) => None,
         })

@@ -198,6 +198,7 @@ macro_rules! find {
 SELECT record.fingerprint, record.state, record.claim, record.format, record.status, record.headers, record.body,
     CASE typeof(record.expires_at) WHEN 'real' THEN CAST(record.expires_at AS INTEGER) ELSE record.expires_at END,
     record.kept_until,
+    CAST(record.completed_at AS INTEGER),
     record.lease_until,
     record.attempt,
     record.released,

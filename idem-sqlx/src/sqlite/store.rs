@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use idem_core::observer::Observer;
 use idem_core::seal::{Seal, Sealer};
 use idem_core::store::{DEFAULT_DEADLINE, Runs, Store};
 use idem_core::{Error, Kind};
@@ -59,6 +60,7 @@ pub(super) struct Inner {
     reply_limit: usize,
     deadline: Duration,
     runs: Runs,
+    observer: Option<Arc<dyn Observer>>,
 }
 
 impl SqliteStore {
@@ -75,6 +77,7 @@ impl SqliteStore {
             pool,
             sealer: Sealer::default(),
             reply_limit: 1024 * 1024,
+            observer: None,
             deadline: DEFAULT_DEADLINE,
             commit_deadline: Duration::from_secs(10),
             ping: true,
@@ -140,6 +143,10 @@ impl Store for SqliteStore {
         &self.0.runs
     }
 
+    fn observer(&self) -> Option<&Arc<dyn Observer>> {
+        self.0.observer.as_ref()
+    }
+
     fn deadline(&self) -> Duration {
         self.0.deadline
     }
@@ -152,14 +159,20 @@ impl fmt::Debug for SqliteStore {
 }
 
 /// Configures a [`SqliteStore`].
-#[derive(Debug)]
 pub struct SqliteStoreBuilder {
     pool: SqlitePool,
     sealer: Sealer,
     reply_limit: usize,
+    observer: Option<Arc<dyn Observer>>,
     deadline: Duration,
     commit_deadline: Duration,
     ping: bool,
+}
+
+impl fmt::Debug for SqliteStoreBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SqliteStoreBuilder").field("pool", &self.pool).finish_non_exhaustive()
+    }
 }
 
 impl SqliteStoreBuilder {
@@ -185,6 +198,33 @@ impl SqliteStoreBuilder {
     #[must_use]
     pub fn seal(mut self, seal: impl Seal) -> Self {
         self.sealer = Sealer::new(seal);
+        self
+    }
+
+    /// Who is told what happens to requests. Default: nobody.
+    ///
+    /// ```
+    /// # fn example(pool: sqlx::SqlitePool) {
+    /// use idem_core::observer::{Event, Observer};
+    /// use idem_sqlx::SqliteStore;
+    ///
+    /// struct Printed;
+    ///
+    /// impl Observer for Printed {
+    ///     fn observe(&self, event: &Event<'_>) {
+    ///         println!("{event:?}");
+    ///     }
+    /// }
+    ///
+    /// let store = SqliteStore::builder(pool).observer(Printed).build();
+    /// # }
+    /// ```
+    ///
+    /// With the feature `metrics` of `idem-core`, `Metrics` counts the events: see
+    /// [`observability`](idem_core::docs::observability).
+    #[must_use]
+    pub fn observer(mut self, observer: impl Observer) -> Self {
+        self.observer = Some(Arc::new(observer));
         self
     }
 
@@ -253,6 +293,7 @@ impl SqliteStoreBuilder {
             reply_limit: self.reply_limit,
             deadline: self.deadline,
             runs: Runs::default(),
+            observer: self.observer,
         }))
     }
 }

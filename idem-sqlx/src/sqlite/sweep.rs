@@ -1,13 +1,15 @@
 //! The sweep.
 
 use idem_core::Error;
-use sqlx::{AssertSqlSafe, SqliteConnection};
+use idem_core::observer::Backlog;
+use sqlx::{AssertSqlSafe, FromRow, SqliteConnection};
 
-use super::session::Session;
+use super::session::{Reader, Session};
 use super::store::SqliteStore;
+use crate::database::Database;
 use crate::error::{into_idem_error, store_error};
-use crate::row::LATE;
-use crate::sweep::{Batch, Sweep, parts};
+use crate::row::{self, LATE};
+use crate::sweep::{self, Batch, Sweep, parts};
 use crate::sweeper::{self, Sweeper};
 
 /// Every writer waits for a batch, and sleeps up to a tenth of a second before it tries again.
@@ -32,6 +34,27 @@ impl SqliteStore {
     #[must_use = "the sweep stops when this handle is dropped"]
     pub fn sweeper(&self, sweep: Sweep) -> Sweeper {
         Sweeper::spawn(self.clone(), sweep)
+    }
+
+    /// What is left to do: expired records that are not swept, and leased runs that no process holds.
+    ///
+    /// The background [`sweeper`](Self::sweeper) tells the store's observer the same after each of its passes.
+    ///
+    /// # Errors
+    /// The database cannot be reached.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn backlog(&self) -> Result<Backlog, Error> {
+        self.count_backlog().await
+    }
+
+    pub(super) async fn look_at_backlog(&self) -> Result<Backlog, Error> {
+        let mut reader = Reader::acquire(self.pool()).await?;
+        let query = || sqlx::query(BACKLOG).bind(Backlog::MOST.cast_signed()).bind(row::LEASED);
+        let rows = reader.fetch_all(query).await.map_err(store_error)?;
+        let counted = rows.first().map(FromRow::from_row).transpose().map_err(store_error)?;
+        Ok(counted.map(sweep::backlog).unwrap_or_default())
     }
 
     pub(super) async fn sweep_one_batch(&self, sweep: &Sweep) -> Result<Batch, Error> {
@@ -96,3 +119,31 @@ const EXPIRED: &str = "
     ORDER BY expires_at, scope, operation, key_hash
     LIMIT ?2
 )";
+
+/// What is left to sweep, how old that is, and the abandoned runs. The counting stops at ?1. Abandoned runs are found
+/// through the journal, which has only runs that are not over: no index has the end of a lease.
+const BACKLOG: &str = "
+SELECT
+    (SELECT count(*) FROM (
+        SELECT 1 FROM main.idem_records WHERE expires_at <= time.now ORDER BY expires_at LIMIT ?1
+    )),
+    (
+        SELECT CAST(time.now - max(expires_at, 0) AS REAL) / 1000000
+        FROM main.idem_records
+        WHERE expires_at <= time.now
+        ORDER BY expires_at
+        LIMIT 1
+    ),
+    (SELECT count(*) FROM (
+        SELECT DISTINCT record.scope, record.operation, record.key_hash
+        FROM main.idem_journal AS entry
+        JOIN main.idem_records AS record
+            ON record.scope = entry.scope
+            AND record.operation = entry.operation
+            AND record.key_hash = entry.key_hash
+        WHERE record.state >= ?2
+            AND record.lease_until <= time.now
+            AND record.expires_at > time.now
+        LIMIT ?1
+    ))
+FROM (SELECT CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER) AS now) AS time";

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::future::{Ready, ready};
 use std::ops::{ControlFlow, Deref, DerefMut};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -69,7 +69,7 @@ struct Run {
 /// The outcome of one try to claim.
 enum Tried {
     Run,
-    Replay(Reply),
+    Replay(Reply, Option<Duration>),
     Refuse(Kind),
 }
 
@@ -136,7 +136,7 @@ impl Context for SqliteTx {
                 self.finish(outcome).await.map(|()| Rejected::Stored)
             }
             // Cannot happen here, because the write lock is held. A store without such a lock can see it.
-            Tried::Replay(reply) => self.store.inner().sealer.rejected(&run.request.identity, Rejected::Replay(reply)),
+            Tried::Replay(reply, _) => self.store.inner().sealer.rejected(&run.request.identity, Rejected::Replay(reply)),
             Tried::Refuse(kind) => Ok(Rejected::Refuse(kind)),
         }
     }
@@ -215,9 +215,9 @@ impl SqliteTx {
                 tx.run = Some(Run { request: request.clone(), claim, began: Instant::now(), entered });
                 Ok(Claimed::Run(tx))
             }
-            Tried::Replay(reply) => {
+            Tried::Replay(reply, age) => {
                 tx.give_up().await;
-                Ok(Claimed::Replay(reply))
+                Ok(Claimed::Replay(reply, age))
             }
             Tried::Refuse(kind) => {
                 tx.give_up().await;
@@ -243,7 +243,7 @@ impl SqliteTx {
     ) -> Result<Option<Claimed<Self>>, Error> {
         let (record, now) = store.inner().records.find_alone(reader, &request.identity).await?;
         Ok(match decide(record.as_ref(), request, now) {
-            Decision::Replay(reply) => Some(Claimed::Replay(reply)),
+            Decision::Replay(reply, age) => Some(Claimed::Replay(reply, age)),
             Decision::Refuse(kind) => Some(Claimed::Refuse(kind)),
             Decision::Claim | Decision::Replace(_) => None,
         })
@@ -264,7 +264,7 @@ impl SqliteTx {
                 return Ok(ControlFlow::Continue((tx, Tried::Run)));
             }
             Some(Met::Record(record, now)) => match decide(Some(&record), request, now) {
-                Decision::Replay(reply) => Some(Claimed::Replay(reply)),
+                Decision::Replay(reply, age) => Some(Claimed::Replay(reply, age)),
                 Decision::Refuse(kind) => Some(Claimed::Refuse(kind)),
                 Decision::Claim | Decision::Replace(_) => None,
             },
@@ -307,7 +307,7 @@ impl SqliteTx {
         }
         let (record, now) = records.find(self, &request.identity).await?;
         match decide(record.as_ref(), request, now) {
-            Decision::Replay(reply) => Ok(Tried::Replay(reply)),
+            Decision::Replay(reply, age) => Ok(Tried::Replay(reply, age)),
             Decision::Refuse(kind) => Ok(Tried::Refuse(kind)),
             // No other process writes meanwhile, so the record in the way stays there until it is replaced here.
             Decision::Claim => Ok(Tried::Refuse(Kind::KeyInFlight)),

@@ -33,6 +33,7 @@ mod leases;
 mod load;
 mod messages;
 mod migrate;
+mod observer;
 mod orders;
 mod pages;
 mod ping;

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use axum::Router;
 use idem_core::seal::Keyring;
+use idem_core::observer::Observer;
 use idem_core::store::{Context, Lease};
 use idem_sqlx::{Distance, Locks, PgStore, PgStoreBuilder, SqliteStore, SqliteStoreBuilder};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
@@ -107,6 +108,8 @@ pub trait Database: Sized {
 
     /// The expression that changes one bit of the hexadecimal digit at this place of a column.
     fn changed(column: &str, digit: usize) -> String;
+    /// The same, telling this observer.
+    async fn observed_store(&self, connections: u32, observer: impl Observer) -> <Self::Tx as Context>::Store;
 
     /// The same, each of its connections having tables in front of the store's that have their names and nothing else.
     async fn shadowed_store(&self, connections: u32) -> <Self::Tx as Context>::Store;
@@ -387,6 +390,10 @@ impl Database for Postgres {
         Self { name, pool, opened: OnceCell::new() }
     }
 
+    async fn observed_store(&self, connections: u32, observer: impl Observer) -> PgStore {
+        self.builder(connections).await.observer(observer).build()
+    }
+
     async fn store(&self, connections: u32) -> PgStore {
         self.builder(connections).await.build()
     }
@@ -597,6 +604,10 @@ impl Database for Sqlite {
         SqliteStore::new(pool.clone()).migrate().await.expect("migrations");
         sqlx::raw_sql(EFFECTS).execute(&pool).await.expect("the table for effects");
         Self { folder, pool }
+    }
+
+    async fn observed_store(&self, connections: u32, observer: impl Observer) -> SqliteStore {
+        self.builder(connections).await.observer(observer).build()
     }
 
     async fn store(&self, connections: u32) -> SqliteStore {
