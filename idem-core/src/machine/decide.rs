@@ -82,7 +82,12 @@ impl Resume {
 /// begun in steps is refused: a transaction knows nothing of its steps.
 #[must_use]
 pub fn decide(record: Option<&Record>, request: &Request, now: Timestamp) -> Decision<Infallible> {
-    match decide_on(record, Some(request.fingerprint), now) {
+    in_transaction(decide_on(record, Some(request.fingerprint), now))
+}
+
+/// A transaction resumes no leased run.
+pub(super) fn in_transaction(decision: Decision) -> Decision<Infallible> {
+    match decision {
         Decision::Claim => Decision::Claim,
         Decision::Replace(expired) => Decision::Replace(expired),
         Decision::Resume(_) | Decision::TooSoon(..) => Decision::Refuse(Kind::StepMismatch),
@@ -107,7 +112,7 @@ pub fn decide_leased(
     decide_on(record, asked, now).within(terms, intent)
 }
 
-fn decide_on(record: Option<&Record>, asked: Option<Fingerprint>, now: Timestamp) -> Decision {
+pub(super) fn decide_on(record: Option<&Record>, asked: Option<Fingerprint>, now: Timestamp) -> Decision {
     let Some(record) = record else {
         return Decision::Claim;
     };

@@ -12,6 +12,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 use super::rows::Rows;
 use crate::error::Error;
 use crate::identity::Identity;
+use crate::machine::{Explanation, Retry};
 use crate::observer::{Backlog, Observer, Source};
 use crate::record::Timestamp;
 use crate::resume::{self, Resumed};
@@ -95,6 +96,14 @@ impl<S: Clone + Send + 'static> MemoryStore<S> {
     pub fn reset_attempts(&self, identity: &Identity) -> bool {
         let now = self.now();
         self.rows().reset_attempts(identity, now)
+    }
+
+    /// Explains what a retry would get now, and why. It changes nothing, and answers by the decisions that answer
+    /// requests.
+    #[must_use]
+    pub fn explain(&self, identity: &Identity, retry: &Retry) -> Explanation {
+        let now = self.now();
+        self.rows().explain(identity, retry, now)
     }
 
     /// Resumes the abandoned runs of an operation: see [`resume_abandoned`](crate::resume_abandoned).

@@ -6,7 +6,7 @@ use crate::entry::{Entry, EntryKind};
 use crate::error::Kind;
 use crate::fingerprint::Fingerprint;
 use crate::identity::Identity;
-use crate::machine::{Decision, Resume, decide, decide_leased};
+use crate::machine::{Decision, Explanation, Resume, Retry, decide, decide_leased, explain};
 use crate::observer::Backlog;
 use crate::policy::{Intent, LeaseTerms};
 use crate::record::{Claim, Outcome, Record, Request, State, Timestamp};
@@ -194,6 +194,14 @@ impl Rows {
             }
             _ => false,
         }
+    }
+
+    /// What a retry would get now.
+    pub(super) fn explain(&self, identity: &Identity, retry: &Retry, now: Timestamp) -> Explanation {
+        let running = self.running.get(identity);
+        let is_same = |running: &Fingerprint| retry.fingerprint.is_none_or(|asked| asked == *running);
+        let in_flight = running.map(|running| if is_same(running) { Kind::KeyInFlight } else { Kind::KeyReused });
+        explain(self.record(identity), in_flight, retry, now)
     }
 
     /// A page of the abandoned runs of an operation.

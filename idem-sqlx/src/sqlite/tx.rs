@@ -136,7 +136,9 @@ impl Context for SqliteTx {
                 self.finish(outcome).await.map(|()| Rejected::Stored)
             }
             // Cannot happen here, because the write lock is held. A store without such a lock can see it.
-            Tried::Replay(reply, _) => self.store.inner().sealer.rejected(&run.request.identity, Rejected::Replay(reply)),
+            Tried::Replay(reply, _) => {
+                self.store.inner().sealer.rejected(&run.request.identity, Rejected::Replay(reply))
+            }
             Tried::Refuse(kind) => Ok(Rejected::Refuse(kind)),
         }
     }

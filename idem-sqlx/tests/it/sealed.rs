@@ -71,7 +71,7 @@ async fn pay<D: Database>(store: &Store<D>, request: &Request) -> Answer {
             tx.complete(&Outcome::Reply(reply(BODY))).await.expect("completed");
             Answer::Ran
         }
-        Ok(Claimed::Replay(reply)) => Answer::Replayed(reply),
+        Ok(Claimed::Replay(reply, _)) => Answer::Replayed(reply),
         Ok(Claimed::Refuse(kind)) => Answer::Refused(kind),
         Ok(Claimed::TooSoon(_)) => panic!("a transaction is not spaced"),
         Err(error) => Answer::Refused(error.kind()),
@@ -97,7 +97,7 @@ async fn attempt<D: Database>(store: &Store<D>, request: &Request) -> Result<Vec
             attempt.lease.release().await.expect("released");
             Ok(attempt.entries)
         }
-        Claimed::Replay(_) => panic!("it is not over"),
+        Claimed::Replay(..) => panic!("it is not over"),
         Claimed::Refuse(kind) => Err(kind),
         Claimed::TooSoon(_) => panic!("so few attempts are not spaced"),
     }

@@ -3,8 +3,8 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use axum::Router;
-use idem_core::seal::Keyring;
 use idem_core::observer::Observer;
+use idem_core::seal::Keyring;
 use idem_core::store::{Context, Lease};
 use idem_sqlx::{Distance, Locks, PgStore, PgStoreBuilder, SqliteStore, SqliteStoreBuilder};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
