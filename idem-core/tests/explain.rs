@@ -60,7 +60,7 @@ fn got<T>(claimed: Claimed<T>, attempt: impl FnOnce(&T) -> u32) -> (Expected, Op
             0 | 1 => (Expected::Run, Some(run)),
             attempt => (Expected::Resume(attempt), Some(run)),
         },
-        Claimed::Replay(_) => (Expected::Replay, None),
+        Claimed::Replay(..) => (Expected::Replay, None),
         Claimed::Refuse(kind) => (Expected::Refuse(kind), None),
         Claimed::TooSoon(rest) => (Expected::TooSoon(rest), None),
     }

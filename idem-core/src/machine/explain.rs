@@ -77,6 +77,8 @@ pub enum Stage {
     Completed(Option<u16>),
     /// A tombstone: the reply was too large to be stored.
     Oversized,
+    /// A finished run whose reply was removed after its `ttl`. Retries are refused until the record expires.
+    Late,
     /// A later release wrote it, or somebody changed it.
     Unreadable,
 }
@@ -101,7 +103,7 @@ fn expected<R>(decision: Decision<R>, attempt: impl FnOnce(R) -> u32) -> Expecte
         Decision::Claim | Decision::Replace(_) => Expected::Run,
         Decision::Resume(earlier) => Expected::Resume(attempt(earlier)),
         Decision::TooSoon(_, rest) => Expected::TooSoon(rest),
-        Decision::Replay(_) => Expected::Replay,
+        Decision::Replay(..) => Expected::Replay,
         Decision::Refuse(kind) => Expected::Refuse(kind),
     }
 }
@@ -115,6 +117,7 @@ impl Seen {
             }
             State::Completed(reply) => Stage::Completed(reply.status),
             State::Oversized => Stage::Oversized,
+            State::Late => Stage::Late,
             State::Unreadable => Stage::Unreadable,
         };
         Self { stage, expires_at: record.expires_at, has_expired: record.has_expired(now) }
