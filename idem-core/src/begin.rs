@@ -10,7 +10,9 @@ use serde::de::DeserializeOwned;
 
 use crate::claim;
 use crate::cut::cut;
+use crate::disposition::Disposition;
 use crate::error::{Error, Kind};
+use crate::observer::Watch;
 use crate::policy::{InFlight, LeaseTerms};
 use crate::record::{Format, Outcome, Reply, Request};
 use crate::resume;
@@ -99,19 +101,34 @@ pub(crate) async fn begin_within<C: Context>(
     deadline: Duration,
 ) -> Result<Start<C>, Error> {
     let counted = store.runs().enter();
+    let mut watch = Watch::start(store, request.identity.operation);
     let claimed = async {
         let intent = resume::intent_of(&request.identity)?;
-        match claim::claim::<C>(store, request, in_flight, terms, intent).await? {
-            Claimed::Run(mut context) => {
-                context.set_deadline(deadline);
-                Ok(Start::Run(Guard { context, limit: store.reply_limit(), deadline, _counted: counted }))
-            }
-            Claimed::Replay(reply) => Stored::of(reply).map(Start::Stored),
-            Claimed::Refuse(kind) => Err(Error::new(kind)),
-            Claimed::TooSoon(rest) => Err(Error::too_soon(rest)),
-        }
+        claim::claim::<C>(store, request, in_flight, terms, intent).await
     };
-    claimed.await.inspect_err(|refused: &Error| resume::note_refusal_of(&request.identity, refused.kind()))
+    let refused = match claimed.await {
+        Ok(Claimed::Run(mut context)) => {
+            context.set_deadline(deadline);
+            watch.claimed(context.attempt(), true);
+            return Ok(Start::Run(Guard { context, limit: store.reply_limit(), deadline, watch, _counted: counted }));
+        }
+        Ok(Claimed::Replay(reply, age)) => {
+            watch.size(&reply);
+            match Stored::of(reply) {
+                Ok(stored) => {
+                    watch.replayed(age);
+                    return Ok(Start::Stored(stored));
+                }
+                Err(error) => error,
+            }
+        }
+        Ok(Claimed::Refuse(kind)) => Error::new(kind),
+        Ok(Claimed::TooSoon(rest)) => Error::too_soon(rest),
+        Err(error) => error,
+    };
+    watch.failed(&refused);
+    resume::note_refusal_of(&request.identity, refused.kind());
+    Err(refused)
 }
 
 /// A claimed request: the context to work with, and the three ways to end the run.
@@ -129,6 +146,7 @@ pub struct Guard<C: Context> {
     context: C,
     limit: usize,
     deadline: Duration,
+    watch: Watch,
     _counted: Run,
 }
 
@@ -156,7 +174,9 @@ impl<C: Context> Guard<C> {
     }
 
     pub(crate) async fn complete_with(self, outcome: Outcome) -> Result<(), Error> {
-        self.context.complete(&outcome).await
+        let Self { context, mut watch, _counted, .. } = self;
+        watch.ran(Disposition::Commit, Some(&outcome));
+        told(watch, context.complete(&outcome).await)
     }
 
     /// Undoes the writes and stores the error: every retry gets it. Returns the error as every retry reads it.
@@ -182,17 +202,24 @@ impl<C: Context> Guard<C> {
     }
 
     pub(crate) async fn reject_with(self, outcome: Outcome) -> Result<Option<Stored>, Error> {
-        match self.context.reject(&outcome).await? {
-            Rejected::Stored => Ok(None),
-            Rejected::Replay(reply) => Stored::of(reply).map(Some),
-            Rejected::Refuse(kind) => Err(Error::new(kind)),
-        }
+        let Self { context, mut watch, _counted, .. } = self;
+        // The outcome of an earlier rejection counts, and not this one.
+        watch.ran(Disposition::Reject, Some(&outcome).filter(|_| !context.is_rejected()));
+        let rejected = match context.reject(&outcome).await {
+            Ok(Rejected::Stored) => Ok(None),
+            Ok(Rejected::Replay(reply)) => Stored::of(reply).map(Some),
+            Ok(Rejected::Refuse(kind)) => Err(Error::new(kind)),
+            Err(error) => Err(error),
+        };
+        told(watch, rejected)
     }
 
     /// Releases a run whose outcome cannot be stored. Returns the given error, or the error of the release if that
     /// fails.
     pub(crate) async fn release_for<T>(self, error: Error) -> Result<T, Error> {
-        Box::pin(self.context.release()).await?;
+        let Self { context, watch, _counted, .. } = self;
+        let error = Box::pin(context.release()).await.err().unwrap_or(error);
+        watch.failed(&error);
         Err(error)
     }
 
@@ -209,8 +236,19 @@ impl<C: Context> Guard<C> {
     /// # Errors
     /// [`Kind::TransactionEnded`] if the work ended the transaction itself: something may have been committed.
     pub async fn release(self) -> Result<(), Error> {
-        self.context.release().await
+        let Self { context, mut watch, _counted, .. } = self;
+        watch.released(context.stopped());
+        told(watch, context.release().await)
     }
+}
+
+/// Tells how a run has ended.
+fn told<T>(watch: Watch, ended: Result<T, Error>) -> Result<T, Error> {
+    match &ended {
+        Ok(_) => watch.ended(None),
+        Err(error) => watch.failed(error),
+    }
+    ended
 }
 
 impl<C: Context> Deref for Guard<C> {

@@ -56,6 +56,9 @@ pub enum Kind {
     BodyUnreadable,
     /// The request ran once, but its reply was too large to be stored. It does not run again.
     ReplyTooLarge,
+    /// The request ran once, and its reply is no longer kept: the retry came after the record's `ttl`. It does not run
+    /// again.
+    RetryTooLate,
     /// The reply's body failed while it was read, or a result could not be stored.
     ReplyFailed,
     /// The stored record is corrupt or of a newer format. The request does not run again.
@@ -121,6 +124,7 @@ impl Kind {
             Self::BodyTooLarge => "body_too_large",
             Self::BodyUnreadable => "body_unreadable",
             Self::ReplyTooLarge => "reply_too_large",
+            Self::RetryTooLate => "retry_too_late",
             Self::ReplyFailed => "reply_failed",
             Self::RecordUnreadable => "record_unreadable",
             Self::OutcomeUnknown => "outcome_unknown",
@@ -153,12 +157,17 @@ impl Kind {
                 "this idempotency key was used for a request with other content; use a new key for a new request"
             }
             Self::ScopeInvalid => "the scope is empty, longer than 255 bytes, or has a NUL character",
-            Self::TtlInvalid => "the time for which a record is replayed is not between 1 second and 3650 days",
+            Self::TtlInvalid => {
+                "the time for which a record is replayed, or kept after that, is not between 1 second and 3650 days"
+            }
             Self::FingerprintFailed => "what the fingerprint is made of could not be serialised",
             Self::BodyTooLarge => "the request's body is over the limit of this server",
             Self::BodyUnreadable => "the request's body could not be read",
             Self::ReplyTooLarge => {
                 "this request has run, and its reply was too large to be kept for a retry; look its result up instead"
+            }
+            Self::RetryTooLate => {
+                "this request has run, and its reply is no longer kept; look its result up, it will not run again"
             }
             Self::ReplyFailed => "the reply's body failed while it was produced; retry the request",
             Self::RecordUnreadable => {
@@ -220,6 +229,7 @@ impl Kind {
             | Self::BodyTooLarge
             | Self::BodyUnreadable
             | Self::ReplyTooLarge
+            | Self::RetryTooLate
             | Self::ReplyFailed
             | Self::RecordUnreadable
             | Self::OutcomeUnknown
@@ -258,6 +268,7 @@ impl Kind {
             | Self::FingerprintFailed
             | Self::BodyTooLarge
             | Self::ReplyTooLarge
+            | Self::RetryTooLate
             | Self::RecordUnreadable
             | Self::TransactionEnded
             | Self::DataRefused

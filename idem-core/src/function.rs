@@ -9,6 +9,7 @@ use crate::error::{Error, Kind};
 use crate::fingerprint::Fingerprint;
 use crate::identity::{Identity, Key};
 use crate::observe;
+use crate::observer::Watch;
 use crate::policy::Policy;
 use crate::record::{Format, Outcome, Request};
 use crate::resume;
@@ -22,7 +23,7 @@ type Asked = crate::asked::Asked<Result<Option<Key>, Error>, Result<Fingerprint,
 fn request(asked: Asked, policy: &Policy) -> Result<Request, Error> {
     let key = asked.key?.ok_or_else(|| Error::new(Kind::KeyMissing))?;
     let identity = Identity { scope: asked.scope?, operation: policy.operation, key };
-    let request = Request::new(identity, asked.fingerprint?, policy.ttl)?;
+    let request = Request::new(identity, asked.fingerprint?, policy.ttl)?.then(policy.then)?;
     Ok(match asked.input.transpose()? {
         Some(input) => request.with_input(input),
         None => request,
@@ -128,14 +129,22 @@ async fn claim<C: Context, R>(
     codec: &Codec<R>,
 ) -> Result<Start<C>, Error> {
     observe::note(false);
+    let request = asked_for(store, policy, asked, codec).inspect_err(|refused| {
+        Watch::start(store, policy.operation).failed(refused);
+    })?;
+    let deadline = policy.deadline.unwrap_or_else(|| store.deadline());
+    begin_within(store, &request, policy.in_flight, &policy.lease, deadline).await
+}
+
+/// The request of a call, or why the call is refused before it asks the store.
+fn asked_for<R>(store: &impl Store, policy: &Policy, asked: Asked, codec: &Codec<R>) -> Result<Request, Error> {
     (codec.check)()?;
     let request = request(asked, policy)?;
     if request.input.as_ref().is_some_and(|input| input.0.len() > store.reply_limit()) {
         let words = "the input is over the store's limit for a reply; nothing was run";
         return Err(Error::new(Kind::ReplyFailed).because(words));
     }
-    let deadline = policy.deadline.unwrap_or_else(|| store.deadline());
-    begin_within(store, &request, policy.in_flight, &policy.lease, deadline).await
+    Ok(request)
 }
 
 /// Is ready when the run must end before its body has answered, and says why.
@@ -156,7 +165,7 @@ pub async fn settle<C: Context, R>(run: Guard<C>, answer: Result<R, Kind>, is_fi
     let answer = match answer {
         Ok(answer) => answer,
         Err(kind) => {
-            let released = run.release().await;
+            let released = run.release_for::<()>(Error::new(kind)).await;
             resume::note_end(kind);
             return (codec.refuse)(released.err().unwrap_or_else(|| Error::new(kind)));
         }

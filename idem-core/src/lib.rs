@@ -51,6 +51,7 @@
 //! | test a handler | [`docs::testing`] |
 //! | understand a compile error | [`docs::compiler`] |
 //! | know exactly what is promised | [`docs::rules`] |
+//! | watch it: metrics, logs, alerts | [`docs::observability`], [`observer`] |
 //! | know what it costs | [`docs::performance`] |
 //! | write a store of your own | [`store`] |
 //!
@@ -82,6 +83,8 @@ pub mod docs {
     //! | [`consumers`] | Kafka, SQS, webhooks, jobs |
     //! | [`errors`] | every code, and what to do |
     //! | [`production`] | rights, deploys, growth, backups, poolers, logs, shutdown |
+    //! | [`encryption`] | what is encrypted, with which keys, and how they are rotated |
+    //! | [`observability`] | events, metrics, logs, a dashboard, alert rules |
     //! | [`releases`] | what a new release of a handler may change |
     //! | [`testing`] | testing a handler without a database |
     //! | [`performance`] | what it costs, measured |
@@ -101,6 +104,10 @@ pub mod docs {
 
     #[cfg_attr(not(doctest), doc = include_str!("../docs/production.md"))]
     pub mod production {}
+    #[cfg_attr(not(doctest), doc = include_str!("../docs/encryption.md"))]
+    pub mod encryption {}
+    #[cfg_attr(not(doctest), doc = include_str!("../docs/observability.md"))]
+    pub mod observability {}
     #[cfg_attr(not(doctest), doc = include_str!("../docs/releases.md"))]
     pub mod releases {}
 
@@ -127,10 +134,12 @@ pub mod http;
 pub mod memory;
 pub mod message;
 mod observe;
+pub mod observer;
 mod resume;
 
 mod steps;
 
+pub mod seal;
 pub mod store;
 
 mod catch;
@@ -171,6 +180,7 @@ pub use fingerprint::{Fingerprint, Unordered, unordered};
 pub use idem_macros::idempotent;
 pub use identity::{Identity, Key, Operation, Scope, ToKey, ToScope};
 pub use observe::{Observed, observe};
+pub use policy::Then;
 pub use record::Request;
 pub use resume::{Resumed, resume_abandoned};
 pub use steps::{StepKey, Steps};

@@ -144,6 +144,7 @@ impl Failure for Error {
             | Kind::BodyUnreadable => Action::Redeliver { after: self.retry_after().unwrap_or(Action::PAUSE) },
             // A tombstone may stand for a result or for a final error. Acknowledging it would lose a final error.
             Kind::ReplyTooLarge
+            | Kind::RetryTooLate
             | Kind::KeyMissing
             | Kind::KeyInvalid
             | Kind::KeyReused

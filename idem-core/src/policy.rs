@@ -11,6 +11,8 @@ pub struct Policy {
     pub operation: Operation,
     /// How long a finished record is replayed: from its completion on, less at most a hundredth.
     pub ttl: Duration,
+    /// What a retry gets when the record's `ttl` is over.
+    pub then: Then,
     /// What a duplicate gets while the first request still runs.
     pub in_flight: InFlight,
     /// What a request without a key gets.
@@ -63,6 +65,18 @@ impl Default for LeaseTerms {
     fn default() -> Self {
         Self::DEFAULT
     }
+}
+
+/// What a retry gets when the record's `ttl` is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Then {
+    /// It runs, as a new request.
+    #[default]
+    Run,
+    /// It is refused for this time, counted from the end of the `ttl`: see [`Kind::RetryTooLate`].
+    ///
+    /// [`Kind::RetryTooLate`]: crate::Kind::RetryTooLate
+    Refuse(Duration),
 }
 
 /// The purpose of a claim.

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use crate::error::{Error, Kind};
 use crate::fingerprint::Fingerprint;
 use crate::identity::Identity;
+use crate::policy::Then;
 use crate::redacted::{Beginning, Redacted};
 
 /// A request to run something once: its identity, its fingerprint, and how long its record is replayed.
@@ -20,6 +21,8 @@ pub struct Request {
     /// How long the finished record is replayed: from its completion on, less at most a hundredth. See
     /// [`lateness`](crate::machine::lateness).
     pub ttl: Duration,
+    /// What a retry gets when the `ttl` is over.
+    pub then: Then,
     /// The input that [`resume_abandoned`](crate::resume_abandoned) gives to the handler when it resumes the run. Only
     /// leased runs record it.
     pub input: Option<Input>,
@@ -47,18 +50,52 @@ impl Request {
     /// [`Kind::TtlInvalid`] if the `ttl` is shorter than [`MIN_TTL`](Self::MIN_TTL) or longer than
     /// [`MAX_TTL`](Self::MAX_TTL).
     pub fn new(identity: Identity, fingerprint: Fingerprint, ttl: Duration) -> Result<Self, Error> {
-        let request = Self { identity, fingerprint, ttl, input: None };
+        let request = Self { identity, fingerprint, ttl, then: Then::Run, input: None };
         request.check_ttl()?;
         Ok(request)
     }
 
-    /// Checks the range of the `ttl`. Whoever holds a request can change the field, so a store checks it at each claim.
+    /// Checks the range of the `ttl`, and of the time for which a later retry is refused. Whoever holds a request can
+    /// change the fields, so a store checks them at each claim.
     ///
     /// # Errors
     /// [`Kind::TtlInvalid`].
     pub fn check_ttl(&self) -> Result<(), Error> {
-        let is_valid = (Self::MIN_TTL..=Self::MAX_TTL).contains(&self.ttl);
-        if is_valid { Ok(()) } else { Err(Error::new(Kind::TtlInvalid)) }
+        let is_valid = |time| (Self::MIN_TTL..=Self::MAX_TTL).contains(&time);
+        if is_valid(self.ttl) && self.refused_for().is_none_or(is_valid) {
+            Ok(())
+        } else {
+            Err(Error::new(Kind::TtlInvalid))
+        }
+    }
+
+    /// The same request, with what a retry gets when the `ttl` is over.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use idem_core::{Fingerprint, Identity, Request, Then};
+    /// # let identity = Identity::new("inventory", "inventory.reserve", "order-17")?;
+    /// const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+    /// let request = Request::new(identity, Fingerprint::none(), DAY)?.then(Then::Refuse(30 * DAY))?;
+    /// # Ok::<(), idem_core::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Kind::TtlInvalid`] if the time of [`Then::Refuse`] is shorter than [`MIN_TTL`](Self::MIN_TTL) or longer than
+    /// [`MAX_TTL`](Self::MAX_TTL).
+    pub fn then(self, then: Then) -> Result<Self, Error> {
+        let request = Self { then, ..self };
+        request.check_ttl()?;
+        Ok(request)
+    }
+
+    /// For how long after its `ttl` a finished record refuses retries. `None`: they run.
+    #[must_use]
+    pub fn refused_for(&self) -> Option<Duration> {
+        match self.then {
+            Then::Run => None,
+            Then::Refuse(time) => Some(time),
+        }
     }
 
     /// The same request with the input that [`resume_abandoned`](crate::resume_abandoned) gives to its handler.
@@ -88,21 +125,51 @@ pub struct Record {
     pub state: State,
     /// The claim of the run.
     pub claim: Claim,
-    /// When the record stops counting.
+    /// When the `ttl` is over.
     pub expires_at: Timestamp,
+    /// Until when a finished record refuses retries after its `ttl`. `None`: it does not refuse them.
+    pub kept_until: Option<Timestamp>,
+    /// When its run was completed, if it is over and the store knows that.
+    pub completed_at: Option<Timestamp>,
 }
 
 impl Record {
     /// A record from the columns of its row.
     #[must_use]
     pub fn new(fingerprint: Option<Fingerprint>, state: State, claim: Claim, expires_at: Timestamp) -> Self {
-        Self { fingerprint, state, claim, expires_at }
+        Self { fingerprint, state, claim, expires_at, kept_until: None, completed_at: None }
+    }
+
+    /// The same record, refusing retries after its `ttl` until this time.
+    #[must_use]
+    pub fn kept_until(self, kept_until: Option<Timestamp>) -> Self {
+        Self { kept_until, ..self }
+    }
+
+    /// The same record, whose run was completed at this time.
+    #[must_use]
+    pub fn with_completed_at(self, completed_at: Option<Timestamp>) -> Self {
+        Self { completed_at, ..self }
+    }
+
+    /// How long ago the run was completed.
+    #[must_use]
+    pub fn age(&self, now: Timestamp) -> Option<Duration> {
+        let micros = now.0.saturating_sub(self.completed_at?.0);
+        // A clock may have been set back.
+        Some(Duration::from_micros(u64::try_from(micros).unwrap_or(0)))
     }
 
     /// Whether the record has expired, and so counts as none.
     #[must_use]
     pub fn has_expired(&self, now: Timestamp) -> bool {
-        self.expires_at <= now
+        self.expires_at <= now && self.kept_until.is_none_or(|kept_until| kept_until <= now)
+    }
+
+    /// Whether the `ttl` is over and the record has not [expired](Self::has_expired): a retry is refused.
+    #[must_use]
+    pub fn refuses_retries(&self, now: Timestamp) -> bool {
+        self.expires_at <= now && !self.has_expired(now)
     }
 }
 
@@ -128,6 +195,8 @@ pub enum State {
     Completed(Reply),
     /// Completed with a reply over the limit, which was not stored. The request is refused and does not run again.
     Oversized,
+    /// Completed, and its `ttl` is over: the sweep has removed its reply. A retry is refused until the record expires.
+    Late,
     /// A format or state that this release cannot read. The request is refused and does not run again.
     Unreadable,
 }
@@ -170,6 +239,21 @@ impl Format {
 
     /// The final error of a plain function, written like a result.
     pub const ERROR: Self = Self(3);
+
+    /// Marks a format as sealed.
+    const SEALED: i16 = 0x100;
+
+    /// The format of a content that is written in this format and then [sealed](crate::seal).
+    #[must_use]
+    pub fn sealed(self) -> Self {
+        Self(self.0 | Self::SEALED)
+    }
+
+    /// The format of the content, if it is sealed.
+    #[must_use]
+    pub fn opened(self) -> Option<Self> {
+        (self.0 >= 0 && self.0 & Self::SEALED != 0).then_some(Self(self.0 & !Self::SEALED))
+    }
 }
 
 /// The outcome to store when a run is over.

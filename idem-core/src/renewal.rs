@@ -1,7 +1,7 @@
 //! Renews a lease while its run is in progress, and reports its loss.
 
 use std::future::Future;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::error::{Error, Kind};
+use crate::observer::{Event, Teller};
 
 /// A hundred years.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
@@ -34,6 +35,10 @@ struct Shared {
     /// True if the store takes no renewal while such a transaction is open, and gives the lease to no other process.
     is_exclusive: bool,
     lost: watch::Sender<bool>,
+    teller: Teller,
+    /// Whether the run is about to give the lease up itself.
+    ends: AtomicBool,
+    is_told: AtomicBool,
 }
 
 impl Renewal {
@@ -42,6 +47,7 @@ impl Renewal {
         duration: Duration,
         asked: Instant,
         is_exclusive: bool,
+        teller: Teller,
         try_renew: impl Fn() -> F + Send + 'static,
     ) -> Self
     where
@@ -55,6 +61,9 @@ impl Renewal {
             open_steps: AtomicUsize::new(0),
             is_exclusive,
             lost: watch::Sender::new(false),
+            teller,
+            ends: AtomicBool::new(false),
+            is_told: AtomicBool::new(false),
         });
         let task = tokio::spawn(renew(try_renew, Arc::clone(&shared)));
         Self { shared, task }
@@ -69,6 +78,21 @@ impl Renewal {
                 std::future::pending::<()>().await;
             }
         }
+    }
+
+    /// Tells that the lease is lost, once.
+    pub(crate) fn tell_lost(&self) {
+        self.shared.tell_lost();
+    }
+
+    /// Notes that the run is about to give the lease up. A renewal that waits for that has lost nothing.
+    pub(crate) fn ends(&self) {
+        self.shared.ends.store(true, Ordering::SeqCst);
+    }
+
+    /// Notes that the run has not given it up after all.
+    pub(crate) fn goes_on(&self) {
+        self.shared.ends.store(false, Ordering::SeqCst);
     }
 
     pub(crate) fn is_lost(&self) -> bool {
@@ -105,6 +129,12 @@ impl Drop for Renewal {
 }
 
 impl Shared {
+    fn tell_lost(&self) {
+        if !self.ends.load(Ordering::SeqCst) && !self.is_told.swap(true, Ordering::SeqCst) {
+            self.teller.tell(|operation| Event::LeaseLost { operation });
+        }
+    }
+
     fn renewed(&self, asked: Instant) {
         let mut held_until = self.held_until.lock().unwrap_or_else(PoisonError::into_inner);
         *held_until = (*held_until).max(asked + self.duration);
@@ -146,8 +176,14 @@ where
                 continue;
             }
             Ok(Err(error)) if error.kind() == Kind::LeaseLost => break,
-            Ok(Err(error)) => tracing::warn!(target: "idem", %error, "the lease was not renewed; trying again"),
-            Err(_elapsed) => tracing::warn!(target: "idem", "the lease was not renewed in time; trying again"),
+            Ok(Err(error)) => {
+                tracing::warn!(target: "idem", %error, "the lease was not renewed; trying again");
+                shared.teller.tell(|operation| Event::RenewalFailed { operation, kind: Some(error.kind()) });
+            }
+            Err(_elapsed) => {
+                tracing::warn!(target: "idem", "the lease was not renewed in time; trying again");
+                shared.teller.tell(|operation| Event::RenewalFailed { operation, kind: None });
+            }
         }
         has_failed = !shared.has_open_step();
         if has_failed {
@@ -158,6 +194,7 @@ where
         }
     }
     tracing::warn!(target: "idem", "the lease is lost; the run is given up");
+    shared.tell_lost();
     shared.lost.send_replace(true);
 }
 
@@ -174,7 +211,7 @@ mod tests {
         F: Future<Output = Result<(), Error>> + Send + 'static,
     {
         let asked = Instant::now();
-        let renewal = Renewal::start(LEASE, asked, false, try_renew);
+        let renewal = Renewal::start(LEASE, asked, false, Teller::unobserved(), try_renew);
         timeout(LEASE * 100, renewal.lost()).await.expect("it is lost");
         asked.elapsed()
     }
@@ -234,7 +271,7 @@ mod tests {
     async fn r25_whoever_was_stopped_asks_once_more() {
         for (answers, lost) in [(1, LEASE * 3), (0, LEASE * 2 + LEASE / 3)] {
             let begin = Instant::now();
-            let renewal = Renewal::start(LEASE, begin, false, answering(answers));
+            let renewal = Renewal::start(LEASE, begin, false, Teller::unobserved(), answering(answers));
             // The whole process is suspended after the task's first look at the clock.
             tokio::task::yield_now().await;
             tokio::time::advance(LEASE * 2).await;
@@ -247,7 +284,7 @@ mod tests {
     async fn r25a_a_run_inside_its_own_step_does_not_give_up_by_its_own_clock() {
         for is_exclusive in [true, false] {
             let begin = Instant::now();
-            let renewal = Renewal::start(LEASE, begin, is_exclusive, answering(0));
+            let renewal = Renewal::start(LEASE, begin, is_exclusive, Teller::unobserved(), answering(0));
             let open = renewal.open_step();
             sleep(LEASE * 3).await;
             assert!(!renewal.is_lost(), "exclusive: {is_exclusive}");
@@ -261,7 +298,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn r26_a_lease_that_is_taken_is_lost_inside_an_open_step_too() {
         let begin = Instant::now();
-        let renewal = Renewal::start(LEASE, begin, false, async || Err(Error::new(Kind::LeaseLost)));
+        let renewal =
+            Renewal::start(LEASE, begin, false, Teller::unobserved(), async || Err(Error::new(Kind::LeaseLost)));
         let _open = renewal.open_step();
         renewal.lost().await;
         assert_eq!(begin.elapsed(), LEASE / 3);
@@ -269,7 +307,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn r25_a_lease_of_any_length_overflows_no_clock() {
-        let renewal = Renewal::start(Duration::MAX, Instant::now(), false, || async { Ok(()) });
+        let renewal = Renewal::start(Duration::MAX, Instant::now(), false, Teller::unobserved(), || async { Ok(()) });
         renewal.renewed(Instant::now());
         assert!(!renewal.is_lost());
     }

@@ -8,6 +8,8 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
+use crate::observer::Outages;
+
 /// Counts the runs in progress in this process.
 ///
 /// ```
@@ -28,6 +30,8 @@ struct Counter {
     count: AtomicUsize,
     /// Told each time the count becomes zero.
     none: Notify,
+    /// Those that the runs have met. Kept here because all clones of a store share it.
+    outages: Outages,
 }
 
 impl Runs {
@@ -42,6 +46,10 @@ impl Runs {
     #[must_use]
     pub fn count(&self) -> usize {
         self.0.count.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn outages(&self) -> &Outages {
+        &self.0.outages
     }
 
     /// Waits until no run is in progress. Call it when the server has stopped accepting requests: it also waits for

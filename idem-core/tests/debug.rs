@@ -66,7 +66,7 @@ fn r34_debug_shows_no_content() {
         ("entries", Box::new(Attempt { lease: (), number: 1, fingerprint: asked, entries: vec![entry()] })),
         ("a journal", Box::new(journal)),
         ("a finished step", Box::new(Next::Finished(reply()))),
-        ("a replay", Box::new(Claimed::<()>::Replay(reply()))),
+        ("a replay", Box::new(Claimed::<()>::Replay(reply(), None))),
         ("a rejection's replay", Box::new(Rejected::Replay(reply()))),
         (
             "what can be resumed",

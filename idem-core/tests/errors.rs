@@ -8,7 +8,7 @@ use idem_core::message::{Action, Failure};
 use idem_core::{Error, Kind};
 
 /// All kinds. That none is missing is compared with the source, since a public list would have to grow with each kind.
-const KINDS: [Kind; 29] = [
+const KINDS: [Kind; 30] = [
     Kind::KeyMissing,
     Kind::KeyInvalid,
     Kind::KeyInFlight,
@@ -19,6 +19,7 @@ const KINDS: [Kind; 29] = [
     Kind::BodyTooLarge,
     Kind::BodyUnreadable,
     Kind::ReplyTooLarge,
+    Kind::RetryTooLate,
     Kind::ReplyFailed,
     Kind::RecordUnreadable,
     Kind::OutcomeUnknown,

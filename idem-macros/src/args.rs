@@ -17,6 +17,7 @@ pub(crate) struct Args {
     pub(crate) key: Option<Arg>,
     pub(crate) axum: Option<Ident>,
     pub(crate) fingerprint: Option<Arg>,
+    pub(crate) then: Option<Arg>,
     pub(crate) in_flight: Option<Arg>,
     pub(crate) missing_key: Option<Arg>,
     pub(crate) operation: Option<Arg>,
@@ -38,9 +39,10 @@ pub(crate) struct Arg {
 }
 
 /// Every argument with an example, in the order in which the documentation has them.
-const KNOWN: [(&str, &str); 14] = [
+const KNOWN: [(&str, &str); 15] = [
     ("scope", "scope = user"),
     ("ttl", "ttl = \"24h\""),
+    ("then", "then = refuse(\"30d\")"),
     ("key", "key = header(\"Idempotency-Key\")"),
     ("axum", "axum"),
     ("fingerprint", "fingerprint = order.amount"),
@@ -157,6 +159,7 @@ impl Args {
         Some(match name {
             "scope" => &mut self.scope,
             "ttl" => &mut self.ttl,
+            "then" => &mut self.then,
             "key" => &mut self.key,
             "fingerprint" => &mut self.fingerprint,
             "in_flight" => &mut self.in_flight,

@@ -25,6 +25,7 @@ pub(crate) struct Handler {
     pub(crate) context: Type,
     pub(crate) scope: Scope,
     pub(crate) ttl: Duration,
+    pub(crate) then: Then,
     pub(crate) key: Key,
     pub(crate) fingerprint: Fingerprint,
     pub(crate) in_flight: InFlight,
@@ -89,6 +90,12 @@ pub(crate) enum Fingerprint {
     Value(Asked),
 }
 
+/// What a retry gets when the record's `ttl` is over.
+pub(crate) enum Then {
+    Run,
+    Refuse(Duration),
+}
+
 /// What a duplicate gets while the first request still runs.
 pub(crate) enum InFlight {
     Conflict,
@@ -143,6 +150,7 @@ pub(crate) fn check(args: &Args, mut errors: Errors, function: &Function) -> Res
         context: signature::check(function, form, &parameters, &mut errors),
         scope: arguments::scope(args, &names, &mut errors),
         ttl: arguments::ttl(args, &mut errors),
+        then: arguments::then(args, &mut errors),
         key: arguments::key(args, form, &parameters, &names, &mut errors),
         fingerprint: arguments::fingerprint(args, &names, &mut errors),
         in_flight: arguments::in_flight(args, form, &mut errors),

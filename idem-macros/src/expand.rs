@@ -13,7 +13,7 @@ use syn::spanned::Spanned;
 use syn::visit::Visit;
 use syn::{Attribute, Expr, ExprLit, ExprPath, ExprTuple, GenericParam, Lit, Macro, Pat, PatIdent, ReturnType};
 
-use crate::check::{Asked, Fingerprint, Form, Handler, InFlight, Key, MissingKey, Scope};
+use crate::check::{Asked, Fingerprint, Form, Handler, InFlight, Key, MissingKey, Scope, Then};
 use crate::item::Function;
 use crate::outside;
 use crate::parameters::{Parameter, Role};
@@ -122,7 +122,7 @@ fn debugged(handler: &Handler, attributes: &[&Attribute]) -> TokenStream {
 /// The policy: everything that is known at compile time.
 fn policy(handler: &Handler) -> TokenStream {
     let private = handler.private(Span::mixed_site());
-    let Handler { operation, ttl, in_flight, missing_key, .. } = handler;
+    let Handler { operation, ttl, then, in_flight, missing_key, .. } = handler;
     let operation = match operation {
         Some(operation) => operation.to_token_stream(),
         None => {
@@ -131,6 +131,13 @@ fn policy(handler: &Handler) -> TokenStream {
         }
     };
     let ttl = duration(*ttl);
+    let then = match then {
+        Then::Run => quote!(Run),
+        Then::Refuse(time) => {
+            let time = duration(*time);
+            quote!(Refuse(#time))
+        }
+    };
     let in_flight = match in_flight {
         InFlight::Conflict => quote!(Conflict),
         InFlight::Accepted => quote!(Accepted),
@@ -152,6 +159,7 @@ fn policy(handler: &Handler) -> TokenStream {
         #private::Policy {
             operation: #private::Operation::new(#operation),
             ttl: #ttl,
+            then: #private::Then::#then,
             in_flight: #private::InFlight::#in_flight,
             missing_key: #private::MissingKey::#missing_key,
             deadline: #deadline,

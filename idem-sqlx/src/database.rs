@@ -4,6 +4,8 @@ use std::future::Future;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
+use idem_core::observer::Backlog;
+use idem_core::seal::Sealer;
 use idem_core::store::{
     Abandoned, Claim, Entry, Intent, LeaseTerms, Outcome, Place, Record, Store, Timestamp, Transaction,
 };
@@ -28,6 +30,9 @@ pub trait Database: Store + Unpin {
 
     /// True if an open transaction locks out other claimants and our own renewal.
     const EXCLUSIVE: bool;
+
+    /// Seals what is stored. The flows seal and open contents, so that no intent sees one in clear.
+    fn sealer(&self) -> &Sealer;
 
     /// The runs of this process.
     fn running(&self) -> &Running;
@@ -199,6 +204,9 @@ pub trait Database: Store + Unpin {
 
     /// One batch of a sweep. `from` is where the previous batch ended.
     fn sweep_batch(&self, sweep: &Sweep, from: Option<i64>) -> impl Future<Output = Result<Batch, Error>> + Send;
+
+    /// What is left to sweep and to resume.
+    fn count_backlog(&self) -> impl Future<Output = Result<Backlog, Error>> + Send;
 
     /// The names of the migrations that have been run. The right to read is enough.
     fn migrated(&self) -> impl Future<Output = Result<Vec<String>, Error>> + Send;

@@ -4,7 +4,8 @@ use std::fmt;
 use std::ops::ControlFlow;
 
 use idem_core::machine::{Decision, Resume, decide_leased};
-use idem_core::store::{Attempt, Claim, Claimed, Entry, Intent, Lease, LeaseTerms, Outcome};
+use idem_core::observer::{self, Event};
+use idem_core::store::{Abandoned, Attempt, Claim, Claimed, Entry, Intent, Lease, LeaseTerms, Outcome, Place};
 use idem_core::{Error, Identity, Kind, Request};
 use tokio::time::sleep;
 
@@ -41,6 +42,90 @@ impl<D: Database> Lease for DbLease<D> {
         intent: Intent,
     ) -> Result<Claimed<Attempt<Self>>, Error> {
         request.check_ttl()?;
+        let request = &*store.sealer().request(request)?;
+        let claimed = Self::claim_sealed(store, request, terms, intent).await?;
+        store.sealer().claimed(&request.identity, claimed)
+    }
+
+    async fn renew(&self) -> Result<(), Error> {
+        let mut session = self.store.begin_renewal().await?;
+        let renewed = self.store.renew(&mut session, &self.request, self.claim, &self.terms).await?;
+        self.committed(session, renewed).await
+    }
+
+    async fn begin(&self) -> Result<D::Tx, Error> {
+        let begun = self.store.begin_step(&self.request.identity, self.claim).await?;
+        begun.ok_or_else(|| Error::new(Kind::LeaseLost))
+    }
+
+    async fn record(&self, tx: Option<D::Tx>, entry: &Entry) -> Result<(), Error> {
+        let entry = &*self.store.sealer().entry(&self.request.identity, entry)?;
+        let mut tx = self.or_alone(tx).await?;
+        let written = self.store.record_entry(&mut tx, &self.request, self.claim, &self.terms, entry).await?;
+        let session = self.written(tx, written).await?;
+        match self.store.commit(session).await {
+            Ok(()) => Ok(()),
+            Err(CommitFailed::Unknown(error)) => {
+                let operation = self.request.identity.operation.as_str();
+                observer::tell(&self.store, || Event::CommitUnknown { operation, verdict: None });
+                tracing::error!(target: "idem", operation, "COMMIT of a step did not answer; the next attempt reads it");
+                Err(caused(Kind::OutcomeUnknown, error))
+            }
+            Err(refused) => Err(refused.into()),
+        }
+    }
+
+    async fn complete(&self, tx: Option<D::Tx>, outcome: &Outcome) -> Result<(), Error> {
+        let outcome = &*self.store.sealer().outcome(&self.request.identity, outcome)?;
+        let mut tx = self.or_alone(tx).await?;
+        let written = self.store.complete_leased(&mut tx, &self.request, self.claim, outcome).await?;
+        let session = self.written(tx, written).await?;
+        let committed = self.store.commit(session).await;
+        find_out(&self.store, &self.request, self.claim, committed).await?;
+        self.store.finished(&self.digest);
+        Ok(())
+    }
+
+    async fn roll_back(&self, tx: D::Tx) -> Result<(), Error> {
+        if self.store.roll_back(tx).await { Ok(()) } else { Err(self.poison().await) }
+    }
+
+    async fn release(&self) -> Result<(), Error> {
+        self.give_back(true).await
+    }
+}
+
+/// The answer of a decision that claims nothing.
+fn answer<D: Database, T>(store: &D, digest: &Digest, order: &Decision) -> Option<Claimed<T>> {
+    match order {
+        Decision::Replay(reply, age) => {
+            store.finished(digest);
+            Some(Claimed::Replay(reply.clone(), *age))
+        }
+        Decision::Refuse(kind) => Some(Claimed::Refuse(*kind)),
+        Decision::TooSoon(_, rest) => Some(Claimed::TooSoon(*rest)),
+        Decision::Claim | Decision::Replace(_) | Decision::Resume(_) => None,
+    }
+}
+
+impl<D: Database> Unused for DbLease<D> {
+    fn store(&self) -> &D {
+        &self.store
+    }
+
+    async fn hand_back(&self) -> Result<(), Error> {
+        self.give_back(false).await
+    }
+}
+
+impl<D: Database> DbLease<D> {
+    /// Claims a request whose input is sealed. A reply to replay is still sealed.
+    async fn claim_sealed(
+        store: &D,
+        request: &Request,
+        terms: &LeaseTerms,
+        intent: Intent,
+    ) -> Result<Claimed<Attempt<Self>>, Error> {
         let claim = Claim::random()?;
         let digest = request.identity.digest();
         let lease =
@@ -81,78 +166,13 @@ impl<D: Database> Lease for DbLease<D> {
         Ok(Claimed::Refuse(Kind::KeyInFlight))
     }
 
-    async fn renew(&self) -> Result<(), Error> {
-        let mut session = self.store.begin_renewal().await?;
-        let renewed = self.store.renew(&mut session, &self.request, self.claim, &self.terms).await?;
-        self.committed(session, renewed).await
-    }
-
-    async fn begin(&self) -> Result<D::Tx, Error> {
-        let begun = self.store.begin_step(&self.request.identity, self.claim).await?;
-        begun.ok_or_else(|| Error::new(Kind::LeaseLost))
-    }
-
-    async fn record(&self, tx: Option<D::Tx>, entry: &Entry) -> Result<(), Error> {
-        let mut tx = self.or_alone(tx).await?;
-        let written = self.store.record_entry(&mut tx, &self.request, self.claim, &self.terms, entry).await?;
-        let session = self.written(tx, written).await?;
-        match self.store.commit(session).await {
-            Ok(()) => Ok(()),
-            Err(CommitFailed::Unknown(error)) => Err(caused(Kind::OutcomeUnknown, error)),
-            Err(refused) => Err(refused.into()),
-        }
-    }
-
-    async fn complete(&self, tx: Option<D::Tx>, outcome: &Outcome) -> Result<(), Error> {
-        let mut tx = self.or_alone(tx).await?;
-        let written = self.store.complete_leased(&mut tx, &self.request, self.claim, outcome).await?;
-        let session = self.written(tx, written).await?;
-        let committed = self.store.commit(session).await;
-        find_out(&self.store, &self.request, self.claim, committed).await?;
-        self.store.finished(&self.digest);
-        Ok(())
-    }
-
-    async fn roll_back(&self, tx: D::Tx) -> Result<(), Error> {
-        if self.store.roll_back(tx).await { Ok(()) } else { Err(self.poison().await) }
-    }
-
-    async fn release(&self) -> Result<(), Error> {
-        self.give_back(true).await
-    }
-}
-
-/// The answer of a decision that claims nothing.
-fn answer<D: Database, T>(store: &D, digest: &Digest, order: &Decision) -> Option<Claimed<T>> {
-    match order {
-        Decision::Replay(reply) => {
-            store.finished(digest);
-            Some(Claimed::Replay(reply.clone()))
-        }
-        Decision::Refuse(kind) => Some(Claimed::Refuse(*kind)),
-        Decision::TooSoon(_, rest) => Some(Claimed::TooSoon(*rest)),
-        Decision::Claim | Decision::Replace(_) | Decision::Resume(_) => None,
-    }
-}
-
-impl<D: Database> Unused for DbLease<D> {
-    fn store(&self) -> &D {
-        &self.store
-    }
-
-    async fn hand_back(&self) -> Result<(), Error> {
-        self.give_back(false).await
-    }
-}
-
-impl<D: Database> DbLease<D> {
     /// Carries out a decision to claim. Any other decision counts as taken.
     async fn carry_out(&self, session: &mut D::Session, order: &Decision) -> Result<Leased, Error> {
         let over = match order {
             Decision::Claim => Over::Nothing,
             Decision::Replace(expired) => Over::Expired(*expired),
             Decision::Resume(Resume { claim, .. }) => Over::Attempt(*claim),
-            Decision::Replay(_) | Decision::Refuse(_) | Decision::TooSoon(..) => return Ok(Leased::Taken),
+            Decision::Replay(..) | Decision::Refuse(_) | Decision::TooSoon(..) => return Ok(Leased::Taken),
         };
         self.store.lease(session, &self.request, self.claim, &self.terms, over).await
     }
@@ -163,7 +183,7 @@ impl<D: Database> DbLease<D> {
         // again.
         let (number, fingerprint, entries) = match order {
             Decision::Resume(Resume { attempt, fingerprint, .. }) => {
-                (attempt + 1, *fingerprint, self.store.entries(&mut session, &self.request.identity).await?)
+                (attempt + 1, *fingerprint, self.entries(&mut session).await?)
             }
             _ => (1, self.request.fingerprint, Vec::new()),
         };
@@ -171,6 +191,13 @@ impl<D: Database> DbLease<D> {
         let mut lease = release_on_drop::commit(self, commit).await?;
         lease.entered = Some(lease.store.running().enter(lease.digest, fingerprint, State::Leased));
         Ok(Attempt { lease, number, fingerprint, entries })
+    }
+
+    /// The entries that earlier attempts have recorded, opened.
+    async fn entries(&self, session: &mut D::Session) -> Result<Vec<Entry>, Error> {
+        let (store, identity) = (&self.store, &self.request.identity);
+        let sealed = store.entries(session, identity).await?;
+        sealed.into_iter().map(|entry| store.sealer().open_entry(identity, entry)).collect()
     }
 
     /// Commits the session, if its statement found the lease held.
@@ -225,6 +252,16 @@ impl<D: Database> DbLease<D> {
         })
         .await
     }
+}
+
+/// A page of the abandoned runs of an operation, with their inputs opened.
+pub(crate) async fn abandoned<D: Database>(
+    store: &D,
+    operation: &str,
+    after: Option<&Place>,
+) -> Result<Vec<Abandoned>, Error> {
+    let sealed = store.abandoned(operation, after).await?;
+    Ok(sealed.into_iter().map(|run| store.sealer().abandoned(operation, run)).collect())
 }
 
 /// Resets the attempts of a run that is not over and that no process holds.

@@ -38,7 +38,7 @@
 //! # Ok(()) }
 //! ```
 //!
-//! Features: `postgres` and `axum` (default), and `sqlite`. The two databases have the same API: a program moves from one
+//! Features: `postgres` and `axum` (default), `sqlite`, and `seal` (a keyring that encrypts what is stored). The two databases have the same API: a program moves from one
 //! to the other by changing names.
 //!
 //! Tested on PostgreSQL 15 and 18, and on the SQLite that sqlx bundles.
@@ -99,6 +99,9 @@ pub mod pages {
 
     #[doc = include_str!("../../idem-core/docs/consumers.md")]
     pub struct Consumers;
+
+    #[doc = include_str!("../../idem-core/docs/encryption.md")]
+    pub struct Encryption;
 
     #[doc = include_str!("../../idem-core/docs/leased.md")]
     pub struct Leased;

@@ -5,6 +5,8 @@ use idem_core::store::{Claim, Entry, EntryKind, Format, Outcome, Record, Reply, 
 use idem_core::{Error, Fingerprint, Kind};
 
 /// Numbers of the `state` column. They never change their meaning.
+/// Completed, and without its reply: the sweep has come by after its `ttl`.
+pub(crate) const LATE: i16 = 0;
 pub(crate) const RUNNING: i16 = 1;
 const COMPLETED: i16 = 2;
 const OVERSIZED: i16 = 3;
@@ -25,6 +27,8 @@ pub(crate) type Columns = (
     Option<Vec<u8>>, // headers
     Option<Vec<u8>>, // body
     Option<i64>,     // expires_at
+    Option<i64>,     // kept_until
+    Option<i64>,     // completed_at
     Option<i64>,     // lease_until
     Option<i32>,     // attempt
     Option<i32>,     // released
@@ -33,8 +37,22 @@ pub(crate) type Columns = (
 
 /// The record in a row, if there is one, and the database's time.
 pub(crate) fn read(columns: Columns) -> Result<(Option<Record>, Timestamp), Error> {
-    let (fingerprint, state, claim, format, status, headers, body, expires_at, lease_until, attempt, released, now) =
-        columns;
+    let (
+        fingerprint,
+        state,
+        claim,
+        format,
+        status,
+        headers,
+        body,
+        expires_at,
+        kept_until,
+        completed_at,
+        lease_until,
+        attempt,
+        released,
+        now,
+    ) = columns;
     let now = Timestamp(now);
     let Some(expires_at) = expires_at else {
         return Ok((None, now));
@@ -52,13 +70,15 @@ pub(crate) fn read(columns: Columns) -> Result<(Option<Record>, Timestamp), Erro
         Some(RUNNING) => State::Running,
         Some(COMPLETED) => reply().map_or(State::Unreadable, State::Completed),
         Some(OVERSIZED) => State::Oversized,
+        Some(LATE) => State::Late,
         Some(state @ (LEASED | UNDOING)) => {
             leased(lease_until, attempt, released, state == UNDOING).unwrap_or(State::Unreadable)
         }
         _ => State::Unreadable,
     };
     let fingerprint = fingerprint.as_deref().and_then(Fingerprint::from_bytes);
-    let record = Record::new(fingerprint, state, claim, Timestamp(expires_at));
+    let record = Record::new(fingerprint, state, claim, Timestamp(expires_at)).kept_until(kept_until.map(Timestamp));
+    let record = record.with_completed_at(completed_at.map(Timestamp));
     Ok((Some(record), now))
 }
 

@@ -3,6 +3,7 @@
 use std::future::Future;
 
 use idem_core::machine::{Verdict, verdict};
+use idem_core::observer::{self, Event};
 use idem_core::store::{Claim, RELEASE_PATIENCE, Store};
 use idem_core::{Error, Kind, Request};
 use tokio::runtime::Handle;
@@ -27,13 +28,17 @@ pub(crate) async fn find_out<D: Database>(
             tracing::warn!(target: "idem", %error, "COMMIT did not answer; looking up what became of it");
             // In a box, so that the future of every run does not grow by it.
             let found = Box::pin(look_up(store, request, claim)).await;
-            found.map_err(|kind| Error::new(kind).caused_by(error))
+            let operation = request.identity.operation.as_str();
+            observer::tell(store, || Event::CommitUnknown { operation, verdict: found });
+            tracing::error!(target: "idem", operation, verdict = ?found, "COMMIT did not answer; it was looked up");
+            meaning(found).map_err(|kind| Error::new(kind).caused_by(error))
         }
         Err(refused) => Err(refused.into()),
     }
 }
 
-async fn look_up<D: Database>(store: &D, request: &Request, claim: Claim) -> Result<(), Kind> {
+/// Returns `None` if the record could not be read in time.
+async fn look_up<D: Database>(store: &D, request: &Request, claim: Claim) -> Option<Verdict> {
     let found = async {
         for pause in retry::pauses_without_end() {
             match store.find_settled(request, claim).await {
@@ -44,11 +49,16 @@ async fn look_up<D: Database>(store: &D, request: &Request, claim: Claim) -> Res
         }
         unreachable!("the pauses do not end")
     };
-    match timeout(store.commit_deadline(), found).await {
-        Ok(Verdict::Kept) => Ok(()),
-        Ok(Verdict::NotKept) => Err(Kind::StoreUnavailable),
-        Ok(Verdict::Ended) => Err(Kind::TransactionEnded),
-        Err(_elapsed) => Err(Kind::OutcomeUnknown),
+    timeout(store.commit_deadline(), found).await.ok()
+}
+
+/// What the caller gets.
+fn meaning(found: Option<Verdict>) -> Result<(), Kind> {
+    match found {
+        Some(Verdict::Kept) => Ok(()),
+        Some(Verdict::NotKept) => Err(Kind::StoreUnavailable),
+        Some(Verdict::Ended) => Err(Kind::TransactionEnded),
+        None => Err(Kind::OutcomeUnknown),
     }
 }
 

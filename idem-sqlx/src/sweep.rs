@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use idem_core::observer::Backlog;
+
 /// What a sweep does with expired records.
 ///
 /// ```
@@ -86,6 +88,13 @@ pub struct Batch {
     pub(crate) more: bool,
     /// Where the batch ended, in the database's time. The next batch of the same pass can begin there.
     pub(crate) reached: Option<i64>,
+}
+
+/// The number of expired records, the age of the oldest in seconds, and the number of abandoned runs.
+pub(crate) fn backlog((expired, oldest, abandoned): (i64, Option<f64>, i64)) -> Backlog {
+    // An operator may have set a time that no duration holds.
+    let oldest = Duration::try_from_secs_f64(oldest.unwrap_or(0.0).max(0.0)).unwrap_or(Duration::MAX);
+    Backlog::new(expired.unsigned_abs(), oldest, abandoned.unsigned_abs())
 }
 
 #[cfg(test)]

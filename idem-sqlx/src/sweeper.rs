@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use idem_core::Error;
+use idem_core::observer::{self, Event};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
@@ -36,6 +37,7 @@ pub(crate) async fn sweep<D: Database>(store: &D, sweep: &Sweep) -> Result<u64, 
         let begin = Instant::now();
         let batch = store.sweep_batch(sweep, pass.from).await?;
         removed += batch.removed;
+        observer::tell(store, || Event::Swept { removed: batch.removed });
         match pass.pause(&batch, begin.elapsed(), sweep.rest_or(D::SWEEP_REST)) {
             Some(pause) => sleep(pause).await,
             None => return Ok(removed),
@@ -61,7 +63,14 @@ impl Sweeper {
                 let pause = match store.sweep_batch(&sweep, pass.from).await {
                     Ok(batch) => {
                         tracing::trace!(target: "idem", records = batch.removed, "swept");
-                        pass.pause(&batch, begin.elapsed(), sweep.rest_or(D::SWEEP_REST)).unwrap_or(sweep.every)
+                        observer::tell(&store, || Event::Swept { removed: batch.removed });
+                        match pass.pause(&batch, begin.elapsed(), sweep.rest_or(D::SWEEP_REST)) {
+                            Some(rest) => rest,
+                            None => {
+                                tell_backlog(&store).await;
+                                sweep.every
+                            }
+                        }
                     }
                     Err(error) => {
                         tracing::warn!(target: "idem", code = error.code(), "the sweep failed: {error}");
@@ -84,6 +93,17 @@ impl Sweeper {
         stop.send_replace(true);
         // The task ends only by this message or by a panic, which the runtime has reported.
         let _ended = task.await;
+    }
+}
+
+/// Counts what is left and tells it. Without an observer nothing is counted.
+async fn tell_backlog<D: Database>(store: &D) {
+    if store.observer().is_none() {
+        return;
+    }
+    match store.count_backlog().await {
+        Ok(backlog) => observer::tell(store, || Event::Backlog(backlog)),
+        Err(error) => tracing::warn!(target: "idem", code = error.code(), "the backlog was not counted: {error}"),
     }
 }
 

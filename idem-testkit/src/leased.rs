@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 use idem_core::store::{
     Attempt, Claimed, Context, Entry, EntryKind, Format, Input, Intent, Lease, LeaseTerms, Outcome, Recover, Reply,
 };
-use idem_core::{Fingerprint, Identity, Kind, Request};
+use idem_core::{Fingerprint, Identity, Kind, Request, Then};
 
 use crate::support::{
     HOUR, MINUTE, SECOND, TERMS, asking, call_started, claimed, lease, leased, outcome, refusal, replayed, reply,
@@ -62,7 +62,7 @@ contracts! { $ leased_contract in leased:
                         Claimed::Refuse(Kind::KeyInFlight) => None,
                         Claimed::Refuse(kind) => panic!("refused: {kind:?}"),
                         Claimed::TooSoon(rest) => panic!("too soon by {rest:?}"),
-                        Claimed::Replay(reply) => panic!("a replay: {reply:?}"),
+                        Claimed::Replay(reply, _) => panic!("a replay: {reply:?}"),
                     }
                 })
             });
@@ -291,7 +291,7 @@ contracts! { $ leased_contract in leased:
         let Claimed::Run(resumed) = resume("that").await else { panic!("it was abandoned") };
         assert_eq!(resumed.fingerprint, request("k").fingerprint);
         resumed.lease.complete(None, &outcome("done")).await.expect("kept");
-        assert!(matches!(resume("that").await, Claimed::Replay(_)));
+        assert!(matches!(resume("that").await, Claimed::Replay(..)));
         subject.pass(2 * HOUR).await;
         assert_eq!(refusal(resume("this").await), Kind::NothingToResume);
     }
@@ -316,12 +316,41 @@ contracts! { $ leased_contract in leased:
             attempt.lease.complete(None, &ending).await.expect("kept");
             assert_eq!(attempt.lease.complete(None, &ending).await.expect_err("over").kind(), Kind::LeaseLost);
             match lease(&subject, &request("k"), &TERMS, Intent::Run).await {
-                Claimed::Replay(stored) => assert_eq!((stored, is_oversized), (reply("done"), false)),
+                Claimed::Replay(stored, _) => assert_eq!((stored, is_oversized), (reply("done"), false)),
                 Claimed::Refuse(kind) => assert_eq!((kind, is_oversized), (Kind::ReplyTooLarge, true)),
                 Claimed::Run(_) => panic!("it ran"),
                 Claimed::TooSoon(rest) => panic!("too soon by {rest:?}"),
             }
             subject.pass(2 * HOUR).await;
+        }
+    }
+
+    /// With `then = refuse`, a retry after the `ttl` of a completed run does not begin it anew, swept or not. An abandoned
+    /// run is not kept for longer by that.
+    async fn r36_a_late_retry_of_a_leased_run_is_refused(subject) {
+        for (round, is_swept) in [false, true].into_iter().enumerate() {
+            let [this, that] =
+                ["this", "that"].map(|what| asking(&round.to_string(), what).then(Then::Refuse(HOUR)).expect("an hour"));
+            let attempt = leased(&subject, &this).await;
+            attempt.lease.record(None, &transaction(0, "reserve")).await.expect("kept");
+            attempt.lease.complete(None, &outcome("done")).await.expect("kept");
+            for minutes in [61, 58] {
+                subject.pass(minutes * MINUTE).await;
+                if is_swept {
+                    assert_eq!(subject.sweep().await, 0);
+                }
+                for (request, kind) in [(&this, Kind::RetryTooLate), (&that, Kind::KeyReused)] {
+                    match lease(&subject, request, &TERMS, Intent::Run).await {
+                        Claimed::Refuse(refused) => assert_eq!(refused, kind),
+                        _ => panic!("it is refused"),
+                    }
+                }
+            }
+            subject.pass(2 * MINUTE).await;
+            let anew = leased(&subject, &that).await;
+            assert_eq!((anew.number, anew.entries.len()), (1, 0));
+            subject.pass(HOUR + 2 * MINUTE).await;
+            assert_eq!(subject.sweep().await, 1, "it was abandoned");
         }
     }
 
@@ -401,7 +430,7 @@ async fn after_pause<S: Subject>(
     match claimed {
         Claimed::Run(attempt) => attempt,
         Claimed::TooSoon(rest) => panic!("still too soon by {rest:?}"),
-        Claimed::Replay(reply) => panic!("a replay: {reply:?}"),
+        Claimed::Replay(reply, _) => panic!("a replay: {reply:?}"),
         Claimed::Refuse(kind) => panic!("refused: {kind:?}"),
     }
 }

@@ -48,7 +48,7 @@ pub(crate) async fn claimed<S: Subject>(subject: &S, request: &Request) -> S::Tx
     loop {
         match S::Tx::claim(subject.store(), request).await.expect("an answer") {
             Claimed::Run(tx) => return tx,
-            Claimed::Replay(reply) => panic!("a replay: {reply:?}"),
+            Claimed::Replay(reply, _) => panic!("a replay: {reply:?}"),
             Claimed::Refuse(Kind::KeyInFlight) if began.elapsed() < Duration::from_secs(10) => {}
             Claimed::Refuse(kind) => panic!("refused: {kind:?}"),
             Claimed::TooSoon(rest) => panic!("too soon by {rest:?}"),
@@ -61,7 +61,7 @@ pub(crate) async fn claimed<S: Subject>(subject: &S, request: &Request) -> S::Tx
 pub(crate) async fn replayed<S: Subject>(subject: &S, request: &Request) -> Reply {
     match S::Tx::claim(subject.store(), request).await.expect("an answer") {
         Claimed::Run(_) => panic!("it runs"),
-        Claimed::Replay(reply) => reply,
+        Claimed::Replay(reply, _) => reply,
         Claimed::Refuse(kind) => panic!("refused: {kind:?}"),
         Claimed::TooSoon(rest) => panic!("too soon by {rest:?}"),
     }
@@ -71,7 +71,7 @@ pub(crate) async fn replayed<S: Subject>(subject: &S, request: &Request) -> Repl
 pub(crate) async fn refused<S: Subject>(subject: &S, request: &Request) -> Kind {
     match S::Tx::claim(subject.store(), request).await.expect("an answer") {
         Claimed::Run(_) => panic!("it runs"),
-        Claimed::Replay(reply) => panic!("a replay: {reply:?}"),
+        Claimed::Replay(reply, _) => panic!("a replay: {reply:?}"),
         Claimed::Refuse(kind) => kind,
         Claimed::TooSoon(rest) => panic!("too soon by {rest:?}"),
     }
@@ -90,7 +90,7 @@ pub(crate) async fn lease<S: Subject>(
 pub(crate) async fn leased<S: Subject>(subject: &S, request: &Request) -> Attempt<S::Lease> {
     match lease(subject, request, &TERMS, Intent::Run).await {
         Claimed::Run(attempt) => attempt,
-        Claimed::Replay(reply) => panic!("a replay: {reply:?}"),
+        Claimed::Replay(reply, _) => panic!("a replay: {reply:?}"),
         Claimed::Refuse(kind) => panic!("refused: {kind:?}"),
         Claimed::TooSoon(rest) => panic!("too soon by {rest:?}"),
     }
@@ -99,7 +99,7 @@ pub(crate) async fn leased<S: Subject>(subject: &S, request: &Request) -> Attemp
 pub(crate) fn refusal<T>(claimed: Claimed<T>) -> Kind {
     match claimed {
         Claimed::Run(_) => panic!("it runs"),
-        Claimed::Replay(reply) => panic!("a replay: {reply:?}"),
+        Claimed::Replay(reply, _) => panic!("a replay: {reply:?}"),
         Claimed::Refuse(kind) => kind,
         Claimed::TooSoon(rest) => panic!("too soon by {rest:?}"),
     }

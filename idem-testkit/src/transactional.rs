@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use idem_core::store::{Claimed, Context, Format, Lease, Outcome, Rejected, Reply, Store, Transaction};
-use idem_core::{Disposition, Fingerprint, Identity, Kind, Request, Start, begin};
+use idem_core::{Disposition, Fingerprint, Identity, Kind, Request, Start, Then, begin};
 
 use crate::contracts;
 use crate::support::{
@@ -27,7 +27,7 @@ contracts! { $ transactional_contract in transactional:
                             S::write(&mut tx).await;
                             tx.complete(&outcome("done")).await.expect("kept");
                         }
-                        Claimed::Replay(stored) => assert_eq!(stored, reply("done")),
+                        Claimed::Replay(stored, _) => assert_eq!(stored, reply("done")),
                         Claimed::Refuse(kind) => assert_eq!(kind, Kind::KeyInFlight),
                         Claimed::TooSoon(rest) => panic!("too soon by {rest:?}"),
                     }
@@ -156,6 +156,75 @@ contracts! { $ transactional_contract in transactional:
         }
     }
 
+    /// With `then = refuse`, a retry after the `ttl` does not run, swept or not. Then the record expires like any other.
+    async fn r36_a_late_retry_is_refused_whether_swept_or_not(subject) {
+        for (round, is_swept) in [false, true].into_iter().enumerate() {
+            for ending in ["completed", "rejected", "oversized"] {
+                let key = format!("{ending} {round}");
+                let [this, that] = ["this", "that"].map(|what| asking(&key, what).then(Then::Refuse(HOUR)).expect("an hour"));
+                let mut tx = claimed(&subject, &this).await;
+                S::write(&mut tx).await;
+                match ending {
+                    "completed" => tx.complete(&outcome("done")).await.expect("kept"),
+                    "rejected" => assert!(matches!(tx.reject(&outcome("done")).await.expect("kept"), Rejected::Stored)),
+                    _ => tx.complete(&Outcome::Oversized).await.expect("kept"),
+                }
+                subject.pass(HOUR - MINUTE).await;
+                if ending == "oversized" {
+                    assert_eq!(refused(&subject, &this).await, Kind::ReplyTooLarge);
+                } else {
+                    assert_eq!(replayed(&subject, &this).await, reply("done"));
+                }
+                for minutes in [2, 57] {
+                    subject.pass(minutes * MINUTE).await;
+                    if is_swept {
+                        assert_eq!(subject.sweep().await, 0, "it is not removed");
+                    }
+                    assert_eq!(refused(&subject, &this).await, Kind::RetryTooLate, "{ending}");
+                    assert_eq!(refused(&subject, &that).await, Kind::KeyReused, "{ending}");
+                    // What the retry asks for does not count: the record says for how long it is kept.
+                    assert_eq!(refused(&subject, &asking(&key, "this")).await, Kind::RetryTooLate, "{ending}");
+                }
+                subject.pass(3 * MINUTE).await;
+                if is_swept {
+                    assert_eq!(subject.sweep().await, 1);
+                }
+                let tx = claimed(&subject, &that).await;
+                tx.complete(&outcome("second")).await.expect("kept");
+                assert_eq!(replayed(&subject, &that).await, reply("second"));
+                subject.pass(3 * HOUR).await;
+                assert_eq!(subject.sweep().await, 1);
+            }
+        }
+    }
+
+    /// A record that was kept leaves nothing to the one that takes its place.
+    async fn r36_the_next_record_is_kept_as_its_own_request_says(subject) {
+        let kept = request("k").then(Then::Refuse(HOUR)).expect("an hour");
+        claimed(&subject, &kept).await.complete(&outcome("first")).await.expect("kept");
+        subject.pass(2 * HOUR + MINUTE).await;
+        claimed(&subject, &request("k")).await.complete(&outcome("second")).await.expect("kept");
+        subject.pass(HOUR + MINUTE).await;
+        claimed(&subject, &request("k")).await.complete(&outcome("third")).await.expect("kept");
+        assert_eq!(replayed(&subject, &kept).await, reply("third"));
+    }
+
+    /// The time of `refuse` has the limits of a `ttl`.
+    async fn r36_a_time_out_of_its_range_is_refused(subject) {
+        for time in [Duration::ZERO, Duration::from_millis(999), Request::MAX_TTL + Duration::from_secs(1), Duration::MAX] {
+            let mut request = request("k");
+            request.then = Then::Refuse(time);
+            let refused = S::Tx::claim(subject.store(), &request).await.map(|_| ()).expect_err("no such time");
+            assert_eq!(refused.kind(), Kind::TtlInvalid, "{time:?}");
+        }
+        for (key, time) in [("shortest", Request::MIN_TTL), ("longest", Request::MAX_TTL)] {
+            let mut request = request(key).then(Then::Refuse(time)).expect("a time");
+            request.ttl = time;
+            claimed(&subject, &request).await.complete(&outcome("done")).await.expect("kept");
+            assert_eq!(replayed(&subject, &request).await, reply("done"));
+        }
+    }
+
     /// Of many callers on an expired key exactly one runs.
     async fn r32_of_many_callers_on_an_expired_key_exactly_one_runs(subject) {
         let subject = Arc::new(subject);
@@ -232,7 +301,7 @@ contracts! { $ transactional_contract in transactional:
 fn other_than_run<T>(claimed: &Claimed<T>) -> String {
     match claimed {
         Claimed::Run(_) => "a run".to_owned(),
-        Claimed::Replay(reply) => format!("{reply:?}"),
+        Claimed::Replay(reply, _) => format!("{reply:?}"),
         Claimed::Refuse(kind) => format!("{kind:?}"),
         Claimed::TooSoon(rest) => format!("too soon by {rest:?}"),
     }

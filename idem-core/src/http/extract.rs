@@ -14,6 +14,7 @@ use http_body_util::LengthLimitError;
 
 use crate::error::{Error, Kind};
 use crate::http::bounds::{FromRef, HoldsStore, Needs};
+use crate::http::lifetime::Announced;
 use crate::http::problem;
 use crate::store::Context;
 
@@ -40,6 +41,8 @@ pub struct Call<C: Context> {
     pub(crate) uri: Uri,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
+    /// Where a `Lifetime` layer, if there is one, reads how long the record lives.
+    pub(crate) announced: Option<Announced>,
     context: PhantomData<fn() -> C>,
 }
 
@@ -59,11 +62,12 @@ where
         let uri =
             parts.extensions.get::<OriginalUri>().map_or_else(|| parts.uri.clone(), |original| original.0.clone());
         let (method, headers) = (parts.method.clone(), parts.headers.clone());
+        let announced = parts.extensions.get::<Announced>().cloned();
 
         let request = Request::from_parts(parts, Body::from(body.clone()));
         let last = T::from_request(request, state).await.map_err(IntoResponse::into_response)?;
 
-        let call = Call { store: state.store(), method, uri, headers, body, context: PhantomData };
+        let call = Call { store: state.store(), method, uri, headers, body, announced, context: PhantomData };
         Ok(Self { call, last })
     }
 }

@@ -47,6 +47,7 @@
 //! | `key_in_flight` | 409, or 202 | the same request is running: retry it after `Retry-After` |
 //! | `key_reused` | 422 | a new request needs a new key |
 //! | `reply_too_large` | 410 | it has run; its reply was not stored |
+//! | `retry_too_late` | 410 | it has run; its reply is no longer kept |
 //! | `deadline_exceeded` | 503 | the run took too long and was given up: retry it after `Retry-After` |
 //! | `retry_later`, `store_unavailable` | 503 | it was not completed: retry it after `Retry-After` |
 //! | `lease_lost`, `run_rejected` | 409 | another attempt resumes the run, or undoes it: retry it later |
@@ -80,9 +81,11 @@ mod content;
 mod detach;
 pub(crate) mod extract;
 pub(crate) mod key;
+mod lifetime;
 mod problem;
 pub(crate) mod reply;
 pub(crate) mod serve;
 pub(crate) mod through_store;
 
+pub use lifetime::Lifetime;
 pub use problem::Refusal;

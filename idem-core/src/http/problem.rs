@@ -129,10 +129,12 @@ impl IntoResponse for Error {
 }
 
 /// The refusal as a response, with one trace event. A failure on our side is logged as an error. A mistake of the client
-/// is not, nor is a retry that comes too soon: there may be many of them, and the failure before them was logged.
+/// is not, nor is a retry that comes too soon: there may be many of them, and the failure before them was logged. An
+/// outage of the store is told once, by the store's [`Outages`](crate::observer::Outages).
 pub(crate) fn respond(error: &Error) -> Response {
     let refusal = Refusal::new(error);
-    if refusal.status.is_server_error() && refusal.kind != Kind::AttemptTooSoon {
+    let is_told = matches!(refusal.kind, Kind::AttemptTooSoon | Kind::StoreUnavailable | Kind::RetryLater);
+    if refusal.status.is_server_error() && !is_told {
         tracing::error!(target: "idem", code = refusal.code(), cause = ?std::error::Error::source(error), "{error}");
     } else {
         tracing::debug!(target: "idem", code = refusal.code(), "{error}");
@@ -146,7 +148,7 @@ fn status(kind: Kind) -> StatusCode {
         Kind::KeyInFlight | Kind::LeaseLost | Kind::RunRejected | Kind::NothingToResume => StatusCode::CONFLICT,
         Kind::KeyReused | Kind::DataRefused => StatusCode::UNPROCESSABLE_ENTITY,
         Kind::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-        Kind::ReplyTooLarge => StatusCode::GONE,
+        Kind::ReplyTooLarge | Kind::RetryTooLate => StatusCode::GONE,
         Kind::RetryLater
         | Kind::StoreUnavailable
         | Kind::DeadlineExceeded

@@ -21,6 +21,7 @@ use crate::http::detach::DetachOnDrop;
 use crate::http::extract::Call;
 use crate::http::{Refusal, key, problem, reply};
 use crate::identity::Identity;
+use crate::observer::Watch;
 use crate::policy::{InFlight, Intent, MissingKey, Policy};
 use crate::record::{Outcome, Request};
 use crate::store::{Claimed, Context, Rejected, Store};
@@ -72,6 +73,9 @@ impl<C: Context> Call<C> {
                 MissingKey::Run => Ok(None),
             };
         };
+        if let Some(announced) = self.announced {
+            announced.announce(policy.ttl);
+        }
         let identity = Identity { scope: asked.scope?, operation: policy.operation, key };
         // HEAD asks for what GET asks for, and Axum takes the body off its response. So a link that a mail scanner has
         // checked with HEAD still opens.
@@ -90,7 +94,7 @@ impl<C: Context> Call<C> {
             }
             AskedFingerprint::None => Compared::Digested(Fingerprint::of_path(path)),
         };
-        Ok(Some(Unclaimed { identity, compared, ttl: policy.ttl }))
+        Ok(Some(Unclaimed { identity, compared }))
     }
 }
 
@@ -98,7 +102,6 @@ impl<C: Context> Call<C> {
 struct Unclaimed {
     identity: Identity,
     compared: Compared,
-    ttl: Duration,
 }
 
 /// What is compared with a retry.
@@ -115,29 +118,33 @@ async fn serve<C: Context>(
     body: Body<C>,
 ) -> Response {
     let counted = store.runs().enter();
+    let mut watch = Watch::start(&store, policy.operation);
     let request = match request {
-        Ok(Some(Unclaimed { identity, compared, ttl })) => {
+        Ok(Some(Unclaimed { identity, compared })) => {
             let fingerprint = match compared {
                 Compared::Digested(fingerprint) => Ok(fingerprint),
                 // Boxed: the future of every request should not reserve space for its content.
                 Compared::Content(content) => catch(Box::pin(content.digest())).await.flatten(),
             };
-            match fingerprint.and_then(|fingerprint| Request::new(identity, fingerprint, ttl)) {
+            let request = fingerprint.and_then(|fingerprint| Request::new(identity, fingerprint, policy.ttl));
+            match request.and_then(|request| request.then(policy.then)) {
                 Ok(request) => request,
-                Err(error) => return respond(policy, Err(error)),
+                Err(error) => return refuse(policy, watch, error),
             }
         }
         Ok(None) => {
             let run = catch(Box::pin(async move {
                 let _counted = counted;
-                run_unrecorded(&store, policy, body).await
+                let ended = run_unrecorded(&store, policy, body, &mut watch).await;
+                tell(watch, &ended);
+                ended
             }));
             // Nothing is claimed. One transaction is rolled back if its client is gone. Finished steps would stay
             // without the rest of the request, and no retry could resume them: they continue in a task.
             let ended = if C::IS_ONE_TRANSACTION { run.await } else { DetachOnDrop::new(run.in_current_span()).await };
             return respond(policy, ended.unwrap_or_else(|panic| Err(bug(panic))));
         }
-        Err(error) => return respond(policy, Err(error)),
+        Err(error) => return refuse(policy, watch, error),
     };
     let claimed = {
         let claiming = pin!(claim::claim::<C>(&store, &request, policy.in_flight, &policy.lease, Intent::Run));
@@ -148,15 +155,41 @@ async fn serve<C: Context>(
         Ok(Claimed::Run(context)) => {
             let run = catch(Box::pin(async move {
                 let _counted = counted;
-                respond(policy, run_recorded(context, &store, policy, body).await)
+                watch.claimed(context.attempt(), true);
+                let ended = run_recorded(context, &store, policy, body, &mut watch).await;
+                tell(watch, &ended);
+                respond(policy, ended)
             }));
             let response = DetachOnDrop::new(run.in_current_span()).await;
             response.unwrap_or_else(|panic| respond(policy, Err(bug(panic))))
         }
-        Ok(Claimed::Replay(stored)) => respond(policy, reply::replay(stored)),
-        Ok(Claimed::Refuse(kind)) => respond(policy, Err(Error::new(kind))),
-        Ok(Claimed::TooSoon(rest)) => respond(policy, Err(Error::too_soon(rest))),
-        Err(error) => respond(policy, Err(error)),
+        Ok(Claimed::Replay(stored, age)) => {
+            watch.size(&stored);
+            match reply::replay(stored) {
+                Ok(response) => {
+                    watch.replayed(age);
+                    response
+                }
+                Err(error) => refuse(policy, watch, error),
+            }
+        }
+        Ok(Claimed::Refuse(kind)) => refuse(policy, watch, Error::new(kind)),
+        Ok(Claimed::TooSoon(rest)) => refuse(policy, watch, Error::too_soon(rest)),
+        Err(error) => refuse(policy, watch, error),
+    }
+}
+
+/// Answers a request whose handler does not run.
+fn refuse(policy: &Policy, watch: Watch, error: Error) -> Response {
+    watch.failed(&error);
+    respond(policy, Err(error))
+}
+
+/// Tells how a run has ended. The handler may have answered with an error of the library.
+fn tell(watch: Watch, ended: &Result<Response, Error>) {
+    match ended {
+        Ok(response) => watch.ended(response.extensions().get().map(Refusal::kind)),
+        Err(error) => watch.failed(error),
     }
 }
 
@@ -180,6 +213,7 @@ async fn run_recorded<C: Context>(
     store: &C::Store,
     policy: &Policy,
     body: Body<C>,
+    watch: &mut Watch,
 ) -> Result<Response, Error> {
     let deadline = deadline(store, policy);
     context.set_deadline(deadline);
@@ -195,9 +229,11 @@ async fn run_recorded<C: Context>(
     let disposition = disposition(&mut response);
     if context.is_rejected() {
         // The outcome of the rejection is recorded; this attempt's response does not count.
+        watch.ran(Disposition::Reject, None);
         return reject(context, &Outcome::Oversized, response).await;
     }
     if disposition == Disposition::Release {
+        watch.released(context.stopped());
         release(context).await?;
         return Ok(response);
     }
@@ -210,6 +246,7 @@ async fn run_recorded<C: Context>(
             return Err(error);
         }
     };
+    watch.ran(disposition, Some(&outcome));
     if disposition == Disposition::Commit {
         context.complete(&outcome).await?;
         return Ok(response);
@@ -231,15 +268,23 @@ async fn reject<C: Context>(context: C, outcome: &Outcome, response: Response) -
     }
 }
 
-async fn run_unrecorded<C: Context>(store: &C::Store, policy: &Policy, body: Body<C>) -> Result<Response, Error> {
+async fn run_unrecorded<C: Context>(
+    store: &C::Store,
+    policy: &Policy,
+    body: Body<C>,
+    watch: &mut Watch,
+) -> Result<Response, Error> {
     let mut context = C::begin_unrecorded(store).await?;
+    watch.claimed(1, false);
     let deadline = deadline(store, policy);
     context.set_deadline(deadline);
     let cut = cut(context.lost(), deadline);
     let ended = within(cut, catch(body(&mut context))).await;
     match ended.unwrap_or_else(|kind| Err(Error::new(kind))) {
         Ok(mut response) => {
-            context.finish_unrecorded(disposition(&mut response)).await?;
+            let disposition = disposition(&mut response);
+            watch.ran(disposition, None);
+            context.finish_unrecorded(disposition).await?;
             Ok(response)
         }
         Err(failed) => {

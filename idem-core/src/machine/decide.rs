@@ -21,8 +21,8 @@ pub enum Decision<R = Resume> {
     Resume(R),
     /// The same, but not before this time has passed: attempts that were released are spaced.
     TooSoon(R, Duration),
-    /// The request has run: answer with this reply.
-    Replay(Reply),
+    /// The request has run: answer with this reply. The run was completed so long ago, if the store knows.
+    Replay(Reply, Option<Duration>),
     /// The request must not run, and there is no reply to give.
     Refuse(Kind),
 }
@@ -77,15 +77,21 @@ impl Resume {
 /// ```
 ///
 /// The checks are in this order. An expired record counts as none. A record that cannot be compared is refused as
-/// unreadable. Another fingerprint is refused as a reuse, in any state. Then the state decides. A run that was begun in
-/// steps is refused: a transaction knows nothing of its steps.
+/// unreadable. Another fingerprint is refused as a reuse, in any state. A retry after the `ttl` of a record that is kept
+/// longer is refused as too late, whether the sweep has removed the reply or not. Then the state decides. A run that was
+/// begun in steps is refused: a transaction knows nothing of its steps.
 #[must_use]
 pub fn decide(record: Option<&Record>, request: &Request, now: Timestamp) -> Decision<Infallible> {
-    match decide_on(record, Some(request.fingerprint), now) {
+    in_transaction(decide_on(record, Some(request.fingerprint), now))
+}
+
+/// A transaction resumes no leased run.
+pub(super) fn in_transaction(decision: Decision) -> Decision<Infallible> {
+    match decision {
         Decision::Claim => Decision::Claim,
         Decision::Replace(expired) => Decision::Replace(expired),
         Decision::Resume(_) | Decision::TooSoon(..) => Decision::Refuse(Kind::StepMismatch),
-        Decision::Replay(reply) => Decision::Replay(reply),
+        Decision::Replay(reply, age) => Decision::Replay(reply, age),
         Decision::Refuse(kind) => Decision::Refuse(kind),
     }
 }
@@ -106,7 +112,7 @@ pub fn decide_leased(
     decide_on(record, asked, now).within(terms, intent)
 }
 
-fn decide_on(record: Option<&Record>, asked: Option<Fingerprint>, now: Timestamp) -> Decision {
+pub(super) fn decide_on(record: Option<&Record>, asked: Option<Fingerprint>, now: Timestamp) -> Decision {
     let Some(record) = record else {
         return Decision::Claim;
     };
@@ -118,9 +124,13 @@ fn decide_on(record: Option<&Record>, asked: Option<Fingerprint>, now: Timestamp
     };
     let same = asked.is_none_or(|asked| asked == fingerprint);
     match (&record.state, same) {
-        (State::Running | State::Leased { .. } | State::Completed(_) | State::Oversized, false) => {
+        (State::Running | State::Leased { .. } | State::Completed(_) | State::Oversized | State::Late, false) => {
             Decision::Refuse(Kind::KeyReused)
         }
+        (State::Completed(_) | State::Oversized, true) if record.refuses_retries(now) => {
+            Decision::Refuse(Kind::RetryTooLate)
+        }
+        (State::Late, true) => Decision::Refuse(Kind::RetryTooLate),
         (&State::Leased { until, .. }, true) if until > now => Decision::Refuse(Kind::KeyInFlight),
         (&State::Leased { until, attempt, released, is_rejected }, true) => {
             let earlier = Resume { claim: record.claim, attempt, released, is_rejected, fingerprint };
@@ -130,7 +140,7 @@ fn decide_on(record: Option<&Record>, asked: Option<Fingerprint>, now: Timestamp
             }
         }
         (State::Running, true) => Decision::Refuse(Kind::TransactionEnded),
-        (State::Completed(reply), true) => Decision::Replay(reply.clone()),
+        (State::Completed(reply), true) => Decision::Replay(reply.clone(), record.age(now)),
         (State::Oversized, true) => Decision::Refuse(Kind::ReplyTooLarge),
         (State::Unreadable, true | false) => Decision::Refuse(Kind::RecordUnreadable),
     }
@@ -201,7 +211,7 @@ pub fn verdict(record: Option<&Record>, claim: Claim) -> Verdict {
             // This claim holds the lease, and the run is not over.
             State::Leased { .. } => Verdict::NotKept,
             // Only the completion writes another state under this claim, so an unreadable state was committed, too.
-            State::Completed(_) | State::Oversized | State::Unreadable => Verdict::Kept,
+            State::Completed(_) | State::Oversized | State::Late | State::Unreadable => Verdict::Kept,
         },
     }
 }
@@ -212,6 +222,7 @@ mod tests {
 
     use super::*;
     use crate::identity::{Identity, Key, Operation, Scope};
+    use crate::policy::Then;
     use crate::record::Format;
 
     const NOW: Timestamp = Timestamp(1_000);
@@ -225,6 +236,7 @@ mod tests {
             },
             fingerprint: Fingerprint::of_value(what).expect("serialisable"),
             ttl: Duration::from_secs(1),
+            then: Then::Run,
             input: None,
         }
     }
@@ -239,6 +251,8 @@ mod tests {
             state,
             claim: Claim::from_bytes(&[7; 16]).expect("16 bytes"),
             expires_at: Timestamp(NOW.0 + 1),
+            kept_until: None,
+            completed_at: None,
         }
     }
 
@@ -246,8 +260,8 @@ mod tests {
         State::Leased { until: Timestamp(until), attempt: 3, released: 0, is_rejected: false }
     }
 
-    fn states() -> [State; 5] {
-        [State::Running, leased(NOW.0 + 1), State::Completed(reply()), State::Oversized, State::Unreadable]
+    fn states() -> [State; 6] {
+        [State::Running, leased(NOW.0 + 1), State::Completed(reply()), State::Oversized, State::Late, State::Unreadable]
     }
 
     #[test]
@@ -346,7 +360,7 @@ mod tests {
         let fingerprint = asked("this").fingerprint;
         let resume = Decision::Resume(Resume { claim, attempt: 1, released: 0, is_rejected: false, fingerprint });
         assert_eq!(resume.clone().within(&terms, Intent::Resume), resume);
-        assert_eq!(Decision::Replay(reply()).within(&terms, Intent::Resume), Decision::Replay(reply()));
+        assert_eq!(Decision::Replay(reply(), None).within(&terms, Intent::Resume), Decision::Replay(reply(), None));
     }
 
     #[test]
@@ -359,7 +373,7 @@ mod tests {
             Decision::Resume(Resume { claim, attempt: 3, released: 0, is_rejected: false, fingerprint })
         );
         assert_eq!(resume(leased(NOW.0 + 1)), Decision::Refuse(Kind::KeyInFlight));
-        assert_eq!(resume(State::Completed(reply())), Decision::Replay(reply()));
+        assert_eq!(resume(State::Completed(reply())), Decision::Replay(reply(), None));
         assert_eq!(resume(State::Running), Decision::Refuse(Kind::TransactionEnded));
         let compared = decide_leased(Some(&record(leased(NOW.0))), &asked("that"), &terms, Intent::Run, NOW);
         assert_eq!(compared, Decision::Refuse(Kind::KeyReused));
@@ -390,7 +404,7 @@ mod tests {
     #[test]
     fn r19_a_completed_record_is_replayed() {
         let decision = decide(Some(&record(State::Completed(reply()))), &asked("this"), NOW);
-        assert_eq!(decision, Decision::Replay(reply()));
+        assert_eq!(decision, Decision::Replay(reply(), None));
     }
 
     #[test]
@@ -435,5 +449,32 @@ mod tests {
         for state in states() {
             assert_eq!(verdict(Some(&record(state)), other), Verdict::NotKept);
         }
+    }
+
+    #[test]
+    fn r36_a_kept_record_refuses_retries_from_its_ttl_on_until_it_expires() {
+        let decide_at = |state: State, expires_at: i64, kept_until: Option<i64>, what: &str| {
+            let record =
+                Record { expires_at: Timestamp(expires_at), kept_until: kept_until.map(Timestamp), ..record(state) };
+            decide(Some(&record), &asked(what), NOW)
+        };
+        let late = Decision::Refuse(Kind::RetryTooLate);
+        let reused = Decision::Refuse(Kind::KeyReused);
+        let expired = Decision::Replace(record(State::Running).claim);
+        // The sweep has not come by yet.
+        for state in [State::Completed(reply()), State::Oversized] {
+            assert_ne!(decide_at(state.clone(), NOW.0 + 1, Some(NOW.0 + 9), "this"), late, "the ttl is not over");
+            assert_eq!(decide_at(state.clone(), NOW.0, Some(NOW.0 + 1), "this"), late);
+            assert_eq!(decide_at(state.clone(), NOW.0, Some(NOW.0 + 1), "that"), reused);
+            assert_eq!(decide_at(state.clone(), NOW.0, Some(NOW.0), "this"), expired);
+            assert_eq!(decide_at(state, NOW.0, None, "this"), expired);
+        }
+        // It has.
+        assert_eq!(decide_at(State::Late, NOW.0 + 1, None, "this"), late);
+        assert_eq!(decide_at(State::Late, NOW.0 + 1, None, "that"), reused);
+        assert_eq!(decide_at(State::Late, NOW.0, None, "this"), expired);
+        // What cannot be read does not become readable by that.
+        let unreadable = Decision::Refuse(Kind::RecordUnreadable);
+        assert_eq!(decide_at(State::Unreadable, NOW.0, Some(NOW.0 + 1), "this"), unreadable);
     }
 }

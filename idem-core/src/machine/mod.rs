@@ -3,7 +3,9 @@
 //! There is no clock, no database and no waiting here: the time is an argument, and the stores carry the decisions out.
 
 mod decide;
+mod explain;
 mod journal;
 
 pub use decide::{Decision, Resume, Verdict, decide, decide_leased, lateness, pause, verdict};
+pub use explain::{Expected, Explanation, Retry, Seen, Stage, explain};
 pub use journal::{Journal, Next, Refused, Registered, StepKind, Unreadable};

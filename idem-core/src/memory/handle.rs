@@ -12,6 +12,8 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 use super::rows::Rows;
 use crate::error::Error;
 use crate::identity::Identity;
+use crate::machine::{Explanation, Retry};
+use crate::observer::{Backlog, Observer, Source};
 use crate::record::Timestamp;
 use crate::resume::{self, Resumed};
 use crate::runs::Runs;
@@ -19,7 +21,7 @@ use crate::store::{Abandoned, Place, Recover, Store};
 
 /// A store in memory, with the application's state. A cheap handle: clones share everything. See the
 /// [module](crate::memory).
-pub struct MemoryStore<S = ()>(Arc<Shared<S>>);
+pub struct MemoryStore<S = ()>(Arc<Shared<S>>, Option<Arc<dyn Observer>>);
 
 struct Shared<S> {
     rows: std::sync::Mutex<Rows>,
@@ -41,13 +43,29 @@ impl<S: Clone + Send + 'static> MemoryStore<S> {
     /// An empty store with another limit, in bytes of a reply's headers and body.
     #[must_use]
     pub fn with_reply_limit(state: S, reply_limit: usize) -> Self {
-        Self(Arc::new(Shared {
-            rows: std::sync::Mutex::default(),
-            state: Arc::new(Mutex::new(state)),
-            reply_limit,
-            runs: Runs::default(),
-            ahead: AtomicI64::new(0),
-        }))
+        Self(
+            Arc::new(Shared {
+                rows: std::sync::Mutex::default(),
+                state: Arc::new(Mutex::new(state)),
+                reply_limit,
+                runs: Runs::default(),
+                ahead: AtomicI64::new(0),
+            }),
+            None,
+        )
+    }
+
+    /// The same store, which tells this observer what happens to the requests of this handle and its clones.
+    #[must_use]
+    pub fn observed_by(self, observer: Arc<dyn Observer>) -> Self {
+        Self(self.0, Some(observer))
+    }
+
+    /// What is left to do: expired records that are not swept, and leased runs that no process holds.
+    #[must_use]
+    pub fn backlog(&self) -> Backlog {
+        let now = self.now();
+        self.rows().backlog(now)
     }
 
     /// A copy of the committed state. Waits for the transaction that is under way.
@@ -78,6 +96,14 @@ impl<S: Clone + Send + 'static> MemoryStore<S> {
     pub fn reset_attempts(&self, identity: &Identity) -> bool {
         let now = self.now();
         self.rows().reset_attempts(identity, now)
+    }
+
+    /// Explains what a retry would get now, and why. It changes nothing, and answers by the decisions that answer
+    /// requests.
+    #[must_use]
+    pub fn explain(&self, identity: &Identity, retry: &Retry) -> Explanation {
+        let now = self.now();
+        self.rows().explain(identity, retry, now)
     }
 
     /// Resumes the abandoned runs of an operation: see [`resume_abandoned`](crate::resume_abandoned).
@@ -120,6 +146,14 @@ impl<S: Clone + Send + 'static> Store for MemoryStore<S> {
     fn runs(&self) -> &Runs {
         &self.0.runs
     }
+
+    fn observer(&self) -> Option<&Arc<dyn Observer>> {
+        self.1.as_ref()
+    }
+
+    fn source(&self) -> Source {
+        Source::Memory
+    }
 }
 
 impl<S: Clone + Send + 'static> Recover for MemoryStore<S> {
@@ -131,7 +165,7 @@ impl<S: Clone + Send + 'static> Recover for MemoryStore<S> {
 
 impl<S> Clone for MemoryStore<S> {
     fn clone(&self) -> Self {
-        Self(Arc::clone(&self.0))
+        Self(Arc::clone(&self.0), self.1.clone())
     }
 }
 

@@ -49,7 +49,7 @@ impl<S: Clone + Send + 'static> Lease for MemoryLease<S> {
                 let lease = Self { store: store.clone(), request: request.clone(), terms: *terms, claim };
                 Claimed::Run(Attempt { lease, number: attempt, fingerprint, entries })
             }
-            Claimed::Replay(reply) => Claimed::Replay(reply),
+            Claimed::Replay(reply, age) => Claimed::Replay(reply, age),
             Claimed::Refuse(kind) => Claimed::Refuse(kind),
             Claimed::TooSoon(rest) => Claimed::TooSoon(rest),
         })

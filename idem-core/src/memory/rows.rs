@@ -6,7 +6,8 @@ use crate::entry::{Entry, EntryKind};
 use crate::error::Kind;
 use crate::fingerprint::Fingerprint;
 use crate::identity::Identity;
-use crate::machine::{Decision, Resume, decide, decide_leased};
+use crate::machine::{Decision, Explanation, Resume, Retry, decide, decide_leased, explain};
+use crate::observer::Backlog;
 use crate::policy::{Intent, LeaseTerms};
 use crate::record::{Claim, Outcome, Record, Request, State, Timestamp};
 use crate::store::{Abandoned, Claimed, Place};
@@ -41,7 +42,7 @@ impl Rows {
     pub(super) fn enter(&mut self, request: &Request, now: Timestamp) -> Claimed<()> {
         match decide(self.record(&request.identity), request, now) {
             Decision::Claim | Decision::Replace(_) => {}
-            Decision::Replay(reply) => return Claimed::Replay(reply),
+            Decision::Replay(reply, age) => return Claimed::Replay(reply, age),
             Decision::Refuse(kind) => return Claimed::Refuse(kind),
         }
         if let Some(kind) = self.in_flight(request) {
@@ -51,6 +52,17 @@ impl Rows {
         self.records.remove(&request.identity);
         self.running.insert(request.identity.clone(), request.fingerprint);
         Claimed::Run(())
+    }
+
+    /// What is left to do.
+    pub(super) fn backlog(&self, now: Timestamp) -> Backlog {
+        let expired = || self.records.values().filter(|row| row.record.has_expired(now));
+        let oldest = expired().map(|row| now.0.saturating_sub(row.record.expires_at.0)).max().unwrap_or(0);
+        let abandoned = self.records.values().filter(|row| {
+            !row.record.has_expired(now) && matches!(row.record.state, State::Leased { until, .. } if until <= now)
+        });
+        let oldest = std::time::Duration::from_micros(u64::try_from(oldest).unwrap_or(0));
+        Backlog::new(expired().count() as u64, oldest, abandoned.count() as u64)
     }
 
     /// Ends the claim of a transaction.
@@ -93,7 +105,7 @@ impl Rows {
                 let entries = row.journal.iter().map(|(_, entry)| entry.clone()).collect();
                 Claimed::Run(Leased { attempt: attempt + 1, fingerprint, entries })
             }
-            Decision::Replay(reply) => Claimed::Replay(reply),
+            Decision::Replay(reply, age) => Claimed::Replay(reply, age),
             Decision::Refuse(kind) => Claimed::Refuse(kind),
             Decision::TooSoon(_, rest) => Claimed::TooSoon(rest),
         }
@@ -184,6 +196,14 @@ impl Rows {
         }
     }
 
+    /// What a retry would get now.
+    pub(super) fn explain(&self, identity: &Identity, retry: &Retry, now: Timestamp) -> Explanation {
+        let running = self.running.get(identity);
+        let is_same = |running: &Fingerprint| retry.fingerprint.is_none_or(|asked| asked == *running);
+        let in_flight = running.map(|running| if is_same(running) { Kind::KeyInFlight } else { Kind::KeyReused });
+        explain(self.record(identity), in_flight, retry, now)
+    }
+
     /// A page of the abandoned runs of an operation.
     pub(super) fn abandoned(&self, operation: &str, after: Option<&Place>, now: Timestamp) -> Vec<Abandoned> {
         let place = |identity: &Identity| Place {
@@ -206,8 +226,15 @@ impl Rows {
         page
     }
 
-    /// Removes expired records, and returns how many.
+    /// Removes expired records, and returns how many. Of a record that still refuses retries, it removes the reply.
     pub(super) fn sweep(&mut self, now: Timestamp) -> u64 {
+        for record in self.records.values_mut().map(|row| &mut row.record) {
+            if record.refuses_retries(now)
+                && let Some(kept_until) = record.kept_until.take()
+            {
+                (record.state, record.expires_at) = (State::Late, kept_until);
+            }
+        }
         let before = self.records.len();
         self.records.retain(|_, row| !row.record.has_expired(now));
         (before - self.records.len()) as u64
@@ -245,7 +272,9 @@ fn completed(
         Outcome::Reply(reply) => State::Completed(reply.clone()),
         Outcome::Oversized => State::Oversized,
     };
-    Record::new(fingerprint, state, claim, after(now, request.ttl))
+    let expires_at = after(now, request.ttl);
+    let kept_until = request.refused_for().map(|time| after(expires_at, time));
+    Record::new(fingerprint, state, claim, expires_at).kept_until(kept_until).with_completed_at(Some(now))
 }
 
 /// When a lease that begins now ends, and when its record expires: the `ttl` after the end of the lease.

@@ -70,7 +70,7 @@ impl<S: Clone + Send + 'static> Context for MemoryTx<S> {
         let entered = store.rows().enter(request, now);
         match entered {
             Claimed::Run(()) => {}
-            Claimed::Replay(reply) => return Ok(Claimed::Replay(reply)),
+            Claimed::Replay(reply, age) => return Ok(Claimed::Replay(reply, age)),
             Claimed::Refuse(kind) => return Ok(Claimed::Refuse(kind)),
             Claimed::TooSoon(rest) => return Ok(Claimed::TooSoon(rest)),
         }

@@ -14,6 +14,7 @@ use crate::bounds::Leased;
 use crate::disposition::Disposition;
 use crate::error::{Error, Kind};
 use crate::machine::{Journal, Unreadable};
+use crate::observer::{Event, Teller};
 use crate::policy::{Intent, LeaseTerms};
 use crate::record::{Outcome, Request};
 use crate::renewal::Renewal;
@@ -41,7 +42,7 @@ impl<L: Lease> Context for Steps<L> {
         let asked = Instant::now();
         let Attempt { lease, number, fingerprint, entries } = match L::claim(store, request, terms, intent).await? {
             Claimed::Run(attempt) => attempt,
-            Claimed::Replay(reply) => return Ok(Claimed::Replay(reply)),
+            Claimed::Replay(reply, age) => return Ok(Claimed::Replay(reply, age)),
             Claimed::Refuse(kind) => return Ok(Claimed::Refuse(kind)),
             Claimed::TooSoon(rest) => return Ok(Claimed::TooSoon(rest)),
         };
@@ -50,8 +51,13 @@ impl<L: Lease> Context for Steps<L> {
             let lease = renewed.clone();
             async move { lease.renew().await }
         };
+        let teller = Teller::of(store, request.identity.operation);
+        if number > 1 {
+            teller.tell(|operation| Event::TakenOver { operation, attempt: number });
+        }
         let run = Run {
-            renewal: Renewal::start(terms.duration, asked, L::EXCLUSIVE, try_renew),
+            renewal: Renewal::start(terms.duration, asked, L::EXCLUSIVE, teller.clone(), try_renew),
+            teller,
             lease,
             seed: digest([&request.identity.digest(), fingerprint.as_bytes()]),
             attempt: number,
@@ -78,6 +84,14 @@ impl<L: Lease> Context for Steps<L> {
 
     fn set_deadline(&mut self, deadline: Duration) {
         self.deadline = deadline;
+    }
+
+    fn attempt(&self) -> u32 {
+        Self::attempt(self)
+    }
+
+    fn stopped(&self) -> Option<Kind> {
+        self.journal.stopped()
     }
 
     async fn complete(mut self, outcome: &Outcome) -> Result<(), Error> {
@@ -168,12 +182,19 @@ impl<L: Lease> Steps<L> {
         };
         let outcome = outcome.clone();
         self.journal.in_doubt();
+        // A renewal that waits for the completion will find the lease gone, and nothing is lost by that.
+        if let Some(run) = &self.run {
+            run.renewal.ends();
+        }
         let finished =
             open.end(Disposition::Commit, |lease, tx| async move { lease.complete(tx, &outcome).await }).await;
         self.journal.known();
         if finished.is_ok() {
             self.run = None;
             return Ok(());
+        }
+        if let Some(run) = &self.run {
+            run.renewal.goes_on();
         }
         let finished = self.noted(finished);
         self.let_go().await;
@@ -215,6 +236,8 @@ impl<L: Lease> Run<L> {
         }
         // Renewed until it is released: otherwise an attempt that has failed in order would count as a crash, only
         // because the database was busy.
+        // The same for a renewal that waits for the release.
+        renewal.ends();
         let tries = async {
             for pause in [50, 100, 200, 400, 800, 1600, 3200] {
                 match lease.release().await {

@@ -23,6 +23,7 @@ use crate::disposition::Disposition;
 use crate::entry::Entry;
 use crate::error::{Error, Kind};
 use crate::machine::{Journal, Next, Refused, Registered, StepKind};
+use crate::observer::{StepResult, StepWatch, Teller};
 use crate::record::{Claim, Format, Outcome, Reply};
 use crate::renewal::Renewal;
 use crate::resume;
@@ -106,6 +107,7 @@ struct Run<L> {
     seed: [u8; 32],
     attempt: u32,
     renewal: Renewal,
+    teller: Teller,
     /// Locked while a step is open. The value tells whether a step has ended its transaction itself.
     busy: Arc<Mutex<bool>>,
 }
@@ -141,8 +143,9 @@ impl<L: Lease> Steps<L> {
         E: From<Error>,
     {
         value::check::<T>()?;
+        let watch = self.watch(name, false);
         if let Next::Finished(reply) = self.enter(name, StepKind::Transaction)? {
-            return Ok(self.read(name, reply)?);
+            return Ok(ended(watch, StepResult::Replayed, self.read(name, reply)?));
         }
         let mut open = self.begin().await?;
         match body(open.tx()).await {
@@ -158,7 +161,7 @@ impl<L: Lease> Steps<L> {
                     }
                 };
                 self.journal.pass(name);
-                Ok(read_back)
+                Ok(ended(watch, StepResult::Finished, read_back))
             }
             Err(error) => {
                 self.roll_back(open).await?;
@@ -193,8 +196,9 @@ impl<L: Lease> Steps<L> {
     {
         // Checked before the call: after it, the answer would be lost.
         value::check::<T>()?;
+        let watch = self.watch(name, false);
         if let Next::Finished(reply) = self.enter(name, StepKind::Call)? {
-            return Ok(self.read(name, reply)?);
+            return Ok(ended(watch, StepResult::Replayed, self.read(name, reply)?));
         }
         let seed = match &self.run {
             Some(run) => run.seed,
@@ -211,7 +215,12 @@ impl<L: Lease> Steps<L> {
         let (entry, read_back) = self.finished(StepKind::Call, &value)?;
         self.record_in_tries(&entry).await?;
         self.journal.pass(name);
-        Ok(read_back)
+        Ok(ended(watch, StepResult::Finished, read_back))
+    }
+
+    /// Watches a step of a recorded run.
+    fn watch<'s>(&self, step: &'s str, is_undo: bool) -> Option<StepWatch<'s>> {
+        self.run.as_ref().map(|run| run.teller.step(step, is_undo))
     }
 
     /// Records an entry that has no transaction of a step, in several tries: what it says may have happened already.
@@ -448,6 +457,11 @@ impl<L: Lease> Steps<L> {
 
     /// Notes an error after which nothing more may be recorded.
     fn noted<T>(&mut self, result: Result<T, Error>) -> Result<T, Error> {
+        if let (Err(error), Some(run)) = (&result, &self.run)
+            && error.kind() == Kind::LeaseLost
+        {
+            run.renewal.tell_lost();
+        }
         if let Err(error) = &result
             && self.journal.stop(error.kind())
         {
@@ -464,6 +478,14 @@ impl<L: Lease> Steps<L> {
                 .because("the result of a step is over the store's limit; the step was not kept")),
         }
     }
+}
+
+/// Tells that a watched step has ended, and returns its value.
+fn ended<T>(watch: Option<StepWatch<'_>>, result: StepResult, value: T) -> T {
+    if let Some(watch) = watch {
+        watch.ended(result);
+    }
+    value
 }
 
 impl<L: Lease> fmt::Debug for Steps<L> {

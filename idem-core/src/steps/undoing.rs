@@ -6,12 +6,13 @@ use tokio::time::Instant;
 
 use super::key::digest;
 use super::undo::{Failure, Undo};
-use super::{StepKey, Steps};
+use super::{StepKey, Steps, ended};
 use crate::catch::catch;
 use crate::cut::{cut, within};
 use crate::entry::{Entry, EntryKind};
 use crate::error::{Error, Kind};
 use crate::machine::Journal;
+use crate::observer::StepResult;
 use crate::record::{Claim, Outcome};
 use crate::store::{Context, Lease};
 
@@ -35,8 +36,11 @@ impl<L: Lease> Steps<L> {
             self.journal.rejected(outcome.clone(), undoes);
         }
         while let Some(undone) = self.journal.next_undo() {
+            let name = undone.name.clone();
+            let watch = self.watch(&name, true);
             self.undo_step(undone).await?;
             self.journal.undone();
+            ended(watch, StepResult::Finished, ());
         }
         Ok(self.journal.rejected_with().unwrap_or(outcome).clone())
     }

@@ -63,6 +63,16 @@ pub trait Context: Sized + Send + 'static {
     /// has no use for it.
     fn set_deadline(&mut self, _deadline: Duration) {}
 
+    /// The number of this attempt: 1 is the first.
+    fn attempt(&self) -> u32 {
+        1
+    }
+
+    /// The error after which nothing more can be recorded in this run, if there was one. The observer is told.
+    fn stopped(&self) -> Option<Kind> {
+        None
+    }
+
     /// Commits the handler's writes and the outcome together.
     ///
     /// # Errors

@@ -1,8 +1,10 @@
 //! A store, and its answer to a request.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::Kind;
+use crate::observer::{Observer, Source};
 use crate::record::Reply;
 use crate::runs::Runs;
 
@@ -13,6 +15,16 @@ pub trait Store: Clone + Send + Sync + 'static {
 
     /// The runs in progress in this process. A shutdown waits for them.
     fn runs(&self) -> &Runs;
+
+    /// Who is told what happens to requests.
+    fn observer(&self) -> Option<&Arc<dyn Observer>> {
+        None
+    }
+
+    /// What kind of store this is, as the observer is told.
+    fn source(&self) -> Source {
+        Source::Sql
+    }
 
     /// How long a run may take if its handler has no deadline of its own.
     fn deadline(&self) -> Duration {
@@ -32,8 +44,8 @@ pub const RELEASE_PATIENCE: Duration = Duration::from_millis(250);
 pub enum Claimed<T> {
     /// The identity is claimed: run the handler with this value.
     Run(T),
-    /// The request has run: answer with this reply.
-    Replay(Reply),
+    /// The request has run: answer with this reply. Its run was completed so long ago, if the store knows.
+    Replay(Reply, Option<Duration>),
     /// The request must not run now, and there is no reply to give. After [`Kind::KeyInFlight`] ask again.
     Refuse(Kind),
     /// The leased run may go on, but not before this time has passed: attempts that were released are spaced.

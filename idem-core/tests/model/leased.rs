@@ -155,7 +155,7 @@ impl Leased {
             Decision::Resume(Resume { claim, .. }) => Order::TakeOver(claim),
             Decision::TooSoon(Resume { claim, .. }, _) if self.wrong == Wrong::NotSpaced => Order::TakeOver(claim),
             Decision::TooSoon(..) => return Err(Told::Refused(Kind::AttemptTooSoon)),
-            Decision::Replay(reply) => {
+            Decision::Replay(reply, _) => {
                 store.answer(&reply);
                 store.past.note(Broken::OtherBodyServed, store.past.asked != body);
                 return Err(Told::Replay);

@@ -7,7 +7,7 @@ use syn::{Expr, ExprCall, ExprLit, Lit, LitStr, Path, Signature};
 
 use super::names::Names;
 use super::renamed::renamed;
-use super::{Asked, Fingerprint, Form, InFlight, Key, Lease, MissingKey, Scope, self_types};
+use super::{Asked, Fingerprint, Form, InFlight, Key, Lease, MissingKey, Scope, Then, self_types};
 use crate::args::{Arg, Args};
 use crate::duration::{self, Limits};
 use crate::errors::{Errors, any_of, text};
@@ -64,6 +64,25 @@ pub(super) fn scope(args: &Args, names: &Names, errors: &mut Errors) -> Scope {
 pub(super) fn ttl(args: &Args, errors: &mut Errors) -> Duration {
     let Some(arg) = &args.ttl else { return DEFAULT_TTL };
     duration(&arg.value, &duration::TTL, "ttl = \"24h\"", errors)
+}
+
+pub(super) fn then(args: &Args, errors: &mut Errors) -> Then {
+    const EXAMPLE: &str = "then = refuse(\"30d\")";
+    let Some(arg) = &args.then else { return Then::Run };
+    if let Some(call) = call(&arg.value, "refuse")
+        && let (Some(time), 1) = (call.args.first(), call.args.len())
+    {
+        return Then::Refuse(duration(time, &duration::TTL, EXAMPLE, errors));
+    }
+    match word(&arg.value).as_deref() {
+        Some("run") => return Then::Run,
+        Some("refuse") => errors.at(&arg.value, format!("`refuse` needs a duration\nhelp: write `{EXAMPLE}`")),
+        _ if call(&arg.value, "refuse").is_some() => {
+            errors.at(&arg.value, format!("`refuse` takes one duration\nhelp: write `{EXAMPLE}`"));
+        }
+        _ => unknown_value(arg, &["run", "refuse(\"30d\")"], errors),
+    }
+    Then::Run
 }
 
 pub(super) fn key(args: &Args, form: Form, parameters: &[Parameter], names: &Names, errors: &mut Errors) -> Key {

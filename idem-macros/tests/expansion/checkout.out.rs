@@ -20,6 +20,7 @@ async fn checkout(
             ::core::concat!(::core::module_path!(), "::checkout"),
         ),
         ttl: ::core::time::Duration::from_secs(86400),
+        then: ::idem_core::__private::Then::Run,
         in_flight: ::idem_core::__private::InFlight::Conflict,
         missing_key: ::idem_core::__private::MissingKey::Reject,
         deadline: ::core::option::Option::None,

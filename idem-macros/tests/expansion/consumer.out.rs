@@ -8,6 +8,7 @@ pub async fn on_shipped(
             ::core::concat!(::core::module_path!(), "::on_shipped"),
         ),
         ttl: ::core::time::Duration::from_secs(604800),
+        then: ::idem_core::__private::Then::Run,
         in_flight: ::idem_core::__private::InFlight::Conflict,
         missing_key: ::idem_core::__private::MissingKey::Reject,
         deadline: ::core::option::Option::None,

@@ -27,6 +27,7 @@ async fn shipped<C: Carrier>(
     static __IDEM_POLICY: app::idempotency::__private::Policy = app::idempotency::__private::Policy {
         operation: app::idempotency::__private::Operation::new("shipments.note"),
         ttl: ::core::time::Duration::from_secs(604800),
+        then: app::idempotency::__private::Then::Run,
         in_flight: app::idempotency::__private::InFlight::Wait(
             ::core::time::Duration::from_millis(500),
         ),

@@ -46,7 +46,8 @@ create or replace function idem_complete_v1(
     headers bytea,
     body bytea,
     elapsed double precision,
-    ttl double precision
+    ttl double precision,
+    kept double precision
 ) returns void language plpgsql set search_path from current as $$
 begin
     update idem_records as record
@@ -56,7 +57,8 @@ begin
         headers = $8,
         body = $9,
         completed_at = now() + $10 * interval '1 second',
-        expires_at = now() + $11 * interval '1 second'
+        expires_at = now() + $11 * interval '1 second',
+        kept_until = now() + $12 * interval '1 second'
     where record.scope = convert_from($1, 'UTF8')
         and record.operation = convert_from($2, 'UTF8')
         and record.key_hash = $3

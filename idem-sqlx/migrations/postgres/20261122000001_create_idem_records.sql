@@ -21,7 +21,11 @@ create table if not exists idem_records (
     body bytea,
     created_at timestamptz not null,
     completed_at timestamptz,
+    -- When the `ttl` is over.
     expires_at timestamptz not null,
+    -- Until when a finished record refuses retries after its `ttl`. After the `ttl` the sweep removes the reply, sets the
+    -- state to 0, and moves this time to `expires_at`.
+    kept_until timestamptz,
     primary key (scope, operation, key_hash)
 )
 -- The completion updates the row that the claim inserted. The free space lets the new version stay in the same page,

@@ -22,7 +22,11 @@ create table if not exists main.idem_records (
     body blob,
     created_at integer not null,
     completed_at integer,
+    -- When the `ttl` is over.
     expires_at integer not null,
+    -- Until when a finished record refuses retries after its `ttl`. After the `ttl` the sweep removes the reply, sets the
+    -- state to 0, and moves this time to `expires_at`.
+    kept_until integer,
     primary key (scope, operation, key_hash)
 )
 -- Rows are stored in the tree of the primary key, so one look-up finds a row.

@@ -93,7 +93,12 @@ pub(super) fn completion(
     }
     write_bytes(&mut text, headers);
     write_bytes(&mut text, body);
-    _ = write!(text, ", {:?}, {:?}); COMMIT; BEGIN", elapsed.as_secs_f64(), ttl.as_secs_f64());
+    _ = write!(text, ", {:?}, {:?}", elapsed.as_secs_f64(), ttl.as_secs_f64());
+    match request.refused_for() {
+        Some(time) => _ = write!(text, ", {:?}", ttl.saturating_add(time).as_secs_f64()),
+        None => text.push_str(", NULL"),
+    }
+    text.push_str("); COMMIT; BEGIN");
     AssertSqlSafe(text).into_sql_str()
 }
 
@@ -190,7 +195,7 @@ mod tests {
             let reply = Reply { format: idem_core::store::Format::HTTP, status: Some(201), headers: body.clone().into(), body: body.into() };
             let text = completion(&schema, &request, random, &Outcome::Reply(reply), Duration::from_millis(1500));
             let expected =
-                format!("SELECT \"s\".idem_complete_v({}, , , {}, ., .); COMMIT; BEGIN", &bytes.repeat(4)[2..], bytes.repeat(2));
+                format!("SELECT \"s\".idem_complete_v({}, , , {}, ., ., NULL); COMMIT; BEGIN", &bytes.repeat(4)[2..], bytes.repeat(2));
             assert_eq!(form(text.as_str()), expected);
         }
     }

@@ -4,6 +4,8 @@ use std::future::Future;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
+use idem_core::observer::Backlog;
+use idem_core::seal::Sealer;
 use idem_core::store::{Abandoned, Claim, Entry, Intent, LeaseTerms, Outcome, Place, Record};
 use idem_core::{Error, Identity, Kind, Request};
 
@@ -29,6 +31,10 @@ impl Database for PgStore {
     /// A step's transaction changes the record's row only in its last statement. Until then the renewal can change the
     /// row.
     const EXCLUSIVE: bool = false;
+
+    fn sealer(&self) -> &Sealer {
+        &self.inner().sealer
+    }
 
     fn running(&self) -> &Running {
         &self.inner().running
@@ -252,6 +258,10 @@ impl Database for PgStore {
 
     async fn sweep_batch(&self, sweep: &Sweep, from: Option<i64>) -> Result<Batch, Error> {
         self.sweep_one_batch(sweep, from).await
+    }
+
+    async fn count_backlog(&self) -> Result<Backlog, Error> {
+        self.look_at_backlog().await
     }
 
     async fn migrated(&self) -> Result<Vec<String>, Error> {

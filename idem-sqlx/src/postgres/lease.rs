@@ -7,7 +7,6 @@ use idem_core::{Error, Identity, Resumed, Steps};
 use serde::de::DeserializeOwned;
 
 use super::store::PgStore;
-use crate::database::Database;
 use crate::lease::{self, DbLease};
 
 /// The steps of a leased run on Postgres: what a handler gets as `steps: &mut PgSteps`.
@@ -115,6 +114,6 @@ impl PgStore {
 
 impl Recover for PgStore {
     async fn abandoned(&self, operation: &str, after: Option<Place>) -> Result<Vec<Abandoned>, Error> {
-        Database::abandoned(self, operation, after.as_ref()).await
+        lease::abandoned(self, operation, after.as_ref()).await
     }
 }

@@ -174,7 +174,8 @@ impl Leases {
             .bind(format)
             .bind(status)
             .bind(headers)
-            .bind(body);
+            .bind(body)
+            .bind(request.refused_for().map(|time| (request.ttl + elapsed + time).as_secs_f64()));
         Ok(query.fetch_optional(connection).await?.is_some())
     }
 
@@ -332,7 +333,8 @@ SET claim = $4::bytea,
     body = NULL,
     created_at = now(),
     completed_at = NULL,
-    expires_at = now() + $8::double precision * interval '1 second'
+    expires_at = now() + $8::double precision * interval '1 second',
+    kept_until = NULL
 WHERE scope = $1::text
     AND operation = $2::text
     AND key_hash = $3::bytea
@@ -462,7 +464,8 @@ WITH finished AS (
         body = $13::bytea,
         lease_until = NULL,
         completed_at = now() + $6::double precision * interval '1 second',
-        expires_at = now() + $7::double precision * interval '1 second'
+        expires_at = now() + $7::double precision * interval '1 second',
+        kept_until = now() + $14::double precision * interval '1 second'
     WHERE scope = $1::text
         AND operation = $2::text
         AND key_hash = $3::bytea

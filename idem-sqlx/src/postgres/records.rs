@@ -249,7 +249,8 @@ impl Records {
             .bind(headers)
             .bind(body)
             .bind(elapsed.as_secs_f64())
-            .bind(ttl.as_secs_f64());
+            .bind(ttl.as_secs_f64())
+            .bind(request.refused_for().map(|time| ttl.saturating_add(time).as_secs_f64()));
         Ok(query.execute(connection).await?.rows_affected() == 1)
     }
 
@@ -345,7 +346,8 @@ WITH ",
         body = NULL,
         created_at = now(),
         completed_at = NULL,
-        expires_at = now() + $7::double precision * interval '1 second'
+        expires_at = now() + $7::double precision * interval '1 second',
+        kept_until = NULL
     WHERE scope = $1::text
         AND operation = $2::text
         AND key_hash = $3::bytea
@@ -391,6 +393,12 @@ macro_rules! columns {
     CASE WHEN record.expires_at IS NOT NULL THEN
         (greatest(least(extract(epoch FROM record.expires_at), 9000000000000), 0) * 1000000)::bigint
     END AS expires_at,
+    CASE WHEN record.kept_until IS NOT NULL THEN
+        (greatest(least(extract(epoch FROM record.kept_until), 9000000000000), 0) * 1000000)::bigint
+    END AS kept_until,
+    CASE WHEN record.completed_at IS NOT NULL THEN
+        (greatest(least(extract(epoch FROM record.completed_at), 9000000000000), 0) * 1000000)::bigint
+    END AS completed_at,
     CASE WHEN record.lease_until IS NOT NULL THEN
         (greatest(least(extract(epoch FROM record.lease_until), 9000000000000), 0) * 1000000)::bigint
     END AS lease_until,
@@ -446,7 +454,8 @@ SET state = $5::smallint,
     headers = $8::bytea,
     body = $9::bytea,
     completed_at = now() + $10::double precision * interval '1 second',
-    expires_at = now() + $11::double precision * interval '1 second'
+    expires_at = now() + $11::double precision * interval '1 second',
+    kept_until = now() + $12::double precision * interval '1 second'
 WHERE scope = $1::text
     AND operation = $2::text
     AND key_hash = $3::bytea

@@ -5,6 +5,8 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use idem_core::observer::Observer;
+use idem_core::seal::{Seal, Sealer};
 use idem_core::store::{DEFAULT_DEADLINE, Runs, Store};
 use idem_core::{Error, Kind, Request};
 use sqlx::{Executor, PgPool, Postgres};
@@ -83,12 +85,14 @@ pub(super) struct Inner {
     pub(super) statement_deadline: Duration,
     pub(super) recent: RecentlyFinished,
     pub(super) running: Running,
+    pub(super) sealer: Sealer,
     pub(super) spare: Spare<Postgres>,
     /// True once the server has refused to sweep many scopes in one statement.
     pub(super) sweeps_by_scope: AtomicBool,
     reply_limit: usize,
     deadline: Duration,
     runs: Runs,
+    observer: Option<Arc<dyn Observer>>,
 }
 
 /// The isolation level of the transaction that a handler gets.
@@ -162,7 +166,9 @@ impl PgStore {
     pub fn builder(pool: PgPool) -> PgStoreBuilder {
         PgStoreBuilder {
             pool,
+            sealer: Sealer::default(),
             reply_limit: 1024 * 1024,
+            observer: None,
             isolation: None,
             deadline: DEFAULT_DEADLINE,
             commit_deadline: Duration::from_secs(10),
@@ -299,6 +305,10 @@ impl Store for PgStore {
         &self.0.runs
     }
 
+    fn observer(&self) -> Option<&Arc<dyn Observer>> {
+        self.0.observer.as_ref()
+    }
+
     fn deadline(&self) -> Duration {
         self.0.deadline
     }
@@ -311,10 +321,11 @@ impl fmt::Debug for PgStore {
 }
 
 /// Configures a [`PgStore`].
-#[derive(Debug)]
 pub struct PgStoreBuilder {
     pool: PgPool,
+    sealer: Sealer,
     reply_limit: usize,
+    observer: Option<Arc<dyn Observer>>,
     isolation: Option<Isolation>,
     deadline: Duration,
     commit_deadline: Duration,
@@ -327,7 +338,65 @@ pub struct PgStoreBuilder {
     schema: Option<Schema>,
 }
 
+impl fmt::Debug for PgStoreBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PgStoreBuilder").field("pool", &self.pool).finish_non_exhaustive()
+    }
+}
+
 impl PgStoreBuilder {
+    /// Encrypts what is stored: replies, final errors, results of steps and recorded inputs. Default: nothing is
+    /// encrypted.
+    ///
+    /// ```no_run
+    /// # async fn example(pool: sqlx::PgPool) -> Result<(), Box<dyn std::error::Error>> {
+    /// use idem_core::seal::{Keyring, SealKey};
+    /// use idem_sqlx::PgStore;
+    ///
+    /// let key = SealKey::from_base64(&std::env::var("IDEM_KEY_1")?)?;
+    /// let store = PgStore::builder(pool).seal(Keyring::new(1, key)).build();
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Rules
+    /// - A record that is not encrypted is refused, unless the keyring
+    ///   [reads such records](idem_core::seal::Seal::reads_plain): say so while encryption is switched on.
+    /// - A record whose key is missing, or that was moved or changed, is refused as `record_unreadable` and does not
+    ///   run again.
+    /// - The page [`encryption`](idem_core::docs::encryption) has what is not encrypted, and how keys are rotated.
+    #[must_use]
+    pub fn seal(mut self, seal: impl Seal) -> Self {
+        self.sealer = Sealer::new(seal);
+        self
+    }
+
+    /// Who is told what happens to requests. Default: nobody.
+    ///
+    /// ```
+    /// # fn example(pool: sqlx::PgPool) {
+    /// use idem_core::observer::{Event, Observer};
+    /// use idem_sqlx::PgStore;
+    ///
+    /// struct Printed;
+    ///
+    /// impl Observer for Printed {
+    ///     fn observe(&self, event: &Event<'_>) {
+    ///         println!("{event:?}");
+    ///     }
+    /// }
+    ///
+    /// let store = PgStore::builder(pool).observer(Printed).build();
+    /// # }
+    /// ```
+    ///
+    /// With the feature `metrics` of `idem-core`, `Metrics` counts the events: see
+    /// [`observability`](idem_core::docs::observability).
+    #[must_use]
+    pub fn observer(mut self, observer: impl Observer) -> Self {
+        self.observer = Some(Arc::new(observer));
+        self
+    }
+
     /// The longest reply that is stored, in bytes of its headers and body. Default: 1 MiB.
     ///
     /// A longer reply goes to its caller and leaves a tombstone: a retry gets 410 and does not run.
@@ -492,11 +561,13 @@ impl PgStoreBuilder {
             statement_deadline: self.statement_deadline,
             recent: RecentlyFinished::new(),
             running: Running::default(),
+            sealer: self.sealer,
             spare: Spare::new(),
             sweeps_by_scope: AtomicBool::new(false),
             reply_limit: self.reply_limit,
             deadline: self.deadline,
             runs: Runs::default(),
+            observer: self.observer,
         }))
     }
 }

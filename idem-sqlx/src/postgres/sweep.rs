@@ -1,6 +1,7 @@
 //! The sweep.
 
 use idem_core::Error;
+use idem_core::observer::Backlog;
 use sqlx::AssertSqlSafe;
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -9,9 +10,11 @@ use super::error::is_not_supported;
 use super::schema::Schema;
 use super::session::{Begin, Session, begin};
 use super::store::PgStore;
-use super::sweeps::COUNTED;
+use super::sweeps::{ARCHIVED, COUNTED};
+use crate::database::Database;
 use crate::error::{into_idem_error, store_error};
-use crate::sweep::{Batch, Sweep, parts};
+use crate::row;
+use crate::sweep::{self, Batch, Sweep, parts};
 use crate::sweeper::{self, Sweeper};
 
 /// A batch takes some milliseconds, most of them for the records: with a fifth of that, BEGIN, planning and COMMIT would
@@ -35,7 +38,8 @@ SET LOCAL synchronous_commit = off"
 
 impl PgStore {
     /// Removes expired records, batch by batch, and returns how many. An expired record has no effect even if it is not
-    /// swept: the sweep only frees space.
+    /// swept: the sweep only frees space. Of a record that still refuses retries (`then = refuse(…)`), it removes the
+    /// reply after the `ttl`, and does not count it.
     ///
     /// ```no_run
     /// # async fn example(store: idem_sqlx::PgStore) -> Result<(), idem_core::Error> {
@@ -62,6 +66,29 @@ impl PgStore {
     #[must_use = "the sweep stops when this handle is dropped"]
     pub fn sweeper(&self, sweep: Sweep) -> Sweeper {
         Sweeper::spawn(self.clone(), sweep)
+    }
+
+    /// What is left to do: expired records that are not swept, and leased runs that no process holds.
+    ///
+    /// The background [`sweeper`](Self::sweeper) tells the store's observer the same after each of its passes.
+    ///
+    /// # Errors
+    /// The database cannot be reached.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn backlog(&self) -> Result<Backlog, Error> {
+        self.count_backlog().await
+    }
+
+    pub(super) async fn look_at_backlog(&self) -> Result<Backlog, Error> {
+        let mut session = Session::begin(self, &BEGIN).await?;
+        let sql = self.inner().statements(&mut session.in_time()).await?;
+        let query = sqlx::query_as(sql.sweeps.backlog.as_str()).persistent(false);
+        let query = query.bind(Backlog::MOST.cast_signed()).bind(row::LEASED);
+        let counted = query.fetch_one(&mut session.in_time()).await.map_err(store_error)?;
+        session.commit(self.inner().commit_deadline).await?;
+        Ok(sweep::backlog(counted))
     }
 
     pub(super) async fn sweep_one_batch(&self, sweep: &Sweep, from: Option<i64>) -> Result<Batch, Error> {
@@ -91,7 +118,7 @@ impl PgStore {
         let query = sqlx::query_as(AssertSqlSafe(format!("{statement}{archived}{COUNTED}")))
             .persistent(!self.inner().unnamed_statements)
             .bind(from);
-        let (removed, reached): (i64, Option<i64>) = match query.fetch_one(&mut session.in_time()).await {
+        let (removed, kept, reached): (i64, i64, Option<i64>) = match query.fetch_one(&mut session.in_time()).await {
             Ok(counted) => counted,
             Err(error) if is_not_supported(&error) => {
                 session.rollback().await;
@@ -100,7 +127,7 @@ impl PgStore {
             Err(error) => return Err(failed(sweep, error)),
         };
         session.commit(self.inner().commit_deadline).await?;
-        Ok(Some(Batch { removed: removed.cast_unsigned(), more: removed >= i64::from(batch), reached }))
+        Ok(Some(Batch { removed: removed.cast_unsigned(), more: removed + kept >= i64::from(batch), reached }))
     }
 
     async fn sweep_by_scope(&self, sweep: &Sweep, from: Option<i64>) -> Result<Batch, Error> {
@@ -114,17 +141,18 @@ impl PgStore {
         let found = rows.len();
         let reached = rows.iter().filter_map(|(.., expires_at)| *expires_at).max();
         let statement = format!("{}{}{COUNTED}", sql.sweeps.sweep_scope, archived(sweep, &sql.schema));
-        let mut removed = 0;
+        let (mut removed, mut kept) = (0, 0);
         for (scope, (operations, key_hashes)) in by_scope(rows) {
             let query = sqlx::query_as(AssertSqlSafe(statement.clone())).persistent(false);
             let query = query.bind(scope).bind(operations).bind(key_hashes);
-            let (swept, _): (i64, Option<i64>) =
+            let (swept, without_reply, _): (i64, i64, Option<i64>) =
                 query.fetch_one(&mut session.in_time()).await.map_err(|error| failed(sweep, error))?;
             removed += swept.cast_unsigned();
+            kept += without_reply.cast_unsigned();
         }
         session.commit(self.inner().commit_deadline).await?;
         // A full batch whose rows are all locked would be found again and again.
-        Ok(Batch { removed, more: found >= sweep.batch_or(BATCH) as usize && removed > 0, reached })
+        Ok(Batch { removed, more: found >= sweep.batch_or(BATCH) as usize && removed + kept > 0, reached })
     }
 }
 
@@ -140,7 +168,7 @@ fn archived(sweep: &Sweep, schema: &Schema) -> String {
     let Some(table) = &sweep.archive else { return String::new() };
     let parts = parts(table);
     let archive = if parts.len() == 1 { format!("{schema}.{}", parts[0]) } else { parts.join(".") };
-    format!(", archived AS (\n    INSERT INTO {archive} SELECT * FROM swept\n)")
+    ARCHIVED.replace("{archive}", &archive)
 }
 
 /// Scope, operation, key hash, and when it expired.
@@ -183,7 +211,7 @@ mod tests {
             let schema = Schema::new(name.to_owned()).expect("a schema");
             let statement = limited(&Statements::of(&schema).sweeps.sweep, 200);
             assert!(statement.contains("\n    LIMIT 200\n"), "{statement}");
-            assert_eq!(statement.matches(&format!("\"{name}\".idem_")).count(), 4, "{statement}");
+            assert_eq!(statement.matches(&format!("\"{name}\".idem_")).count(), 5, "{statement}");
         }
     }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::future::{Ready, ready};
 use std::ops::{ControlFlow, Deref, DerefMut};
 use std::pin::pin;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::future::{BoxFuture, join};
 use futures_util::stream::BoxStream;
@@ -12,7 +12,7 @@ use futures_util::{FutureExt, StreamExt, TryFutureExt, TryStreamExt};
 use idem_core::bounds::EndedByItsHolder;
 use idem_core::machine::{Decision, decide};
 use idem_core::store::{Claim, Claimed, Context, Outcome, RELEASE_PATIENCE, Rejected, Reply, Transaction};
-use idem_core::{Disposition, Error, Kind, Request, Start};
+use idem_core::{Disposition, Error, Identity, Kind, Request, Start};
 use sqlx::error::BoxDynError;
 use sqlx::postgres::{PgArguments, PgConnection, PgQueryResult, PgRow, PgStatement, PgTypeInfo};
 use sqlx::{Acquire, Either, Execute, Executor, Postgres, SqlStr};
@@ -110,7 +110,7 @@ struct Run {
 /// The outcome of one try to claim.
 enum Tried {
     Run,
-    Replay(Reply),
+    Replay(Reply, Option<Duration>),
     Refuse(Kind),
     /// The state of the key changed during the try.
     Again,
@@ -160,55 +160,13 @@ impl Context for PgTx {
 
     async fn claim(store: &PgStore, request: &Request) -> Result<Claimed<Self>, Error> {
         request.check_ttl()?;
-        let digest = request.identity.digest();
-        let asked = Asked { request, digest: &digest, is_compared: true };
-        let mut looked = match Box::pin(Self::look_up(store, asked)).await? {
-            ControlFlow::Break(begun) => return Ok(begun),
-            ControlFlow::Continue(session) => session,
-        };
-        for pause in retry::pauses() {
-            let claim = Claim::random()?;
-            let begin = begin_claim(store, request, claim).await?;
-            let session = match looked.take() {
-                Some(session) => session.begun(&begin).await?,
-                None => match Session::begin_for(store, &begin, asked).await? {
-                    ControlFlow::Continue(session) => session,
-                    ControlFlow::Break(kind) => return Ok(Claimed::Refuse(kind)),
-                },
-            };
-            let mut tx = Self { store: store.clone(), session: Some(session), run: None, step: None };
-            let tried = match (tx.session().has_claimed(), begin.claims()) {
-                (true, _) => Tried::Run,
-                (false, true) => Box::pin(tx.contest(request, claim)).await?,
-                (false, false) => tx.try_claim(request, claim).await?,
-            };
-            match tried {
-                Tried::Run => {
-                    if store.inner().locks == Locks::None {
-                        tx.session().mark().await.map_err(store_error)?;
-                    }
-                    let entered = store.inner().running.enter(digest, request.fingerprint, State::Transaction);
-                    tx.run = Some(Run { request: request.clone(), claim, began: Instant::now(), entered });
-                    return Ok(Claimed::Run(tx));
-                }
-                // The record is in force, so nobody asks for its locks: the rollback goes on behind the answer.
-                Tried::Replay(reply) => {
-                    store.inner().recent.insert(&digest);
-                    return Ok(Claimed::Replay(reply));
-                }
-                Tried::Refuse(kind) => {
-                    tx.give_up().await;
-                    return Ok(Claimed::Refuse(kind));
-                }
-                // No request waits while it holds a connection.
-                Tried::Again => tx.give_up().await,
-            }
-            sleep(pause).await;
-        }
-        Ok(Claimed::Refuse(Kind::KeyInFlight))
+        let request = &*store.inner().sealer.request(request)?;
+        let claimed = Self::claim_sealed(store, request).await?;
+        store.inner().sealer.claimed(&request.identity, claimed)
     }
 
     async fn complete(mut self, outcome: &Outcome) -> Result<(), Error> {
+        let outcome = &*self.store.inner().sealer.outcome(self.identity(), outcome)?;
         if self.store.inner().distance == Distance::Farthest {
             return Box::pin(self.complete_far(outcome)).await;
         }
@@ -216,28 +174,11 @@ impl Context for PgTx {
         self.commit_claimed().await
     }
 
-    async fn reject(mut self, outcome: &Outcome) -> Result<Rejected, Error> {
-        if !self.holds().await.map_err(store_error)? {
-            return Err(self.ended().await);
-        }
-        if self.store.inner().locks == Locks::None {
-            // The claim is in front of the savepoint.
-            self.write_outcome(outcome).await?;
-            return self.commit_claimed().await.map(|()| Rejected::Stored);
-        }
-        // The locks are still held, so no duplicate has begun to run meanwhile.
-        let run = self.take_run();
-        match self.try_claim(&run.request, run.claim).await? {
-            Tried::Run => {
-                self.run = Some(run);
-                self.write_outcome(outcome).await?;
-                self.commit_claimed().await.map(|()| Rejected::Stored)
-            }
-            // Somebody has ended the transaction's locks: a duplicate was first.
-            Tried::Replay(reply) => Ok(Rejected::Replay(reply)),
-            Tried::Refuse(kind) => Ok(Rejected::Refuse(kind)),
-            Tried::Again => Ok(Rejected::Refuse(Kind::KeyInFlight)),
-        }
+    async fn reject(self, outcome: &Outcome) -> Result<Rejected, Error> {
+        let (store, identity) = (self.store.clone(), self.identity().clone());
+        let outcome = &*store.inner().sealer.outcome(&identity, outcome)?;
+        let rejected = self.reject_sealed(outcome).await?;
+        store.inner().sealer.rejected(&identity, rejected)
     }
 
     async fn release(mut self) -> Result<(), Error> {
@@ -278,6 +219,85 @@ impl Transaction for PgTx {
 }
 
 impl PgTx {
+    /// Claims the request. A reply to replay is still sealed.
+    async fn claim_sealed(store: &PgStore, request: &Request) -> Result<Claimed<Self>, Error> {
+        let digest = request.identity.digest();
+        let asked = Asked { request, digest: &digest, is_compared: true };
+        let mut looked = match Box::pin(Self::look_up(store, asked)).await? {
+            ControlFlow::Break(begun) => return Ok(begun),
+            ControlFlow::Continue(session) => session,
+        };
+        for pause in retry::pauses() {
+            let claim = Claim::random()?;
+            let begin = begin_claim(store, request, claim).await?;
+            let session = match looked.take() {
+                Some(session) => session.begun(&begin).await?,
+                None => match Session::begin_for(store, &begin, asked).await? {
+                    ControlFlow::Continue(session) => session,
+                    ControlFlow::Break(kind) => return Ok(Claimed::Refuse(kind)),
+                },
+            };
+            let mut tx = Self { store: store.clone(), session: Some(session), run: None, step: None };
+            let tried = match (tx.session().has_claimed(), begin.claims()) {
+                (true, _) => Tried::Run,
+                (false, true) => Box::pin(tx.contest(request, claim)).await?,
+                (false, false) => tx.try_claim(request, claim).await?,
+            };
+            match tried {
+                Tried::Run => {
+                    if store.inner().locks == Locks::None {
+                        tx.session().mark().await.map_err(store_error)?;
+                    }
+                    let entered = store.inner().running.enter(digest, request.fingerprint, State::Transaction);
+                    tx.run = Some(Run { request: request.clone(), claim, began: Instant::now(), entered });
+                    return Ok(Claimed::Run(tx));
+                }
+                // The record is in force, so nobody asks for its locks: the rollback goes on behind the answer.
+                Tried::Replay(reply, age) => {
+                    store.inner().recent.insert(&digest);
+                    return Ok(Claimed::Replay(reply, age));
+                }
+                Tried::Refuse(kind) => {
+                    tx.give_up().await;
+                    return Ok(Claimed::Refuse(kind));
+                }
+                // No request waits while it holds a connection.
+                Tried::Again => tx.give_up().await,
+            }
+            sleep(pause).await;
+        }
+        Ok(Claimed::Refuse(Kind::KeyInFlight))
+    }
+
+    /// Rejects the run. The reply of an earlier attempt is still sealed.
+    async fn reject_sealed(mut self, outcome: &Outcome) -> Result<Rejected, Error> {
+        if !self.holds().await.map_err(store_error)? {
+            return Err(self.ended().await);
+        }
+        if self.store.inner().locks == Locks::None {
+            // The claim is in front of the savepoint.
+            self.write_outcome(outcome).await?;
+            return self.commit_claimed().await.map(|()| Rejected::Stored);
+        }
+        // The locks are still held, so no duplicate has begun to run meanwhile.
+        let run = self.take_run();
+        match self.try_claim(&run.request, run.claim).await? {
+            Tried::Run => {
+                self.run = Some(run);
+                self.write_outcome(outcome).await?;
+                self.commit_claimed().await.map(|()| Rejected::Stored)
+            }
+            // Somebody has ended the transaction's locks: a duplicate was first.
+            Tried::Replay(reply, _) => Ok(Rejected::Replay(reply)),
+            Tried::Refuse(kind) => Ok(Rejected::Refuse(kind)),
+            Tried::Again => Ok(Rejected::Refuse(Kind::KeyInFlight)),
+        }
+    }
+
+    fn identity(&self) -> &Identity {
+        &self.run.as_ref().expect("a recorded run").request.identity
+    }
+
     pub(super) async fn open(store: &PgStore) -> Result<Self, Error> {
         Self::open_by(store, &store.inner().begin).await
     }
@@ -299,7 +319,7 @@ impl PgTx {
         };
         let Some((record, now)) = found else { return Ok(ControlFlow::Continue(session)) };
         Ok(match decide(record.as_ref(), asked.request, now) {
-            Decision::Replay(reply) => ControlFlow::Break(Claimed::Replay(reply)),
+            Decision::Replay(reply, age) => ControlFlow::Break(Claimed::Replay(reply, age)),
             Decision::Refuse(kind) => ControlFlow::Break(Claimed::Refuse(kind)),
             Decision::Claim | Decision::Replace(_) => ControlFlow::Continue(session),
         })
@@ -343,7 +363,7 @@ impl PgTx {
             Err(error) => return Err(error),
         };
         match (decide(record.as_ref(), request, now), holder) {
-            (Decision::Replay(reply), _) => Ok(Tried::Replay(reply)),
+            (Decision::Replay(reply, age), _) => Ok(Tried::Replay(reply, age)),
             (Decision::Refuse(kind), _) => Ok(Tried::Refuse(kind)),
             (Decision::Claim | Decision::Replace(_), Holder::Same) => Ok(Tried::Refuse(Kind::KeyInFlight)),
             (Decision::Claim | Decision::Replace(_), Holder::Other) => self.refuse_reuse(request).await,
@@ -383,7 +403,7 @@ impl PgTx {
         self.session().restart(&begin).await.map_err(store_error)?;
         let (record, now) = records.find(&mut self.in_time(), &request.identity).await?;
         Ok(match decide(record.as_ref(), request, now) {
-            Decision::Replay(reply) => Some(Tried::Replay(reply)),
+            Decision::Replay(reply, age) => Some(Tried::Replay(reply, age)),
             Decision::Refuse(kind) => Some(Tried::Refuse(kind)),
             Decision::Claim | Decision::Replace(_) => None,
         })

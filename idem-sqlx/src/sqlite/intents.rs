@@ -5,6 +5,8 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Duration;
 
+use idem_core::observer::Backlog;
+use idem_core::seal::Sealer;
 use idem_core::store::{Abandoned, Claim, Entry, Intent, LeaseTerms, Outcome, Place, Record};
 use idem_core::{Error, Identity, Request};
 
@@ -25,6 +27,10 @@ impl Database for SqliteStore {
 
     /// A transaction has the write lock from its first statement on.
     const EXCLUSIVE: bool = true;
+
+    fn sealer(&self) -> &Sealer {
+        &self.inner().sealer
+    }
 
     fn running(&self) -> &Running {
         &self.inner().running
@@ -204,6 +210,10 @@ impl Database for SqliteStore {
 
     async fn sweep_batch(&self, sweep: &Sweep, _from: Option<i64>) -> Result<Batch, Error> {
         self.sweep_one_batch(sweep).await
+    }
+
+    async fn count_backlog(&self) -> Result<Backlog, Error> {
+        self.look_at_backlog().await
     }
 
     async fn migrated(&self) -> Result<Vec<String>, Error> {

@@ -7,7 +7,6 @@ use idem_core::{Error, Identity, Resumed, Steps};
 use serde::de::DeserializeOwned;
 
 use super::store::SqliteStore;
-use crate::database::Database;
 use crate::lease::{self, DbLease};
 
 /// The steps of a leased run on SQLite: what a handler gets as `steps: &mut SqliteSteps`.
@@ -113,6 +112,6 @@ impl SqliteStore {
 
 impl Recover for SqliteStore {
     async fn abandoned(&self, operation: &str, after: Option<Place>) -> Result<Vec<Abandoned>, Error> {
-        Database::abandoned(self, operation, after.as_ref()).await
+        lease::abandoned(self, operation, after.as_ref()).await
     }
 }

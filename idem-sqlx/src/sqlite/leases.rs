@@ -140,7 +140,8 @@ impl Records {
             .bind(format)
             .bind(status)
             .bind(headers)
-            .bind(body);
+            .bind(body)
+            .bind(request.refused_for().map(|time| microseconds(request.ttl.saturating_add(time))));
         session.finish(query, &ENDING).await
     }
 
@@ -282,7 +283,8 @@ SET claim = $4,
     body = NULL,
     created_at = time.now,
     completed_at = NULL,
-    expires_at = time.now + $8
+    expires_at = time.now + $8,
+    kept_until = NULL
 FROM (SELECT CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER) AS now) AS time
 WHERE scope = $1
     AND operation = $2
@@ -404,7 +406,8 @@ SET state = $7,
     body = $11,
     lease_until = NULL,
     completed_at = time.now,
-    expires_at = time.now + $6
+    expires_at = time.now + $6,
+    kept_until = time.now + $12
 FROM (SELECT CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER) AS now) AS time
 WHERE scope = $1
     AND operation = $2

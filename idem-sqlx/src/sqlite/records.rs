@@ -94,7 +94,7 @@ impl Records {
     pub(super) async fn complete(
         self,
         session: &mut Session,
-        identity: &Identity,
+        request: &Request,
         claim: Claim,
         outcome: &Outcome,
         elapsed: Duration,
@@ -102,7 +102,7 @@ impl Records {
     ) -> Result<(), Unfinished> {
         static ENDING: LazyLock<Ending> = LazyLock::new(|| Ending::new(COMPLETE));
         let (state, format, status, headers, body) = row::written(outcome);
-        let query = bind_identity(ENDING.query(), identity)
+        let query = bind_identity(ENDING.query(), &request.identity)
             .bind(claim.as_bytes().as_slice())
             .bind(state)
             .bind(format)
@@ -110,7 +110,8 @@ impl Records {
             .bind(headers)
             .bind(body)
             .bind(microseconds(elapsed))
-            .bind(microseconds(late));
+            .bind(microseconds(late))
+            .bind(request.refused_for().map(|time| microseconds(late.saturating_add(time))));
         session.finish(query, &ENDING).await
     }
 }
@@ -172,7 +173,8 @@ SET fingerprint = $4,
     body = NULL,
     created_at = time.now,
     completed_at = NULL,
-    expires_at = time.now + $7
+    expires_at = time.now + $7,
+    kept_until = NULL
 FROM (SELECT CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER) AS now) AS time
 WHERE scope = $1
     AND operation = $2
@@ -195,6 +197,8 @@ macro_rules! find {
             "
 SELECT record.fingerprint, record.state, record.claim, record.format, record.status, record.headers, record.body,
     CASE typeof(record.expires_at) WHEN 'real' THEN CAST(record.expires_at AS INTEGER) ELSE record.expires_at END,
+    record.kept_until,
+    CAST(record.completed_at AS INTEGER),
     record.lease_until,
     record.attempt,
     record.released,
@@ -226,7 +230,8 @@ SET state = $5,
     headers = $8,
     body = $9,
     completed_at = created_at + $10,
-    expires_at = expires_at + $11
+    expires_at = expires_at + $11,
+    kept_until = expires_at + $12
 WHERE scope = $1
     AND operation = $2
     AND key_hash = $3

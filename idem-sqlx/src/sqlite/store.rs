@@ -5,6 +5,8 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use idem_core::observer::Observer;
+use idem_core::seal::{Seal, Sealer};
 use idem_core::store::{DEFAULT_DEADLINE, Runs, Store};
 use idem_core::{Error, Kind};
 use sqlx::pool::PoolConnection;
@@ -51,12 +53,14 @@ pub(super) struct Inner {
     ping: bool,
     pub(super) records: Records,
     pub(super) running: Running,
+    pub(super) sealer: Sealer,
     pub(super) recent: RecentlyFinished,
     pub(super) spare: Spare<Sqlite>,
     pub(super) commit_deadline: Duration,
     reply_limit: usize,
     deadline: Duration,
     runs: Runs,
+    observer: Option<Arc<dyn Observer>>,
 }
 
 impl SqliteStore {
@@ -71,7 +75,9 @@ impl SqliteStore {
     pub fn builder(pool: SqlitePool) -> SqliteStoreBuilder {
         SqliteStoreBuilder {
             pool,
+            sealer: Sealer::default(),
             reply_limit: 1024 * 1024,
+            observer: None,
             deadline: DEFAULT_DEADLINE,
             commit_deadline: Duration::from_secs(10),
             ping: true,
@@ -137,6 +143,10 @@ impl Store for SqliteStore {
         &self.0.runs
     }
 
+    fn observer(&self) -> Option<&Arc<dyn Observer>> {
+        self.0.observer.as_ref()
+    }
+
     fn deadline(&self) -> Duration {
         self.0.deadline
     }
@@ -149,16 +159,75 @@ impl fmt::Debug for SqliteStore {
 }
 
 /// Configures a [`SqliteStore`].
-#[derive(Debug)]
 pub struct SqliteStoreBuilder {
     pool: SqlitePool,
+    sealer: Sealer,
     reply_limit: usize,
+    observer: Option<Arc<dyn Observer>>,
     deadline: Duration,
     commit_deadline: Duration,
     ping: bool,
 }
 
+impl fmt::Debug for SqliteStoreBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SqliteStoreBuilder").field("pool", &self.pool).finish_non_exhaustive()
+    }
+}
+
 impl SqliteStoreBuilder {
+    /// Encrypts what is stored: replies, final errors, results of steps and recorded inputs. Default: nothing is
+    /// encrypted.
+    ///
+    /// ```no_run
+    /// # async fn example(pool: sqlx::SqlitePool) -> Result<(), Box<dyn std::error::Error>> {
+    /// use idem_core::seal::{Keyring, SealKey};
+    /// use idem_sqlx::SqliteStore;
+    ///
+    /// let key = SealKey::from_base64(&std::env::var("IDEM_KEY_1")?)?;
+    /// let store = SqliteStore::builder(pool).seal(Keyring::new(1, key)).build();
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Rules
+    /// - A record that is not encrypted is refused, unless the keyring
+    ///   [reads such records](idem_core::seal::Seal::reads_plain): say so while encryption is switched on.
+    /// - A record whose key is missing, or that was moved or changed, is refused as `record_unreadable` and does not
+    ///   run again.
+    /// - The page [`encryption`](idem_core::docs::encryption) has what is not encrypted, and how keys are rotated.
+    #[must_use]
+    pub fn seal(mut self, seal: impl Seal) -> Self {
+        self.sealer = Sealer::new(seal);
+        self
+    }
+
+    /// Who is told what happens to requests. Default: nobody.
+    ///
+    /// ```
+    /// # fn example(pool: sqlx::SqlitePool) {
+    /// use idem_core::observer::{Event, Observer};
+    /// use idem_sqlx::SqliteStore;
+    ///
+    /// struct Printed;
+    ///
+    /// impl Observer for Printed {
+    ///     fn observe(&self, event: &Event<'_>) {
+    ///         println!("{event:?}");
+    ///     }
+    /// }
+    ///
+    /// let store = SqliteStore::builder(pool).observer(Printed).build();
+    /// # }
+    /// ```
+    ///
+    /// With the feature `metrics` of `idem-core`, `Metrics` counts the events: see
+    /// [`observability`](idem_core::docs::observability).
+    #[must_use]
+    pub fn observer(mut self, observer: impl Observer) -> Self {
+        self.observer = Some(Arc::new(observer));
+        self
+    }
+
     /// The longest reply that is stored, in bytes of its headers and body. Default: 1 MiB.
     ///
     /// A longer reply goes to its caller and leaves a tombstone: a retry gets 410 and does not run.
@@ -217,12 +286,14 @@ impl SqliteStoreBuilder {
             ping: self.ping,
             records: Records,
             running: Running::default(),
+            sealer: self.sealer,
             recent: RecentlyFinished::new(),
             spare: Spare::new(),
             commit_deadline: self.commit_deadline,
             reply_limit: self.reply_limit,
             deadline: self.deadline,
             runs: Runs::default(),
+            observer: self.observer,
         }))
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::future::{Ready, ready};
 use std::ops::{ControlFlow, Deref, DerefMut};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -11,7 +11,7 @@ use futures_util::stream::BoxStream;
 use idem_core::bounds::EndedByItsHolder;
 use idem_core::machine::{Decision, decide, lateness};
 use idem_core::store::{Claim, Claimed, Context, Outcome, Rejected, Reply, Transaction};
-use idem_core::{Disposition, Error, Kind, Request, Start};
+use idem_core::{Disposition, Error, Identity, Kind, Request, Start};
 use sqlx::sqlite::{SqliteConnection, SqliteQueryResult, SqliteRow, SqliteStatement, SqliteTypeInfo};
 use sqlx::{Acquire, Either, Execute, Executor, SqlStr, Sqlite};
 
@@ -69,7 +69,7 @@ struct Run {
 /// The outcome of one try to claim.
 enum Tried {
     Run,
-    Replay(Reply),
+    Replay(Reply, Option<Duration>),
     Refuse(Kind),
 }
 
@@ -117,58 +117,18 @@ impl Context for SqliteTx {
 
     async fn claim(store: &SqliteStore, request: &Request) -> Result<Claimed<Self>, Error> {
         request.check_ttl()?;
-        let digest = request.identity.digest();
-        let asked = Asked { request, digest: &digest, is_compared: true };
-        let connection = match store.connection_for(asked).await? {
-            ControlFlow::Continue(connection) => connection,
-            ControlFlow::Break(kind) => return Ok(Claimed::Refuse(kind)),
-        };
-        let inner = store.inner();
-        let mut reader = Reader::on(connection);
-        let entered = inner.running.enter_claiming(request, digest);
-        // A handler may hold the write lock for long. Reading a finished record does not need the lock.
-        let looks_first = match &entered {
-            Ok(entered) => inner.recent.contains(&digest) || !entered.is_alone(),
-            Err(_) => true,
-        };
-        if looks_first && let Some(begun) = Self::look_up(store, &mut reader, request).await? {
-            return Ok(begun);
-        }
-        let entered = match entered {
-            Ok(entered) => entered,
-            Err(kind) => return Ok(Claimed::Refuse(kind)),
-        };
-        let claim = Claim::random()?;
-        let (mut tx, tried) = if looks_first {
-            Self::claim_in_turn(store, reader.begin().await?, request, claim).await?
-        } else {
-            match Self::claim_at_once(store, reader, request, claim).await? {
-                ControlFlow::Continue(tried) => tried,
-                ControlFlow::Break(answer) => return Ok(answer),
-            }
-        };
-        match tried {
-            Tried::Run => {
-                entered.won();
-                tx.run = Some(Run { request: request.clone(), claim, began: Instant::now(), entered });
-                Ok(Claimed::Run(tx))
-            }
-            Tried::Replay(reply) => {
-                tx.give_up().await;
-                Ok(Claimed::Replay(reply))
-            }
-            Tried::Refuse(kind) => {
-                tx.give_up().await;
-                Ok(Claimed::Refuse(kind))
-            }
-        }
+        let request = &*store.inner().sealer.request(request)?;
+        let claimed = Self::claim_sealed(store, request).await?;
+        store.inner().sealer.claimed(&request.identity, claimed)
     }
 
     async fn complete(self, outcome: &Outcome) -> Result<(), Error> {
+        let outcome = &*self.store.inner().sealer.outcome(self.identity(), outcome)?;
         self.finish(outcome).await
     }
 
     async fn reject(mut self, outcome: &Outcome) -> Result<Rejected, Error> {
+        let outcome = &*self.store.inner().sealer.outcome(self.identity(), outcome)?;
         let run = self.undo().await?;
         match self.try_claim(&run.request, run.claim).await? {
             Tried::Run => {
@@ -176,7 +136,9 @@ impl Context for SqliteTx {
                 self.finish(outcome).await.map(|()| Rejected::Stored)
             }
             // Cannot happen here, because the write lock is held. A store without such a lock can see it.
-            Tried::Replay(reply) => Ok(Rejected::Replay(reply)),
+            Tried::Replay(reply, _) => {
+                self.store.inner().sealer.rejected(&run.request.identity, Rejected::Replay(reply))
+            }
             Tried::Refuse(kind) => Ok(Rejected::Refuse(kind)),
         }
     }
@@ -217,6 +179,59 @@ impl Transaction for SqliteTx {
 }
 
 impl SqliteTx {
+    /// Claims the request. A reply to replay is still sealed.
+    async fn claim_sealed(store: &SqliteStore, request: &Request) -> Result<Claimed<Self>, Error> {
+        let digest = request.identity.digest();
+        let asked = Asked { request, digest: &digest, is_compared: true };
+        let connection = match store.connection_for(asked).await? {
+            ControlFlow::Continue(connection) => connection,
+            ControlFlow::Break(kind) => return Ok(Claimed::Refuse(kind)),
+        };
+        let inner = store.inner();
+        let mut reader = Reader::on(connection);
+        let entered = inner.running.enter_claiming(request, digest);
+        // A handler may hold the write lock for long. Reading a finished record does not need the lock.
+        let looks_first = match &entered {
+            Ok(entered) => inner.recent.contains(&digest) || !entered.is_alone(),
+            Err(_) => true,
+        };
+        if looks_first && let Some(begun) = Self::look_up(store, &mut reader, request).await? {
+            return Ok(begun);
+        }
+        let entered = match entered {
+            Ok(entered) => entered,
+            Err(kind) => return Ok(Claimed::Refuse(kind)),
+        };
+        let claim = Claim::random()?;
+        let (mut tx, tried) = if looks_first {
+            Self::claim_in_turn(store, reader.begin().await?, request, claim).await?
+        } else {
+            match Self::claim_at_once(store, reader, request, claim).await? {
+                ControlFlow::Continue(tried) => tried,
+                ControlFlow::Break(answer) => return Ok(answer),
+            }
+        };
+        match tried {
+            Tried::Run => {
+                entered.won();
+                tx.run = Some(Run { request: request.clone(), claim, began: Instant::now(), entered });
+                Ok(Claimed::Run(tx))
+            }
+            Tried::Replay(reply, age) => {
+                tx.give_up().await;
+                Ok(Claimed::Replay(reply, age))
+            }
+            Tried::Refuse(kind) => {
+                tx.give_up().await;
+                Ok(Claimed::Refuse(kind))
+            }
+        }
+    }
+
+    fn identity(&self) -> &Identity {
+        &self.run.as_ref().expect("a recorded run").request.identity
+    }
+
     pub(super) async fn open(store: &SqliteStore) -> Result<Self, Error> {
         let session = Session::begin_on(store.connection().await?).await?;
         Ok(Self { store: store.clone(), session: Some(session), run: None })
@@ -230,7 +245,7 @@ impl SqliteTx {
     ) -> Result<Option<Claimed<Self>>, Error> {
         let (record, now) = store.inner().records.find_alone(reader, &request.identity).await?;
         Ok(match decide(record.as_ref(), request, now) {
-            Decision::Replay(reply) => Some(Claimed::Replay(reply)),
+            Decision::Replay(reply, age) => Some(Claimed::Replay(reply, age)),
             Decision::Refuse(kind) => Some(Claimed::Refuse(kind)),
             Decision::Claim | Decision::Replace(_) => None,
         })
@@ -251,7 +266,7 @@ impl SqliteTx {
                 return Ok(ControlFlow::Continue((tx, Tried::Run)));
             }
             Some(Met::Record(record, now)) => match decide(Some(&record), request, now) {
-                Decision::Replay(reply) => Some(Claimed::Replay(reply)),
+                Decision::Replay(reply, age) => Some(Claimed::Replay(reply, age)),
                 Decision::Refuse(kind) => Some(Claimed::Refuse(kind)),
                 Decision::Claim | Decision::Replace(_) => None,
             },
@@ -294,7 +309,7 @@ impl SqliteTx {
         }
         let (record, now) = records.find(self, &request.identity).await?;
         match decide(record.as_ref(), request, now) {
-            Decision::Replay(reply) => Ok(Tried::Replay(reply)),
+            Decision::Replay(reply, age) => Ok(Tried::Replay(reply, age)),
             Decision::Refuse(kind) => Ok(Tried::Refuse(kind)),
             // No other process writes meanwhile, so the record in the way stays there until it is replaced here.
             Decision::Claim => Ok(Tried::Refuse(Kind::KeyInFlight)),
@@ -320,8 +335,7 @@ impl SqliteTx {
         let (Some(session), Some(run)) = (&mut self.session, &self.run) else { unreachable!("a recorded run") };
         let elapsed = run.began.elapsed();
         let late = lateness(run.request.ttl, elapsed);
-        let identity = &run.request.identity;
-        let failed = match inner.records.complete(session, identity, run.claim, outcome, elapsed, late).await {
+        let failed = match inner.records.complete(session, &run.request, run.claim, outcome, elapsed, late).await {
             Ok(()) => {
                 inner.recent.insert(run.entered.digest());
                 self.take_session().leave();

@@ -176,6 +176,7 @@ macro_rules! application {
                     .route("/touchy/{at}", any(touched))
                     .route("/touchy-scope/{at}", any(touched_scope))
                     .route("/short", post(short))
+                    .route("/kept", post(kept))
                     .route("/brief", any(brief))
                     .route("/named", post(named))
                     .route("/part", any(part))
@@ -194,6 +195,11 @@ macro_rules! application {
             async fn act(user: User, State(app): State<App>, tx: &mut $Tx, command: Option<Json<Command>>) -> Response {
                 let command = command.map_or_else(|| "insert".to_owned(), |Json(command)| command.act);
                 perform(&app, tx, &user, &command).await
+            }
+
+            #[idempotent(scope = user, ttl = "1h", then = refuse("30d"))]
+            async fn kept(user: User, State(app): State<App>, tx: &mut $Tx, Json(command): Json<Command>) -> Response {
+                perform(&app, tx, &user, &command.act).await
             }
 
             #[idempotent(scope = user, operation = "other")]

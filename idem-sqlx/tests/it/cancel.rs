@@ -99,7 +99,7 @@ async fn run<D: Database>(store: &<D::Tx as Context>::Store, key: &str, end: End
             }
             Ok(Came::Ran)
         }
-        Claimed::Replay(_) => Ok(Came::Replayed),
+        Claimed::Replay(..) => Ok(Came::Replayed),
         Claimed::Refuse(Kind::KeyInFlight) => Ok(Came::Again),
         Claimed::Refuse(kind) => panic!("refused: {kind:?}"),
         Claimed::TooSoon(rest) => panic!("one transaction is never spaced: {rest:?}"),

@@ -53,12 +53,18 @@ macro_rules! subject {
 
 subject!(Postgres, PgStore, PgTx, PgLease, |time: Duration| {
     let back = format!("interval '{} microseconds'", time.as_micros());
-    format!("UPDATE idem_records SET lease_until = lease_until - {back}, expires_at = expires_at - {back}")
+    format!(
+        "UPDATE idem_records
+        SET lease_until = lease_until - {back}, expires_at = expires_at - {back}, kept_until = kept_until - {back}"
+    )
 });
 
 subject!(Sqlite, SqliteStore, SqliteTx, SqliteLease, |time: Duration| {
     let back = time.as_micros();
-    format!("UPDATE idem_records SET lease_until = lease_until - {back}, expires_at = expires_at - {back}")
+    format!(
+        "UPDATE idem_records
+        SET lease_until = lease_until - {back}, expires_at = expires_at - {back}, kept_until = kept_until - {back}"
+    )
 });
 
 mod postgres {

@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use axum::Router;
+use idem_core::observer::Observer;
+use idem_core::seal::Keyring;
 use idem_core::store::{Context, Lease};
 use idem_sqlx::{Distance, Locks, PgStore, PgStoreBuilder, SqliteStore, SqliteStoreBuilder};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
@@ -98,6 +100,17 @@ pub trait Database: Sized {
     /// The store over a pool of this many connections.
     async fn store(&self, connections: u32) -> <Self::Tx as Context>::Store;
 
+    /// The same with encryption.
+    async fn sealed_store(&self, keyring: Keyring) -> <Self::Tx as Context>::Store;
+
+    /// Whether the bytes are in a file of the database, outdated rows and the log of writes included.
+    async fn is_in_files(&self, bytes: &[u8]) -> bool;
+
+    /// The expression that changes one bit of the hexadecimal digit at this place of a column.
+    fn changed(column: &str, digit: usize) -> String;
+    /// The same, telling this observer.
+    async fn observed_store(&self, connections: u32, observer: impl Observer) -> <Self::Tx as Context>::Store;
+
     /// The same, each of its connections having tables in front of the store's that have their names and nothing else.
     async fn shadowed_store(&self, connections: u32) -> <Self::Tx as Context>::Store;
 
@@ -152,6 +165,9 @@ pub trait Database: Sized {
     /// How long ago it was claimed for the first time.
     async fn seconds_since_claim(&self) -> f64;
 
+    /// The days from now until the times in this column, rounded and added up.
+    fn days_left(column: &str) -> String;
+
     /// Lets every record expire.
     async fn expire(&self);
 
@@ -188,6 +204,14 @@ pub struct Postgres {
 pub struct Sqlite {
     folder: TempDir,
     pub pool: SqlitePool,
+}
+
+/// The hexadecimal digits with another one at this place, counted from 1.
+fn changed(hex: &str, digit: usize) -> String {
+    format!(
+        "substr({hex}, 1, {digit} - 1) || CASE substr({hex}, {digit}, 1) WHEN '0' THEN '1' ELSE '0' END
+         || substr({hex}, {digit} + 1)"
+    )
 }
 
 /// Tables in the way.
@@ -366,8 +390,37 @@ impl Database for Postgres {
         Self { name, pool, opened: OnceCell::new() }
     }
 
+    async fn observed_store(&self, connections: u32, observer: impl Observer) -> PgStore {
+        self.builder(connections).await.observer(observer).build()
+    }
+
     async fn store(&self, connections: u32) -> PgStore {
         self.builder(connections).await.build()
+    }
+
+    async fn sealed_store(&self, keyring: Keyring) -> PgStore {
+        self.builder(8).await.seal(keyring).build()
+    }
+
+    async fn is_in_files(&self, bytes: &[u8]) -> bool {
+        self.execute("CHECKPOINT").await;
+        let files = "SELECT count(*) FROM (
+                SELECT pg_relation_filepath(oid) AS path
+                FROM pg_class
+                WHERE relfilenode <> 0
+                    AND relkind IN ('r', 'i', 't')
+                    AND (relname LIKE 'idem%' OR relname LIKE 'pg_toast%')
+                UNION ALL
+                (SELECT 'pg_wal/' || name FROM pg_ls_waldir() ORDER BY modification DESC LIMIT 3)
+            ) AS files
+            WHERE position($1 IN pg_read_binary_file(path, 0, 100000000, true)) > 0";
+        let found = sqlx::query_scalar::<_, i64>(files).bind(bytes).fetch_one(&self.pool).await;
+        found.expect("the right to read the server's files") > 0
+    }
+
+    fn changed(column: &str, digit: usize) -> String {
+        let hex = format!("encode({column}, 'hex')");
+        format!("decode({}, 'hex')", changed(&hex, digit))
     }
 
     async fn shadowed_store(&self, connections: u32) -> PgStore {
@@ -441,6 +494,10 @@ impl Database for Postgres {
     async fn seconds_to_live(&self) -> f64 {
         let query = sqlx::query_scalar("SELECT extract(epoch FROM expires_at - now())::float8 FROM idem_records");
         query.fetch_one(&self.pool).await.expect("one record")
+    }
+
+    fn days_left(column: &str) -> String {
+        format!("SELECT sum(round(extract(epoch FROM {column} - now()) / 86400))::bigint FROM idem_records")
     }
 
     async fn expire(&self) {
@@ -549,8 +606,26 @@ impl Database for Sqlite {
         Self { folder, pool }
     }
 
+    async fn observed_store(&self, connections: u32, observer: impl Observer) -> SqliteStore {
+        self.builder(connections).await.observer(observer).build()
+    }
+
     async fn store(&self, connections: u32) -> SqliteStore {
         self.builder(connections).await.build()
+    }
+
+    async fn sealed_store(&self, keyring: Keyring) -> SqliteStore {
+        self.builder(8).await.seal(keyring).build()
+    }
+
+    async fn is_in_files(&self, bytes: &[u8]) -> bool {
+        let files = std::fs::read_dir(self.folder.path()).expect("the folder");
+        let mut files = files.map(|file| std::fs::read(file.expect("a file").path()).expect("its content"));
+        files.any(|content| content.windows(bytes.len()).any(|window| window == bytes))
+    }
+
+    fn changed(column: &str, digit: usize) -> String {
+        format!("unhex({})", changed(&format!("hex({column})"), digit))
     }
 
     async fn shadowed_store(&self, connections: u32) -> SqliteStore {
@@ -628,6 +703,10 @@ impl Database for Sqlite {
     async fn seconds_to_live(&self) -> f64 {
         let query = sqlx::query_scalar("SELECT expires_at / 1000000.0 - unixepoch() FROM idem_records");
         query.fetch_one(&self.pool).await.expect("one record")
+    }
+
+    fn days_left(column: &str) -> String {
+        format!("SELECT CAST(sum(round(({column} / 1000000.0 - unixepoch()) / 86400)) AS INTEGER) FROM idem_records")
     }
 
     async fn expire(&self) {

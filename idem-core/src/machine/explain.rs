@@ -1,0 +1,125 @@
+//! What a retry would get, told by the decisions that answer requests.
+
+use std::time::Duration;
+
+use super::decide::{Decision, decide_on, in_transaction};
+use crate::error::Kind;
+use crate::fingerprint::Fingerprint;
+use crate::policy::{Intent, LeaseTerms};
+use crate::record::{Record, State, Timestamp};
+
+/// The retry that an operator asks about. By default it asks the same as the first request did, of a handler in one
+/// transaction.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Retry {
+    /// What the retry asks. `None`: the same as the first request.
+    pub fingerprint: Option<Fingerprint>,
+    /// The terms of a leased handler. `None`: the handler runs in one transaction.
+    pub terms: Option<LeaseTerms>,
+}
+
+/// What a retry would get now, and why. It has no content of a request or a reply.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Explanation {
+    /// What the retry would get.
+    pub expected: Expected,
+    /// The record that says so, expired or not. A transaction that is under way has none yet.
+    pub record: Option<Seen>,
+    /// The time by the store's clock.
+    pub now: Timestamp,
+}
+
+/// What a retry would get.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expected {
+    /// The handler runs from its beginning.
+    Run,
+    /// The handler resumes as this attempt, after its finished steps.
+    Resume(u32),
+    /// The next attempt may not begin yet, for this long: [`Kind::AttemptTooSoon`].
+    TooSoon(Duration),
+    /// The stored reply.
+    Replay,
+    /// A refusal. Its [`detail`](Kind::detail) says why.
+    Refuse(Kind),
+}
+
+/// A record without its content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Seen {
+    /// How far its run has come.
+    pub stage: Stage,
+    /// When it expires.
+    pub expires_at: Timestamp,
+    /// True if it counts as absent.
+    pub has_expired: bool,
+}
+
+/// How far a run has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// The handler ended its transaction itself, so the key is poisoned.
+    Poisoned,
+    /// A leased run that is not over.
+    Leased {
+        /// When its lease ends, or has ended.
+        until: Timestamp,
+        /// The number of its latest attempt.
+        attempt: u32,
+        /// How many of its attempts were released after they had run.
+        released: u32,
+        /// True for a run that is rejected and not all undone.
+        is_rejected: bool,
+    },
+    /// A stored reply, with its HTTP status if it has one.
+    Completed(Option<u16>),
+    /// A tombstone: the reply was too large to be stored.
+    Oversized,
+    /// A finished run whose reply was removed after its `ttl`. Retries are refused until the record expires.
+    Late,
+    /// A later release wrote it, or somebody changed it.
+    Unreadable,
+}
+
+/// Explains what a retry would get. `in_flight` is the refusal by a run that is under way and has no record yet.
+#[must_use]
+pub fn explain(record: Option<&Record>, in_flight: Option<Kind>, retry: &Retry, now: Timestamp) -> Explanation {
+    let decision = decide_on(record, retry.fingerprint, now);
+    let decided = match &retry.terms {
+        Some(terms) => expected(decision.within(terms, Intent::Run), |resumed| resumed.attempt.saturating_add(1)),
+        None => expected(in_transaction(decision), |never| match never {}),
+    };
+    let expected = match (decided, in_flight) {
+        (Expected::Run, Some(kind)) => Expected::Refuse(kind),
+        (decided, _) => decided,
+    };
+    Explanation { expected, record: record.map(|record| Seen::of(record, now)), now }
+}
+
+fn expected<R>(decision: Decision<R>, attempt: impl FnOnce(R) -> u32) -> Expected {
+    match decision {
+        Decision::Claim | Decision::Replace(_) => Expected::Run,
+        Decision::Resume(earlier) => Expected::Resume(attempt(earlier)),
+        Decision::TooSoon(_, rest) => Expected::TooSoon(rest),
+        Decision::Replay(..) => Expected::Replay,
+        Decision::Refuse(kind) => Expected::Refuse(kind),
+    }
+}
+
+impl Seen {
+    fn of(record: &Record, now: Timestamp) -> Self {
+        let stage = match &record.state {
+            State::Running => Stage::Poisoned,
+            &State::Leased { until, attempt, released, is_rejected } => {
+                Stage::Leased { until, attempt, released, is_rejected }
+            }
+            State::Completed(reply) => Stage::Completed(reply.status),
+            State::Oversized => Stage::Oversized,
+            State::Late => Stage::Late,
+            State::Unreadable => Stage::Unreadable,
+        };
+        Self { stage, expires_at: record.expires_at, has_expired: record.has_expired(now) }
+    }
+}

@@ -1,0 +1,93 @@
+//! The place that a sealed content is bound to.
+
+use sha2::{Digest, Sha256};
+
+/// The place that a sealed content is bound to: moved to any other place, it cannot be opened.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Binding<'a> {
+    /// The scope of the record.
+    pub scope: &'a str,
+    /// The operation of the record.
+    pub operation: &'a str,
+    /// The SHA-256 of the record's key.
+    pub key_hash: &'a [u8],
+    /// The part of the record.
+    pub part: Part<'a>,
+}
+
+/// A part of a record that is sealed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Part<'a> {
+    /// The reply or the final error. Its format and its status are not sealed, but bound.
+    Reply {
+        /// The format of the content.
+        format: i16,
+        /// The HTTP status.
+        status: Option<u16>,
+    },
+    /// The result of a step, or the reply of a rejection.
+    Entry {
+        /// The place in the journal.
+        position: u32,
+        /// The kind of the entry.
+        kind: i16,
+        /// The step's name.
+        name: &'a str,
+        /// The format of the content.
+        format: i16,
+        /// The HTTP status.
+        status: Option<u16>,
+    },
+    /// The recorded input.
+    Input,
+}
+
+impl<'a> Binding<'a> {
+    /// A binding to this part of a record.
+    #[must_use]
+    pub fn new(scope: &'a str, operation: &'a str, key_hash: &'a [u8], part: Part<'a>) -> Self {
+        Self { scope, operation, key_hash, part }
+    }
+
+    /// A digest of the whole place, each part with its length. It is what a cipher authenticates beside the content.
+    #[must_use]
+    pub fn digest(&self) -> [u8; 32] {
+        let mut digest = Sha256::new();
+        let mut add = |part: &[u8]| {
+            digest.update((part.len() as u64).to_be_bytes());
+            digest.update(part);
+        };
+        add(b"idem binding 1");
+        for part in [self.scope.as_bytes(), self.operation.as_bytes(), self.key_hash] {
+            add(part);
+        }
+        let written = |format: i16, status: Option<u16>| {
+            let status = status.map_or(-1, i32::from);
+            [format.to_be_bytes().as_slice(), &status.to_be_bytes()].concat()
+        };
+        match self.part {
+            Part::Reply { format, status } => {
+                add(b"reply");
+                add(&written(format, status));
+            }
+            Part::Entry { position, kind, name, format, status } => {
+                add(b"entry");
+                add(&position.to_be_bytes());
+                add(&kind.to_be_bytes());
+                add(name.as_bytes());
+                add(&written(format, status));
+            }
+            Part::Input => add(b"input"),
+        }
+        digest.finalize().into()
+    }
+}
+
+/// Without the scope and the key: neither is in a log.
+impl std::fmt::Debug for Binding<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Binding").field("operation", &self.operation).field("part", &self.part).finish_non_exhaustive()
+    }
+}

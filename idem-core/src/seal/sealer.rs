@@ -1,0 +1,209 @@
+//! Seals and opens the contents of a record.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::{Binding, Part, Seal};
+use crate::entry::Entry;
+use crate::error::{Error, Kind};
+use crate::identity::Identity;
+use crate::record::{Input, Outcome, Reply, Request};
+use crate::store::{Abandoned, Claimed, Rejected};
+
+/// Seals and opens the contents of records, for a store. Without a [`Seal`] it stores contents as they are, and refuses
+/// those that are sealed.
+///
+/// A sealed reply has its [format](crate::store::Format::sealed) marked. Its headers are empty, and its body is both.
+#[derive(Clone, Default)]
+pub struct Sealer(Option<Arc<dyn Seal>>);
+
+impl Sealer {
+    /// A sealer that seals by this.
+    pub fn new(seal: impl Seal) -> Self {
+        Self(Some(Arc::new(seal)))
+    }
+
+    /// Whether contents are sealed.
+    #[must_use]
+    pub fn is_sealing(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// The outcome as it is to be stored.
+    ///
+    /// # Errors
+    /// Those of [`Seal::seal`].
+    pub fn outcome<'o>(&self, identity: &Identity, outcome: &'o Outcome) -> Result<Cow<'o, Outcome>, Error> {
+        match (&self.0, outcome) {
+            (Some(seal), Outcome::Reply(reply)) => {
+                let sealed = sealed(&**seal, &binding(identity, reply_part(reply)), reply)?;
+                Ok(Cow::Owned(Outcome::Reply(sealed)))
+            }
+            _ => Ok(Cow::Borrowed(outcome)),
+        }
+    }
+
+    /// The entry as it is to be stored.
+    ///
+    /// # Errors
+    /// Those of [`Seal::seal`].
+    pub fn entry<'e>(&self, identity: &Identity, entry: &'e Entry) -> Result<Cow<'e, Entry>, Error> {
+        match (&self.0, &entry.reply) {
+            (Some(seal), Some(reply)) => {
+                let sealed = sealed(&**seal, &binding(identity, entry_part(entry, reply)), reply)?;
+                Ok(Cow::Owned(entry.clone().with_reply(sealed)))
+            }
+            _ => Ok(Cow::Borrowed(entry)),
+        }
+    }
+
+    /// The request with its input as it is to be stored.
+    ///
+    /// # Errors
+    /// Those of [`Seal::seal`].
+    pub fn request<'r>(&self, request: &'r Request) -> Result<Cow<'r, Request>, Error> {
+        match (&self.0, &request.input) {
+            (Some(seal), Some(Input(input))) => {
+                let sealed = seal.seal(&binding(&request.identity, Part::Input), input)?;
+                Ok(Cow::Owned(request.clone().with_input(Input(sealed.into()))))
+            }
+            _ => Ok(Cow::Borrowed(request)),
+        }
+    }
+
+    /// The answer to a claim, with the reply to replay opened. A reply that cannot be opened is refused as
+    /// [`Kind::RecordUnreadable`].
+    ///
+    /// # Errors
+    /// Those of [`Seal::open`] with another kind, such as that of a key service that does not answer.
+    pub fn claimed<T>(&self, identity: &Identity, claimed: Claimed<T>) -> Result<Claimed<T>, Error> {
+        let Claimed::Replay(reply, age) = claimed else { return Ok(claimed) };
+        match self.reply(identity, reply) {
+            Ok(reply) => Ok(Claimed::Replay(reply, age)),
+            Err(error) if error.kind() == Kind::RecordUnreadable => {
+                tracing::error!(target: "idem", %error, "a sealed reply was not opened");
+                Ok(Claimed::Refuse(Kind::RecordUnreadable))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What became of a rejection, with the reply of an earlier attempt opened.
+    ///
+    /// # Errors
+    /// Those of [`Seal::open`].
+    pub fn rejected(&self, identity: &Identity, rejected: Rejected) -> Result<Rejected, Error> {
+        match rejected {
+            Rejected::Replay(reply) => self.reply(identity, reply).map(Rejected::Replay),
+            rejected => Ok(rejected),
+        }
+    }
+
+    /// Opens a stored reply.
+    ///
+    /// # Errors
+    /// Those of [`Seal::open`].
+    pub fn reply(&self, identity: &Identity, reply: Reply) -> Result<Reply, Error> {
+        let Some(reply) = unmarked(&reply) else { return self.plain(reply) };
+        self.opened(&binding(identity, reply_part(&reply)), &reply)
+    }
+
+    /// Opens a stored entry.
+    ///
+    /// # Errors
+    /// Those of [`Seal::open`].
+    pub fn open_entry(&self, identity: &Identity, mut entry: Entry) -> Result<Entry, Error> {
+        if let Some(reply) = entry.reply.take() {
+            entry.reply = Some(match unmarked(&reply) {
+                Some(reply) => self.opened(&binding(identity, entry_part(&entry, &reply)), &reply)?,
+                None => self.plain(reply)?,
+            });
+        }
+        Ok(entry)
+    }
+
+    /// Opens the input of an abandoned run of this operation. An input that cannot be opened is left empty, which is no
+    /// JSON: its run is not resumed, and the others are.
+    #[must_use]
+    pub fn abandoned(&self, operation: &str, abandoned: Abandoned) -> Abandoned {
+        let Abandoned { place, input } = abandoned;
+        let binding = Binding::new(&place.scope, operation, &place.key_hash, Part::Input);
+        let opened = match &self.0 {
+            Some(seal) if is_sealed(&input.0) => seal.open(&binding, &input.0).map(Bytes::from),
+            Some(seal) if !seal.reads_plain() => Err(unreadable("it is not sealed")),
+            _ => return Abandoned { place, input },
+        };
+        let input = opened.unwrap_or_else(|error| {
+            tracing::error!(target: "idem", %error, "a sealed input was not opened");
+            Bytes::new()
+        });
+        Abandoned { place, input: Input(input) }
+    }
+
+    /// A reply that is not sealed.
+    fn plain(&self, reply: Reply) -> Result<Reply, Error> {
+        match &self.0 {
+            Some(seal) if !seal.reads_plain() => Err(unreadable("it is not sealed")),
+            _ => Ok(reply),
+        }
+    }
+
+    fn opened(&self, binding: &Binding<'_>, reply: &Reply) -> Result<Reply, Error> {
+        if !reply.headers.is_empty() {
+            return Err(unreadable("what is sealed has headers beside it"));
+        }
+        let seal = self.0.as_ref().ok_or_else(|| unreadable("the store has no keyring"))?;
+        let content = Bytes::from(seal.open(binding, &reply.body)?);
+        let (headers, body) = split(&content).ok_or_else(|| unreadable("what was sealed is no reply"))?;
+        Ok(Reply { headers, body, ..reply.clone() })
+    }
+}
+
+/// The reply with the format of its content, if it is sealed.
+fn unmarked(reply: &Reply) -> Option<Reply> {
+    reply.format.opened().map(|format| Reply { format, ..reply.clone() })
+}
+
+fn unreadable(why: &str) -> Error {
+    Error::new(Kind::RecordUnreadable).caused_by(why.to_owned())
+}
+
+fn sealed(seal: &dyn Seal, binding: &Binding<'_>, reply: &Reply) -> Result<Reply, Error> {
+    let length = u32::try_from(reply.headers.len()).map_err(|_| Error::new(Kind::ReplyTooLarge))?;
+    let content = [length.to_be_bytes().as_slice(), &reply.headers, &reply.body].concat();
+    let body = Bytes::from(seal.seal(binding, &content)?);
+    Ok(Reply { format: reply.format.sealed(), status: reply.status, headers: Bytes::new(), body })
+}
+
+fn split(content: &Bytes) -> Option<(Bytes, Bytes)> {
+    let length = u32::from_be_bytes(*content.first_chunk()?);
+    let body = usize::try_from(length).ok()?.checked_add(4)?;
+    (body <= content.len()).then(|| (content.slice(4..body), content.slice(body..)))
+}
+
+/// A recorded input is JSON, which cannot begin with a control character. What is sealed begins with one.
+fn is_sealed(input: &[u8]) -> bool {
+    input.first().is_some_and(|first| *first < b' ')
+}
+
+fn binding<'a>(identity: &'a Identity, part: Part<'a>) -> Binding<'a> {
+    Binding::new(identity.scope.as_str(), identity.operation.as_str(), identity.key.hash(), part)
+}
+
+fn reply_part(reply: &Reply) -> Part<'static> {
+    Part::Reply { format: reply.format.0, status: reply.status }
+}
+
+fn entry_part<'a>(entry: &'a Entry, reply: &Reply) -> Part<'a> {
+    let Entry { position, kind, name, .. } = entry;
+    Part::Entry { position: *position, kind: kind.0, name, format: reply.format.0, status: reply.status }
+}
+
+impl fmt::Debug for Sealer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sealer").field("is_sealing", &self.is_sealing()).finish()
+    }
+}
