@@ -9,7 +9,7 @@ use idem_core::seal::Sealer;
 use idem_core::store::{
     Abandoned, Claim, Entry, Intent, LeaseTerms, Outcome, Place, Record, Store, Timestamp, Transaction,
 };
-use idem_core::{Error, Identity, Kind, Request};
+use idem_core::{Error, Fingerprint, Identity, Kind, Request};
 
 use crate::error::into_idem_error;
 use crate::migrations::Migration;
@@ -154,6 +154,15 @@ pub trait Database: Store + Unpin {
         session: &mut Self::Session,
         identity: &Identity,
     ) -> impl Future<Output = Result<bool, Error>> + Send;
+
+    /// The record of an identity, and the refusal by a transaction of another process that runs the identity and is not
+    /// committed, where the database shows such a transaction. It takes no lock, so it stands in no request's way. It
+    /// looks for the transaction first: one that ends in between has left its record.
+    fn seen(
+        &self,
+        identity: &Identity,
+        asked: Option<Fingerprint>,
+    ) -> impl Future<Output = Result<(Option<Kind>, Found), Error>> + Send;
 
     /// A page of the abandoned runs of an operation.
     fn abandoned(

@@ -60,6 +60,7 @@ compile_error!("`idem-sqlx` has no database: switch on its feature `postgres` (t
 
 mod database;
 mod error;
+mod explain;
 mod failure;
 #[cfg(feature = "axum")]
 mod for_axum;

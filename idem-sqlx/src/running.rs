@@ -90,6 +90,14 @@ impl Running {
         self.table().places.get(digest).copied()
     }
 
+    /// The refusal by a transaction of this process that runs the identity. `asked` is what the retry asks: `None` if it
+    /// asks the same.
+    pub(crate) fn in_flight(&self, digest: &Digest, asked: Option<Fingerprint>) -> Option<Kind> {
+        let place = self.place(digest).filter(|place| place.state == State::Transaction)?;
+        let is_same = asked.is_none_or(|asked| asked == place.fingerprint);
+        Some(if is_same { Kind::KeyInFlight } else { Kind::KeyReused })
+    }
+
     fn table(&self) -> MutexGuard<'_, Table> {
         // No code panics half way through a change of the table.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)

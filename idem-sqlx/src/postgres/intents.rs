@@ -7,7 +7,7 @@ use std::time::Duration;
 use idem_core::observer::Backlog;
 use idem_core::seal::Sealer;
 use idem_core::store::{Abandoned, Claim, Entry, Intent, LeaseTerms, Outcome, Place, Record};
-use idem_core::{Error, Identity, Kind, Request};
+use idem_core::{Error, Fingerprint, Identity, Kind, Request};
 
 use super::migrate::not_created;
 use super::session::{Begin, Session, begin};
@@ -193,6 +193,15 @@ impl Database for PgStore {
     async fn reset_attempts(&self, session: &mut Session, identity: &Identity) -> Result<bool, Error> {
         let leases = self.inner().leases(&mut session.in_time()).await?;
         leases.reset_attempts(&mut session.in_time(), identity).await.map_err(store_error)
+    }
+
+    async fn seen(&self, identity: &Identity, asked: Option<Fingerprint>) -> Result<(Option<Kind>, Found), Error> {
+        let mut session = Database::begin(self).await?;
+        let records = self.inner().records(&mut session.in_time()).await?;
+        let in_flight = records.in_flight(&mut session.in_time(), identity, asked).await.map_err(store_error)?;
+        let found = records.find(&mut session.in_time(), identity).await?;
+        session.commit(self.inner().commit_deadline).await?;
+        Ok((in_flight, found))
     }
 
     async fn abandoned(&self, operation: &str, after: Option<&Place>) -> Result<Vec<Abandoned>, Error> {

@@ -2,11 +2,13 @@
 
 use std::future::Future;
 
+use idem_core::machine::{Explanation, Retry};
 use idem_core::store::{Abandoned, Place, Recover};
 use idem_core::{Error, Identity, Resumed, Steps};
 use serde::de::DeserializeOwned;
 
 use super::store::PgStore;
+use crate::explain;
 use crate::lease::{self, DbLease};
 
 /// The steps of a leased run on Postgres: what a handler gets as `steps: &mut PgSteps`.
@@ -38,6 +40,37 @@ pub type PgSteps = Steps<PgLease>;
 pub type PgLease = DbLease<PgStore>;
 
 impl PgStore {
+    /// Explains what a retry would get now, and why, by the decisions that answer requests. It changes nothing, and shows
+    /// nothing of a request or a reply.
+    ///
+    /// ```no_run
+    /// # async fn example(store: &idem_sqlx::PgStore) -> Result<(), idem_core::Error> {
+    /// use idem_core::Identity;
+    /// use idem_core::machine::{Expected, Retry};
+    ///
+    /// let identity = Identity::new("ada", "payments.create", "order-1")?;
+    /// let explained = store.explain(&identity, &Retry::default()).await?;
+    /// if let Expected::Refuse(kind) = explained.expected {
+    ///     println!("{}: {}", kind.code(), kind.detail());
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Rules
+    /// - The record does not say how many attempts the handler allows: a question about a leased handler has the
+    ///   handler's `terms`.
+    /// - A transaction that runs in another process is seen by its advisory lock. With `Locks::None` only the runs of
+    ///   this process are seen.
+    ///
+    /// # Errors
+    /// The database cannot be reached, or its tables do not fit.
+    ///
+    /// # Cancel safety
+    /// Safe: it only reads.
+    pub async fn explain(&self, identity: &Identity, retry: &Retry) -> Result<Explanation, Error> {
+        explain::explain(self, identity, retry).await
+    }
+
     /// Resets the attempts of a leased run that has used up its `attempts`, or whose next attempt may not begin yet. The
     /// next retry resumes the run at once, after its finished steps. Returns whether there was a run that is not over
     /// and that no process holds.

@@ -6,7 +6,7 @@ use crate::database::Found;
 use crate::error::store_error;
 use idem_core::machine::lateness;
 use idem_core::store::{Claim, Outcome, Record, Timestamp};
-use idem_core::{Error, Identity, Request};
+use idem_core::{Error, Fingerprint, Identity, Kind, Request};
 use sha2::{Digest, Sha256};
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
@@ -58,8 +58,12 @@ pub(super) struct LockWords {
 
 impl LockWords {
     pub(super) fn of(request: &Request, secret: Secret) -> Self {
-        let identity = Sha256::new().chain_update(secret).chain_update(request.identity.digest());
-        let asked = identity.clone().chain_update(request.fingerprint.as_bytes()).finalize();
+        Self::of_asked(&request.identity, &request.fingerprint, secret)
+    }
+
+    fn of_asked(identity: &Identity, asked: &Fingerprint, secret: Secret) -> Self {
+        let identity = Sha256::new().chain_update(secret).chain_update(identity.digest());
+        let asked = identity.clone().chain_update(asked.as_bytes()).finalize();
         let word = |digest: &[u8]| word(digest).cast_signed();
         Self { asked: word(&asked), identity: word(&identity.finalize()), running: word(&asked[8..]) }
     }
@@ -220,7 +224,34 @@ impl Records {
     /// under the key. Any other role may hold the lock to get the request refused.
     pub(super) async fn is_run(self, connection: &mut InTime<'_>, request: &Request) -> sqlx::Result<bool> {
         let LockWords { identity, .. } = LockWords::of(request, self.secret);
-        let query = self.query(&self.sql.is_run).bind(identity).bind(self.schema.name()).bind("idem_records");
+        self.is_held(connection, identity).await
+    }
+
+    /// The refusal by the transaction that runs an identity. Takes no lock of the request: a claim must not meet one of an
+    /// operator. Without a fingerprint the same is asked, and any `asked` will do, since only `identity` is looked at.
+    pub(super) async fn in_flight(
+        self,
+        connection: &mut InTime<'_>,
+        identity: &Identity,
+        asked: Option<Fingerprint>,
+    ) -> sqlx::Result<Option<Kind>> {
+        if self.locks == Locks::None {
+            return Ok(None);
+        }
+        let digest = identity.digest();
+        let any = Fingerprint::from_bytes(&digest);
+        let Some(words) = asked.or(any).map(|asked| LockWords::of_asked(identity, &asked, self.secret)) else {
+            return Ok(None);
+        };
+        if !self.is_held(&mut *connection, words.identity).await? {
+            return Ok(None);
+        }
+        let is_same = asked.is_none() || self.is_held(connection, words.asked).await?;
+        Ok(Some(if is_same { Kind::KeyInFlight } else { Kind::KeyReused }))
+    }
+
+    async fn is_held(self, connection: &mut InTime<'_>, word: i64) -> sqlx::Result<bool> {
+        let query = self.query(&self.sql.is_run).bind(word).bind(self.schema.name()).bind("idem_records");
         query.fetch_one(connection).await?.try_get(0)
     }
 

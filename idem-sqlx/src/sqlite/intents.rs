@@ -8,7 +8,7 @@ use std::time::Duration;
 use idem_core::observer::Backlog;
 use idem_core::seal::Sealer;
 use idem_core::store::{Abandoned, Claim, Entry, Intent, LeaseTerms, Outcome, Place, Record};
-use idem_core::{Error, Identity, Request};
+use idem_core::{Error, Fingerprint, Identity, Kind, Request};
 
 use super::error::{has_no_savepoint, is_answer};
 use super::session::{Reader, Session, Unfinished};
@@ -160,6 +160,12 @@ impl Database for SqliteStore {
 
     async fn reset_attempts(&self, session: &mut Session, identity: &Identity) -> Result<bool, Error> {
         self.inner().records.reset_attempts(session.connection(), identity).await.map_err(store_error)
+    }
+
+    async fn seen(&self, identity: &Identity, _asked: Option<Fingerprint>) -> Result<(Option<Kind>, Found), Error> {
+        let mut reader = Reader::acquire(self.pool()).await?;
+        let found = self.inner().records.find_alone(&mut reader, identity).await?;
+        Ok((None, found))
     }
 
     async fn abandoned(&self, operation: &str, after: Option<&Place>) -> Result<Vec<Abandoned>, Error> {

@@ -21,6 +21,7 @@ mod disposition;
 mod distributed;
 mod exhausted;
 mod expansion;
+mod explain;
 mod faults;
 mod fitness;
 mod hang_up;
