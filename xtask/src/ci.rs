@@ -8,7 +8,8 @@ use crate::{Failure, cargo, keeper};
 /// for the examples that run on either database: they run on SQLite, and nothing else is compiled once more.
 macro_rules! features {
     () => {
-        "idem-core/axum,idem-core/memory,idem-core/metrics,idem-core/seal,idem-core/uuid,idem-sqlx/axum,idem-sqlx/postgres,idem-sqlx/sqlite"
+        "idem-core/axum,idem-core/memory,idem-core/seal,idem-core/metrics,idem-core/uuid,idem-sqlx/axum,\
+         idem-sqlx/postgres,idem-sqlx/seal,idem-sqlx/sqlite"
     };
 }
 
