@@ -164,6 +164,8 @@ async fn r33_postgres_copied_functions_work_on_the_tables_beside_them() {
     }
     let settings: Vec<Vec<String>> =
         sqlx::query_scalar("SELECT proconfig FROM pg_proc WHERE proname IN ('idem_claim_v1', 'idem_complete_v1')")
+            // A pooler may have given another process a statement of that name.
+            .persistent(false)
             .fetch_all(&mut *connection)
             .await
             .expect("functions");
