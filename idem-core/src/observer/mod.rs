@@ -162,6 +162,28 @@ pub struct Settled {
     pub is_oversized: bool,
 }
 
+impl Settled {
+    /// A request with this outcome and nothing else, from an SQL store: for the test of an observer, which sets the
+    /// fields that it asks for.
+    #[must_use]
+    pub const fn new(operation: &'static str, outcome: Outcome) -> Self {
+        Self {
+            operation,
+            outcome,
+            kind: None,
+            disposition: None,
+            attempt: None,
+            source: Source::Sql,
+            claim: Duration::ZERO,
+            run: None,
+            commit: None,
+            age: None,
+            reply_size: None,
+            is_oversized: false,
+        }
+    }
+}
+
 /// What became of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
