@@ -206,6 +206,8 @@ pub enum Outcome {
     KeyReused,
     /// The request has no key.
     KeyMissing,
+    /// The retry came after the reply's `ttl`, and late retries are refused.
+    TooLate,
     /// The store cannot be reached, or is busy. Nothing has run.
     Unavailable,
     /// Another refusal. Nothing has run.
@@ -228,6 +230,7 @@ impl Outcome {
             Self::InFlight => "in_flight",
             Self::KeyReused => "key_reused",
             Self::KeyMissing => "key_missing",
+            Self::TooLate => "too_late",
             Self::Unavailable => "unavailable",
             Self::Refused => "refused",
             Self::Dropped => "dropped",
@@ -240,6 +243,7 @@ impl Outcome {
             Kind::KeyInFlight => Self::InFlight,
             Kind::KeyReused => Self::KeyReused,
             Kind::KeyMissing => Self::KeyMissing,
+            Kind::RetryTooLate => Self::TooLate,
             Kind::StoreUnavailable | Kind::RetryLater => Self::Unavailable,
             _ => Self::Refused,
         }
