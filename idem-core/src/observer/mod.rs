@@ -45,6 +45,7 @@ mod log;
 mod metrics;
 mod outage;
 mod teller;
+mod trace;
 mod watch;
 
 #[cfg(feature = "metrics")]
@@ -52,6 +53,7 @@ mod watch;
 pub use metrics::Metrics;
 pub(crate) use outage::Outages;
 pub(crate) use teller::{StepWatch, Teller};
+pub use trace::TraceParent;
 pub(crate) use watch::Watch;
 
 /// Is told what happens to requests.
@@ -156,6 +158,9 @@ pub struct Settled {
     pub commit: Option<Duration>,
     /// How long ago the run was completed whose reply is replayed, by the database's clock.
     pub age: Option<Duration>,
+    /// The trace of the run whose reply is replayed, if its request had the header `traceparent`: what a trace of this
+    /// request should link to.
+    pub first_traceparent: Option<TraceParent>,
     /// The size of the stored reply, in bytes of its headers and body.
     pub reply_size: Option<u64>,
     /// Whether the reply was over the store's limit: a tombstone was stored.
@@ -178,6 +183,7 @@ impl Settled {
             run: None,
             commit: None,
             age: None,
+            first_traceparent: None,
             reply_size: None,
             is_oversized: false,
         }

@@ -14,10 +14,10 @@ use sqlx::postgres::PgPoolOptions;
 
 use crate::app::Gauge;
 use crate::client::{Call, eventually};
-use crate::{pay, plain};
 use crate::proxy::{Fault, Proxy};
 use crate::script::{Act, Script};
 use crate::support::{Database, Postgres};
+use crate::{pay, plain};
 
 /// Notes what it is told: the settled requests, and a word for each other event.
 #[derive(Clone, Default)]
