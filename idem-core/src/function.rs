@@ -2,6 +2,8 @@
 
 use std::future::Future;
 
+use tracing::{Instrument, Span};
+
 use crate::begin::{Guard, Settled, Start, Stored, begin_within};
 use crate::bounds::{Answer, Refusal, Storable};
 use crate::cut::within;
@@ -147,17 +149,17 @@ fn asked_for<R>(store: &impl Store, policy: &Policy, asked: Asked, codec: &Codec
     Ok(request)
 }
 
-/// Is ready when the run must end before its body has answered, and says why.
-pub fn cut<C: Context>(run: &Guard<C>) -> impl Future<Output = Kind> + Send + 'static {
-    run.cut()
+/// Is ready when the run must end before its body has answered, and says why. Beside it is the span of the run.
+pub fn cut<C: Context>(run: &Guard<C>) -> (impl Future<Output = Kind> + Send + 'static, Span) {
+    (run.cut(), run.span())
 }
 
-/// The body's answer, or why it was cut first.
+/// The body's answer, or why it was cut first. The body is in the span of its run.
 pub fn answer<R>(
-    cut: impl Future<Output = Kind>,
+    (cut, span): (impl Future<Output = Kind>, Span),
     body: impl Future<Output = R>,
 ) -> impl Future<Output = Result<R, Kind>> {
-    within(cut, body)
+    within(cut, body).instrument(span)
 }
 
 /// Ends a run as its answer says.
