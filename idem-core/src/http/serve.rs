@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::response::{IntoResponse, IntoResponseParts, Response, ResponseParts};
 use futures_util::future::BoxFuture;
-use http::{HeaderName, Method, StatusCode, header};
+use http::{HeaderMap, HeaderName, Method, StatusCode, header};
 use tracing::Instrument;
 
 use crate::catch::{catch, catch_now};
@@ -21,9 +21,10 @@ use crate::http::detach::DetachOnDrop;
 use crate::http::extract::Call;
 use crate::http::{Refusal, key, problem, reply};
 use crate::identity::Identity;
-use crate::observer::Watch;
+use crate::observer::{TraceParent, Watch};
 use crate::policy::{InFlight, Intent, MissingKey, Policy};
 use crate::record::{Outcome, Request};
+use crate::runs::Run;
 use crate::store::{Claimed, Context, Rejected, Store};
 
 /// The values of the attribute's expressions for one request.
@@ -46,10 +47,17 @@ impl<C: Context> Call<C> {
         // Boxed, so that the rest is compiled once for all handlers of a context.
         let body: Body<C> = Box::new(body);
         let store = self.store.clone();
+        let traced = traceparent(&self.headers);
         // Before the first await, so that the future need not hold the request's headers and body.
         let request = catch_now(|| self.into_request(policy, asked)).unwrap_or_else(|panic| Err(bug(panic)));
         // Boxed where it is made: Axum moves the future of a handler several times, and this one is large.
-        Box::pin(serve(store, request, policy, body))
+        Box::pin(async move {
+            let counted = store.runs().enter();
+            let mut watch = Watch::start(&store, policy.operation);
+            watch.trace(traced);
+            let span = watch.span();
+            serve(store, request, policy, body, counted, watch).instrument(span).await
+        })
     }
 
     /// The request to claim, or `None` if nothing is to be recorded.
@@ -98,6 +106,16 @@ impl<C: Context> Call<C> {
     }
 }
 
+/// The trace that the request is part of. Of several headers none counts.
+fn traceparent(headers: &HeaderMap) -> Option<TraceParent> {
+    let mut values = headers.get_all("traceparent").iter();
+    let first = values.next()?;
+    if values.next().is_some() {
+        return None;
+    }
+    TraceParent::parse(first.to_str().ok()?)
+}
+
 /// A request whose content may still have to be digested.
 struct Unclaimed {
     identity: Identity,
@@ -116,9 +134,9 @@ async fn serve<C: Context>(
     request: Result<Option<Unclaimed>, Error>,
     policy: &'static Policy,
     body: Body<C>,
+    counted: Run,
+    mut watch: Watch,
 ) -> Response {
-    let counted = store.runs().enter();
-    let mut watch = Watch::start(&store, policy.operation);
     let request = match request {
         Ok(Some(Unclaimed { identity, compared })) => {
             let fingerprint = match compared {
@@ -165,6 +183,7 @@ async fn serve<C: Context>(
         }
         Ok(Claimed::Replay(stored, age)) => {
             watch.size(&stored);
+            watch.first_trace(reply::first_trace(&stored));
             match reply::replay(stored) {
                 Ok(response) => {
                     watch.replayed(age);
@@ -238,7 +257,7 @@ async fn run_recorded<C: Context>(
         return Ok(response);
     }
     // The body may be a stream of the handler's: an error or a panic in it releases the run, too.
-    let captured = within(cut, catch(reply::capture(response, store.reply_limit()))).await;
+    let captured = within(cut, catch(reply::capture(response, watch.traceparent(), store.reply_limit()))).await;
     let (outcome, response) = match captured.unwrap_or_else(|kind| Err(Error::new(kind))).flatten() {
         Ok(captured) => captured,
         Err(error) => {
