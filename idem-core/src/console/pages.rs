@@ -24,7 +24,11 @@ pub(super) fn whole(place: &str, title: &str, content: &Markup) -> Markup {
             }
             body {
                 header {
-                    nav aria-label="Pages" { a href={ (home(place)) } { "Overview" } }
+                    nav aria-label="Pages" {
+                        a href=(home(place)) { "Overview" }
+                        a href={ (home(place)) "#look-up" } { "Look a key up" }
+                        a href={ (home(place)) "#list" } { "List records" }
+                    }
                 }
                 main { h1 { (title) } (content) }
             }
@@ -45,7 +49,6 @@ pub(super) fn overview(place: &str, counts: &Counts, backlog: &Backlog, query: &
     };
     html! {
         p { "As of " (shown::time(counts.now)) ". This page only reads." }
-        (key_form(place, &operations))
         section aria-labelledby="stuck" {
             h2 id="stuck" { "Stuck" }
             p {
@@ -94,6 +97,7 @@ pub(super) fn overview(place: &str, counts: &Counts, backlog: &Backlog, query: &
                 dd { (at_most(backlog.abandoned)) }
             }
         }
+        (key_form(place, &operations))
         (list_form(place, &operations))
     }
 }
@@ -208,7 +212,7 @@ fn table(place: &str, page: &Page) -> Markup {
                     th scope="col" { "Key hash" }
                     th scope="col" { "Condition" }
                     th scope="col" { "Began" }
-                    th scope="col" { "What a retry gets" }
+                    th scope="col" { "A retry gets" }
                 }
             }
             tbody { @for record in &page.records { (row(place, record, page.now)) } }
