@@ -85,6 +85,9 @@ async fn r37_forget_on_the_store_in_memory() {
     );
     let explained = operator.explain(&given_up, &Retry::default()).await.expect("an explanation");
     assert_eq!((explained.expected, explained.reason), (Expected::Refuse(Kind::GivenUp), None));
+    let held_one = request("s1", "held").identity;
+    assert!(matches!(operator.give_up(&held_one, &reason).await, Ok(Change::Held(_))));
+    assert!(matches!(operator.reset_attempts(&held_one).await, Ok(Change::Held(_))));
     held.renew().await.expect("it is still held");
     let counts = operator.counts().await.expect("counts");
     assert_eq!(counts.counted.iter().map(|counted| counted.records).sum::<u64>(), 5);

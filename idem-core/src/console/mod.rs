@@ -16,6 +16,8 @@
 //! }
 //! ```
 //!
+//! ![The overview: what is stuck, and how many records there are](https://raw.githubusercontent.com/idem-rs/idem/HEAD/idem-core/docs/console.png)
+//!
 //! # Rules
 //! - It has no authentication of its own. **Put it behind the application's**: scopes are in it, and they may name people.
 //! - It only reads. It has an [`Inspect`], which cannot change a record, and needs no protection against forged requests.
