@@ -5,13 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http_body_util::BodyExt;
 use idem_core::machine::{Expected, Retry, Stage};
 use idem_core::operate::{Change, Condition, Cursor, Forgotten, Inspect, Operate, Query, Reason};
 use idem_core::store::{Claimed, Context, Entry, EntryKind, Format, Intent, Lease, LeaseTerms, Outcome, Reply};
 use idem_core::{Error, Fingerprint, Identity, Kind, Request, Scope, Then, ToScope};
 use idem_sqlx::Locks;
+use tower::ServiceExt;
 
-use crate::support::{Database, locks};
+use crate::support::{Database, Postgres, Sqlite, locks};
 
 type Store<D> = <<D as Database>::Tx as Context>::Store;
 
@@ -556,4 +558,54 @@ both! {
             assert_eq!(condition, expected);
         }
     }
+}
+
+/// Each page of the console, over a store whose connections cannot write.
+async fn read_all_pages(store: Arc<dyn Inspect>) {
+    let app: axum::Router = idem_core::console::router(store);
+    let form = |path: &str, fields: &str| {
+        let form = http::Request::post(path).header("content-type", "application/x-www-form-urlencoded");
+        form.body(axum::body::Body::from(fields.to_owned())).expect("a request")
+    };
+    for (request, words) in [
+        (http::Request::get("/").body(axum::body::Body::empty()).expect("a request"), "undoing: it was rejected"),
+        (form("/key", "scope=s1&operation=completed&key=k"), "It gets the stored reply."),
+        (form("/key", "scope=s1&operation=undoing&key=k&attempts=10"), "It resumes"),
+        (form("/key", "scope=s1&operation=none&key=k"), "It runs, from the beginning."),
+        (form("/records", "scopes=one&scope=s1&condition=given_up"), "given_up: an operator has given it up"),
+    ] {
+        let answer = app.clone().oneshot(request).await.expect("an answer");
+        let status = answer.status();
+        let body = answer.into_body().collect().await.expect("a body").to_bytes();
+        let text = String::from_utf8_lossy(&body);
+        assert!(status.is_success() && text.contains(words), "{words}: {status} {text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r37_no_page_of_the_console_writes_on_postgres() {
+    let db = Postgres::create().await;
+    let _held = one_of_each(&db, &db.store(4).await, "s1").await;
+    let before = db.stored().await;
+    // The server refuses each statement that writes.
+    db.by_default("default_transaction_read_only = on").await;
+    let store = db.store(4).await;
+    let refused = store.give_up(&request("s1", "undoing", "k").identity, &reason()).await.expect_err("it only reads");
+    assert_eq!(refused.kind(), Kind::StoreUnavailable);
+    read_all_pages(Arc::new(store)).await;
+    assert_eq!(db.stored().await, before);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r37_no_page_of_the_console_writes_on_sqlite() {
+    let db = Sqlite::create().await;
+    let store = db.store(4).await;
+    let _held = one_of_each(&db, &store, "s1").await;
+    let before = db.stored().await;
+    let options = store.pool().connect_options().as_ref().clone().read_only(true);
+    let pool = sqlx::SqlitePool::connect_with(options).await.expect("a pool that only reads");
+    let store = idem_sqlx::SqliteStore::new(pool);
+    store.give_up(&request("s1", "undoing", "k").identity, &reason()).await.expect_err("it only reads");
+    read_all_pages(Arc::new(store)).await;
+    assert_eq!(db.stored().await, before);
 }
