@@ -166,6 +166,7 @@ mod identity;
 mod json;
 
 mod error;
+mod first_sent;
 
 #[doc(hidden)]
 #[path = "private.rs"]
@@ -174,6 +175,7 @@ pub mod __private;
 pub use begin::{Guard, Settled, Start, Stored, begin};
 pub use disposition::Disposition;
 pub use error::{Error, Kind};
+pub use first_sent::FirstSent;
 pub use fingerprint::{Fingerprint, Unordered, unordered};
 #[doc(alias = "exactly-once")]
 #[doc(inline)]

@@ -13,6 +13,8 @@ pub struct Policy {
     pub ttl: Duration,
     /// What a retry gets when the record's `ttl` is over.
     pub then: Then,
+    /// What becomes of a request that says when it was first sent.
+    pub first_sent: OnFirstSent,
     /// What a duplicate gets while the first request still runs.
     pub in_flight: InFlight,
     /// What a request without a key gets.
@@ -77,6 +79,15 @@ pub enum Then {
     ///
     /// [`Kind::RetryTooLate`]: crate::Kind::RetryTooLate
     Refuse(Duration),
+}
+
+/// What becomes of a request that says when it was first sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnFirstSent {
+    /// Nothing: the time is not looked at.
+    Ignore,
+    /// It does not begin to run if that is longer ago than records are kept: see [`FirstSent`](crate::FirstSent).
+    Refuse,
 }
 
 /// The purpose of a claim.

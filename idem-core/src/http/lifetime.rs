@@ -179,12 +179,13 @@ mod tests {
     use crate::http::extract::Recorded;
     use crate::identity::{Operation, Scope};
     use crate::memory::{MemoryStore, MemoryTx};
-    use crate::policy::{InFlight, LeaseTerms, MissingKey, Policy, Then};
+    use crate::policy::{InFlight, LeaseTerms, MissingKey, OnFirstSent, Policy, Then};
 
     static POLICY: Policy = Policy {
         operation: Operation::new("lifetime"),
         ttl: Duration::from_secs(7200),
         then: Then::Refuse(Duration::from_secs(60)),
+        first_sent: OnFirstSent::Ignore,
         in_flight: InFlight::Conflict,
         missing_key: MissingKey::Run,
         deadline: None,

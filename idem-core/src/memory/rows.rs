@@ -43,7 +43,8 @@ impl Rows {
         match decide(self.record(&request.identity), request, now) {
             Decision::Claim | Decision::Replace(_) => {}
             Decision::Replay(reply, age) => return Claimed::Replay(reply, age),
-            Decision::Refuse(kind) => return Claimed::Refuse(kind),
+            // The same request may be running since a time at which it could begin.
+            Decision::Refuse(kind) => return Claimed::Refuse(self.in_flight(request).unwrap_or(kind)),
         }
         if let Some(kind) = self.in_flight(request) {
             return Claimed::Refuse(kind);
