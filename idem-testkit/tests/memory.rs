@@ -1,6 +1,6 @@
 //! The store in memory keeps the contract.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use idem_core::memory::{MemoryLease, MemoryStore, MemoryTx};
 use idem_testkit::Subject;
@@ -26,6 +26,10 @@ impl Subject for Memory {
 
     async fn written(&self) -> u64 {
         self.0.state().await
+    }
+
+    async fn now(&self) -> SystemTime {
+        self.0.time()
     }
 
     async fn pass(&self, time: Duration) {

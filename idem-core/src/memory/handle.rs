@@ -73,6 +73,12 @@ impl<S: Clone + Send + 'static> MemoryStore<S> {
         self.0.state.lock().await.clone()
     }
 
+    /// The time by the store's clock.
+    #[must_use]
+    pub fn time(&self) -> SystemTime {
+        UNIX_EPOCH + Duration::from_micros(u64::try_from(self.now().0).unwrap_or(0))
+    }
+
     /// Moves the store's clock forward: leases end, and records expire.
     pub fn advance(&self, time: Duration) {
         self.0.ahead.fetch_add(i64::try_from(time.as_micros()).unwrap_or(i64::MAX), Ordering::Relaxed);
