@@ -40,7 +40,7 @@ macro_rules! subject {
             }
 
             async fn now(&self) -> SystemTime {
-                self.db.time().await
+                self.db.clock().await
             }
 
             /// What is as far in the past as this is, is as if the time had passed.

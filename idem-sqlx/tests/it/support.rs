@@ -170,7 +170,7 @@ pub trait Database: Sized {
     const MICROSECONDS: &str;
 
     /// The time by the database's clock.
-    async fn time(&self) -> SystemTime {
+    async fn clock(&self) -> SystemTime {
         let microseconds = self.number(&format!("SELECT {}", Self::MICROSECONDS)).await;
         UNIX_EPOCH + Duration::from_micros(microseconds.cast_unsigned())
     }
