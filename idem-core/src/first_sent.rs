@@ -20,7 +20,7 @@ use crate::record::Timestamp;
 ///
 /// # Rules
 /// - A request with such a time begins no run when that time is longer ago than records are
-///   [kept](crate::Request::kept_for): it may have run, and nothing would know. It is refused as
+///   [kept](crate::Request::retention): it may have run, and nothing would know. It is refused as
 ///   [`Kind::FirstSentTooOld`](crate::Kind::FirstSentTooOld).
 /// - A time more than [`AHEAD`](Self::AHEAD) in the future is refused as
 ///   [`Kind::FirstSentInvalid`](crate::Kind::FirstSentInvalid).
@@ -82,7 +82,8 @@ pub(crate) fn of_uuid(text: &str) -> Option<u64> {
             true => *byte == b'-',
             false => byte.is_ascii_hexdigit(),
         });
-    let is_version_7 = is_uuid && bytes[14] == b'7' && matches!(bytes[19].to_ascii_lowercase(), b'8' | b'9' | b'a' | b'b');
+    let is_version_7 =
+        is_uuid && bytes[14] == b'7' && matches!(bytes[19].to_ascii_lowercase(), b'8' | b'9' | b'a' | b'b');
     if !is_version_7 {
         return None;
     }

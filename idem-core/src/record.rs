@@ -8,7 +8,7 @@ use crate::error::{Error, Kind};
 use crate::fingerprint::Fingerprint;
 use crate::first_sent::FirstSent;
 use crate::identity::Identity;
-use crate::policy::Then;
+use crate::policy::{Retention, Then};
 use crate::redacted::{Beginning, Redacted};
 
 /// A request to run something once: its identity, its fingerprint, and how long its record is replayed.
@@ -101,11 +101,21 @@ impl Request {
         }
     }
 
-    /// How long the record of this request is kept at least, from the time at which the request begins to run: its `ttl`,
-    /// and the time for which later retries are refused.
+    /// How long the record of this request lives at least, from the time at which the request begins to run.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use idem_core::{Fingerprint, Identity, Request, Then};
+    /// # let identity = Identity::new("inventory", "inventory.reserve", "order-17")?;
+    /// const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+    /// let request = Request::new(identity, Fingerprint::none(), DAY)?.then(Then::Refuse(30 * DAY))?;
+    /// assert_eq!(request.retention().replayed, DAY);
+    /// assert_eq!(request.retention().kept, 31 * DAY);
+    /// # Ok::<(), idem_core::Error>(())
+    /// ```
     #[must_use]
-    pub fn kept_for(&self) -> Duration {
-        self.ttl.saturating_add(self.refused_for().unwrap_or_default())
+    pub fn retention(&self) -> Retention {
+        Retention::new(self.ttl, self.then)
     }
 
     /// The same request, first sent at this time: see [`FirstSent`].
@@ -129,7 +139,7 @@ impl Request {
     #[must_use]
     pub fn may_begin(&self) -> (Timestamp, Timestamp) {
         match self.first_sent {
-            Some(first_sent) => first_sent.window(self.kept_for()),
+            Some(first_sent) => first_sent.window(self.retention().kept),
             None => (Timestamp(0), Timestamp(i64::MAX)),
         }
     }

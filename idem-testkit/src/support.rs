@@ -7,7 +7,7 @@ use bytes::Bytes;
 use idem_core::store::{
     Attempt, Claimed, Context, Entry, EntryKind, Format, Intent, Lease, LeaseTerms, Outcome, Reply,
 };
-use idem_core::{FirstSent, Fingerprint, Identity, Kind, Request};
+use idem_core::{Fingerprint, FirstSent, Identity, Kind, Request};
 
 use crate::Subject;
 use crate::logs::CANARY;

@@ -23,7 +23,7 @@ use crate::http::extract::Call;
 use crate::http::{Refusal, first_sent, key, problem, reply};
 use crate::identity::Identity;
 use crate::observer::Watch;
-use crate::policy::{InFlight, Intent, MissingKey, OnFirstSent, Policy};
+use crate::policy::{InFlight, Intent, MissingKey, OnFirstSent, Policy, Retention};
 use crate::record::{Outcome, Request};
 use crate::store::{Claimed, Context, Rejected, Store};
 
@@ -75,7 +75,7 @@ impl<C: Context> Call<C> {
             };
         };
         if let Some(announced) = self.announced {
-            announced.announce(policy.ttl);
+            announced.announce(Retention::new(policy.ttl, policy.then));
         }
         let first_sent = match policy.first_sent {
             OnFirstSent::Ignore => None,

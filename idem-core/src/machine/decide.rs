@@ -480,13 +480,9 @@ mod tests {
         let invalid = Decision::Refuse(Kind::FirstSentInvalid);
         let tick = |now: Timestamp, by: i64| Timestamp(now.0 + by);
         for (then, kept) in [(Then::Run, 1), (minute, 61)] {
-            for (seconds, by, refused) in [
-                (-300, -1, Some(&invalid)),
-                (-300, 0, None),
-                (0, 0, None),
-                (kept, -1, None),
-                (kept, 0, Some(&too_old)),
-            ] {
+            for (seconds, by, refused) in
+                [(-300, -1, Some(&invalid)), (-300, 0, None), (0, 0, None), (kept, -1, None), (kept, 0, Some(&too_old))]
+            {
                 let (request, now) = sent(seconds, then);
                 let now = tick(now, by);
                 let expired = Record { expires_at: now, ..record(State::Completed(reply())) };
@@ -498,7 +494,10 @@ mod tests {
                 }
                 // A record answers, whatever the time is.
                 let live = |state| Record { expires_at: tick(now, 1), ..record(state) };
-                assert_eq!(decide(Some(&live(State::Completed(reply()))), &request, now), Decision::Replay(reply(), None));
+                assert_eq!(
+                    decide(Some(&live(State::Completed(reply()))), &request, now),
+                    Decision::Replay(reply(), None)
+                );
                 assert_eq!(decide(Some(&live(State::Late)), &request, now), Decision::Refuse(Kind::RetryTooLate));
                 let other = Request { fingerprint: asked("that").fingerprint, ..request.clone() };
                 assert_eq!(decide(Some(&live(State::Late)), &other, now), Decision::Refuse(Kind::KeyReused));
