@@ -5,10 +5,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 
 use futures_util::future::join_all;
-use idem_sqlx::Sweep;
+use idem_core::store::{Claimed, Intent, Lease, LeaseTerms};
+use idem_core::{Fingerprint, FirstSent, Identity, Kind, Request};
+use idem_sqlx::{SqliteLease, Sweep};
+use tokio::time::sleep;
 
 use crate::client::Call;
-use crate::support::Database;
+use crate::support::{Database, Sqlite};
 
 /// The record lives for an hour, and refuses retries for another one.
 const KEPT: u64 = 2 * 60 * 60;
@@ -140,4 +143,30 @@ both! {
         // A request that says nothing runs.
         call().send(&app).await.expect_fresh(201);
     }
+}
+
+/// A lease looks for its record without the write lock, and then waits for the lock. Its time may be over by then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r36_sqlite_a_lease_that_has_waited_past_its_time_does_not_begin() {
+    let db = Sqlite::create().await;
+    let store = db.store(4).await;
+    let identity = Identity::new("u1", "pay", "k").expect("an identity");
+    let request = Request::new(identity, Fingerprint::none(), Duration::from_secs(60)).expect("a request");
+    let mut writer = db.pool.acquire().await.expect("a connection");
+    sqlx::query("BEGIN IMMEDIATE").execute(&mut *writer).await.expect("the write lock");
+    let over = db.clock().await + Duration::from_secs(1);
+    let request = request.with_first_sent(Some(FirstSent::at(over - Duration::from_secs(60))));
+    let claim = tokio::spawn(async move {
+        let claimed = SqliteLease::claim(&store, &request, &LeaseTerms::DEFAULT, Intent::Run).await;
+        match claimed.expect("an answer") {
+            Claimed::Refuse(kind) => kind,
+            _ => panic!("it runs"),
+        }
+    });
+    while db.clock().await <= over {
+        sleep(Duration::from_millis(10)).await;
+    }
+    sqlx::query("ROLLBACK").execute(&mut *writer).await.expect("no lock");
+    assert_eq!(claim.await.expect("no panic"), Kind::FirstSentTooOld);
+    assert_eq!(db.records().await, 0);
 }
