@@ -7,11 +7,11 @@ use std::time::{Duration, UNIX_EPOCH};
 use futures_util::future::join_all;
 use idem_core::store::{Claimed, Intent, Lease, LeaseTerms};
 use idem_core::{Fingerprint, FirstSent, Identity, Kind, Request};
-use idem_sqlx::{SqliteLease, Sweep};
+use idem_sqlx::{Locks, SqliteLease, Sweep};
 use tokio::time::sleep;
 
-use crate::client::Call;
-use crate::support::{Database, Sqlite};
+use crate::client::{Call, eventually};
+use crate::support::{Database, Postgres, Sqlite, locks};
 
 /// The record lives for an hour, and refuses retries for another one.
 const KEPT: u64 = 2 * 60 * 60;
@@ -143,6 +143,32 @@ both! {
         // A request that says nothing runs.
         call().send(&app).await.expect_fresh(201);
     }
+}
+
+/// A run begins in time and is not over when its time is. Its duplicates are not told that nothing is known of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r36_postgres_a_duplicate_of_a_run_that_began_in_time_is_told_that_it_runs() {
+    let db = Postgres::create().await;
+    let ((app, gauge), (elsewhere, _)) = (db.app().await, db.app().await);
+    let over = db.clock().await + Duration::from_secs(2);
+    let sent = httpdate::fmt_http_date(over - Duration::from_secs(KEPT));
+    let call = Call::to("/in-time", "wait").header(OURS, sent.as_bytes());
+    let run = tokio::spawn({
+        let (call, app) = (call.clone(), app.clone());
+        async move { call.send(&app).await }
+    });
+    eventually("it runs", async || gauge.waited() == 1).await;
+    eventually("its time is over", async || db.clock().await > over).await;
+    call.send(&app).await.expect(409, "key_in_flight");
+    // Without locks a process does not see a run of another one that is not committed.
+    match locks() {
+        Locks::Advisory => call.send(&elsewhere).await.expect(409, "key_in_flight"),
+        Locks::None => call.send(&elsewhere).await.expect(412, "first_sent_too_old"),
+    }
+    gauge.open(1);
+    run.await.expect("no panic").expect_fresh(201);
+    assert!(call.send(&elsewhere).await.replayed());
+    assert_eq!((gauge.entered(), db.effects().await), (1, 1));
 }
 
 /// A lease looks for its record without the write lock, and then waits for the lock. Its time may be over by then.
