@@ -51,8 +51,6 @@ pub(crate) struct Late {
 pub(crate) struct World {
     now: i64,
     row: Option<Row>,
-    /// The client whose transaction has inserted the record and has not ended.
-    running: Option<usize>,
     clients: [Client; CLIENTS],
     /// When each request was first sent, and how often it has run.
     sent: [Option<i64>; REQUESTS],
@@ -73,7 +71,7 @@ struct Row {
     is_late: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Client {
     Idle,
     /// It has looked, and is to insert or to replace this claim.
@@ -159,16 +157,17 @@ impl Late {
             (Some(seen), Some(row)) => row.claim == seen && row.expires_at <= world.now,
             _ => false,
         };
-        if may && world.running.is_none() {
+        // Somebody else has inserted the record, and has not committed it.
+        let is_held = world.clients.iter().any(|client| matches!(client, Client::Runs { .. }));
+        if may && !is_held {
             world.late_run |= world.now < world.refuses_until;
-            world.running = Some(at);
             world.clients[at] = Client::Runs { request, began: world.now };
         }
     }
 
     fn commit(&self, world: &mut World, at: usize) {
         let Client::Runs { request, began } = world.clients[at] else { unreachable!("it runs") };
-        (world.clients[at], world.running) = (Client::Idle, None);
+        world.clients[at] = Client::Idle;
         world.runs[request] += 1;
         world.claims += 1;
         let expires_at = began + 1;
@@ -195,7 +194,6 @@ impl Model for Late {
         vec![World {
             now: 0,
             row: None,
-            running: None,
             clients: [Client::Idle; CLIENTS],
             sent: [None; REQUESTS],
             runs: [0; REQUESTS],
@@ -236,13 +234,10 @@ impl Model for Late {
             Action::Look(at, request) => self.look(&mut world, at, request),
             Action::Claim(at) => self.claim(&mut world, at),
             Action::Commit(at) => self.commit(&mut world, at),
-            Action::Crash(at) => {
-                if world.running == Some(at) {
-                    world.running = None;
-                }
-                world.clients[at] = Client::Idle;
-            }
+            Action::Crash(at) => world.clients[at] = Client::Idle,
         }
+        // The clients are alike, so which is which makes no other state.
+        world.clients.sort_unstable();
         Some(world)
     }
 
