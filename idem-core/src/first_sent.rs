@@ -1,6 +1,7 @@
 //! When a client says that it first sent a request.
 
 use std::fmt;
+use std::num::NonZeroI64;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::identity::Key;
@@ -33,7 +34,8 @@ use crate::record::Timestamp;
 /// - Records are kept as long as their own request said. After a release that keeps records longer, the time is compared
 ///   with the new retention: a retry of a request of the old release can still run again.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct FirstSent(Timestamp);
+// Microseconds since 1970. Not zero, so that an option of it is as small.
+pub struct FirstSent(NonZeroI64);
 
 impl FirstSent {
     /// How far ahead of the database's clock a client's clock may be.
@@ -43,7 +45,8 @@ impl FirstSent {
     #[must_use]
     pub fn at(time: SystemTime) -> Self {
         let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-        Self(Timestamp(i64::try_from(since.as_micros()).unwrap_or(i64::MAX)))
+        let micros = i64::try_from(since.as_micros()).unwrap_or(i64::MAX);
+        Self(NonZeroI64::new(micros).unwrap_or(const { NonZeroI64::new(1).unwrap() }))
     }
 
     /// The time at which the key was made, if it is a UUID of version 7 in its usual form, with hyphens. A key that was
@@ -57,7 +60,7 @@ impl FirstSent {
     /// for this long.
     pub(crate) fn window(self, kept: Duration) -> (Timestamp, Timestamp) {
         let micros = |time: Duration| i64::try_from(time.as_micros()).unwrap_or(i64::MAX);
-        let Self(Timestamp(sent)) = self;
+        let sent = self.0.get();
         // A record of that time may have expired when it is as old as that.
         let last = sent.saturating_add(micros(kept)).saturating_sub(1);
         (Timestamp(sent.saturating_sub(micros(Self::AHEAD)).max(0)), Timestamp(last))
@@ -130,9 +133,9 @@ mod tests {
             (Timestamp((1_000_000 - 300) * micro), Timestamp((1_000_000 + 3_600) * micro - 1))
         );
         // Whatever a client says, nothing overflows.
-        let never = FirstSent(Timestamp(i64::MAX)).window(Duration::MAX);
+        let never = FirstSent(NonZeroI64::MAX).window(Duration::MAX);
         assert_eq!(never, (Timestamp(i64::MAX - 300 * micro), Timestamp(i64::MAX - 1)));
         let ever = FirstSent::at(UNIX_EPOCH - hour).window(Duration::from_secs(1));
-        assert_eq!(ever, (Timestamp(0), Timestamp(micro - 1)));
+        assert_eq!(ever, (Timestamp(0), Timestamp(micro)));
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
+use std::num::NonZeroU64;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest, Sha256};
@@ -142,8 +143,8 @@ pub trait ToKey {
 #[derive(Clone)]
 pub struct Key {
     hash: [u8; 32],
-    /// Milliseconds since 1970.
-    made_at: Option<u64>,
+    /// Milliseconds since 1970. Every future with a request in it has this, so it is small.
+    made_at: Option<NonZeroU64>,
 }
 
 impl Key {
@@ -161,7 +162,7 @@ impl Key {
         if text.len() > Self::MAX_LEN {
             return Err(Error::new(Kind::KeyInvalid));
         }
-        Ok(Some(Self { hash: Sha256::digest(text).into(), made_at: of_uuid(text) }))
+        Ok(Some(Self { hash: Sha256::digest(text).into(), made_at: of_uuid(text).and_then(NonZeroU64::new) }))
     }
 
     /// A key from its stored hash: for an operator who has a record but not its key.
@@ -178,7 +179,7 @@ impl Key {
 
     /// The time in a UUID of version 7, in milliseconds since 1970.
     pub(crate) fn made_at(&self) -> Option<u64> {
-        self.made_at
+        self.made_at.map(NonZeroU64::get)
     }
 }
 

@@ -24,6 +24,12 @@ use crate::store::{Abandoned, Place, Recover, Store};
 /// [module](crate::memory).
 pub struct MemoryStore<S = ()> {
     shared: Arc<Shared<S>>,
+    own: Arc<Own>,
+}
+
+/// What a handle and its clones have for themselves.
+#[derive(Clone, Default)]
+struct Own {
     observer: Option<Arc<dyn Observer>>,
     sealer: Sealer,
 }
@@ -55,19 +61,19 @@ impl<S: Clone + Send + 'static> MemoryStore<S> {
             runs: Runs::default(),
             ahead: AtomicI64::new(0),
         };
-        Self { shared: Arc::new(shared), observer: None, sealer: Sealer::default() }
+        Self { shared: Arc::new(shared), own: Arc::default() }
     }
 
     /// The same store, which tells this observer what happens to the requests of this handle and its clones.
     #[must_use]
     pub fn observed_by(self, observer: Arc<dyn Observer>) -> Self {
-        Self { observer: Some(observer), ..self }
+        Self { own: Arc::new(Own { observer: Some(observer), ..Own::clone(&self.own) }), ..self }
     }
 
     /// The same store, which seals what this handle and its clones store: to test a [`Seal`] of your own.
     #[must_use]
     pub fn sealed_by(self, seal: impl Seal) -> Self {
-        Self { sealer: Sealer::new(seal), ..self }
+        Self { own: Arc::new(Own { sealer: Sealer::new(seal), ..Own::clone(&self.own) }), ..self }
     }
 
     /// What is left to do: expired records that are not swept, and leased runs that no process holds.
@@ -143,7 +149,7 @@ impl<S: Clone + Send + 'static> MemoryStore<S> {
     }
 
     pub(super) fn sealer(&self) -> &Sealer {
-        &self.sealer
+        &self.own.sealer
     }
 
     pub(super) async fn lock(&self) -> OwnedMutexGuard<S> {
@@ -167,7 +173,7 @@ impl<S: Clone + Send + 'static> Store for MemoryStore<S> {
     }
 
     fn observer(&self) -> Option<&Arc<dyn Observer>> {
-        self.observer.as_ref()
+        self.own.observer.as_ref()
     }
 
     fn source(&self) -> Source {
@@ -179,14 +185,13 @@ impl<S: Clone + Send + 'static> Recover for MemoryStore<S> {
     async fn abandoned(&self, operation: &str, after: Option<Place>) -> Result<Vec<Abandoned>, Error> {
         let now = self.now();
         let sealed = self.rows().abandoned(operation, after.as_ref(), now);
-        Ok(sealed.into_iter().map(|run| self.sealer.abandoned(operation, run)).collect())
+        Ok(sealed.into_iter().map(|run| self.own.sealer.abandoned(operation, run)).collect())
     }
 }
 
 impl<S> Clone for MemoryStore<S> {
     fn clone(&self) -> Self {
-        let Self { shared, observer, sealer } = self;
-        Self { shared: Arc::clone(shared), observer: observer.clone(), sealer: sealer.clone() }
+        Self { shared: Arc::clone(&self.shared), own: Arc::clone(&self.own) }
     }
 }
 

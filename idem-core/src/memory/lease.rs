@@ -1,6 +1,7 @@
 //! The lease: the right to run one attempt of a leased run.
 
 use std::fmt;
+use std::sync::Arc;
 
 use super::handle::MemoryStore;
 use super::rows::Leased;
@@ -18,7 +19,8 @@ pub type MemorySteps<S = ()> = Steps<MemoryLease<S>>;
 /// The right to run one attempt in memory: see [`MemorySteps`].
 pub struct MemoryLease<S: Clone + Send + 'static = ()> {
     store: MemoryStore<S>,
-    request: Request,
+    /// Shared, because the lease is copied into every step.
+    request: Arc<Request>,
     terms: LeaseTerms,
     claim: Claim,
 }
@@ -48,7 +50,7 @@ impl<S: Clone + Send + 'static> Lease for MemoryLease<S> {
         let leased = store.rows().lease(request, terms, intent, claim, now, sealer)?;
         let claimed = match leased {
             Claimed::Run(Leased { attempt, fingerprint, entries }) => {
-                let lease = Self { store: store.clone(), request: request.clone(), terms: *terms, claim };
+                let lease = Self { store: store.clone(), request: Arc::new(request.clone()), terms: *terms, claim };
                 Claimed::Run(Attempt { lease, number: attempt, fingerprint, entries })
             }
             Claimed::Replay(reply, age) => Claimed::Replay(reply, age),
@@ -103,7 +105,7 @@ impl<S: Clone + Send + 'static> Lease for MemoryLease<S> {
 impl<S: Clone + Send + 'static> Clone for MemoryLease<S> {
     fn clone(&self) -> Self {
         let Self { store, request, terms, claim } = self;
-        Self { store: store.clone(), request: request.clone(), terms: *terms, claim: *claim }
+        Self { store: store.clone(), request: Arc::clone(request), terms: *terms, claim: *claim }
     }
 }
 
