@@ -36,7 +36,7 @@ pub(crate) fn count(url: &str, wanted: &str, requests: u64) {
     let database = one_thread.block_on(Postgres::create(url));
     one_thread.block_on(database.reset());
     println!("| {requests} requests | allocations | their bytes | user, µs | system, µs |\n|---|---|---|---|---|");
-    for variant in database.variants() {
+    for variant in database.variants().into_iter().chain(database.observed()) {
         let is_wanted = if wanted.is_empty() { VARIANTS.contains(&variant.name) } else { variant.name == wanted };
         if is_wanted {
             println!("{}", row(&one_thread, &variant, requests));
