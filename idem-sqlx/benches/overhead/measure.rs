@@ -11,7 +11,7 @@ use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use tower::ServiceExt;
 use tracing::instrument::WithSubscriber;
-use tracing::{Level, callsite};
+use tracing::{Dispatch, Level, callsite};
 
 use crate::database::{Database, FINISHED, OWNERS};
 use crate::observed;
@@ -33,6 +33,10 @@ pub(crate) struct Variant {
 impl Variant {
     pub(crate) fn new(name: &'static str, app: &Router, path: &'static str, keys: Keys) -> Self {
         Self { name, app: app.clone(), path, keys, log: None }
+    }
+
+    pub(crate) fn subscriber(&self) -> Option<Dispatch> {
+        self.log.map(observed::subscriber)
     }
 
     pub(crate) fn logged(self, level: Level) -> Self {
@@ -145,7 +149,7 @@ async fn callers(variant: &Variant, clients: u64) -> Vec<Arc<Caller>> {
 
 /// Lets all clients send one request after the other for this time. Returns requests a second.
 async fn run(callers: &[Arc<Caller>], slice: Duration) -> f64 {
-    let subscriber = callers.first().and_then(|caller| caller.variant.log).map(observed::subscriber);
+    let subscriber = callers.first().and_then(|caller| caller.variant.subscriber());
     let begin = Instant::now();
     let clients: Vec<_> = callers
         .iter()
