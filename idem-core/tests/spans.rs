@@ -172,6 +172,15 @@ async fn r34_a_request_is_one_span_and_a_replay_names_the_trace_of_the_first() {
     let released = "idem.attempt=1 idem.operation=orders.create idem.outcome=released idem.source=memory";
     expect_one(&log, released, &["the body runs", SETTLED]);
 
+    // Of two, nobody knows which is right.
+    let twice = Request::post("/orders").header("idempotency-key", "d");
+    let twice = twice.header("traceparent", TRACEPARENT).header("traceparent", TRACEPARENT);
+    let twice = twice.body(Body::from("1")).expect("a request");
+    assert_eq!(app.clone().oneshot(twice).await.expect("an answer").status().as_u16(), 201);
+    expect_one(&log, run, &["the body runs", SETTLED]);
+    assert_eq!(send("d", "1", None).await, 201);
+    expect_one(&log, replay, &[SETTLED]);
+
     // What is not well formed counts as if it was not there.
     assert_eq!(send("c", "1", Some("order-17")).await, 201);
     expect_one(&log, run, &["the body runs", SETTLED]);
