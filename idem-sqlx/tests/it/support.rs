@@ -112,6 +112,9 @@ pub trait Database: Sized {
     /// The same, telling this observer.
     async fn observed_store(&self, connections: u32, observer: impl Observer) -> <Self::Tx as Context>::Store;
 
+    /// The same, with encryption if there is a keyring.
+    async fn told_store(&self, keyring: Option<Keyring>, observer: impl Observer) -> <Self::Tx as Context>::Store;
+
     /// The same, each of its connections having tables in front of the store's that have their names and nothing else.
     async fn shadowed_store(&self, connections: u32) -> <Self::Tx as Context>::Store;
 
@@ -300,7 +303,7 @@ impl Postgres {
     pub async fn refuse_updates(&self, words: &str, code: &str) {
         self.execute(&format!(
             "CREATE OR REPLACE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
-            $$ BEGIN RAISE EXCEPTION '{words}' USING ERRCODE = '{code}'; END $$;
+            $$ BEGIN RAISE EXCEPTION USING MESSAGE = '{words}', ERRCODE = '{code}'; END $$;
             CREATE OR REPLACE TRIGGER refuse BEFORE UPDATE ON idem_records FOR EACH ROW EXECUTE FUNCTION refuse()"
         ))
         .await;
@@ -402,6 +405,14 @@ impl Database for Postgres {
 
     async fn observed_store(&self, connections: u32, observer: impl Observer) -> PgStore {
         self.builder(connections).await.observer(observer).build()
+    }
+
+    async fn told_store(&self, keyring: Option<Keyring>, observer: impl Observer) -> PgStore {
+        let builder = self.builder(8).await.observer(observer);
+        match keyring {
+            Some(keyring) => builder.seal(keyring).build(),
+            None => builder.build(),
+        }
     }
 
     async fn store(&self, connections: u32) -> PgStore {
@@ -620,6 +631,14 @@ impl Database for Sqlite {
 
     async fn observed_store(&self, connections: u32, observer: impl Observer) -> SqliteStore {
         self.builder(connections).await.observer(observer).build()
+    }
+
+    async fn told_store(&self, keyring: Option<Keyring>, observer: impl Observer) -> SqliteStore {
+        let builder = self.builder(8).await.observer(observer);
+        match keyring {
+            Some(keyring) => builder.seal(keyring).build(),
+            None => builder.build(),
+        }
     }
 
     async fn store(&self, connections: u32) -> SqliteStore {
