@@ -135,6 +135,7 @@ pub mod memory;
 pub mod message;
 mod observe;
 pub mod observer;
+pub mod operate;
 mod resume;
 
 mod steps;
