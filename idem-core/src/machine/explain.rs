@@ -191,6 +191,12 @@ fn expected<R>(decision: Decision<R>, attempt: impl FnOnce(R) -> u32) -> Expecte
 }
 
 impl Seen {
+    /// The same, of a run that began at this time.
+    #[must_use]
+    pub fn begun_at(self, created_at: Option<Timestamp>) -> Self {
+        Self { created_at, ..self }
+    }
+
     /// A record as it is seen at a time.
     #[must_use]
     pub fn of(record: &Record, now: Timestamp) -> Self {
