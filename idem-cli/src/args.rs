@@ -38,7 +38,7 @@ pub(crate) enum Command {
         #[command(flatten)]
         which: Which,
         /// How many attempts the handler allows, if it is leased
-        #[arg(long, default_value_t = 10)]
+        #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
         attempts: u32,
     },
     /// List records, without their content

@@ -58,9 +58,8 @@ macro_rules! on_either {
 impl Database {
     /// Connects, and does not look at the tables.
     pub(crate) async fn connect(options: &Options) -> Result<Self, Failure> {
-        let url = env::var("DATABASE_URL").map_err(|_| {
-            Failure::usage("DATABASE_URL names no database: set it to postgres://… or sqlite:…")
-        })?;
+        let url = env::var("DATABASE_URL")
+            .map_err(|_| Failure::usage("DATABASE_URL names no database: set it to postgres://… or sqlite:…"))?;
         let swept = Swept::default();
         let store = match url.split_once(':') {
             Some(("postgres" | "postgresql", _)) => Store::Postgres(postgres(&url, options, swept.clone()).await?),
@@ -91,7 +90,7 @@ impl Database {
     }
 
     pub(crate) fn operate(&self) -> &dyn Operate {
-        todo!()
+        on_either!(self, store => store)
     }
 
     pub(crate) async fn migrations(&self) -> Result<Migrations, Failure> {
@@ -178,10 +177,8 @@ async fn sqlite(url: &str, options: &Options, swept: Swept) -> Result<SqliteStor
     let address = SqliteConnectOptions::from_str(url)
         .map_err(|_| Failure::usage("DATABASE_URL is no URL: sqlite:shop.db or sqlite:///var/lib/shop.db"))?;
     let pool = SqlitePoolOptions::new().max_connections(1).acquire_timeout(PATIENCE);
-    let pool: SqlitePool = pool
-        .connect_with(address.disable_statement_logging())
-        .await
-        .map_err(|error| Failure::of_connection(&error))?;
+    let pool: SqlitePool =
+        pool.connect_with(address.disable_statement_logging()).await.map_err(|error| Failure::of_connection(&error))?;
     Ok(SqliteStore::builder(pool).observer(swept).build())
 }
 

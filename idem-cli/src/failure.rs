@@ -22,7 +22,8 @@ impl Failure {
 
     /// Why there is no connection. The URL is in no message, since it may have a password in it.
     pub(crate) fn of_connection(error: &sqlx::Error) -> Self {
-        let unreachable = |why: String| Self::new(Exit::Unreachable, format!("{why}: check DATABASE_URL, and the server"));
+        let unreachable =
+            |why: String| Self::new(Exit::Unreachable, format!("{why}: check DATABASE_URL, and the server"));
         match error {
             sqlx::Error::Database(answer) => {
                 let code = answer.code().unwrap_or_default().into_owned();

@@ -55,7 +55,8 @@ impl Which {
     pub(crate) fn identity(&self) -> Result<Identity, Failure> {
         let scope = self.owner.required()?;
         let operation = Operation::named(&self.operation);
-        let operation = operation.ok_or_else(|| Failure::usage("that is no name of an operation: check --operation"))?;
+        let operation =
+            operation.ok_or_else(|| Failure::usage("that is no name of an operation: check --operation"))?;
         Ok(Identity { scope, operation, key: self.key()? })
     }
 

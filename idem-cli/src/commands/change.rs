@@ -59,9 +59,8 @@ pub(super) async fn reset(which: &Which, options: &Options, output: &Output) -> 
 
 pub(super) async fn give_up(which: &Which, reason: &str, options: &Options, output: &Output) -> Result<Exit, Failure> {
     let confirm = Confirm::new(options.yes)?;
-    let reason = Reason::new(reason).ok_or_else(|| {
-        Failure::usage(format!("a reason has 1 to {} characters: check --reason", Reason::MAX_CHARS))
-    })?;
+    let reason = Reason::new(reason)
+        .ok_or_else(|| Failure::usage(format!("a reason has 1 to {} characters: check --reason", Reason::MAX_CHARS)))?;
     let identity = which.identity()?;
     let database = Database::open(options).await?;
     let state = state(&database, &identity).await?;

@@ -35,7 +35,9 @@ fn expected(expected: Expected) -> (&'static str, Option<&'static str>, String) 
             format!("the next attempt may begin in {}", duration(rest + std::time::Duration::from_millis(999))),
         ),
         Expected::Replay => ("replay", None, "the stored reply".to_owned()),
-        Expected::Refuse(kind) => ("refuse", Some(kind.code()), format!("{}: {}", kind.code(), Error::new(kind).detail())),
+        Expected::Refuse(kind) => {
+            ("refuse", Some(kind.code()), format!("{}: {}", kind.code(), Error::new(kind).detail()))
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! The live view.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use idem_core::observer::Backlog;
 use idem_core::operate::{Counts, Inspect};
@@ -11,15 +11,10 @@ use crate::database::Database;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::output::Output;
-use crate::text::{duration, table, time};
+use crate::text::{duration, table};
 
 /// Until Ctrl-C. A failure ends it: whoever watches has to see that.
-pub(super) async fn watch(
-    once: bool,
-    every: Duration,
-    options: &Options,
-    output: &Output,
-) -> Result<Exit, Failure> {
+pub(super) async fn watch(once: bool, every: Duration, options: &Options, output: &Output) -> Result<Exit, Failure> {
     let database = Database::open(options).await?;
     loop {
         let (counts, backlog) = look(database.operate()).await?;
@@ -42,6 +37,11 @@ async fn look(store: &(impl Inspect + ?Sized)) -> Result<(Counts, Backlog), Fail
     Ok((store.counts().await?, store.backlog().await?))
 }
 
+/// By the clock here: without a record the store has told no time.
+fn now() -> String {
+    humantime::format_rfc3339_seconds(SystemTime::now()).to_string()
+}
+
 fn counts_json(counts: &Counts, backlog: Backlog) -> Value {
     let counted = counts.counted.iter().map(|counted| {
         json!({
@@ -52,7 +52,7 @@ fn counts_json(counts: &Counts, backlog: Backlog) -> Value {
         })
     });
     json!({
-        "now": time(counts.now.0),
+        "now": now(),
         "counts": counted.collect::<Vec<_>>(),
         "is_complete": counts.is_complete,
         "expired": backlog.expired,
@@ -70,10 +70,11 @@ fn counts_text(counts: &Counts, backlog: Backlog) -> String {
             vec![counted.operation.clone(), counted.condition.name().to_owned(), numbers.0, numbers.1]
         })
         .collect();
-    let mut text = format!("{}\n\n{}", time(counts.now.0), table(&["operation", "state", "records", "today"], &rows));
+    let mut text = format!("{}\n\n{}", now(), table(&["operation", "state", "records", "today"], &rows));
     if !counts.is_complete {
         text += &format!("only the {} records that expire last are counted\n", Counts::MOST);
     }
-    let oldest = if backlog.expired == 0 { String::new() } else { format!(", the oldest for {}", duration(backlog.oldest)) };
+    let oldest =
+        if backlog.expired == 0 { String::new() } else { format!(", the oldest for {}", duration(backlog.oldest)) };
     text + &format!("\nexpired, not swept: {}{oldest}\nabandoned runs: {}\n", backlog.expired, backlog.abandoned)
 }

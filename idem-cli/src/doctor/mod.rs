@@ -69,7 +69,9 @@ impl Report {
         let finding = match found {
             Ok(finding) => finding,
             Err(failure) if failure.exit == Exit::Unreachable => return Err(failure),
-            Err(failure) if failure.exit == Exit::Busy => Finding::warn("could not be checked in time", failure.message),
+            Err(failure) if failure.exit == Exit::Busy => {
+                Finding::warn("could not be checked in time", failure.message)
+            }
             Err(failure) => Finding::fail("could not be checked", failure.message),
         };
         self.0.push((name, finding));

@@ -10,7 +10,6 @@ use crate::failure::Failure;
 
 /// What the checks look at.
 pub(super) struct Patient<'a> {
-    pub(super) database: &'a Database,
     pub(super) pool: &'a PgPool,
     pub(super) asked: &'a Doctor,
     /// The schema of the tables, as it is stored.
@@ -30,7 +29,6 @@ pub(super) async fn check(
     let who: (String, Option<String>) =
         one(pool, "SELECT current_user::text, current_schema()::text".to_owned(), &[]).await?;
     let patient = &Patient {
-        database,
         pool,
         asked,
         schema: options.schema.clone().or(who.1).unwrap_or_default(),

@@ -52,7 +52,9 @@ pub(super) async fn stuck(database: &Database) -> Result<Finding, Failure> {
         Finding::ok("no key is poisoned, and no record unreadable")
     } else {
         Finding::warn(
-            format!("{poisoned} keys are poisoned by handlers that ended their transactions; {unreadable} records cannot be read"),
+            format!(
+                "{poisoned} keys are poisoned by handlers that ended their transactions; {unreadable} records cannot be read"
+            ),
             "`idem list --state poisoned --state unreadable` names them; look what was kept before they expire",
         )
     })

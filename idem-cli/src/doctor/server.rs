@@ -51,7 +51,8 @@ pub(super) async fn pooler(patient: &Patient<'_>) -> Result<Finding, Failure> {
     }
     const FOUND: &str = "a pooler in transaction mode is between here and the server";
     if !patient.asked.unnamed_statements {
-        let advice = "build the store with unnamed_statements(true) and a named schema, and say --unnamed-statements here";
+        let advice =
+            "build the store with unnamed_statements(true) and a named schema, and say --unnamed-statements here";
         return Ok(Finding::fail(FOUND, advice));
     }
     Ok(if patient.has_named_schema {
@@ -80,7 +81,11 @@ pub(super) async fn clock(patient: &Patient<'_>) -> Result<Finding, Failure> {
     let took = after.duration_since(before).unwrap_or(Duration::ZERO);
     let ours = (since_1970(before) + took / 2).as_secs_f64();
     let offset = (theirs - ours).abs() - took.as_secs_f64() / 2.0;
-    let found = format!("the database's clock is {:.1} s {} ours", offset.max(0.0), if theirs > ours { "ahead of" } else { "behind" });
+    let found = format!(
+        "the database's clock is {:.1} s {} ours",
+        offset.max(0.0),
+        if theirs > ours { "ahead of" } else { "behind" }
+    );
     let advice = "synchronise both clocks (NTP)";
     Ok(match offset {
         offset if offset > 60.0 => Finding::fail(found, advice),

@@ -3,7 +3,7 @@
 use sqlx::sqlite::SqliteRow;
 use sqlx::{AssertSqlSafe, FromRow, SqlitePool};
 
-use super::{Finding, Report, check, migrations, records, statements};
+use super::{Finding, Report, check, migrations, records, sqlite, statements};
 use crate::args::{Doctor, Options};
 use crate::database::Database;
 use crate::exit::Exit;
@@ -23,20 +23,15 @@ pub(super) async fn check(
     report: &mut Report,
 ) -> Result<(), Failure> {
     let patient = &Patient { pool, asked };
-    check!(report, patient, this: intact writable journal_mode);
+    check!(report, patient, sqlite: intact writable journal_mode);
     let (migrated, are_there) = migrations(database, options).await?;
     report.add("migrations", Ok(migrated))?;
     if are_there {
         report.add("statements", statements(database).await)?;
         check!(report, database, records: backlog abandoned stuck);
-        check!(report, patient, this: owed sealed);
+        check!(report, patient, sqlite: owed sealed);
     }
     Ok(())
-}
-
-/// The names of this module's checks, as the macro asks for them.
-mod this {
-    pub(super) use super::{intact, journal_mode, owed, sealed, writable};
 }
 
 impl Patient<'_> {

@@ -13,8 +13,9 @@ const RIGHTS: &[(&str, &[&str])] = &[
 ];
 
 pub(super) async fn grants(patient: &Patient<'_>) -> Result<Finding, Failure> {
-    let (is_there,): (bool,) =
-        patient.one("SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_roles WHERE rolname = $1::text)", &[&patient.role]).await?;
+    let (is_there,): (bool,) = patient
+        .one("SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_roles WHERE rolname = $1::text)", &[&patient.role])
+        .await?;
     if !is_there {
         return Ok(no_role(&patient.role));
     }
