@@ -131,7 +131,16 @@ pub(super) async fn sweep(
     if let Some(archive) = archive {
         sweep = sweep.archive(archive);
     }
-    let removed = with_progress(&database, &sweep, backlog.expired, output).await?;
+    let removed = with_progress(&database, &sweep, backlog.expired, output).await.map_err(|error| {
+        let failure = Failure::from(error);
+        // The store's own tables fit, so it is the archive that does not.
+        let is_of_archive = archive.is_some() && failure.exit == Exit::Older;
+        if is_of_archive {
+            Failure::usage("there is no such archive, or it has other columns: check --archive")
+        } else {
+            failure
+        }
+    })?;
     output.result(&json!({ "removed": removed }), format!("removed  {removed}"));
     Ok(Exit::Done)
 }
