@@ -52,22 +52,26 @@ async fn intact(patient: &Patient<'_>) -> Result<Finding, Failure> {
     })
 }
 
-/// By a transaction with the write lock that is rolled back.
+/// By a write that is rolled back. SQLite gives a file that only reads the write lock, and refuses the write.
 async fn writable(patient: &Patient<'_>) -> Result<Finding, Failure> {
-    let mut connection = patient.pool.acquire().await?;
-    let begun = sqlx::raw_sql("BEGIN IMMEDIATE; ROLLBACK").execute(&mut *connection).await;
-    match begun.map_err(Failure::from) {
-        Ok(_) => Ok(Finding::ok("the file can be written")),
-        Err(failure) if failure.exit == Exit::ReadOnly => Ok(Finding::fail(
+    Ok(match write(patient.pool).await.map_err(Failure::from) {
+        Ok(()) => Finding::ok("the file can be written"),
+        Err(failure) if failure.exit == Exit::ReadOnly => Finding::fail(
             "the file cannot be written",
             "give the process the right to write the file and its folder, or leave `mode=ro` out of the URL",
-        )),
-        Err(failure) if failure.exit == Exit::Busy => Ok(Finding::warn(
+        ),
+        Err(failure) if failure.exit == Exit::Busy => Finding::warn(
             "another process keeps the write lock for longer than 5 seconds",
             "look for a handler that hangs, and give handlers a `deadline`",
-        )),
-        Err(failure) => Err(failure),
-    }
+        ),
+        Err(failure) => return Err(failure),
+    })
+}
+
+async fn write(pool: &SqlitePool) -> sqlx::Result<()> {
+    let mut transaction = pool.begin_with("BEGIN IMMEDIATE").await?;
+    sqlx::raw_sql("CREATE TABLE main.idem_doctor (nothing integer)").execute(&mut *transaction).await?;
+    transaction.rollback().await
 }
 
 async fn journal_mode(patient: &Patient<'_>) -> Result<Finding, Failure> {

@@ -96,12 +96,6 @@ async fn r37a_doctor_names_a_file_that_is_damaged_or_only_read_or_not_in_wal() {
     db.execute("PRAGMA journal_mode = DELETE").await;
     assert_eq!(db.idem(&["doctor", "--json"]).expect(0).check("journal_mode").0, "warn");
 
-    for number in 0..2000 {
-        let key = number.to_string();
-        if number % 500 == 0 {
-            db.insert(&Record { key: &key, ..Record::default() }).await;
-        }
-    }
     db.execute("CREATE TABLE filler AS WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 2000) SELECT n, hex(randomblob(100)) AS t FROM n").await;
     db.execute("CREATE INDEX filler_t ON filler (t)").await;
     let Db::Sqlite(file) = &db else { unreachable!("it is SQLite") };

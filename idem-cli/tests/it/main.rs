@@ -6,6 +6,16 @@
 #[macro_use]
 mod support;
 
+// Parts of the command that need no database.
+#[allow(dead_code)]
+#[path = "../../src/confirm.rs"]
+mod confirm;
+#[allow(dead_code)]
+#[path = "../../src/exit.rs"]
+mod exit;
+#[allow(dead_code)]
+#[path = "../../src/failure.rs"]
+mod failure;
 #[allow(dead_code)]
 #[path = "../../src/text.rs"]
 mod text;

@@ -1,10 +1,19 @@
 //! Text as a terminal may see it, and the questions.
 
+use crate::confirm::asks;
+use crate::exit;
 use crate::text::{duration, printable, table, time};
 
-#[path = "../../src/exit.rs"]
-#[allow(dead_code)]
-mod exit;
+#[test]
+fn r37a_only_yes_is_a_yes() {
+    for (typed, is_yes) in
+        [("y\n", true), ("YES\n", true), (" yes \n", true), ("\n", false), ("", false), ("n\n", false), ("yo\n", false)]
+    {
+        let mut asked = Vec::new();
+        assert_eq!(asks("Go on?", &mut typed.as_bytes(), &mut asked), is_yes, "{typed:?}");
+        assert_eq!(asked, b"Go on? [y/N] ");
+    }
+}
 
 #[test]
 fn r34_nothing_steers_a_terminal() {
