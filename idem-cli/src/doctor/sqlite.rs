@@ -70,7 +70,7 @@ async fn writable(patient: &Patient<'_>) -> Result<Finding, Failure> {
 
 async fn write(pool: &SqlitePool) -> sqlx::Result<()> {
     let mut transaction = pool.begin_with("BEGIN IMMEDIATE").await?;
-    sqlx::raw_sql("CREATE TABLE main.idem_doctor (nothing integer)").execute(&mut *transaction).await?;
+    sqlx::raw_sql("CREATE TABLE main.idem_doctor (x integer)").execute(&mut *transaction).await?;
     transaction.rollback().await
 }
 

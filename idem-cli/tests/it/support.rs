@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use idem_sqlx::{PgStore, SqliteStore};
 use serde_json::Value;
 use sqlx::postgres::PgConnectOptions;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool, SqlitePool};
 use tempfile::TempDir;
 
@@ -376,11 +377,11 @@ impl Sqlite {
 
     pub async fn empty() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let options = sqlx::sqlite::SqliteConnectOptions::new()
+        let options = SqliteConnectOptions::new()
             .filename(folder.path().join("shop.db"))
             .create_if_missing(true)
-            .journal_mode(sqlx::sqlite::SqliteJournalMode::Wal);
-        let pool = SqlitePool::connect_with(options).await.expect("a file");
+            .journal_mode(SqliteJournalMode::Wal);
+        let pool = SqlitePoolOptions::new().max_connections(1).connect_with(options).await.expect("a file");
         Self { folder, pool }
     }
 
