@@ -6,22 +6,25 @@ use std::time::Duration;
 use bytes::Bytes;
 use idem_core::machine::{Expected, Retry};
 use idem_core::memory::{MemoryLease, MemoryStore, MemoryTx};
+use idem_core::operate::{Operate, Reason};
 use idem_core::store::{
     Attempt, Claimed, Context, Entry, EntryKind, Format, Intent, Lease, LeaseTerms, Outcome, Reply,
 };
-use idem_core::{Fingerprint, Identity, Request};
+use idem_core::{Fingerprint, Identity, Request, Then};
 use proptest::prelude::*;
 
 /// What happens to the key. A claim keeps its run, and another event ends it.
 #[derive(Debug, Clone, Copy)]
 enum Event {
-    Claim { fingerprint: u8, is_leased: bool },
+    Claim { fingerprint: u8, is_leased: bool, then: Then },
     Complete { is_oversized: bool },
     Release,
     Reject,
     Crash,
     Advance(u64),
     Reset,
+    GiveUp,
+    Forget,
     Sweep,
 }
 
@@ -32,13 +35,18 @@ enum Run {
 
 fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
-        4 => (0..2_u8, any::<bool>()).prop_map(|(fingerprint, is_leased)| Event::Claim { fingerprint, is_leased }),
+        6 => (0..2_u8, any::<bool>(), any::<bool>()).prop_map(|(fingerprint, is_leased, is_kept)| {
+            let then = if is_kept { Then::Refuse(Duration::from_secs(90)) } else { Then::Run };
+            Event::Claim { fingerprint, is_leased, then }
+        }),
         1 => any::<bool>().prop_map(|is_oversized| Event::Complete { is_oversized }),
         2 => Just(Event::Release),
         1 => Just(Event::Reject),
         2 => Just(Event::Crash),
         3 => prop_oneof![Just(1), Just(31), Just(100), Just(200)].prop_map(Event::Advance),
         1 => Just(Event::Reset),
+        1 => Just(Event::GiveUp),
+        1 => Just(Event::Forget),
         1 => Just(Event::Sweep),
     ]
 }
@@ -84,8 +92,8 @@ async fn check(events: Vec<Event>, seen: &mut Vec<&'static str>) -> Result<(), T
     let mut held: Option<Run> = None;
     for event in events {
         match event {
-            Event::Claim { fingerprint, is_leased } => {
-                let request = request(fingerprint);
+            Event::Claim { fingerprint, is_leased, then } => {
+                let request = request(fingerprint).then(then).expect("in range");
                 let retry = Retry { fingerprint: Some(request.fingerprint), terms: is_leased.then_some(terms) };
                 let explained = store.explain(&request.identity, &retry);
                 let (got, run) = if is_leased {
@@ -127,6 +135,11 @@ async fn check(events: Vec<Event>, seen: &mut Vec<&'static str>) -> Result<(), T
             Event::Crash => held = None,
             Event::Advance(seconds) => store.advance(Duration::from_secs(seconds)),
             Event::Reset => drop(store.reset_attempts(&request(0).identity)),
+            Event::GiveUp => {
+                let reason = Reason::new("settled by hand").expect("a reason");
+                store.give_up(&request(0).identity, &reason).await.expect("an answer");
+            }
+            Event::Forget => drop(store.forget(&request(0).identity.scope, false).await.expect("an answer")),
             Event::Sweep => drop(store.sweep()),
         }
     }
@@ -160,11 +173,13 @@ fn r37_explain_agrees_with_the_next_request_in_every_state_that_can_be_reached()
     let expected = [
         "attempt_too_soon",
         "attempts_exhausted",
+        "given_up",
         "key_in_flight",
         "key_reused",
         "replay",
         "reply_too_large",
         "resume",
+        "retry_too_late",
         "run",
         "step_mismatch",
     ];

@@ -30,11 +30,11 @@ pub(crate) async fn explain<D: Database>(store: &D, identity: &Identity, retry: 
 /// A page of records. The statements are short, and choose nothing but a range of the primary key.
 pub(crate) async fn list<D: Database>(store: &D, query: &Query) -> Result<Page, Error> {
     let mut after = query.after.clone().unwrap_or_else(|| beginning(query));
-    let (mut records, mut now, mut looked_at) = (Vec::new(), Timestamp(0), 0);
+    let (mut records, mut looked_at) = (Vec::new(), 0);
     loop {
         let some = store.list_some(query.scope.as_ref(), &after, LISTED_AT_ONCE).await?;
         let is_last = (some.records.len() as u32) < LISTED_AT_ONCE;
-        now = if some.records.is_empty() { now.max(some.now) } else { some.now };
+        let now = some.now;
         looked_at += some.records.len() as u32;
         for record in some.records {
             if is_past(query, &record.at) {

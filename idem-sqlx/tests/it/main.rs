@@ -35,6 +35,7 @@ mod load;
 mod messages;
 mod migrate;
 mod observer;
+mod operate;
 mod orders;
 mod pages;
 mod ping;
