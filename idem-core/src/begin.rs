@@ -229,8 +229,8 @@ impl<C: Context> Guard<C> {
         self.limit
     }
 
-    pub(crate) fn span(&self) -> Span {
-        self.watch.span()
+    pub(crate) fn handler_span(&self) -> Span {
+        self.watch.handler_span()
     }
 
     pub(crate) fn cut(&self) -> impl Future<Output = Kind> + Send + 'static {

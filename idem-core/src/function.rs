@@ -149,12 +149,12 @@ fn asked_for<R>(store: &impl Store, policy: &Policy, asked: Asked, codec: &Codec
     Ok(request)
 }
 
-/// Is ready when the run must end before its body has answered, and says why. Beside it is the span of the run.
+/// Is ready when the run must end before its body has answered, and says why. Beside it is the span of the body.
 pub fn cut<C: Context>(run: &Guard<C>) -> (impl Future<Output = Kind> + Send + 'static, Span) {
-    (run.cut(), run.span())
+    (run.cut(), run.handler_span())
 }
 
-/// The body's answer, or why it was cut first. The body is in the span of its run.
+/// The body's answer, or why it was cut first. The body runs in its span.
 pub fn answer<R>(
     (cut, span): (impl Future<Output = Kind>, Span),
     body: impl Future<Output = R>,

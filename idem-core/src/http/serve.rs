@@ -55,8 +55,7 @@ impl<C: Context> Call<C> {
             let counted = store.runs().enter();
             let mut watch = Watch::start(&store, policy.operation);
             watch.trace(traced);
-            let span = watch.span();
-            serve(store, request, policy, body, counted, watch).instrument(span).await
+            serve(store, request, policy, body, counted, watch).await
         })
     }
 
@@ -166,7 +165,7 @@ async fn serve<C: Context>(
     };
     let claimed = {
         let claiming = pin!(claim::claim::<C>(&store, &request, policy.in_flight, &policy.lease, Intent::Run));
-        catch(claiming).await
+        catch(claiming.instrument(watch.span())).await
     };
     match claimed.unwrap_or_else(|panic| Err(bug(panic))) {
         // No await comes between the claim and the task that outlives this future.
@@ -200,8 +199,9 @@ async fn serve<C: Context>(
 
 /// Answers a request whose handler does not run.
 fn refuse(policy: &Policy, watch: Watch, error: Error) -> Response {
+    let span = watch.span();
     watch.failed(&error);
-    respond(policy, Err(error))
+    span.in_scope(|| respond(policy, Err(error)))
 }
 
 /// Tells how a run has ended. The handler may have answered with an error of the library.
@@ -237,11 +237,11 @@ async fn run_recorded<C: Context>(
     let deadline = deadline(store, policy);
     context.set_deadline(deadline);
     let mut cut = pin!(cut(context.lost(), deadline));
-    let ended = within(&mut cut, catch(body(&mut context))).await;
+    let ended = within(&mut cut, catch(body(&mut context).instrument(watch.handler_span()))).await;
     let mut response = match ended.unwrap_or_else(|kind| Err(Error::new(kind))) {
         Ok(response) => response,
         Err(failed) => {
-            release(context).await?;
+            release(context, watch).await?;
             return Err(failed);
         }
     };
@@ -249,11 +249,11 @@ async fn run_recorded<C: Context>(
     if context.is_rejected() {
         // The outcome of the rejection is recorded; this attempt's response does not count.
         watch.ran(Disposition::Reject, None);
-        return reject(context, &Outcome::Oversized, response).await;
+        return reject(context, &Outcome::Oversized, response, watch).await;
     }
     if disposition == Disposition::Release {
         watch.released(context.stopped());
-        release(context).await?;
+        release(context, watch).await?;
         return Ok(response);
     }
     // The body may be a stream of the handler's: an error or a panic in it releases the run, too.
@@ -261,26 +261,31 @@ async fn run_recorded<C: Context>(
     let (outcome, response) = match captured.unwrap_or_else(|kind| Err(Error::new(kind))).flatten() {
         Ok(captured) => captured,
         Err(error) => {
-            release(context).await?;
+            release(context, watch).await?;
             return Err(error);
         }
     };
     watch.ran(disposition, Some(&outcome));
     if disposition == Disposition::Commit {
-        context.complete(&outcome).await?;
+        context.complete(&outcome).instrument(watch.span()).await?;
         return Ok(response);
     }
-    reject(context, &outcome, response).await
+    reject(context, &outcome, response, watch).await
 }
 
 /// Boxed, like [`reject`]: the future of a usual run does not grow by it.
-fn release<C: Context>(context: C) -> BoxFuture<'static, Result<(), Error>> {
-    Box::pin(context.release())
+fn release<C: Context>(context: C, watch: &Watch) -> BoxFuture<'static, Result<(), Error>> {
+    Box::pin(context.release().instrument(watch.span()))
 }
 
-async fn reject<C: Context>(context: C, outcome: &Outcome, response: Response) -> Result<Response, Error> {
+async fn reject<C: Context>(
+    context: C,
+    outcome: &Outcome,
+    response: Response,
+    watch: &Watch,
+) -> Result<Response, Error> {
     // Boxed: otherwise the future of every run would reserve space for it.
-    match Box::pin(context.reject(outcome)).await? {
+    match Box::pin(context.reject(outcome).instrument(watch.span())).await? {
         Rejected::Stored => Ok(response),
         Rejected::Replay(stored) => reply::replay(stored),
         Rejected::Refuse(kind) => Err(Error::new(kind)),
@@ -293,21 +298,21 @@ async fn run_unrecorded<C: Context>(
     body: Body<C>,
     watch: &mut Watch,
 ) -> Result<Response, Error> {
-    let mut context = C::begin_unrecorded(store).await?;
+    let mut context = C::begin_unrecorded(store).instrument(watch.span()).await?;
     watch.claimed(1, false);
     let deadline = deadline(store, policy);
     context.set_deadline(deadline);
     let cut = cut(context.lost(), deadline);
-    let ended = within(cut, catch(body(&mut context))).await;
+    let ended = within(cut, catch(body(&mut context).instrument(watch.handler_span()))).await;
     match ended.unwrap_or_else(|kind| Err(Error::new(kind))) {
         Ok(mut response) => {
             let disposition = disposition(&mut response);
             watch.ran(disposition, None);
-            context.finish_unrecorded(disposition).await?;
+            context.finish_unrecorded(disposition).instrument(watch.span()).await?;
             Ok(response)
         }
         Err(failed) => {
-            context.finish_unrecorded(Disposition::Release).await?;
+            context.finish_unrecorded(Disposition::Release).instrument(watch.span()).await?;
             Err(failed)
         }
     }

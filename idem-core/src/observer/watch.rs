@@ -26,6 +26,7 @@ struct Request {
     source: Source,
     began: Instant,
     span: Span,
+    handler_span: Span,
     /// The trace of this request.
     traceparent: Option<TraceParent>,
     claimed: Option<Claimed>,
@@ -50,13 +51,15 @@ struct Claimed {
 
 impl Watch {
     pub(crate) fn start(store: &impl Store, operation: Operation) -> Self {
+        let (callers, span) = (Span::current(), log::span(operation));
         Self(Box::new(Request {
             observer: store.observer().cloned(),
             runs: store.runs().clone(),
             operation,
             source: store.source(),
             began: Instant::now(),
-            span: log::span(operation),
+            handler_span: if callers.is_none() { span.clone() } else { callers },
+            span,
             traceparent: None,
             claimed: None,
             replay_size: None,
@@ -69,6 +72,12 @@ impl Watch {
     /// The request's span. The one who waits for the run enters it.
     pub(crate) fn span(&self) -> Span {
         self.0.span.clone()
+    }
+
+    /// The span of the handler: its caller's, if there is one. A handler may record fields on the current span, which
+    /// must be the one that its caller has opened for it.
+    pub(crate) fn handler_span(&self) -> Span {
+        self.0.handler_span.clone()
     }
 
     /// The request is part of this trace.
