@@ -29,6 +29,9 @@ pub(crate) struct Options {
     /// Make the change without asking
     #[arg(long, global = true)]
     pub(crate) yes: bool,
+    /// The id of a key that the application's keyring has, once for each key (`explain`, `doctor`)
+    #[arg(long, global = true, value_name = "ID")]
+    pub(crate) key_id: Vec<u32>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -117,9 +120,6 @@ pub(crate) struct Doctor {
     /// The application says `unnamed_statements(true)`, as behind a pooler in transaction mode
     #[arg(long)]
     pub(crate) unnamed_statements: bool,
-    /// The id of a key that the application's keyring has; once for each key
-    #[arg(long, value_name = "ID")]
-    pub(crate) key_id: Vec<u32>,
 }
 
 fn condition(name: &str) -> Result<Condition, String> {

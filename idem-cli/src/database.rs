@@ -9,7 +9,7 @@ use std::time::Duration;
 use idem_core::Error;
 use idem_core::observer::{Event, Observer};
 use idem_core::operate::Operate;
-use idem_sqlx::{Migrations, PgStore, RefusedStatement, SqliteStore, Sweep};
+use idem_sqlx::{Migrations, PgStore, PgStoreBuilder, RefusedStatement, SqliteStore, SqliteStoreBuilder, Sweep};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
 use sqlx::{ConnectOptions, Connection, PgPool, SqlitePool};
@@ -18,6 +18,7 @@ use tokio::time::timeout;
 use crate::args::Options;
 use crate::exit::Exit;
 use crate::failure::Failure;
+use crate::keys::Keys;
 use crate::text::printable;
 
 /// How long to wait for a connection.
@@ -27,6 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) struct Database {
     pub(crate) store: Store,
     swept: Swept,
+    pub(crate) keys: Keys,
 }
 
 pub(crate) enum Store {
@@ -60,13 +62,17 @@ impl Database {
     pub(crate) async fn connect(options: &Options) -> Result<Self, Failure> {
         let url = env::var("DATABASE_URL")
             .map_err(|_| Failure::usage("DATABASE_URL names no database: set it to postgres://… or sqlite:…"))?;
-        let swept = Swept::default();
+        let (swept, keys) = (Swept::default(), Keys::new(&options.key_id));
         let store = match url.split_once(':') {
-            Some(("postgres" | "postgresql", _)) => Store::Postgres(postgres(&url, options, swept.clone()).await?),
-            Some(("sqlite", _)) => Store::Sqlite(sqlite(&url, options, swept.clone()).await?),
+            Some(("postgres" | "postgresql", _)) => {
+                Store::Postgres(postgres(&url, options).await?.observer(swept.clone()).seal(keys.clone()).build())
+            }
+            Some(("sqlite", _)) => {
+                Store::Sqlite(sqlite(&url, options).await?.observer(swept.clone()).seal(keys.clone()).build())
+            }
             _ => return Err(Failure::usage("DATABASE_URL begins with postgres:// or sqlite:")),
         };
-        Ok(Self { store, swept })
+        Ok(Self { store, swept, keys })
     }
 
     /// Connects, and refuses tables that are not those of this release.
@@ -149,7 +155,7 @@ async fn schemas_with_tables(pool: &PgPool) -> sqlx::Result<Vec<String>> {
     sqlx::query_scalar(query).persistent(false).fetch_all(&mut *transaction).await
 }
 
-async fn postgres(url: &str, options: &Options, swept: Swept) -> Result<PgStore, Failure> {
+async fn postgres(url: &str, options: &Options) -> Result<PgStoreBuilder, Failure> {
     // The reason is not printed: it may quote a part of the URL.
     let address = PgConnectOptions::from_str(url)
         .map_err(|_| Failure::usage("DATABASE_URL is no URL: postgres://role:password@host:5432/database"))?;
@@ -163,14 +169,14 @@ async fn postgres(url: &str, options: &Options, swept: Swept) -> Result<PgStore,
     let _server_gone = connection.close().await;
     let pool = PgPoolOptions::new().max_connections(3).acquire_timeout(PATIENCE).connect_lazy_with(address);
     // Behind a pooler in transaction mode a named statement would be a stranger's. Without names there is no difference.
-    let builder = PgStore::builder(pool).unnamed_statements(true).observer(swept);
+    let builder = PgStore::builder(pool).unnamed_statements(true);
     Ok(match &options.schema {
-        Some(schema) => builder.schema(schema.as_str()).build(),
-        None => builder.build(),
+        Some(schema) => builder.schema(schema.as_str()),
+        None => builder,
     })
 }
 
-async fn sqlite(url: &str, options: &Options, swept: Swept) -> Result<SqliteStore, Failure> {
+async fn sqlite(url: &str, options: &Options) -> Result<SqliteStoreBuilder, Failure> {
     if options.schema.is_some() {
         return Err(Failure::usage("a file of SQLite has no schemas: leave --schema out"));
     }
@@ -179,7 +185,7 @@ async fn sqlite(url: &str, options: &Options, swept: Swept) -> Result<SqliteStor
     let pool = SqlitePoolOptions::new().max_connections(1).acquire_timeout(PATIENCE);
     let pool: SqlitePool =
         pool.connect_with(address.disable_statement_logging()).await.map_err(|error| Failure::of_connection(&error))?;
-    Ok(SqliteStore::builder(pool).observer(swept).build())
+    Ok(SqliteStore::builder(pool))
 }
 
 fn no_answer() -> Failure {

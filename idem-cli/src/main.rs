@@ -9,6 +9,7 @@ mod database;
 mod doctor;
 mod exit;
 mod failure;
+mod keys;
 mod output;
 mod request;
 mod text;

@@ -1,6 +1,8 @@
 //! Rule 37: whatever has happened to a key, `explain` says what the next request gets.
 #![cfg(feature = "memory")]
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,6 +14,7 @@ use idem_core::store::{
 };
 use idem_core::{Fingerprint, Identity, Request, Then};
 use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
 
 /// What happens to the key. A claim keeps its run, and another event ends it.
 #[derive(Debug, Clone, Copy)]
@@ -86,7 +89,7 @@ fn agree(explained: Expected, got: Expected) -> bool {
     }
 }
 
-async fn check(events: Vec<Event>, seen: &mut Vec<&'static str>) -> Result<(), TestCaseError> {
+async fn check(events: Vec<Event>, seen: &mut BTreeSet<&'static str>) -> Result<(), TestCaseError> {
     let store = MemoryStore::<()>::default();
     let terms = LeaseTerms::DEFAULT.attempts(2);
     let mut held: Option<Run> = None;
@@ -106,7 +109,7 @@ async fn check(events: Vec<Event>, seen: &mut Vec<&'static str>) -> Result<(), T
                     (got, run.map(Run::Transaction))
                 };
                 prop_assert!(agree(explained.expected, got), "{explained:?}, but {got:?}");
-                seen.push(name(got));
+                seen.insert(name(got));
                 if run.is_some() {
                     held = run;
                 }
@@ -156,32 +159,36 @@ fn name(expected: Expected) -> &'static str {
     }
 }
 
+/// Every answer that a retry can get.
+const ANSWERS: &[&str] = &[
+    "attempt_too_soon",
+    "attempts_exhausted",
+    "given_up",
+    "key_in_flight",
+    "key_reused",
+    "replay",
+    "reply_too_large",
+    "resume",
+    "retry_too_late",
+    "run",
+    "step_mismatch",
+];
+
 #[test]
 fn r37_explain_agrees_with_the_next_request_in_every_state_that_can_be_reached() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-    let mut seen = Vec::new();
-    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
-        cases: 800,
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    });
-    let all = std::cell::RefCell::new(&mut seen);
-    let histories = proptest::collection::vec(event(), 1..40);
-    runner.run(&histories, |events| runtime.block_on(check(events, &mut all.borrow_mut()))).expect("they agree");
-    seen.sort_unstable();
-    seen.dedup();
-    let expected = [
-        "attempt_too_soon",
-        "attempts_exhausted",
-        "given_up",
-        "key_in_flight",
-        "key_reused",
-        "replay",
-        "reply_too_large",
-        "resume",
-        "retry_too_late",
-        "run",
-        "step_mismatch",
-    ];
-    assert_eq!(seen, expected, "each answer has been met");
+    let mut seen = BTreeSet::new();
+    // Some answers are rare: 800 histories meet them most times, but not always.
+    for _round in 0..20 {
+        let met = RefCell::new(&mut seen);
+        let config = ProptestConfig { cases: 800, failure_persistence: None, ..ProptestConfig::default() };
+        let histories = proptest::collection::vec(event(), 1..40);
+        TestRunner::new(config)
+            .run(&histories, |events| runtime.block_on(check(events, &mut met.borrow_mut())))
+            .expect("they agree");
+        if seen.len() == ANSWERS.len() {
+            break;
+        }
+    }
+    assert!(seen.iter().eq(ANSWERS), "each answer has been met: {seen:?}");
 }

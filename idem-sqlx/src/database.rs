@@ -123,6 +123,9 @@ pub trait Database: Store + Unpin {
         identity: &Identity,
     ) -> impl Future<Output = Result<Vec<Entry>, Error>> + Send;
 
+    /// The same entries, in a transaction that only reads.
+    fn read_entries(&self, identity: &Identity) -> impl Future<Output = Result<Vec<Entry>, Error>> + Send;
+
     fn renew(
         &self,
         session: &mut Self::Session,

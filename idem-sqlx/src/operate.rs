@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use idem_core::machine::{Details, Explanation, Retry, Seen, SeenStep};
+use idem_core::machine::{Details, Expected, Explanation, Retry, Seen, SeenStep};
 use idem_core::operate::{Change, Condition, Counted, Counts, Cursor, Forgotten, Listed, Page, Query, Reason};
 use idem_core::store::{Claim, EntryKind, Record, State, Timestamp};
 use idem_core::{Error, Identity, Kind, Scope, machine};
@@ -24,7 +24,32 @@ pub(crate) async fn explain<D: Database>(store: &D, identity: &Identity, retry: 
     let is_here = store.running().runs(&digest);
     let Sight { in_flight, found: (record, now), details } = store.seen(identity, retry.fingerprint).await?;
     let explanation = machine::explain(record.as_ref(), here.or(in_flight), retry, now);
-    Ok(explanation.with(Details { is_here, ..details }))
+    let mut explanation = explanation.with(Details { is_here, ..details });
+    match readable(store, identity, record, explanation.expected).await {
+        Ok(()) => Ok(explanation),
+        Err(error) if error.kind() == Kind::RecordUnreadable => {
+            explanation.expected = Expected::Refuse(Kind::RecordUnreadable);
+            Ok(explanation)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether the contents can be read that a request would read: a key may be missing, or somebody may have changed them.
+async fn readable<D: Database>(
+    store: &D,
+    identity: &Identity,
+    record: Option<Record>,
+    expected: Expected,
+) -> Result<(), Error> {
+    match (expected, record.map(|record| record.state)) {
+        (Expected::Replay, Some(State::Completed(reply))) => store.sealer().reply(identity, reply).map(drop),
+        (Expected::Resume(_), _) => {
+            let sealed = store.read_entries(identity).await?;
+            sealed.into_iter().try_for_each(|entry| store.sealer().open_entry(identity, entry).map(drop))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// A page of records. The statements are short, and choose nothing but a range of the primary key.

@@ -20,7 +20,13 @@ pub(super) async fn explain(which: &Which, attempts: u32, options: &Options, out
     // The terms matter only where a leased run is not over, which a handler in one transaction never leaves.
     let retry = Retry { terms: Some(LeaseTerms::DEFAULT.attempts(attempts)), ..Retry::default() };
     let explanation = database.operate().explain(&identity, &retry).await?;
-    output.result(&explanation_json(&explanation), explanation_text(&explanation));
+    let mut json = explanation_json(&explanation);
+    let mut text = explanation_text(&explanation);
+    json["assumes_keys"] = json!(database.keys.are_assumed());
+    if database.keys.are_assumed() {
+        text += "sealed: the application is taken to have the key; name the keys of its keyring by --key-id\n";
+    }
+    output.result(&json, text);
     Ok(Exit::Done)
 }
 

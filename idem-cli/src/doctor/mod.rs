@@ -122,7 +122,7 @@ pub(crate) async fn doctor(asked: &Doctor, options: &Options, output: &Output) -
     let mut report = Report::default();
     match &database.store {
         Store::Postgres(store) => postgres::check(&database, store.pool(), asked, options, &mut report).await?,
-        Store::Sqlite(store) => sqlite::check(&database, store.pool(), asked, options, &mut report).await?,
+        Store::Sqlite(store) => sqlite::check(&database, store.pool(), options, &mut report).await?,
     }
     output.result(&report.json(), report.text());
     Ok(if report.count(Level::Fail) > 0 { Exit::Unhealthy } else { Exit::Done })

@@ -12,6 +12,8 @@ use crate::failure::Failure;
 pub(super) struct Patient<'a> {
     pub(super) pool: &'a PgPool,
     pub(super) asked: &'a Doctor,
+    /// The ids of the keys of the application's keyring.
+    pub(super) key_ids: &'a [u32],
     /// The schema of the tables, as it is stored.
     pub(super) schema: String,
     pub(super) has_named_schema: bool,
@@ -31,6 +33,7 @@ pub(super) async fn check(
     let patient = &Patient {
         pool,
         asked,
+        key_ids: &options.key_id,
         schema: options.schema.clone().or(who.1).unwrap_or_default(),
         has_named_schema: options.schema.is_some(),
         role: asked.role.clone().unwrap_or(who.0),

@@ -4,7 +4,7 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{AssertSqlSafe, FromRow, SqlitePool};
 
 use super::{Finding, Report, check, migrations, records, sqlite, statements};
-use crate::args::{Doctor, Options};
+use crate::args::Options;
 use crate::database::Database;
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -12,17 +12,17 @@ use crate::failure::Failure;
 /// What the checks look at.
 struct Patient<'a> {
     pool: &'a SqlitePool,
-    asked: &'a Doctor,
+    /// The ids of the keys of the application's keyring.
+    key_ids: &'a [u32],
 }
 
 pub(super) async fn check(
     database: &Database,
     pool: &SqlitePool,
-    asked: &Doctor,
     options: &Options,
     report: &mut Report,
 ) -> Result<(), Failure> {
-    let patient = &Patient { pool, asked };
+    let patient = &Patient { pool, key_ids: &options.key_id };
     check!(report, patient, sqlite: intact writable journal_mode);
     let (migrated, are_there) = migrations(database, options).await?;
     report.add("migrations", Ok(migrated))?;
@@ -107,7 +107,7 @@ async fn owed(patient: &Patient<'_>) -> Result<Finding, Failure> {
 }
 
 async fn sealed(patient: &Patient<'_>) -> Result<Finding, Failure> {
-    if patient.asked.key_id.is_empty() {
+    if patient.key_ids.is_empty() {
         return Ok(records::not_asked());
     }
     const SEALED: &str = "
@@ -120,5 +120,5 @@ async fn sealed(patient: &Patient<'_>) -> Result<Finding, Failure> {
         GROUP BY key
         ORDER BY key";
     let contents: Vec<(String, i64)> = sqlx::query_as(SEALED).fetch_all(patient.pool).await?;
-    Ok(records::sealed(&contents, &patient.asked.key_id))
+    Ok(records::sealed(&contents, patient.key_ids))
 }

@@ -146,7 +146,7 @@ pub(super) async fn owed(patient: &Patient<'_>) -> Result<Finding, Failure> {
 
 /// The keys that the application's keyring must have.
 pub(super) async fn sealed(patient: &Patient<'_>) -> Result<Finding, Failure> {
-    if patient.asked.key_id.is_empty() {
+    if patient.key_ids.is_empty() {
         return Ok(super::records::not_asked());
     }
     let schema = patient.quoted_schema();
@@ -161,5 +161,5 @@ pub(super) async fn sealed(patient: &Patient<'_>) -> Result<Finding, Failure> {
         part("idem_records"),
         part("idem_journal")
     );
-    Ok(super::records::sealed(&patient.all(query, &[]).await?, &patient.asked.key_id))
+    Ok(super::records::sealed(&patient.all(query, &[]).await?, patient.key_ids))
 }

@@ -44,6 +44,23 @@ both! {
         assert!(text.contains("\n1     call_started  charge"), "{text}");
     }
 
+    async fn r37_explain_of_a_sealed_reply_needs_the_id_of_its_key_and_no_key(db) {
+        db.insert(&Record::default()).await;
+        let sealed = db.bytes(&format!("0100000007{}", "aa".repeat(32)));
+        db.execute(&format!("UPDATE idem_records SET format = 257, body = {sealed}")).await;
+        for (ids, expected, is_assumed) in [
+            (&[][..], "replay", true),
+            (&["--key-id", "7", "--key-id", "8"][..], "replay", false),
+            (&["--key-id", "8"][..], "refuse", false),
+        ] {
+            let explained = db.idem(&of("explain", "ada", &[&["--json"], ids].concat())).expect(0).json();
+            assert_eq!((&explained["expected"], &explained["assumes_keys"]), (&expected.into(), &is_assumed.into()));
+            let is_refused = explained["code"] == "record_unreadable";
+            assert_eq!(is_refused, expected == "refuse", "{explained}");
+        }
+        assert!(db.idem(&of("explain", "ada", &[])).expect(0).out.contains("--key-id"));
+    }
+
     async fn r37_list_chooses_and_shows_no_control_character(db) {
         db.insert(&Record { scope: "ada\u{1b}]0;pwned\u{7}\u{202e}", ..Record::default() }).await;
         for key in ["k1", "k2", "k3"] {

@@ -19,7 +19,7 @@ pub(super) struct KeyForm {
     scope: String,
     operation: String,
     key: String,
-    /// The `attempts` of a leased handler. Empty: the handler runs in one transaction.
+    /// The `attempts` of a leased handler, if they are known.
     attempts: String,
     at_scope: String,
     at_operation: String,
@@ -134,12 +134,11 @@ pub(super) fn after(query: &Query, next: &Cursor) -> Vec<(&'static str, String)>
 }
 
 /// The fields of a form that asks about a record, as [`KeyForm`] reads them.
-pub(super) fn at(at: &Cursor, attempts: &str) -> Vec<(&'static str, String)> {
+pub(super) fn at(at: &Cursor) -> Vec<(&'static str, String)> {
     vec![
         ("at_scope", hex(at.scope.as_bytes())),
         ("at_operation", hex(at.operation.as_bytes())),
         ("at_key", at.key_hex()),
-        ("attempts", attempts.to_owned()),
     ]
 }
 

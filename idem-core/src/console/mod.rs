@@ -16,6 +16,8 @@
 //! }
 //! ```
 //!
+//! ![The overview: what is stuck, and how many records there are](https://raw.githubusercontent.com/idem-rs/idem/HEAD/idem-core/docs/console.png)
+//!
 //! # Rules
 //! - It has no authentication of its own. **Put it behind the application's**: scopes are in it, and they may name people.
 //! - It only reads. It has an [`Inspect`], which cannot change a record, and needs no protection against forged requests.
@@ -54,7 +56,9 @@ use maud::Markup;
 
 use self::asked::{KeyForm, ListForm};
 use crate::error::Error;
+use crate::machine::{Retry, Stage};
 use crate::operate::{Condition, Inspect, Query};
+use crate::policy::LeaseTerms;
 
 type Store = Arc<dyn Inspect>;
 
@@ -91,9 +95,15 @@ async fn key(
 ) -> Result<Response, Trouble> {
     let Form(form) = form.map_err(|_| Trouble::form(&place, "The form was not complete."))?;
     let (identity, retry) = form.read().map_err(|words| Trouble::form(&place, words))?;
-    let explained = store.explain(&identity, &retry).await.map_err(|error| Trouble::store(&place, error))?;
-    let is_leased = retry.terms.is_some();
-    Ok(page(&place, "What a retry gets", &pages::explained(&place.0, &identity, &explained, is_leased)))
+    let in_trouble = |error| Trouble::store(&place, error);
+    let mut explained = store.explain(&identity, &retry).await.map_err(in_trouble)?;
+    // Only a leased handler has left such a record.
+    let is_leased = explained.record.is_some_and(|seen| matches!(seen.stage, Stage::Leased { .. }));
+    let terms = retry.terms.or(is_leased.then_some(LeaseTerms::DEFAULT));
+    if terms != retry.terms {
+        explained = store.explain(&identity, &Retry { terms, ..retry }).await.map_err(in_trouble)?;
+    }
+    Ok(page(&place, "What a retry gets", &pages::explained(&place.0, &identity, &explained, terms)))
 }
 
 async fn records(

@@ -7,6 +7,7 @@ use crate::identity::Identity;
 use crate::machine::{Expected, Explanation, Holder, Seen, Stage};
 use crate::observer::Backlog;
 use crate::operate::{Condition, Counts, Cursor, Listed, Page, Query};
+use crate::policy::LeaseTerms;
 use crate::record::Timestamp;
 use crate::store::EntryKind;
 
@@ -23,7 +24,11 @@ pub(super) fn whole(place: &str, title: &str, content: &Markup) -> Markup {
             }
             body {
                 header {
-                    nav aria-label="Pages" { a href={ (home(place)) } { "Overview" } }
+                    nav aria-label="Pages" {
+                        a href=(home(place)) { "Overview" }
+                        a href={ (home(place)) "#look-up" } { "Look a key up" }
+                        a href={ (home(place)) "#list" } { "List records" }
+                    }
                 }
                 main { h1 { (title) } (content) }
             }
@@ -44,7 +49,6 @@ pub(super) fn overview(place: &str, counts: &Counts, backlog: &Backlog, query: &
     };
     html! {
         p { "As of " (shown::time(counts.now)) ". This page only reads." }
-        (key_form(place, &operations))
         section aria-labelledby="stuck" {
             h2 id="stuck" { "Stuck" }
             p {
@@ -62,24 +66,22 @@ pub(super) fn overview(place: &str, counts: &Counts, backlog: &Backlog, query: &
             @if counts.counted.is_empty() {
                 p { "There is no record." }
             } @else {
-                div.wide tabindex="0" role="region" aria-labelledby="counts" {
-                    table {
-                        thead {
-                            tr {
-                                th scope="col" { "Operation" }
-                                th scope="col" { "Condition" }
-                                th scope="col" class="number" { "Last 24 hours" }
-                                th scope="col" class="number" { "All" }
-                            }
+                table {
+                    thead {
+                        tr {
+                            th scope="col" { "Operation" }
+                            th scope="col" { "Condition" }
+                            th scope="col" class="number" { "Last 24 hours" }
+                            th scope="col" class="number" { "All" }
                         }
-                        tbody {
-                            @for counted in &counts.counted {
-                                tr {
-                                    td { (shown::text(&counted.operation)) }
-                                    td { (counted.condition.name()) }
-                                    td.number { (counted.today) }
-                                    td.number { (counted.records) }
-                                }
+                    }
+                    tbody {
+                        @for counted in &counts.counted {
+                            tr {
+                                td { (shown::text(&counted.operation)) }
+                                td { (counted.condition.name()) }
+                                td.number { (counted.today) }
+                                td.number { (counted.records) }
                             }
                         }
                     }
@@ -95,6 +97,7 @@ pub(super) fn overview(place: &str, counts: &Counts, backlog: &Backlog, query: &
                 dd { (at_most(backlog.abandoned)) }
             }
         }
+        (key_form(place, &operations))
         (list_form(place, &operations))
     }
 }
@@ -131,7 +134,7 @@ fn key_form(place: &str, operations: &[&str]) -> Markup {
                 p {
                     label for="attempts" { "Attempts of a leased handler" }
                     input id="attempts" name="attempts" inputmode="numeric" pattern="[0-9]*" aria-describedby="attempts-help";
-                    small id="attempts-help" { "10, unless the handler says otherwise. Empty: the handler runs in one transaction." }
+                    small id="attempts-help" { "Empty: 10, if the record is of a leased run." }
                 }
                 p { button { "Look up" } }
             }
@@ -201,20 +204,18 @@ fn table(place: &str, page: &Page) -> Markup {
         };
     }
     html! {
-        div.wide tabindex="0" role="region" aria-label="Records" {
-            table {
-                thead {
-                    tr {
-                        th scope="col" { "Scope" }
-                        th scope="col" { "Operation" }
-                        th scope="col" { "Key hash" }
-                        th scope="col" { "Condition" }
-                        th scope="col" { "Began" }
-                        th scope="col" { "What a retry gets" }
-                    }
+        table {
+            thead {
+                tr {
+                    th scope="col" { "Scope" }
+                    th scope="col" { "Operation" }
+                    th scope="col" { "Key hash" }
+                    th scope="col" { "Condition" }
+                    th scope="col" { "Began" }
+                    th scope="col" { "A retry gets" }
                 }
-                tbody { @for record in &page.records { (row(place, record, page.now)) } }
             }
+            tbody { @for record in &page.records { (row(place, record, page.now)) } }
         }
     }
 }
@@ -230,7 +231,7 @@ fn row(place: &str, Listed { at, seen, .. }: &Listed, now: Timestamp) -> Markup 
                 @if let Some(more) = of_lease(seen, now) { ". " (more) }
             }
             td { @if let Some(created) = seen.created_at { (shown::time(created)) } @else { "unknown" } }
-            td { (explain_form(place, at, seen)) }
+            td { (explain_form(place, at)) }
         }
     }
 }
@@ -245,13 +246,11 @@ fn of_lease(seen: &Seen, now: Timestamp) -> Option<String> {
     Some(format!("{lease}; attempts: {attempt}, of which released: {released}"))
 }
 
-/// A leased record is asked about with the default attempts.
-fn explain_form(place: &str, at: &Cursor, seen: &Seen) -> Markup {
-    let attempts = if matches!(seen.stage, Stage::Leased { .. }) { "10" } else { "" };
+fn explain_form(place: &str, at: &Cursor) -> Markup {
     let name = format!("Explain {} of scope {}", shown::text(&at.operation), shown::scope(&at.scope));
     html! {
         form method="post" action={ (place) "/key" } {
-            (hidden(asked::at(at, attempts)))
+            (hidden(asked::at(at)))
             button aria-label=(name) { "Explain" }
         }
     }
@@ -272,11 +271,19 @@ fn hidden(fields: Vec<(&str, String)>) -> Markup {
     html! { @for (name, value) in fields { input type="hidden" name=(name) value=(value); } }
 }
 
-pub(super) fn explained(place: &str, identity: &Identity, explained: &Explanation, is_leased: bool) -> Markup {
+pub(super) fn explained(
+    place: &str,
+    identity: &Identity,
+    explained: &Explanation,
+    terms: Option<LeaseTerms>,
+) -> Markup {
     let Explanation { expected, record, now, holder, steps, reason } = explained;
-    let handler = if is_leased { "a leased handler" } else { "a handler in one transaction" };
     html! {
-        p { "As of " (shown::time(*now)) ", for an unchanged retry of " (handler) "." }
+        p {
+            "As of " (shown::time(*now)) ", for an unchanged retry"
+            @if let Some(terms) = terms { " of a leased handler with " (terms.attempts) " attempts" }
+            "."
+        }
         p.answer { strong { (answer(*expected)) } }
         dl {
             dt { "Scope" }

@@ -165,6 +165,13 @@ impl Database for PgStore {
         leases.entries(&mut session.in_time(), identity).await
     }
 
+    async fn read_entries(&self, identity: &Identity) -> Result<Vec<Entry>, Error> {
+        let mut session = Database::begin(self).await?;
+        let entries = Database::entries(self, &mut session, identity).await?;
+        session.commit(self.inner().commit_deadline).await?;
+        Ok(entries)
+    }
+
     async fn renew(
         &self,
         session: &mut Session,

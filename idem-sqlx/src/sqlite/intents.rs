@@ -135,6 +135,13 @@ impl Database for SqliteStore {
         self.inner().records.entries(session.connection(), identity).await
     }
 
+    async fn read_entries(&self, identity: &Identity) -> Result<Vec<Entry>, Error> {
+        let mut session = Session::begin_reading(self.pool()).await?;
+        let entries = Database::entries(self, &mut session, identity).await;
+        session.rollback().await;
+        entries
+    }
+
     async fn renew(
         &self,
         session: &mut Session,

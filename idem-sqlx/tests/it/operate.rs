@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http_body_util::BodyExt;
 use idem_core::machine::{Expected, Retry, Stage};
 use idem_core::operate::{Change, Condition, Cursor, Forgotten, Inspect, Operate, Query, Reason};
+use idem_core::seal::{Keyring, SealKey};
 use idem_core::store::{Claimed, Context, Entry, EntryKind, Format, Intent, Lease, LeaseTerms, Outcome, Reply};
 use idem_core::{Error, Fingerprint, Identity, Kind, Request, Scope, Then, ToScope};
 use idem_sqlx::Locks;
@@ -265,6 +266,36 @@ both! {
         assert_eq!((explained.holder, explained.steps.len()), (None, 0));
         assert!(seen.completed_at >= seen.created_at && seen.completed_at <= Some(explained.now));
         assert_eq!(seen.stage, Stage::Completed(Some(201)));
+    }
+
+    async fn r37_explain_agrees_with_the_next_request_where_a_key_is_missing(db) {
+        let ring = |id: u8| {
+            let key = SealKey::from_bytes([id; 32]);
+            Keyring::new(u32::from(id), key)
+        };
+        let (with_key, without) = (db.sealed_store(ring(1)).await, db.sealed_store(ring(2)).await);
+        let (done, begun) = (request("s1", "done", "k"), request("s1", "begun", "k"));
+        run::<D>(&with_key, &done, &reply()).await;
+        let lease = leased::<D>(&with_key, &begun).await;
+        lease.record(None, &step(0)).await.expect("recorded");
+        lease.release().await.expect("released");
+        let retry = Retry { fingerprint: None, terms: Some(TERMS) };
+        let unreadable = Expected::Refuse(Kind::RecordUnreadable);
+        for (store, of_done, of_begun) in [
+            (&without, unreadable, unreadable),
+            (&with_key, Expected::Replay, Expected::Resume(2)),
+        ] {
+            let explained = store.explain(&done.identity, &retry).await.expect("an explanation");
+            assert_eq!(explained.expected, of_done);
+            let claimed = <<D as Database>::Tx as Context>::claim(store, &done).await.expect("an answer");
+            assert_eq!(answered(&claimed), of_done);
+            let explained = store.explain(&begun.identity, &retry).await.expect("an explanation");
+            assert_eq!((explained.expected, explained.steps.len()), (of_begun, 1));
+            match <D as Database>::Lease::claim(store, &begun, &TERMS, Intent::Run).await {
+                Ok(claimed) => assert!(matches!(claimed, Claimed::Run(attempt) if Expected::Resume(attempt.number) == of_begun)),
+                Err(error) => assert_eq!(Expected::Refuse(error.kind()), of_begun),
+            }
+        }
     }
 
     async fn r37_a_list_has_each_record_once_in_pages_of_any_size(db) {
