@@ -104,7 +104,7 @@ pub(super) fn overview(place: &str, counts: &Counts, backlog: &Backlog, query: &
 
 /// The counting of a backlog stops at a number.
 fn at_most(counted: u64) -> String {
-    if counted >= u64::from(Backlog::MOST) { format!("{counted} or more") } else { counted.to_string() }
+    if counted >= Backlog::MOST { format!("{counted} or more") } else { counted.to_string() }
 }
 
 fn key_form(place: &str, operations: &[&str]) -> Markup {

@@ -97,7 +97,7 @@ pub enum Expected {
     TooSoon(Duration),
     /// The stored reply.
     Replay,
-    /// A refusal. Its [`detail`](Kind::detail) says why.
+    /// A refusal. Its [`code`](Kind::code) says why.
     Refuse(Kind),
 }
 

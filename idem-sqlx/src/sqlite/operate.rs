@@ -63,7 +63,7 @@ impl SqliteStore {
         let listed: Vec<(Listed, Timestamp)> = rows.iter().map(listed).collect::<Result<_, _>>()?;
         let now = match listed.last() {
             Some((_, now)) => *now,
-            None => Timestamp(now(&mut *reader.into_connection()).await.map_err(store_error)?),
+            None => Timestamp(now(&mut reader.into_connection()).await.map_err(store_error)?),
         };
         Ok(SomeListed { records: listed.into_iter().map(|(listed, _)| listed).collect(), now })
     }

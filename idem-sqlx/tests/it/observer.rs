@@ -21,11 +21,11 @@ use crate::{pay, plain};
 
 /// Notes what it is told: the settled requests, and a word for each other event.
 #[derive(Clone, Default)]
-struct Recorder(Arc<Mutex<Told>>);
+pub struct Recorder(Arc<Mutex<Told>>);
 
 /// Counts what it is told with [`Metrics`], into a recorder of its own.
 #[derive(Clone, Default)]
-struct Counters(Arc<DebuggingRecorder>);
+pub struct Counters(Arc<DebuggingRecorder>);
 
 impl Observer for Counters {
     fn observe(&self, event: &Event<'_>) {
@@ -35,7 +35,7 @@ impl Observer for Counters {
 
 impl Counters {
     /// Every counter with its labels, but for the name of the operation, and its value.
-    fn all(&self) -> BTreeMap<String, u64> {
+    pub fn all(&self) -> BTreeMap<String, u64> {
         let mut counters = BTreeMap::new();
         for (key, _, _, value) in self.0.snapshotter().snapshot().into_vec() {
             let (_, key) = key.into_parts();
@@ -106,13 +106,13 @@ impl Recorder {
         outcomes
     }
 
-    fn settled(&self, outcome: Outcome) -> Vec<Settled> {
+    pub fn settled(&self, outcome: Outcome) -> Vec<Settled> {
         let told = self.0.lock().expect("what was told");
         told.settled.iter().filter(|settled| settled.outcome == outcome).copied().collect()
     }
 
     /// The one request with this outcome.
-    fn only(&self, outcome: Outcome) -> Settled {
+    pub fn only(&self, outcome: Outcome) -> Settled {
         let settled = self.settled(outcome);
         assert_eq!(settled.len(), 1, "{settled:?}");
         settled[0]
@@ -126,12 +126,12 @@ impl Recorder {
         self.0.lock().expect("what was told").others.get(word).copied().unwrap_or(0)
     }
 
-    fn backlog(&self) -> Option<Backlog> {
+    pub fn backlog(&self) -> Option<Backlog> {
         self.0.lock().expect("what was told").backlog
     }
 
     /// No event has a scope, a key, or a word of a request or reply: the tests' clients and handlers put one into each.
-    fn expect_no_content(&self) {
+    pub fn expect_no_content(&self) {
         let told = self.0.lock().expect("what was told");
         assert!(!told.debug.is_empty());
         assert!(!told.debug.contains(CANARY), "{}", told.debug);
@@ -431,4 +431,5 @@ async fn r34_postgres_a_doubtful_commit_is_told_with_its_verdict() {
     for word in ["commit unknown Some(Kept)", "commit unknown Some(NotKept)"] {
         assert_eq!(recorder.count(word), 1, "{word}: {:?}", recorder.others());
     }
+    recorder.expect_no_content();
 }

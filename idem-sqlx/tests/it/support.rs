@@ -1,6 +1,7 @@
 //! Databases for tests.
 
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::Router;
 use idem_core::observer::Observer;
@@ -111,6 +112,9 @@ pub trait Database: Sized {
     /// The same, telling this observer.
     async fn observed_store(&self, connections: u32, observer: impl Observer) -> <Self::Tx as Context>::Store;
 
+    /// The same, with encryption if there is a keyring.
+    async fn told_store(&self, keyring: Option<Keyring>, observer: impl Observer) -> <Self::Tx as Context>::Store;
+
     /// The same, each of its connections having tables in front of the store's that have their names and nothing else.
     async fn shadowed_store(&self, connections: u32) -> <Self::Tx as Context>::Store;
 
@@ -164,6 +168,15 @@ pub trait Database: Sized {
 
     /// How long ago it was claimed for the first time.
     async fn seconds_since_claim(&self) -> f64;
+
+    /// The time in microseconds since 1970, by the database's clock.
+    const MICROSECONDS: &str;
+
+    /// The time by the database's clock.
+    async fn clock(&self) -> SystemTime {
+        let microseconds = self.number(&format!("SELECT {}", Self::MICROSECONDS)).await;
+        UNIX_EPOCH + Duration::from_micros(microseconds.cast_unsigned())
+    }
 
     /// The days from now until the times in this column, rounded and added up.
     fn days_left(column: &str) -> String;
@@ -290,7 +303,7 @@ impl Postgres {
     pub async fn refuse_updates(&self, words: &str, code: &str) {
         self.execute(&format!(
             "CREATE OR REPLACE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
-            $$ BEGIN RAISE EXCEPTION '{words}' USING ERRCODE = '{code}'; END $$;
+            $$ BEGIN RAISE EXCEPTION USING MESSAGE = '{words}', ERRCODE = '{code}'; END $$;
             CREATE OR REPLACE TRIGGER refuse BEFORE UPDATE ON idem_records FOR EACH ROW EXECUTE FUNCTION refuse()"
         ))
         .await;
@@ -394,6 +407,14 @@ impl Database for Postgres {
         self.builder(connections).await.observer(observer).build()
     }
 
+    async fn told_store(&self, keyring: Option<Keyring>, observer: impl Observer) -> PgStore {
+        let builder = self.builder(8).await.observer(observer);
+        match keyring {
+            Some(keyring) => builder.seal(keyring).build(),
+            None => builder.build(),
+        }
+    }
+
     async fn store(&self, connections: u32) -> PgStore {
         self.builder(connections).await.build()
     }
@@ -495,6 +516,8 @@ impl Database for Postgres {
         let query = sqlx::query_scalar("SELECT extract(epoch FROM expires_at - now())::float8 FROM idem_records");
         query.fetch_one(&self.pool).await.expect("one record")
     }
+
+    const MICROSECONDS: &str = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
 
     fn days_left(column: &str) -> String {
         format!("SELECT sum(round(extract(epoch FROM {column} - now()) / 86400))::bigint FROM idem_records")
@@ -610,6 +633,14 @@ impl Database for Sqlite {
         self.builder(connections).await.observer(observer).build()
     }
 
+    async fn told_store(&self, keyring: Option<Keyring>, observer: impl Observer) -> SqliteStore {
+        let builder = self.builder(8).await.observer(observer);
+        match keyring {
+            Some(keyring) => builder.seal(keyring).build(),
+            None => builder.build(),
+        }
+    }
+
     async fn store(&self, connections: u32) -> SqliteStore {
         self.builder(connections).await.build()
     }
@@ -704,6 +735,8 @@ impl Database for Sqlite {
         let query = sqlx::query_scalar("SELECT expires_at / 1000000.0 - unixepoch() FROM idem_records");
         query.fetch_one(&self.pool).await.expect("one record")
     }
+
+    const MICROSECONDS: &str = "CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER)";
 
     fn days_left(column: &str) -> String {
         format!("SELECT CAST(sum(round(({column} / 1000000.0 - unixepoch()) / 86400)) AS INTEGER) FROM idem_records")
