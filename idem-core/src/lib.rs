@@ -47,6 +47,7 @@
 //! | do it without a macro, or tell a replay | [`begin()`], [`observe()`] |
 //! | look a code up | [`docs::errors`], [`Kind`] |
 //! | run it in production | [`docs::production`] |
+//! | look at a record, mend a run, check a database | [`docs::operating`] |
 //! | deploy a new release of a handler | [`docs::releases`] |
 //! | test a handler | [`docs::testing`] |
 //! | understand a compile error | [`docs::compiler`] |
@@ -83,6 +84,7 @@ pub mod docs {
     //! | [`consumers`] | Kafka, SQS, webhooks, jobs |
     //! | [`errors`] | every code, and what to do |
     //! | [`production`] | rights, deploys, growth, backups, poolers, logs, shutdown |
+    //! | [`operating`] | the command `idem`: its commands, exit codes, and what `doctor` checks |
     //! | [`encryption`] | what is encrypted, with which keys, and how they are rotated |
     //! | [`observability`] | events, metrics, logs, a dashboard, alert rules |
     //! | [`releases`] | what a new release of a handler may change |
@@ -104,6 +106,8 @@ pub mod docs {
 
     #[cfg_attr(not(doctest), doc = include_str!("../docs/production.md"))]
     pub mod production {}
+    #[doc = include_str!("../docs/operating.md")]
+    pub mod operating {}
     #[cfg_attr(not(doctest), doc = include_str!("../docs/encryption.md"))]
     pub mod encryption {}
     #[cfg_attr(not(doctest), doc = include_str!("../docs/observability.md"))]

@@ -105,3 +105,30 @@ fn r37_a_name_that_was_typed_is_an_operation_and_the_same_one_each_time() {
     assert_eq!(Scope::from_stored(&"x".repeat(256)), None);
     assert_eq!(Scope::from_stored(r#"["t1","7"]"#), ("t1", 7).to_scope().ok());
 }
+
+#[cfg(feature = "seal")]
+#[tokio::test]
+async fn r37_explain_on_the_store_in_memory_agrees_where_a_key_is_missing() {
+    use idem_core::seal::{Keyring, SealKey};
+    use idem_core::store::{Entry, EntryKind};
+
+    let store = MemoryStore::<()>::default();
+    let ring = |id: u8| Keyring::new(id.into(), SealKey::from_bytes([id; 32]));
+    let (with_key, without) = (store.clone().sealed_by(ring(1)), store.sealed_by(ring(2)));
+    let (done, begun) = (request("s1", "done"), request("s1", "begun"));
+    run(&with_key, &done).await;
+    let lease = lease(&with_key, &begun).await;
+    let body = Bytes::from_static(b"1");
+    let reply = Reply { format: Format::VALUE, status: None, headers: Bytes::new(), body };
+    lease.record(None, &Entry::new(0, EntryKind::CALL, "charge").with_reply(reply)).await.expect("recorded");
+    lease.release().await.expect("released");
+    let retry = Retry { fingerprint: None, terms: Some(LeaseTerms::DEFAULT) };
+    let unreadable = Expected::Refuse(Kind::RecordUnreadable);
+    for (store, expected) in [(&without, [unreadable; 2]), (&with_key, [Expected::Replay, Expected::Resume(2)])] {
+        assert_eq!([&done, &begun].map(|asked| store.explain(&asked.identity, &retry).expected), expected);
+    }
+    let claimed = MemoryLease::claim(&without, &begun, &LeaseTerms::DEFAULT, Intent::Run).await;
+    assert_eq!(claimed.expect_err("it is not opened").kind(), Kind::RecordUnreadable);
+    let claimed = <MemoryTx<()> as Context>::claim(&without, &done).await.expect("an answer");
+    assert!(matches!(claimed, Claimed::Refuse(Kind::RecordUnreadable)), "{claimed:?}");
+}

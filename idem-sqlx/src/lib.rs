@@ -58,6 +58,7 @@
 #[cfg(not(any(feature = "postgres", feature = "sqlite")))]
 compile_error!("`idem-sqlx` has no database: switch on its feature `postgres` (the default) or `sqlite`");
 
+mod accepted;
 mod database;
 mod error;
 mod failure;
@@ -81,6 +82,7 @@ mod sqlite;
 mod sweep;
 mod sweeper;
 
+pub use accepted::{Migrations, RefusedStatement};
 pub use error::into_idem_error;
 pub use failure::sqlx_error;
 #[cfg(feature = "postgres")]

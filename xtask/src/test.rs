@@ -136,6 +136,12 @@ const NOT_THROUGH_PGBOUNCER: &[(&str, &str)] = &[
     ("each_commit_of", "it takes long, and is between the application and PgBouncer"),
     ("in_each_of_60_rounds", "it takes long; the same race with fewer rounds is left"),
     ("each_of_several_pages", "it takes long, and each page is one statement"),
+    // Of `idem-cli`: one test of it is about poolers.
+    ("changes::postgres", "the command connects to the server itself"),
+    ("exits::", "the same"),
+    ("looks::postgres", "the same"),
+    ("doctor::", "the same"),
+    ("doctor_on_postgres::r37a_postgres", "the same"),
 ];
 
 /// How many tests run at once, as Rust's test harness reads it.

@@ -125,7 +125,7 @@ impl<S: Clone + Send + 'static> MemoryStore<S> {
     #[must_use]
     pub fn explain(&self, identity: &Identity, retry: &Retry) -> Explanation {
         let now = self.now();
-        self.rows().explain(identity, retry, now)
+        self.rows().explain(identity, retry, now, self.sealer())
     }
 
     /// Resumes the abandoned runs of an operation: see [`resume_abandoned`](crate::resume_abandoned).

@@ -6,7 +6,9 @@ use crate::entry::{Entry, EntryKind};
 use crate::error::{Error, Kind};
 use crate::fingerprint::Fingerprint;
 use crate::identity::{Identity, Scope};
-use crate::machine::{Decision, Details, Explanation, Resume, Retry, Seen, SeenStep, decide, decide_leased, explain};
+use crate::machine::{
+    Decision, Details, Expected, Explanation, Resume, Retry, Seen, SeenStep, decide, decide_leased, explain,
+};
 use crate::observer::Backlog;
 use crate::operate::{Change, Condition, Counted, Counts, Cursor, Forgotten, Listed, Page, Query, Reason};
 use crate::policy::{Intent, LeaseTerms};
@@ -205,12 +207,28 @@ impl Rows {
     }
 
     /// What a retry would get now.
-    pub(super) fn explain(&self, identity: &Identity, retry: &Retry, now: Timestamp) -> Explanation {
+    pub(super) fn explain(&self, identity: &Identity, retry: &Retry, now: Timestamp, sealer: &Sealer) -> Explanation {
         let running = self.running.get(identity);
         let is_same = |running: &Fingerprint| retry.fingerprint.is_none_or(|asked| asked == *running);
         let in_flight = running.map(|running| if is_same(running) { Kind::KeyInFlight } else { Kind::KeyReused });
         let details = Details { is_here: running.is_some(), ..self.details(identity) };
-        explain(self.record(identity), in_flight, retry, now).with(details)
+        let mut explanation = explain(self.record(identity), in_flight, retry, now).with(details);
+        if !self.is_readable(identity, explanation.expected, sealer) {
+            explanation.expected = Expected::Refuse(Kind::RecordUnreadable);
+        }
+        explanation
+    }
+
+    /// Whether the contents can be opened that a request would get.
+    fn is_readable(&self, identity: &Identity, expected: Expected, sealer: &Sealer) -> bool {
+        let Some(row) = self.records.get(identity) else { return true };
+        match (expected, &row.record.state) {
+            (Expected::Replay, State::Completed(reply)) => sealer.reply(identity, reply.clone()).is_ok(),
+            (Expected::Resume(_), _) => {
+                row.journal.iter().all(|(_, entry)| sealer.open_entry(identity, entry.clone()).is_ok())
+            }
+            _ => true,
+        }
     }
 
     /// What is known of a record beyond what decides. A store in memory has one process.

@@ -9,6 +9,7 @@ use super::far::Distance;
 use super::schema::Schema;
 use super::session::Session;
 use super::store::{Isolation, Locks, PgStore};
+use crate::accepted::Migrations;
 use crate::error::{caused, store_error};
 use crate::migrate::migrate;
 use crate::migrations::{Migration, migrations};
@@ -72,6 +73,29 @@ impl PgStore {
 }
 
 impl PgStore {
+    /// Compares the tables with this release, and changes nothing.
+    ///
+    /// ```no_run
+    /// # async fn example(store: idem_sqlx::PgStore) -> Result<(), idem_core::Error> {
+    /// let migrations = store.migrations().await?;
+    /// if !migrations.pending.is_empty() {
+    ///     println!("not migrated yet: {:?}", migrations.pending);
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// The database cannot be reached, or the role may not read `idem_migrations`.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn migrations(&self) -> Result<Migrations, Error> {
+        let is_far = self.inner().distance != Distance::Near;
+        let wanted: Vec<_> = MIGRATIONS.iter().chain(FAR_MIGRATIONS.iter().filter(|_| is_far)).collect();
+        let known: Vec<_> = MIGRATIONS.iter().chain(FAR_MIGRATIONS).collect();
+        Ok(Migrations::new(&wanted, &known, self.migrated_files().await?))
+    }
+
     /// The names of the files that have been run.
     pub(super) async fn migrated_files(&self) -> Result<Vec<String>, Error> {
         let mut session = Session::begin(self, &Isolation::ReadCommitted.begin()).await?;

@@ -1,5 +1,6 @@
 //! The Postgres store.
 
+mod accepted;
 mod connect;
 pub(crate) mod error;
 mod far;

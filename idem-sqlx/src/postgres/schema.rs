@@ -53,7 +53,6 @@ macro_rules! statements {
                 Self { $($name: schema.qualify($text.0),)* }
             }
 
-            #[cfg(test)]
             pub(super) fn all(&self) -> Vec<(&'static str, &str)> {
                 vec![$((stringify!($name), self.$name.as_str()),)*]
             }

@@ -42,7 +42,6 @@ impl Statements {
     }
 
     /// Every text with its name.
-    #[cfg(test)]
     pub(super) fn all(&self) -> Vec<(&'static str, &str)> {
         [self.records.all(), self.leases.all(), self.sweeps.all(), self.operate.all()].concat()
     }

@@ -189,7 +189,7 @@ fn by_scope(rows: Vec<Expired>) -> BTreeMap<String, Keys> {
 
 /// The statement with its limit as a literal: for a parameter, Postgres would assume a great many rows and plan each batch
 /// anew. Only the limit is replaced, since a schema may have any name.
-fn limited(statement: &str, batch: u32) -> String {
+pub(super) fn limited(statement: &str, batch: u32) -> String {
     statement.replacen(LIMIT, &LIMIT.replace("$2", &batch.to_string()), 1)
 }
 

@@ -450,3 +450,19 @@ WHERE scope = $1
     AND key_hash = $3
     AND state >= $4
     AND lease_until <= time.now";
+
+/// Every text with its name.
+pub(super) const ALL: &[(&str, &str)] = &[
+    ("lease", LEASE),
+    ("replace_leased", REPLACE_LEASED),
+    ("record_input", RECORD_INPUT),
+    ("abandoned", ABANDONED),
+    ("take_over", TAKE_OVER),
+    ("entries", ENTRIES),
+    ("renew", RENEW),
+    ("record_entry", RECORD_ENTRY),
+    ("complete_leased", COMPLETE_LEASED),
+    ("release", RELEASE),
+    ("poison", POISON),
+    ("reset_attempts", RESET_ATTEMPTS),
+];

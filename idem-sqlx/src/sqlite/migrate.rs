@@ -5,6 +5,7 @@ use sqlx::SqliteConnection;
 
 use super::session::Session;
 use super::store::SqliteStore;
+use crate::accepted::Migrations;
 use crate::error::store_error;
 use crate::migrate::migrate;
 use crate::migrations::{Migration, migrations};
@@ -44,6 +45,27 @@ impl SqliteStore {
 }
 
 impl SqliteStore {
+    /// Compares the tables with this release, and changes nothing.
+    ///
+    /// ```no_run
+    /// # async fn example(store: idem_sqlx::SqliteStore) -> Result<(), idem_core::Error> {
+    /// let migrations = store.migrations().await?;
+    /// if !migrations.pending.is_empty() {
+    ///     println!("not migrated yet: {:?}", migrations.pending);
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// The database cannot be reached.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn migrations(&self) -> Result<Migrations, Error> {
+        let known: Vec<_> = MIGRATIONS.iter().collect();
+        Ok(Migrations::new(&known, &known, self.migrated_files().await?))
+    }
+
     /// The names of the files that have been run.
     pub(super) async fn migrated_files(&self) -> Result<Vec<String>, Error> {
         let mut reading = Session::begin_reading(self.pool()).await?;

@@ -1,5 +1,6 @@
 //! The SQLite store.
 
+mod accepted;
 pub(crate) mod error;
 mod intents;
 mod lease;

@@ -315,3 +315,19 @@ WHERE scope = $1
     AND state >= $7
     AND lease_until <= time.now
     AND expires_at > time.now";
+
+/// Every text with its name, as it is sent.
+pub(super) fn all() -> [(&'static str, String); 10] {
+    [
+        ("details", DETAILS.to_owned()),
+        ("list", LIST.to_owned()),
+        ("list_of_scope", LIST_OF_SCOPE.to_owned()),
+        ("count_records", COUNT_RECORDS.to_owned()),
+        ("fates", FATES.to_owned()),
+        ("forget_steps", FORGET_STEPS.clone()),
+        ("forget", REMOVE.clone()),
+        ("empty", EMPTY.clone()),
+        ("forget_entries", FORGET_ENTRIES.to_owned()),
+        ("give_up", GIVE_UP.to_owned()),
+    ]
+}

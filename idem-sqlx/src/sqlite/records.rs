@@ -250,3 +250,12 @@ WHERE scope = $1
     AND key_hash = $3
     AND claim = $4
     AND completed_at IS NULL";
+
+/// Every text with its name.
+pub(super) const ALL: &[(&str, &str)] = &[
+    ("insert", INSERT),
+    ("replace", REPLACE),
+    ("find", FIND),
+    ("find_existing", FIND_EXISTING),
+    ("complete", COMPLETE),
+];

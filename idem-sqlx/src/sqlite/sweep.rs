@@ -71,9 +71,9 @@ impl SqliteStore {
         let keep = format!("{KEEP} AND {EXPIRED}");
         let kept = run(session.connection(), keep, now, batch).await.map_err(store_error)?;
         let rest = batch.saturating_sub(u32::try_from(kept).unwrap_or(batch));
-        let forget = format!("DELETE FROM main.idem_journal WHERE {EXPIRED}");
+        let forget = format!("{FORGET} {EXPIRED}");
         run(session.connection(), forget, now, rest).await.map_err(store_error)?;
-        let delete = format!("DELETE FROM main.idem_records WHERE {EXPIRED}");
+        let delete = format!("{REMOVE} {EXPIRED}");
         let removed = run(session.connection(), delete, now, rest).await.map_err(store_error)?;
         session.commit().await?;
         // Deleted rows are no longer in the index, so each batch can begin at its start.
@@ -109,6 +109,10 @@ SET state = 0,
     expires_at = kept_until,
     kept_until = NULL
 WHERE kept_until > ?1";
+
+const FORGET: &str = "DELETE FROM main.idem_journal WHERE";
+
+const REMOVE: &str = "DELETE FROM main.idem_records WHERE";
 
 /// The same rows for the copy and for the deletions: the time is bound, and no other process writes in between.
 const EXPIRED: &str = "
@@ -147,3 +151,13 @@ SELECT
         LIMIT ?1
     ))
 FROM (SELECT CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER) AS now) AS time";
+
+/// Every text with its name, as it is sent.
+pub(super) fn all() -> [(&'static str, String); 4] {
+    [
+        ("keep", format!("{KEEP} AND {EXPIRED}")),
+        ("forget", format!("{FORGET} {EXPIRED}")),
+        ("remove", format!("{REMOVE} {EXPIRED}")),
+        ("backlog", BACKLOG.to_owned()),
+    ]
+}
