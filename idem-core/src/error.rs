@@ -59,6 +59,11 @@ pub enum Kind {
     /// The request ran once, and its reply is no longer kept: the retry came after the record's `ttl`. It does not run
     /// again.
     RetryTooLate,
+    /// The request says that it was first sent longer ago than records are kept, and there is no record of it: it may have
+    /// run. It does not run. See [`FirstSent`](crate::FirstSent).
+    FirstSentTooOld,
+    /// The time at which the request says that it was first sent cannot be read, or is in the future.
+    FirstSentInvalid,
     /// The reply's body failed while it was read, or a result could not be stored.
     ReplyFailed,
     /// The stored record is corrupt or of a newer format. The request does not run again.
@@ -125,6 +130,8 @@ impl Kind {
             Self::BodyUnreadable => "body_unreadable",
             Self::ReplyTooLarge => "reply_too_large",
             Self::RetryTooLate => "retry_too_late",
+            Self::FirstSentTooOld => "first_sent_too_old",
+            Self::FirstSentInvalid => "first_sent_invalid",
             Self::ReplyFailed => "reply_failed",
             Self::RecordUnreadable => "record_unreadable",
             Self::OutcomeUnknown => "outcome_unknown",
@@ -168,6 +175,12 @@ impl Kind {
             }
             Self::RetryTooLate => {
                 "this request has run, and its reply is no longer kept; look its result up, it will not run again"
+            }
+            Self::FirstSentTooOld => {
+                "this request was first sent longer ago than records are kept, and may have run; look its result up"
+            }
+            Self::FirstSentInvalid => {
+                "the time at which this request was first sent cannot be read, or is more than five minutes in the future"
             }
             Self::ReplyFailed => "the reply's body failed while it was produced; retry the request",
             Self::RecordUnreadable => {
@@ -230,6 +243,8 @@ impl Kind {
             | Self::BodyUnreadable
             | Self::ReplyTooLarge
             | Self::RetryTooLate
+            | Self::FirstSentTooOld
+            | Self::FirstSentInvalid
             | Self::ReplyFailed
             | Self::RecordUnreadable
             | Self::OutcomeUnknown
@@ -269,6 +284,8 @@ impl Kind {
             | Self::BodyTooLarge
             | Self::ReplyTooLarge
             | Self::RetryTooLate
+            | Self::FirstSentTooOld
+            | Self::FirstSentInvalid
             | Self::RecordUnreadable
             | Self::TransactionEnded
             | Self::DataRefused

@@ -7,10 +7,11 @@ use crate::bounds::{Answer, Refusal, Storable};
 use crate::cut::within;
 use crate::error::{Error, Kind};
 use crate::fingerprint::Fingerprint;
+use crate::first_sent::FirstSent;
 use crate::identity::{Identity, Key};
 use crate::observe;
 use crate::observer::Watch;
-use crate::policy::Policy;
+use crate::policy::{OnFirstSent, Policy};
 use crate::record::{Format, Outcome, Request};
 use crate::resume;
 use crate::store::{Context, Store};
@@ -22,8 +23,13 @@ type Asked = crate::asked::Asked<Result<Option<Key>, Error>, Result<Fingerprint,
 /// An absent key is refused: callers without a key never share one.
 fn request(asked: Asked, policy: &Policy) -> Result<Request, Error> {
     let key = asked.key?.ok_or_else(|| Error::new(Kind::KeyMissing))?;
+    let first_sent = match policy.first_sent {
+        OnFirstSent::Ignore => None,
+        OnFirstSent::Refuse => FirstSent::of_key(&key),
+    };
     let identity = Identity { scope: asked.scope?, operation: policy.operation, key };
     let request = Request::new(identity, asked.fingerprint?, policy.ttl)?.then(policy.then)?;
+    let request = request.with_first_sent(first_sent);
     Ok(match asked.input.transpose()? {
         Some(input) => request.with_input(input),
         None => request,

@@ -1,11 +1,14 @@
 //! The identity of a record: scope, operation and key.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::num::NonZeroU64;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Kind};
+use crate::first_sent::of_uuid;
 use crate::redacted::{Beginning, Redacted};
 
 /// The owner of a key: two callers with different scopes never see each other's replies.
@@ -135,9 +138,14 @@ pub trait ToKey {
 
 /// The key that a client chose for one request and all its retries.
 ///
-/// Only the key's SHA-256 is held in memory and stored: keys are often guessable, and sometimes secrets.
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub struct Key([u8; 32]);
+/// Only the key's SHA-256 is held in memory and stored: keys are often guessable, and sometimes secrets. Of a key that is
+/// a UUID of version 7, its time is held in memory, too: see [`FirstSent`](crate::FirstSent).
+#[derive(Clone)]
+pub struct Key {
+    hash: [u8; 32],
+    /// Milliseconds since 1970. Every future with a request in it has this, so it is small.
+    made_at: Option<NonZeroU64>,
+}
 
 impl Key {
     /// The longest key, in bytes.
@@ -154,25 +162,45 @@ impl Key {
         if text.len() > Self::MAX_LEN {
             return Err(Error::new(Kind::KeyInvalid));
         }
-        Ok(Some(Self(Sha256::digest(text).into())))
+        Ok(Some(Self { hash: Sha256::digest(text).into(), made_at: of_uuid(text).and_then(NonZeroU64::new) }))
     }
 
     /// A key from its stored hash: for an operator who has a record but not its key.
     #[must_use]
     pub fn from_hash(hash: [u8; 32]) -> Self {
-        Self(hash)
+        Self { hash, made_at: None }
     }
 
     /// The key's SHA-256, which is stored.
     #[must_use]
     pub fn hash(&self) -> &[u8; 32] {
-        &self.0
+        &self.hash
+    }
+
+    /// The time in a UUID of version 7, in milliseconds since 1970.
+    pub(crate) fn made_at(&self) -> Option<u64> {
+        self.made_at.map(NonZeroU64::get)
+    }
+}
+
+/// By the hash: a key that was read back from a record has no time, and is the same key.
+impl PartialEq for Key {
+    fn eq(&self, other: &Self) -> bool {
+        self.hash == other.hash
+    }
+}
+
+impl Eq for Key {}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.hash.hash(state);
     }
 }
 
 impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Key").field(&Beginning(&self.0)).finish()
+        f.debug_tuple("Key").field(&Beginning(&self.hash)).finish()
     }
 }
 
@@ -286,13 +314,13 @@ impl ToKey for Key {
 /// As the hash: a recorded input with a `Key` in it does not hold the key itself.
 impl Serialize for Key {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.0.serialize(serializer)
+        self.hash.serialize(serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for Key {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Deserialize::deserialize(deserializer).map(Self)
+        Deserialize::deserialize(deserializer).map(Self::from_hash)
     }
 }
 

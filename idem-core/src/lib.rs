@@ -166,6 +166,7 @@ mod identity;
 mod json;
 
 mod error;
+mod first_sent;
 
 #[doc(hidden)]
 #[path = "private.rs"]
@@ -175,12 +176,13 @@ pub use begin::{Guard, Settled, Start, Stored, begin};
 pub use disposition::Disposition;
 pub use error::{Error, Kind};
 pub use fingerprint::{Fingerprint, Unordered, unordered};
+pub use first_sent::FirstSent;
 #[doc(alias = "exactly-once")]
 #[doc(inline)]
 pub use idem_macros::idempotent;
 pub use identity::{Identity, Key, Operation, Scope, ToKey, ToScope};
 pub use observe::{Observed, observe};
-pub use policy::Then;
+pub use policy::{Retention, Then};
 pub use record::Request;
 pub use resume::{Resumed, resume_abandoned};
 pub use steps::{StepKey, Steps};

@@ -145,6 +145,8 @@ impl Failure for Error {
             // A tombstone may stand for a result or for a final error. Acknowledging it would lose a final error.
             Kind::ReplyTooLarge
             | Kind::RetryTooLate
+            | Kind::FirstSentTooOld
+            | Kind::FirstSentInvalid
             | Kind::KeyMissing
             | Kind::KeyInvalid
             | Kind::KeyReused

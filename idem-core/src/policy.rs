@@ -13,6 +13,8 @@ pub struct Policy {
     pub ttl: Duration,
     /// What a retry gets when the record's `ttl` is over.
     pub then: Then,
+    /// What becomes of a request that says when it was first sent.
+    pub first_sent: OnFirstSent,
     /// What a duplicate gets while the first request still runs.
     pub in_flight: InFlight,
     /// What a request without a key gets.
@@ -77,6 +79,40 @@ pub enum Then {
     ///
     /// [`Kind::RetryTooLate`]: crate::Kind::RetryTooLate
     Refuse(Duration),
+}
+
+/// How long the record of a finished request lives.
+///
+/// With the layer [`Lifetime`](crate::http::Lifetime) it is an extension of each answer of an annotated handler to a
+/// request with a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Retention {
+    /// How long the reply is replayed: the `ttl`.
+    pub replayed: Duration,
+    /// How long the record is kept: as long as that, and then as long as it refuses retries.
+    pub kept: Duration,
+}
+
+impl Retention {
+    /// That of a record with this `ttl`.
+    #[must_use]
+    pub const fn new(ttl: Duration, then: Then) -> Self {
+        let kept = match then {
+            Then::Run => ttl,
+            Then::Refuse(time) => ttl.saturating_add(time),
+        };
+        Self { replayed: ttl, kept }
+    }
+}
+
+/// What becomes of a request that says when it was first sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnFirstSent {
+    /// Nothing: the time is not looked at.
+    Ignore,
+    /// It does not begin to run if that is longer ago than records are kept: see [`FirstSent`](crate::FirstSent).
+    Refuse,
 }
 
 /// The purpose of a claim.

@@ -5,7 +5,7 @@ pub use crate::function::{
     Codec, Entered, answer, codec, codec_of, codec_with_errors, codec_with_errors_of, cut, enter, is_final, settle,
 };
 pub use crate::identity::{Operation, Scope};
-pub use crate::policy::{InFlight, LeaseTerms, MissingKey, Policy, Then};
+pub use crate::policy::{InFlight, LeaseTerms, MissingKey, OnFirstSent, Policy, Then};
 pub use crate::store::Context;
 
 use crate::bounds::{Fingerprinted, Leased, Recordable};

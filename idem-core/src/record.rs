@@ -6,8 +6,9 @@ use bytes::Bytes;
 
 use crate::error::{Error, Kind};
 use crate::fingerprint::Fingerprint;
+use crate::first_sent::FirstSent;
 use crate::identity::Identity;
-use crate::policy::Then;
+use crate::policy::{Retention, Then};
 use crate::redacted::{Beginning, Redacted};
 
 /// A request to run something once: its identity, its fingerprint, and how long its record is replayed.
@@ -23,6 +24,8 @@ pub struct Request {
     pub ttl: Duration,
     /// What a retry gets when the `ttl` is over.
     pub then: Then,
+    /// When the client says that it first sent the request. `None`: nothing is known of that.
+    pub first_sent: Option<FirstSent>,
     /// The input that [`resume_abandoned`](crate::resume_abandoned) gives to the handler when it resumes the run. Only
     /// leased runs record it.
     pub input: Option<Input>,
@@ -50,7 +53,7 @@ impl Request {
     /// [`Kind::TtlInvalid`] if the `ttl` is shorter than [`MIN_TTL`](Self::MIN_TTL) or longer than
     /// [`MAX_TTL`](Self::MAX_TTL).
     pub fn new(identity: Identity, fingerprint: Fingerprint, ttl: Duration) -> Result<Self, Error> {
-        let request = Self { identity, fingerprint, ttl, then: Then::Run, input: None };
+        let request = Self { identity, fingerprint, ttl, then: Then::Run, first_sent: None, input: None };
         request.check_ttl()?;
         Ok(request)
     }
@@ -95,6 +98,61 @@ impl Request {
         match self.then {
             Then::Run => None,
             Then::Refuse(time) => Some(time),
+        }
+    }
+
+    /// How long the record of this request lives at least, from the time at which the request begins to run.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use idem_core::{Fingerprint, Identity, Request, Then};
+    /// # let identity = Identity::new("inventory", "inventory.reserve", "order-17")?;
+    /// const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+    /// let request = Request::new(identity, Fingerprint::none(), DAY)?.then(Then::Refuse(30 * DAY))?;
+    /// assert_eq!(request.retention().replayed, DAY);
+    /// assert_eq!(request.retention().kept, 31 * DAY);
+    /// # Ok::<(), idem_core::Error>(())
+    /// ```
+    #[must_use]
+    pub fn retention(&self) -> Retention {
+        Retention::new(self.ttl, self.then)
+    }
+
+    /// The same request, first sent at this time: see [`FirstSent`].
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use idem_core::{Fingerprint, FirstSent, Identity, Request};
+    /// # let identity = Identity::new("inventory", "inventory.reserve", "017f22e2-79b0-7cc3-98c4-dc0c0c07398f")?;
+    /// # let request = Request::new(identity, Fingerprint::none(), Duration::from_secs(60))?;
+    /// let first_sent = FirstSent::of_key(&request.identity.key);
+    /// let request = request.with_first_sent(first_sent);
+    /// # Ok::<(), idem_core::Error>(())
+    /// ```
+    #[must_use]
+    pub fn with_first_sent(self, first_sent: Option<FirstSent>) -> Self {
+        Self { first_sent, ..self }
+    }
+
+    /// The first and the last time, by the store's clock, at which the request may begin to run. A store that inserts a
+    /// record before it has looked for one puts this into the condition of its insert.
+    #[must_use]
+    pub fn may_begin(&self) -> (Timestamp, Timestamp) {
+        match self.first_sent {
+            Some(first_sent) => first_sent.window(self.retention().kept),
+            None => (Timestamp(0), Timestamp(i64::MAX)),
+        }
+    }
+
+    /// Why the request may not begin to run at this time.
+    pub(crate) fn refused_at(&self, now: Timestamp) -> Option<Kind> {
+        let (first, last) = self.may_begin();
+        if now < first {
+            Some(Kind::FirstSentInvalid)
+        } else if now > last {
+            Some(Kind::FirstSentTooOld)
+        } else {
+            None
         }
     }
 

@@ -8,7 +8,7 @@ use idem_core::message::{Action, Failure};
 use idem_core::{Error, Kind};
 
 /// All kinds. That none is missing is compared with the source, since a public list would have to grow with each kind.
-const KINDS: [Kind; 30] = [
+const KINDS: [Kind; 32] = [
     Kind::KeyMissing,
     Kind::KeyInvalid,
     Kind::KeyInFlight,
@@ -20,6 +20,8 @@ const KINDS: [Kind; 30] = [
     Kind::BodyUnreadable,
     Kind::ReplyTooLarge,
     Kind::RetryTooLate,
+    Kind::FirstSentTooOld,
+    Kind::FirstSentInvalid,
     Kind::ReplyFailed,
     Kind::RecordUnreadable,
     Kind::OutcomeUnknown,

@@ -18,6 +18,7 @@ pub(crate) struct Args {
     pub(crate) axum: Option<Ident>,
     pub(crate) fingerprint: Option<Arg>,
     pub(crate) then: Option<Arg>,
+    pub(crate) first_sent: Option<Arg>,
     pub(crate) in_flight: Option<Arg>,
     pub(crate) missing_key: Option<Arg>,
     pub(crate) operation: Option<Arg>,
@@ -39,10 +40,11 @@ pub(crate) struct Arg {
 }
 
 /// Every argument with an example, in the order in which the documentation has them.
-const KNOWN: [(&str, &str); 15] = [
+const KNOWN: [(&str, &str); 16] = [
     ("scope", "scope = user"),
     ("ttl", "ttl = \"24h\""),
     ("then", "then = refuse(\"30d\")"),
+    ("first_sent", "first_sent = refuse"),
     ("key", "key = header(\"Idempotency-Key\")"),
     ("axum", "axum"),
     ("fingerprint", "fingerprint = order.amount"),
@@ -160,6 +162,7 @@ impl Args {
             "scope" => &mut self.scope,
             "ttl" => &mut self.ttl,
             "then" => &mut self.then,
+            "first_sent" => &mut self.first_sent,
             "key" => &mut self.key,
             "fingerprint" => &mut self.fingerprint,
             "in_flight" => &mut self.in_flight,

@@ -26,6 +26,7 @@ pub(crate) struct Handler {
     pub(crate) scope: Scope,
     pub(crate) ttl: Duration,
     pub(crate) then: Then,
+    pub(crate) first_sent: FirstSent,
     pub(crate) key: Key,
     pub(crate) fingerprint: Fingerprint,
     pub(crate) in_flight: InFlight,
@@ -90,6 +91,13 @@ pub(crate) enum Fingerprint {
     Value(Asked),
 }
 
+/// What becomes of a request that says when it was first sent.
+#[derive(Clone, Copy)]
+pub(crate) enum FirstSent {
+    Ignore,
+    Refuse,
+}
+
 /// What a retry gets when the record's `ttl` is over.
 pub(crate) enum Then {
     Run,
@@ -151,6 +159,7 @@ pub(crate) fn check(args: &Args, mut errors: Errors, function: &Function) -> Res
         scope: arguments::scope(args, &names, &mut errors),
         ttl: arguments::ttl(args, &mut errors),
         then: arguments::then(args, &mut errors),
+        first_sent: arguments::first_sent(args, &mut errors),
         key: arguments::key(args, form, &parameters, &names, &mut errors),
         fingerprint: arguments::fingerprint(args, &names, &mut errors),
         in_flight: arguments::in_flight(args, form, &mut errors),

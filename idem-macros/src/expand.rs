@@ -13,7 +13,7 @@ use syn::spanned::Spanned;
 use syn::visit::Visit;
 use syn::{Attribute, Expr, ExprLit, ExprPath, ExprTuple, GenericParam, Lit, Macro, Pat, PatIdent, ReturnType};
 
-use crate::check::{Asked, Fingerprint, Form, Handler, InFlight, Key, MissingKey, Scope, Then};
+use crate::check::{Asked, Fingerprint, FirstSent, Form, Handler, InFlight, Key, MissingKey, Scope, Then};
 use crate::item::Function;
 use crate::outside;
 use crate::parameters::{Parameter, Role};
@@ -122,7 +122,7 @@ fn debugged(handler: &Handler, attributes: &[&Attribute]) -> TokenStream {
 /// The policy: everything that is known at compile time.
 fn policy(handler: &Handler) -> TokenStream {
     let private = handler.private(Span::mixed_site());
-    let Handler { operation, ttl, then, in_flight, missing_key, .. } = handler;
+    let Handler { operation, ttl, then, first_sent, in_flight, missing_key, .. } = handler;
     let operation = match operation {
         Some(operation) => operation.to_token_stream(),
         None => {
@@ -137,6 +137,10 @@ fn policy(handler: &Handler) -> TokenStream {
             let time = duration(*time);
             quote!(Refuse(#time))
         }
+    };
+    let first_sent = match first_sent {
+        FirstSent::Ignore => quote!(Ignore),
+        FirstSent::Refuse => quote!(Refuse),
     };
     let in_flight = match in_flight {
         InFlight::Conflict => quote!(Conflict),
@@ -160,6 +164,7 @@ fn policy(handler: &Handler) -> TokenStream {
             operation: #private::Operation::new(#operation),
             ttl: #ttl,
             then: #private::Then::#then,
+            first_sent: #private::OnFirstSent::#first_sent,
             in_flight: #private::InFlight::#in_flight,
             missing_key: #private::MissingKey::#missing_key,
             deadline: #deadline,

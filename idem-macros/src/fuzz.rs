@@ -44,12 +44,13 @@ fn fuzz_the_attribute() {
 /// Arguments in any order are taken, if each is there once and the scope is among them.
 #[test]
 fn fuzz_the_arguments() {
-    const ARGUMENTS: [&[&str]; 9] = [
+    const ARGUMENTS: [&[&str]; 10] = [
         &["scope = user", "scope = (user.id, order.id)", "scope = \"all\"", "scope = global"],
         &["ttl = \"1s\"", "ttl = \"3650d\""],
         &["key = header(\"X-Key\")"],
         &["fingerprint = none", "fingerprint = (order.id, order.amount)"],
         &["then = run", "then = refuse(\"30d\")"],
+        &["first_sent = ignore", "first_sent = refuse"],
         &["in_flight = conflict", "in_flight = wait(\"5s\")", "in_flight = accepted"],
         &["missing_key = reject", "missing_key = run"],
         &["operation = \"payments.create\""],

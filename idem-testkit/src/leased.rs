@@ -11,8 +11,8 @@ use idem_core::store::{
 use idem_core::{Fingerprint, Identity, Kind, Request, Then};
 
 use crate::support::{
-    HOUR, MINUTE, SECOND, TERMS, asking, call_started, claimed, lease, leased, outcome, refusal, replayed, reply,
-    request, transaction,
+    HOUR, MINUTE, SECOND, TERMS, asking, call_started, claimed, in_a_second, lease, leased, outcome, refusal, replayed,
+    reply, request, sent_ago, transaction,
 };
 use crate::{Subject, contracts};
 
@@ -352,6 +352,45 @@ contracts! { $ leased_contract in leased:
             subject.pass(HOUR + 2 * MINUTE).await;
             assert_eq!(subject.sweep().await, 1, "it was abandoned");
         }
+    }
+
+    /// A leased run begins only if its request was not first sent too long ago. One that has begun is resumed whenever that
+    /// was.
+    async fn r36_a_leased_run_that_was_first_sent_too_long_ago_does_not_begin(subject) {
+        let (too_old, invalid) = (Some(Kind::FirstSentTooOld), Some(Kind::FirstSentInvalid));
+        for (ago, expected) in [(0, None), (3599, None), (3600, too_old), (-299, None), (-301, invalid)] {
+            let answer = in_a_second(async || {
+                let key = format!("{ago} {:?}", subject.now().await);
+                let request = sent_ago(&subject, &request(&key), ago).await;
+                match lease(&subject, &request, &TERMS, Intent::Run).await {
+                    Claimed::Run(_) => None,
+                    claimed => Some(refusal(claimed)),
+                }
+            });
+            assert_eq!(answer.await, expected, "{ago}");
+        }
+        // So long ago that the run could not begin.
+        let late = async || sent_ago(&subject, &request("k"), 7200).await;
+        assert_eq!(refusal(lease(&subject, &late().await, &TERMS, Intent::Run).await), Kind::FirstSentTooOld);
+        let resumed = lease(&subject, &late().await, &TERMS, Intent::Resume).await;
+        assert_eq!(refusal(resumed), Kind::NothingToResume);
+        let attempt = leased(&subject, &request("k")).await;
+        assert_eq!(refusal(lease(&subject, &late().await, &TERMS, Intent::Run).await), Kind::KeyInFlight);
+        attempt.lease.record(None, &transaction(0, "reserve")).await.expect("kept");
+        attempt.lease.release().await.expect("released");
+        let attempt = leased(&subject, &late().await).await;
+        assert_eq!((attempt.number, attempt.entries.len()), (2, 1));
+        drop(attempt);
+        // A process that resumes has no such time. A run that was abandoned for too long has expired.
+        for is_swept in [false, true] {
+            subject.pass(2 * HOUR).await;
+            if is_swept {
+                assert!(subject.sweep().await >= 1);
+            }
+            assert_eq!(refusal(lease(&subject, &late().await, &TERMS, Intent::Run).await), Kind::FirstSentTooOld);
+        }
+        let anew = leased(&subject, &request("k")).await;
+        assert_eq!((anew.number, anew.entries.len()), (1, 0));
     }
 
     /// An abandoned run is kept for its `ttl` after the end of its last lease, and then begins anew without its

@@ -3,7 +3,7 @@
 //! A store says how it is built, and gets a test for each promise of [`idem_core::store`]:
 //!
 //! ```
-//! use std::time::Duration;
+//! use std::time::{Duration, SystemTime};
 //! use idem_core::memory::{MemoryLease, MemoryStore, MemoryTx};
 //! use idem_testkit::Subject;
 //!
@@ -30,6 +30,10 @@
 //!         self.0.state().await
 //!     }
 //!
+//!     async fn now(&self) -> SystemTime {
+//!         self.0.time()
+//!     }
+//!
 //!     async fn pass(&self, time: Duration) {
 //!         self.0.advance(time);
 //!     }
@@ -48,7 +52,7 @@
 //!   own tests.
 
 use std::future::Future;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use idem_core::store::{Context, Lease, Recover, Transaction};
 
@@ -78,7 +82,10 @@ pub trait Subject: Sized + Send + Sync + 'static {
     /// How often something was written and committed.
     fn written(&self) -> impl Future<Output = u64> + Send;
 
-    /// Lets this time pass by the store's clock.
+    /// The time by the store's clock.
+    fn now(&self) -> impl Future<Output = SystemTime> + Send;
+
+    /// Lets this time pass by the store's clock, or makes everything that is stored as much older.
     fn pass(&self, time: Duration) -> impl Future<Output = ()> + Send;
 
     /// Removes what has expired, and says how many records that was.

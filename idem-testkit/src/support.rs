@@ -1,13 +1,13 @@
 //! What the contracts share.
 
 use std::future::Future;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use idem_core::store::{
     Attempt, Claimed, Context, Entry, EntryKind, Format, Intent, Lease, LeaseTerms, Outcome, Reply,
 };
-use idem_core::{Fingerprint, Identity, Kind, Request};
+use idem_core::{Fingerprint, FirstSent, Identity, Kind, Request};
 
 use crate::Subject;
 use crate::logs::CANARY;
@@ -55,6 +55,25 @@ pub(crate) async fn claimed<S: Subject>(subject: &S, request: &Request) -> S::Tx
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+}
+
+/// The same request, first sent so many seconds ago.
+pub(crate) async fn sent_ago<S: Subject>(subject: &S, request: &Request, seconds: i64) -> Request {
+    let (now, time) = (subject.now().await, Duration::from_secs(seconds.unsigned_abs()));
+    let sent: SystemTime = if seconds < 0 { now + time } else { now - time };
+    request.clone().with_first_sent(Some(FirstSent::at(sent)))
+}
+
+/// What became of a request that was sent within a second from when the time was read: the edges are that narrow.
+pub(crate) async fn in_a_second<T, F: Future<Output = T>>(send: impl Fn() -> F) -> T {
+    for _ in 0..100 {
+        let began = Instant::now();
+        let answer = send().await;
+        if began.elapsed() < SECOND {
+            return answer;
+        }
+    }
+    panic!("the machine is too slow for this test");
 }
 
 /// The reply that a request gets.

@@ -10,7 +10,8 @@ use idem_core::{Disposition, Fingerprint, Identity, Kind, Request, Start, Then, 
 
 use crate::contracts;
 use crate::support::{
-    HOUR, MINUTE, asking, claimed, eventually, leased, outcome, refused, replayed, reply, request, transaction,
+    HOUR, MINUTE, SECOND, asking, claimed, eventually, in_a_second, leased, outcome, refused, replayed, reply, request,
+    sent_ago, transaction,
 };
 
 contracts! { $ transactional_contract in transactional:
@@ -222,6 +223,118 @@ contracts! { $ transactional_contract in transactional:
             request.ttl = time;
             claimed(&subject, &request).await.complete(&outcome("done")).await.expect("kept");
             assert_eq!(replayed(&subject, &request).await, reply("done"));
+        }
+    }
+
+    /// Without a record, a request that was first sent longer ago than records are kept does not run, nor does one from the
+    /// future. The time is the store's.
+    async fn r36_a_request_that_was_first_sent_too_long_ago_does_not_begin(subject) {
+        let (hour, too_old, invalid) = (3600, Some(Kind::FirstSentTooOld), Some(Kind::FirstSentInvalid));
+        for (then, kept) in [(Then::Run, hour), (Then::Refuse(2 * HOUR), 3 * hour)] {
+            for (ago, expected) in [
+                (0, None), (kept - 1, None), (kept, too_old), (9 * kept, too_old), (-299, None), (-301, invalid), (-kept, invalid),
+            ] {
+                let request = request(&format!("{kept} {ago}")).then(then).expect("hours");
+                let answer = in_a_second(async || {
+                    let request = sent_ago(&subject, &request, ago).await;
+                    match S::Tx::claim(subject.store(), &request).await.expect("an answer") {
+                        // The next try must not find it.
+                        Claimed::Run(tx) => tx.release().await.map(|()| None).expect("released"),
+                        Claimed::Refuse(kind) => Some(kind),
+                        Claimed::Replay(..) | Claimed::TooSoon(_) => panic!("nothing is recorded"),
+                    }
+                });
+                assert_eq!(answer.await, expected, "{kept} {ago}");
+            }
+        }
+        assert_eq!(subject.written().await, 0);
+    }
+
+    /// A request with a record is answered by the record, whenever it was first sent. An expired record is none.
+    async fn r36_a_record_answers_a_request_that_was_first_sent_too_long_ago(subject) {
+        for (round, is_swept) in [false, true].into_iter().enumerate() {
+            let key = format!("k{round}");
+            let [this, that] = ["this", "that"].map(|what| asking(&key, what).then(Then::Refuse(HOUR)).expect("an hour"));
+            claimed(&subject, &this).await.complete(&outcome("done")).await.expect("kept");
+            for ago in [-7200, 7200, 72_000] {
+                let [this, that] = [sent_ago(&subject, &this, ago).await, sent_ago(&subject, &that, ago).await];
+                assert_eq!(replayed(&subject, &this).await, reply("done"));
+                assert_eq!(refused(&subject, &that).await, Kind::KeyReused);
+            }
+            subject.pass(HOUR + MINUTE).await;
+            let late = sent_ago(&subject, &this, 7200).await;
+            assert_eq!(refused(&subject, &late).await, Kind::RetryTooLate);
+            subject.pass(HOUR).await;
+            if is_swept {
+                assert_eq!(subject.sweep().await, 1);
+            }
+            for (ago, kind) in [(7200, Kind::FirstSentTooOld), (7260, Kind::FirstSentTooOld), (-7200, Kind::FirstSentInvalid)] {
+                for asked in [&this, &that] {
+                    assert_eq!(refused(&subject, &sent_ago(&subject, asked, ago).await).await, kind, "{ago}");
+                }
+            }
+            // A request that says nothing runs, as it does without the check.
+            claimed(&subject, &that).await.complete(&outcome("second")).await.expect("kept");
+            assert_eq!(replayed(&subject, &sent_ago(&subject, &that, 7200).await).await, reply("second"));
+            subject.pass(3 * HOUR).await;
+            assert_eq!(subject.sweep().await, 1);
+        }
+    }
+
+    /// A run that has begun in time is recorded, however long it takes, and its duplicates are told that it runs.
+    async fn r36_a_run_that_began_in_time_is_recorded_after_it(subject) {
+        let minute = |key: &str| {
+            let mut request = request(key);
+            request.ttl = MINUTE;
+            request
+        };
+        for (round, is_rejected) in [false, true].into_iter().enumerate() {
+            // It begins in the last second of its time. On a busy machine that takes several tries.
+            let mut tries = 0;
+            let (request, tx) = loop {
+                tries += 1;
+                assert!(tries < 100, "the machine is too slow for this test");
+                let request = sent_ago(&subject, &minute(&format!("{round} {tries}")), 59).await;
+                match S::Tx::claim(subject.store(), &request).await.expect("an answer") {
+                    Claimed::Run(tx) => break (request, tx),
+                    Claimed::Refuse(kind) => assert_eq!(kind, Kind::FirstSentTooOld),
+                    Claimed::Replay(..) | Claimed::TooSoon(_) => panic!("nothing is recorded"),
+                }
+            };
+            let began = subject.now().await;
+            eventually("the time is over", async || subject.now().await > began + SECOND).await;
+            // Without locks a store cannot see a run that is not committed.
+            let told = refused(&subject, &request).await;
+            assert!(matches!(told, Kind::KeyInFlight | Kind::FirstSentTooOld), "{told:?}");
+            if is_rejected {
+                assert!(matches!(tx.reject(&outcome("done")).await.expect("an answer"), Rejected::Stored));
+            } else {
+                tx.complete(&outcome("done")).await.expect("kept");
+            }
+            assert_eq!(replayed(&subject, &request).await, reply("done"));
+        }
+    }
+
+    /// Of many late retries at once none runs, in whatever moment the sweep removes the record.
+    async fn r36_of_64_late_retries_that_were_first_sent_too_long_ago_none_runs(subject) {
+        let subject = Arc::new(subject);
+        for round in 0..4 {
+            let key = format!("k{round}");
+            claimed(&*subject, &request(&key)).await.complete(&outcome("done")).await.expect("kept");
+            subject.pass(2 * HOUR).await;
+            let late = sent_ago(&*subject, &request(&key), 7200).await;
+            let tasks = (0..64).map(|at| {
+                let (subject, late) = (Arc::clone(&subject), late.clone());
+                tokio::spawn(async move {
+                    if at == 20 {
+                        assert_eq!(subject.sweep().await, 1);
+                    }
+                    refused(&*subject, &late).await
+                })
+            });
+            for ended in join_all(tasks).await {
+                assert_eq!(ended.expect("no panic"), Kind::FirstSentTooOld);
+            }
         }
     }
 

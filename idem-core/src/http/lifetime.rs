@@ -7,13 +7,14 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use axum::extract::{MatchedPath, Request};
 use axum::response::Response;
 use http::{HeaderName, HeaderValue, Method};
 use tower_layer::Layer;
 use tower_service::Service;
+
+use crate::policy::Retention;
 
 const KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const LIFETIME: HeaderName = HeaderName::from_static("idempotency-key-lifetime");
@@ -34,7 +35,8 @@ const STATUS: HeaderName = HeaderName::from_static("idempotency-status");
 ///
 /// # Rules
 /// - An answer to a request with a key gets `Idempotency-Key-Lifetime` from its annotated handler: the handler's `ttl`, in
-///   seconds. Refusals get it, too.
+///   seconds. Refusals get it, too. Layers around this one read the same, and how long retries are refused after that,
+///   from the answer's extensions, as a [`Retention`].
 /// - An answer to a request with an `Idempotency-Key` that has reached no annotated handler gets
 ///   `Idempotency-Status: ignored`. It is [counted](Self::ignored), and the first of each route is logged at `warn`.
 /// - An answer with a status from 400 to 499 is not counted: the request may have been refused before its handler. So
@@ -84,12 +86,12 @@ impl fmt::Debug for Lifetime {
 ///
 /// It is an extension of the request, so middleware that rebuilds the response does not lose it.
 #[derive(Clone, Default)]
-pub(crate) struct Announced(Arc<OnceLock<Duration>>);
+pub(crate) struct Announced(Arc<OnceLock<Retention>>);
 
 impl Announced {
-    pub(crate) fn announce(&self, ttl: Duration) {
+    pub(crate) fn announce(&self, retention: Retention) {
         // A handler may call another one. The client's key is the first one's.
-        _ = self.0.set(ttl);
+        _ = self.0.set(retention);
     }
 }
 
@@ -149,8 +151,9 @@ where
             Ok(response) => response,
             Err(error) => return Poll::Ready(Err(error)),
         };
-        if let Some(ttl) = self.announced.0.get() {
-            response.headers_mut().insert(LIFETIME, HeaderValue::from(ttl.as_secs()));
+        if let Some(retention) = self.announced.0.get() {
+            response.headers_mut().insert(LIFETIME, HeaderValue::from(retention.replayed.as_secs()));
+            response.extensions_mut().insert(*retention);
         } else if self.has_key && !response.status().is_client_error() {
             response.headers_mut().insert(STATUS, HeaderValue::from_static("ignored"));
             self.lifetime.note_ignored(self.route.as_ref());
@@ -167,6 +170,8 @@ impl<F> fmt::Debug for Answer<F> {
 
 #[cfg(all(test, feature = "memory"))]
 mod tests {
+    use std::time::Duration;
+
     use axum::body::Body;
     use axum::routing::{get, post};
     use axum::{Router, middleware};
@@ -179,12 +184,13 @@ mod tests {
     use crate::http::extract::Recorded;
     use crate::identity::{Operation, Scope};
     use crate::memory::{MemoryStore, MemoryTx};
-    use crate::policy::{InFlight, LeaseTerms, MissingKey, Policy, Then};
+    use crate::policy::{InFlight, LeaseTerms, MissingKey, OnFirstSent, Policy, Then};
 
     static POLICY: Policy = Policy {
         operation: Operation::new("lifetime"),
         ttl: Duration::from_secs(7200),
         then: Then::Refuse(Duration::from_secs(60)),
+        first_sent: OnFirstSent::Ignore,
         in_flight: InFlight::Conflict,
         missing_key: MissingKey::Run,
         deadline: None,
@@ -233,6 +239,8 @@ mod tests {
         }
         let response = app.clone().oneshot(request).await.expect("an answer");
         let header = |name| response.headers().get(name).map(|value| value.to_str().expect("a text").to_owned());
+        let retention = header(LIFETIME).map(|_| Retention::new(POLICY.ttl, POLICY.then));
+        assert_eq!(response.extensions().get().copied(), retention);
         (header(LIFETIME), header(STATUS))
     }
 

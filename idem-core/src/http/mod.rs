@@ -42,12 +42,13 @@
 //!
 //! | code | status | |
 //! |---|---|---|
-//! | `key_missing`, `key_invalid`, `body_unreadable` | 400 | correct the request |
+//! | `key_missing`, `key_invalid`, `first_sent_invalid`, `body_unreadable` | 400 | correct the request |
 //! | `body_too_large` | 413 | |
 //! | `key_in_flight` | 409, or 202 | the same request is running: retry it after `Retry-After` |
 //! | `key_reused` | 422 | a new request needs a new key |
 //! | `reply_too_large` | 410 | it has run; its reply was not stored |
 //! | `retry_too_late` | 410 | it has run; its reply is no longer kept |
+//! | `first_sent_too_old` | 412 | with `first_sent = refuse`: it may have run, so long ago that its record would be gone |
 //! | `deadline_exceeded` | 503 | the run took too long and was given up: retry it after `Retry-After` |
 //! | `retry_later`, `store_unavailable` | 503 | it was not completed: retry it after `Retry-After` |
 //! | `lease_lost`, `run_rejected` | 409 | another attempt resumes the run, or undoes it: retry it later |
@@ -80,6 +81,7 @@ pub mod bounds;
 mod content;
 mod detach;
 pub(crate) mod extract;
+mod first_sent;
 pub(crate) mod key;
 mod lifetime;
 mod problem;
@@ -87,5 +89,6 @@ pub(crate) mod reply;
 pub(crate) mod serve;
 pub(crate) mod through_store;
 
+pub use first_sent::first_sent;
 pub use lifetime::Lifetime;
 pub use problem::Refusal;

@@ -144,11 +144,12 @@ pub(crate) fn respond(error: &Error) -> Response {
 
 fn status(kind: Kind) -> StatusCode {
     match kind {
-        Kind::KeyMissing | Kind::KeyInvalid | Kind::BodyUnreadable => StatusCode::BAD_REQUEST,
+        Kind::KeyMissing | Kind::KeyInvalid | Kind::BodyUnreadable | Kind::FirstSentInvalid => StatusCode::BAD_REQUEST,
         Kind::KeyInFlight | Kind::LeaseLost | Kind::RunRejected | Kind::NothingToResume => StatusCode::CONFLICT,
         Kind::KeyReused | Kind::DataRefused => StatusCode::UNPROCESSABLE_ENTITY,
         Kind::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         Kind::ReplyTooLarge | Kind::RetryTooLate => StatusCode::GONE,
+        Kind::FirstSentTooOld => StatusCode::PRECONDITION_FAILED,
         Kind::RetryLater
         | Kind::StoreUnavailable
         | Kind::DeadlineExceeded

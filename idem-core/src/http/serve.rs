@@ -15,14 +15,15 @@ use crate::cut::{cut, within};
 use crate::disposition::Disposition;
 use crate::error::{Error, Kind};
 use crate::fingerprint::Fingerprint;
+use crate::first_sent::FirstSent;
 use crate::http::asked::{AskedFingerprint, AskedKey};
 use crate::http::content::Content;
 use crate::http::detach::DetachOnDrop;
 use crate::http::extract::Call;
-use crate::http::{Refusal, key, problem, reply};
+use crate::http::{Refusal, first_sent, key, problem, reply};
 use crate::identity::Identity;
 use crate::observer::Watch;
-use crate::policy::{InFlight, Intent, MissingKey, Policy};
+use crate::policy::{InFlight, Intent, MissingKey, OnFirstSent, Policy, Retention};
 use crate::record::{Outcome, Request};
 use crate::store::{Claimed, Context, Rejected, Store};
 
@@ -74,8 +75,12 @@ impl<C: Context> Call<C> {
             };
         };
         if let Some(announced) = self.announced {
-            announced.announce(policy.ttl);
+            announced.announce(Retention::new(policy.ttl, policy.then));
         }
+        let first_sent = match policy.first_sent {
+            OnFirstSent::Ignore => None,
+            OnFirstSent::Refuse => first_sent(&self.headers, &key)?,
+        };
         let identity = Identity { scope: asked.scope?, operation: policy.operation, key };
         // HEAD asks for what GET asks for, and Axum takes the body off its response. So a link that a mail scanner has
         // checked with HEAD still opens.
@@ -94,7 +99,7 @@ impl<C: Context> Call<C> {
             }
             AskedFingerprint::None => Compared::Digested(Fingerprint::of_path(path)),
         };
-        Ok(Some(Unclaimed { identity, compared }))
+        Ok(Some(Unclaimed { identity, compared, first_sent }))
     }
 }
 
@@ -102,6 +107,7 @@ impl<C: Context> Call<C> {
 struct Unclaimed {
     identity: Identity,
     compared: Compared,
+    first_sent: Option<FirstSent>,
 }
 
 /// What is compared with a retry.
@@ -120,7 +126,7 @@ async fn serve<C: Context>(
     let counted = store.runs().enter();
     let mut watch = Watch::start(&store, policy.operation);
     let request = match request {
-        Ok(Some(Unclaimed { identity, compared })) => {
+        Ok(Some(Unclaimed { identity, compared, first_sent })) => {
             let fingerprint = match compared {
                 Compared::Digested(fingerprint) => Ok(fingerprint),
                 // Boxed: the future of every request should not reserve space for its content.
@@ -128,7 +134,7 @@ async fn serve<C: Context>(
             };
             let request = fingerprint.and_then(|fingerprint| Request::new(identity, fingerprint, policy.ttl));
             match request.and_then(|request| request.then(policy.then)) {
-                Ok(request) => request,
+                Ok(request) => request.with_first_sent(first_sent),
                 Err(error) => return refuse(policy, watch, error),
             }
         }

@@ -57,6 +57,16 @@ impl Decision {
     }
 }
 
+impl<R> Decision<R> {
+    /// Refuses to begin a run whose request was first sent too long ago. A run that has begun is resumed.
+    fn if_in_time(self, request: &Request, now: Timestamp) -> Self {
+        match self {
+            Self::Claim | Self::Replace(_) => request.refused_at(now).map_or(self, Self::Refuse),
+            order => order,
+        }
+    }
+}
+
 impl Resume {
     /// Whether as many attempts as the terms allow ended without a word: by a crash, or by the loss of their lease.
     fn has_used_up(&self, terms: &LeaseTerms) -> bool {
@@ -79,10 +89,11 @@ impl Resume {
 /// The checks are in this order. An expired record counts as none. A record that cannot be compared is refused as
 /// unreadable. Another fingerprint is refused as a reuse, in any state. A retry after the `ttl` of a record that is kept
 /// longer is refused as too late, whether the sweep has removed the reply or not. Then the state decides. A run that was
-/// begun in steps is refused: a transaction knows nothing of its steps.
+/// begun in steps is refused: a transaction knows nothing of its steps. A request without a record that was
+/// [first sent](crate::FirstSent) too long ago is refused, because it may have had one.
 #[must_use]
 pub fn decide(record: Option<&Record>, request: &Request, now: Timestamp) -> Decision<Infallible> {
-    in_transaction(decide_on(record, Some(request.fingerprint), now))
+    in_transaction(decide_on(record, Some(request.fingerprint), now)).if_in_time(request, now)
 }
 
 /// A transaction resumes no leased run.
@@ -109,7 +120,7 @@ pub fn decide_leased(
     now: Timestamp,
 ) -> Decision {
     let asked = (intent == Intent::Run).then_some(request.fingerprint);
-    decide_on(record, asked, now).within(terms, intent)
+    decide_on(record, asked, now).within(terms, intent).if_in_time(request, now)
 }
 
 pub(super) fn decide_on(record: Option<&Record>, asked: Option<Fingerprint>, now: Timestamp) -> Decision {
@@ -218,9 +229,12 @@ pub fn verdict(record: Option<&Record>, claim: Claim) -> Verdict {
 
 #[cfg(test)]
 mod tests {
+    use std::time::UNIX_EPOCH;
+
     use bytes::Bytes;
 
     use super::*;
+    use crate::first_sent::FirstSent;
     use crate::identity::{Identity, Key, Operation, Scope};
     use crate::policy::Then;
     use crate::record::Format;
@@ -237,6 +251,7 @@ mod tests {
             fingerprint: Fingerprint::of_value(what).expect("serialisable"),
             ttl: Duration::from_secs(1),
             then: Then::Run,
+            first_sent: None,
             input: None,
         }
     }
@@ -449,6 +464,51 @@ mod tests {
         for state in states() {
             assert_eq!(verdict(Some(&record(state)), other), Verdict::NotKept);
         }
+    }
+
+    #[test]
+    fn r36_a_request_that_was_first_sent_too_long_ago_begins_no_run_and_is_answered_by_its_record() {
+        let sent = |seconds: i64, then| {
+            // The record lives for a second, and a minute.
+            let time = FirstSent::at(UNIX_EPOCH + Duration::from_secs(1_000));
+            let request = Request { then, ..asked("this").with_first_sent(Some(time)) };
+            (request, Timestamp((1_000 + seconds) * 1_000_000))
+        };
+        let minute = Then::Refuse(Duration::from_secs(60));
+        let terms = LeaseTerms::DEFAULT;
+        let too_old = Decision::Refuse(Kind::FirstSentTooOld);
+        let invalid = Decision::Refuse(Kind::FirstSentInvalid);
+        let tick = |now: Timestamp, by: i64| Timestamp(now.0 + by);
+        for (then, kept) in [(Then::Run, 1), (minute, 61)] {
+            for (seconds, by, refused) in
+                [(-300, -1, Some(&invalid)), (-300, 0, None), (0, 0, None), (kept, -1, None), (kept, 0, Some(&too_old))]
+            {
+                let (request, now) = sent(seconds, then);
+                let now = tick(now, by);
+                let expired = Record { expires_at: now, ..record(State::Completed(reply())) };
+                for (record, begun) in [(None, Decision::Claim), (Some(&expired), Decision::Replace(expired.claim))] {
+                    let expected = refused.cloned().unwrap_or(begun);
+                    assert_eq!(decide(record, &request, now), in_transaction(expected.clone()), "{seconds} {by}");
+                    let leased = decide_leased(record, &request, &terms, Intent::Run, now);
+                    assert_eq!(leased, expected, "{seconds} {by}");
+                }
+                // A record answers, whatever the time is.
+                let live = |state| Record { expires_at: tick(now, 1), ..record(state) };
+                assert_eq!(
+                    decide(Some(&live(State::Completed(reply()))), &request, now),
+                    Decision::Replay(reply(), None)
+                );
+                assert_eq!(decide(Some(&live(State::Late)), &request, now), Decision::Refuse(Kind::RetryTooLate));
+                let other = Request { fingerprint: asked("that").fingerprint, ..request.clone() };
+                assert_eq!(decide(Some(&live(State::Late)), &other, now), Decision::Refuse(Kind::KeyReused));
+                let resumed = decide_leased(Some(&live(leased(now.0))), &request, &terms, Intent::Run, now);
+                assert!(matches!(resumed, Decision::Resume(_)), "{resumed:?}");
+            }
+        }
+        // Who only resumes is told that there is nothing to resume.
+        let (request, now) = sent(1, Then::Run);
+        let resumed = decide_leased(None, &request, &terms, Intent::Resume, now);
+        assert_eq!(resumed, Decision::Refuse(Kind::NothingToResume));
     }
 
     #[test]

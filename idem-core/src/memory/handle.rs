@@ -17,11 +17,22 @@ use crate::observer::{Backlog, Observer, Source};
 use crate::record::Timestamp;
 use crate::resume::{self, Resumed};
 use crate::runs::Runs;
+use crate::seal::{Seal, Sealer};
 use crate::store::{Abandoned, Place, Recover, Store};
 
 /// A store in memory, with the application's state. A cheap handle: clones share everything. See the
 /// [module](crate::memory).
-pub struct MemoryStore<S = ()>(Arc<Shared<S>>, Option<Arc<dyn Observer>>);
+pub struct MemoryStore<S = ()> {
+    shared: Arc<Shared<S>>,
+    own: Arc<Own>,
+}
+
+/// What a handle and its clones have for themselves.
+#[derive(Clone, Default)]
+struct Own {
+    observer: Option<Arc<dyn Observer>>,
+    sealer: Sealer,
+}
 
 struct Shared<S> {
     rows: std::sync::Mutex<Rows>,
@@ -43,22 +54,26 @@ impl<S: Clone + Send + 'static> MemoryStore<S> {
     /// An empty store with another limit, in bytes of a reply's headers and body.
     #[must_use]
     pub fn with_reply_limit(state: S, reply_limit: usize) -> Self {
-        Self(
-            Arc::new(Shared {
-                rows: std::sync::Mutex::default(),
-                state: Arc::new(Mutex::new(state)),
-                reply_limit,
-                runs: Runs::default(),
-                ahead: AtomicI64::new(0),
-            }),
-            None,
-        )
+        let shared = Shared {
+            rows: std::sync::Mutex::default(),
+            state: Arc::new(Mutex::new(state)),
+            reply_limit,
+            runs: Runs::default(),
+            ahead: AtomicI64::new(0),
+        };
+        Self { shared: Arc::new(shared), own: Arc::default() }
     }
 
     /// The same store, which tells this observer what happens to the requests of this handle and its clones.
     #[must_use]
     pub fn observed_by(self, observer: Arc<dyn Observer>) -> Self {
-        Self(self.0, Some(observer))
+        Self { own: Arc::new(Own { observer: Some(observer), ..Own::clone(&self.own) }), ..self }
+    }
+
+    /// The same store, which seals what this handle and its clones store: to test a [`Seal`] of your own.
+    #[must_use]
+    pub fn sealed_by(self, seal: impl Seal) -> Self {
+        Self { own: Arc::new(Own { sealer: Sealer::new(seal), ..Own::clone(&self.own) }), ..self }
     }
 
     /// What is left to do: expired records that are not swept, and leased runs that no process holds.
@@ -70,17 +85,23 @@ impl<S: Clone + Send + 'static> MemoryStore<S> {
 
     /// A copy of the committed state. Waits for the transaction that is under way.
     pub async fn state(&self) -> S {
-        self.0.state.lock().await.clone()
+        self.shared.state.lock().await.clone()
+    }
+
+    /// The time by the store's clock.
+    #[must_use]
+    pub fn time(&self) -> SystemTime {
+        UNIX_EPOCH + Duration::from_micros(u64::try_from(self.now().0).unwrap_or(0))
     }
 
     /// Moves the store's clock forward: leases end, and records expire.
     pub fn advance(&self, time: Duration) {
-        self.0.ahead.fetch_add(i64::try_from(time.as_micros()).unwrap_or(i64::MAX), Ordering::Relaxed);
+        self.shared.ahead.fetch_add(i64::try_from(time.as_micros()).unwrap_or(i64::MAX), Ordering::Relaxed);
     }
 
     /// Waits until no run is in progress, but no longer than the limit. Returns false if runs were in progress then.
     pub async fn drain(&self, limit: Duration) -> bool {
-        self.0.runs.drain(limit).await
+        self.shared.runs.drain(limit).await
     }
 
     /// Removes expired records, and returns how many. An expired record does not count even before it is removed.
@@ -124,31 +145,35 @@ impl<S: Clone + Send + 'static> MemoryStore<S> {
 
     pub(super) fn rows(&self) -> MutexGuard<'_, Rows> {
         // No function of the rows panics halfway.
-        self.0.rows.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.rows.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn sealer(&self) -> &Sealer {
+        &self.own.sealer
     }
 
     pub(super) async fn lock(&self) -> OwnedMutexGuard<S> {
-        Arc::clone(&self.0.state).lock_owned().await
+        Arc::clone(&self.shared.state).lock_owned().await
     }
 
     pub(super) fn now(&self) -> Timestamp {
         let system = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let system = i64::try_from(system.as_micros()).unwrap_or(i64::MAX);
-        Timestamp(system.saturating_add(self.0.ahead.load(Ordering::Relaxed)))
+        Timestamp(system.saturating_add(self.shared.ahead.load(Ordering::Relaxed)))
     }
 }
 
 impl<S: Clone + Send + 'static> Store for MemoryStore<S> {
     fn reply_limit(&self) -> usize {
-        self.0.reply_limit
+        self.shared.reply_limit
     }
 
     fn runs(&self) -> &Runs {
-        &self.0.runs
+        &self.shared.runs
     }
 
     fn observer(&self) -> Option<&Arc<dyn Observer>> {
-        self.1.as_ref()
+        self.own.observer.as_ref()
     }
 
     fn source(&self) -> Source {
@@ -159,13 +184,14 @@ impl<S: Clone + Send + 'static> Store for MemoryStore<S> {
 impl<S: Clone + Send + 'static> Recover for MemoryStore<S> {
     async fn abandoned(&self, operation: &str, after: Option<Place>) -> Result<Vec<Abandoned>, Error> {
         let now = self.now();
-        Ok(self.rows().abandoned(operation, after.as_ref(), now))
+        let sealed = self.rows().abandoned(operation, after.as_ref(), now);
+        Ok(sealed.into_iter().map(|run| self.own.sealer.abandoned(operation, run)).collect())
     }
 }
 
 impl<S> Clone for MemoryStore<S> {
     fn clone(&self) -> Self {
-        Self(Arc::clone(&self.0), self.1.clone())
+        Self { shared: Arc::clone(&self.shared), own: Arc::clone(&self.own) }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The lease: the right to run one attempt of a leased run.
 
 use std::fmt;
+use std::sync::Arc;
 
 use super::handle::MemoryStore;
 use super::rows::Leased;
@@ -18,7 +19,8 @@ pub type MemorySteps<S = ()> = Steps<MemoryLease<S>>;
 /// The right to run one attempt in memory: see [`MemorySteps`].
 pub struct MemoryLease<S: Clone + Send + 'static = ()> {
     store: MemoryStore<S>,
-    request: Request,
+    /// Shared, because the lease is copied into every step.
+    request: Arc<Request>,
     terms: LeaseTerms,
     claim: Claim,
 }
@@ -43,16 +45,19 @@ impl<S: Clone + Send + 'static> Lease for MemoryLease<S> {
         request.check_ttl()?;
         let claim = Claim::random()?;
         let now = store.now();
-        let leased = store.rows().lease(request, terms, intent, claim, now);
-        Ok(match leased {
+        let sealer = store.sealer();
+        let request = &*sealer.request(request)?;
+        let leased = store.rows().lease(request, terms, intent, claim, now, sealer)?;
+        let claimed = match leased {
             Claimed::Run(Leased { attempt, fingerprint, entries }) => {
-                let lease = Self { store: store.clone(), request: request.clone(), terms: *terms, claim };
+                let lease = Self { store: store.clone(), request: Arc::new(request.clone()), terms: *terms, claim };
                 Claimed::Run(Attempt { lease, number: attempt, fingerprint, entries })
             }
             Claimed::Replay(reply, age) => Claimed::Replay(reply, age),
             Claimed::Refuse(kind) => Claimed::Refuse(kind),
             Claimed::TooSoon(rest) => Claimed::TooSoon(rest),
-        })
+        };
+        sealer.claimed(&request.identity, claimed)
     }
 
     async fn renew(&self) -> Result<(), Error> {
@@ -68,6 +73,7 @@ impl<S: Clone + Send + 'static> Lease for MemoryLease<S> {
     }
 
     async fn record(&self, tx: Option<MemoryTx<S>>, entry: &Entry) -> Result<(), Error> {
+        let entry = &*self.store.sealer().entry(&self.request.identity, entry)?;
         let now = self.store.now();
         let is_held = self.store.rows().record_entry(&self.request, &self.terms, self.claim, entry, now);
         held(is_held)?;
@@ -76,6 +82,7 @@ impl<S: Clone + Send + 'static> Lease for MemoryLease<S> {
     }
 
     async fn complete(&self, tx: Option<MemoryTx<S>>, outcome: &Outcome) -> Result<(), Error> {
+        let outcome = &*self.store.sealer().outcome(&self.request.identity, outcome)?;
         let now = self.store.now();
         let is_held = self.store.rows().complete_leased(&self.request, self.claim, outcome, now);
         held(is_held)?;
@@ -98,7 +105,7 @@ impl<S: Clone + Send + 'static> Lease for MemoryLease<S> {
 impl<S: Clone + Send + 'static> Clone for MemoryLease<S> {
     fn clone(&self) -> Self {
         let Self { store, request, terms, claim } = self;
-        Self { store: store.clone(), request: request.clone(), terms: *terms, claim: *claim }
+        Self { store: store.clone(), request: Arc::clone(request), terms: *terms, claim: *claim }
     }
 }
 

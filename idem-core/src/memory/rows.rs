@@ -3,13 +3,14 @@
 use std::collections::HashMap;
 
 use crate::entry::{Entry, EntryKind};
-use crate::error::Kind;
+use crate::error::{Error, Kind};
 use crate::fingerprint::Fingerprint;
 use crate::identity::Identity;
 use crate::machine::{Decision, Explanation, Resume, Retry, decide, decide_leased, explain};
 use crate::observer::Backlog;
 use crate::policy::{Intent, LeaseTerms};
 use crate::record::{Claim, Outcome, Record, Request, State, Timestamp};
+use crate::seal::Sealer;
 use crate::store::{Abandoned, Claimed, Place};
 
 /// A run that is still to be undone does not expire.
@@ -43,7 +44,8 @@ impl Rows {
         match decide(self.record(&request.identity), request, now) {
             Decision::Claim | Decision::Replace(_) => {}
             Decision::Replay(reply, age) => return Claimed::Replay(reply, age),
-            Decision::Refuse(kind) => return Claimed::Refuse(kind),
+            // The same request may be running since a time at which it could begin.
+            Decision::Refuse(kind) => return Claimed::Refuse(self.in_flight(request).unwrap_or(kind)),
         }
         if let Some(kind) = self.in_flight(request) {
             return Claimed::Refuse(kind);
@@ -76,7 +78,7 @@ impl Rows {
         self.records.insert(request.identity.clone(), Row { record, journal: Vec::new(), input: None });
     }
 
-    /// Claims the identity for a leased run, or takes it over.
+    /// Claims the identity for a leased run, or takes it over. A run whose entries cannot be opened stays as it is.
     pub(super) fn lease(
         &mut self,
         request: &Request,
@@ -84,12 +86,13 @@ impl Rows {
         intent: Intent,
         claim: Claim,
         now: Timestamp,
-    ) -> Claimed<Leased> {
+        sealer: &Sealer,
+    ) -> Result<Claimed<Leased>, Error> {
         let (until, expires_at) = lives(request, terms, now);
-        match decide_leased(self.record(&request.identity), request, terms, intent, now) {
+        Ok(match decide_leased(self.record(&request.identity), request, terms, intent, now) {
             Decision::Claim | Decision::Replace(_) => {
                 if let Some(kind) = self.in_flight(request) {
-                    return Claimed::Refuse(kind);
+                    return Ok(Claimed::Refuse(kind));
                 }
                 let state = State::Leased { until, attempt: 1, released: 0, is_rejected: false };
                 let record = Record::new(Some(request.fingerprint), state, claim, expires_at);
@@ -99,16 +102,17 @@ impl Rows {
             }
             Decision::Resume(Resume { attempt, released, is_rejected, fingerprint, .. }) => {
                 let row = self.records.get_mut(&request.identity).expect("the record that was decided on");
+                let open = |(_, entry): &(Claim, Entry)| sealer.open_entry(&request.identity, entry.clone());
+                let entries = row.journal.iter().map(open).collect::<Result<_, _>>()?;
                 row.record.state = State::Leased { until, attempt: attempt + 1, released, is_rejected };
                 row.record.claim = claim;
                 row.record.expires_at = row.record.expires_at.max(expires_at);
-                let entries = row.journal.iter().map(|(_, entry)| entry.clone()).collect();
                 Claimed::Run(Leased { attempt: attempt + 1, fingerprint, entries })
             }
             Decision::Replay(reply, age) => Claimed::Replay(reply, age),
             Decision::Refuse(kind) => Claimed::Refuse(kind),
             Decision::TooSoon(_, rest) => Claimed::TooSoon(rest),
-        }
+        })
     }
 
     /// Whether the lease is held.

@@ -51,12 +51,14 @@ impl<S: Clone + Send + 'static> MemoryTx<S> {
         self.before = None;
     }
 
-    fn end_with(mut self, outcome: &Outcome) {
+    fn end_with(mut self, outcome: &Outcome) -> Result<(), Error> {
         if let Some(run) = &self.run {
+            let outcome = &*self.store.sealer().outcome(&run.request.identity, outcome)?;
             let now = self.store.now();
             self.store.rows().complete(&run.request, run.claim, outcome, now);
         }
         self.before = None;
+        Ok(())
     }
 }
 
@@ -70,7 +72,9 @@ impl<S: Clone + Send + 'static> Context for MemoryTx<S> {
         let entered = store.rows().enter(request, now);
         match entered {
             Claimed::Run(()) => {}
-            Claimed::Replay(reply, age) => return Ok(Claimed::Replay(reply, age)),
+            Claimed::Replay(reply, age) => {
+                return store.sealer().claimed(&request.identity, Claimed::Replay(reply, age));
+            }
             Claimed::Refuse(kind) => return Ok(Claimed::Refuse(kind)),
             Claimed::TooSoon(rest) => return Ok(Claimed::TooSoon(rest)),
         }
@@ -80,16 +84,14 @@ impl<S: Clone + Send + 'static> Context for MemoryTx<S> {
     }
 
     async fn complete(self, outcome: &Outcome) -> Result<(), Error> {
-        self.end_with(outcome);
-        Ok(())
+        self.end_with(outcome)
     }
 
     async fn reject(mut self, outcome: &Outcome) -> Result<Rejected, Error> {
         if let Some(before) = self.before.take() {
             *self.state = before;
         }
-        self.end_with(outcome);
-        Ok(Rejected::Stored)
+        self.end_with(outcome).map(|()| Rejected::Stored)
     }
 
     async fn release(self) -> Result<(), Error> {

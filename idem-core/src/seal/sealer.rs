@@ -84,7 +84,7 @@ impl Sealer {
         match self.reply(identity, reply) {
             Ok(reply) => Ok(Claimed::Replay(reply, age)),
             Err(error) if error.kind() == Kind::RecordUnreadable => {
-                tracing::error!(target: "idem", %error, "a sealed reply was not opened");
+                tell(&error, "a sealed reply was not opened");
                 Ok(Claimed::Refuse(Kind::RecordUnreadable))
             }
             Err(error) => Err(error),
@@ -137,7 +137,7 @@ impl Sealer {
             _ => return Abandoned { place, input },
         };
         let input = opened.unwrap_or_else(|error| {
-            tracing::error!(target: "idem", %error, "a sealed input was not opened");
+            tell(&error, "a sealed input was not opened");
             Bytes::new()
         });
         Abandoned { place, input: Input(input) }
@@ -160,6 +160,12 @@ impl Sealer {
         let (headers, body) = split(&content).ok_or_else(|| unreadable("what was sealed is no reply"))?;
         Ok(Reply { headers, body, ..reply.clone() })
     }
+}
+
+/// Tells an operator which key is missing, or what else is wrong: the cause says that.
+fn tell(error: &Error, what: &str) {
+    let cause = std::error::Error::source(error);
+    tracing::error!(target: "idem", %error, cause = ?cause, "{what}");
 }
 
 /// The reply with the format of its content, if it is sealed.

@@ -19,6 +19,7 @@
 //!
 //! Left out are steps that end their transaction, and COMMITs without an answer.
 
+mod late;
 mod leased;
 mod past;
 mod run;
@@ -29,6 +30,7 @@ use std::collections::BTreeSet;
 
 use stateright::{Checker, HasDiscoveries, Model};
 
+use late::{KEPT_ANSWERS, KEPT_REFUSES, Late, RUNS_ONCE};
 use leased::{
     ALL_STEPS_PASSED, FINISHED_STEP_STAYS, LAST_IS_UNDONE_FIRST, LIVE_LEASE_STAYS, LIVE_RECORD_STAYS, Leased,
     NO_COMPLETION_OVER_A_CALL, NO_REJECTION_OVER_A_CALL, NO_STEP_BEHIND_REJECTION, ONE_COMPLETION,
@@ -53,6 +55,30 @@ fn r26_every_order_of_events_keeps_the_promises() {
 #[test]
 fn r14_every_order_of_events_around_a_rejection_keeps_the_promises() {
     keeps_the_promises(Leased::with_rejections(Wrong::Nothing), 266_477);
+}
+
+#[test]
+fn r36_every_order_of_late_retries_keeps_the_promises() {
+    for (refuses, states) in [(false, 9_185), (true, 14_363)] {
+        let checker = Late::new(late::Wrong::Nothing, refuses).checker().spawn_bfs().join();
+        checker.assert_properties();
+        assert_eq!(checker.unique_state_count(), states);
+    }
+}
+
+#[test]
+fn r36_a_wrong_answer_to_late_retries_is_found_out() {
+    for (wrong, refuses, property) in [
+        (late::Wrong::InsertAsksNothing, false, RUNS_ONCE),
+        (late::Wrong::SentAnew, false, RUNS_ONCE),
+        (late::Wrong::Ignored, false, RUNS_ONCE),
+        (late::Wrong::SweepRemovesAll, true, KEPT_REFUSES),
+        (late::Wrong::KeptCountsAsExpired, true, KEPT_ANSWERS),
+    ] {
+        let all = HasDiscoveries::AllOf(BTreeSet::from([property]));
+        let checker = Late::new(wrong, refuses).checker().finish_when(all).spawn_bfs().join();
+        assert!(checker.discovery(property).is_some(), "{wrong:?}: no counterexample to {property:?}");
+    }
 }
 
 /// A wrong variant is found out by each of these properties.

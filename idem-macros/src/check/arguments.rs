@@ -7,7 +7,7 @@ use syn::{Expr, ExprCall, ExprLit, Lit, LitStr, Path, Signature};
 
 use super::names::Names;
 use super::renamed::renamed;
-use super::{Asked, Fingerprint, Form, InFlight, Key, Lease, MissingKey, Scope, Then, self_types};
+use super::{Asked, Fingerprint, FirstSent, Form, InFlight, Key, Lease, MissingKey, Scope, Then, self_types};
 use crate::args::{Arg, Args};
 use crate::duration::{self, Limits};
 use crate::errors::{Errors, any_of, text};
@@ -83,6 +83,24 @@ pub(super) fn then(args: &Args, errors: &mut Errors) -> Then {
         _ => unknown_value(arg, &["run", "refuse(\"30d\")"], errors),
     }
     Then::Run
+}
+
+pub(super) fn first_sent(args: &Args, errors: &mut Errors) -> FirstSent {
+    const EXAMPLE: &str = "help: write `first_sent = refuse`";
+    let Some(arg) = &args.first_sent else { return FirstSent::Ignore };
+    match word(&arg.value).as_deref() {
+        Some("ignore") => return FirstSent::Ignore,
+        Some("refuse") => return FirstSent::Refuse,
+        _ if call(&arg.value, "refuse").is_some() => errors.at(
+            &arg.value,
+            format!("`refuse` takes no duration here: the time is how long records are kept\n{EXAMPLE}"),
+        ),
+        _ if call(&arg.value, "header").is_some() => {
+            errors.at(&arg.value, format!("the headers with the time have fixed names\n{EXAMPLE}"));
+        }
+        _ => unknown_value(arg, &["ignore", "refuse"], errors),
+    }
+    FirstSent::Ignore
 }
 
 pub(super) fn key(args: &Args, form: Form, parameters: &[Parameter], names: &Names, errors: &mut Errors) -> Key {

@@ -21,6 +21,7 @@ async fn checkout(
         ),
         ttl: ::core::time::Duration::from_secs(86400),
         then: ::idem_core::__private::Then::Run,
+        first_sent: ::idem_core::__private::OnFirstSent::Ignore,
         in_flight: ::idem_core::__private::InFlight::Conflict,
         missing_key: ::idem_core::__private::MissingKey::Reject,
         deadline: ::core::option::Option::None,

@@ -9,6 +9,7 @@ pub async fn on_shipped(
         ),
         ttl: ::core::time::Duration::from_secs(604800),
         then: ::idem_core::__private::Then::Run,
+        first_sent: ::idem_core::__private::OnFirstSent::Ignore,
         in_flight: ::idem_core::__private::InFlight::Conflict,
         missing_key: ::idem_core::__private::MissingKey::Reject,
         deadline: ::core::option::Option::None,

@@ -18,6 +18,7 @@ pub async fn create_payment(
         ),
         ttl: ::core::time::Duration::from_secs(86400),
         then: ::idem_core::__private::Then::Run,
+        first_sent: ::idem_core::__private::OnFirstSent::Ignore,
         in_flight: ::idem_core::__private::InFlight::Conflict,
         missing_key: ::idem_core::__private::MissingKey::Reject,
         deadline: ::core::option::Option::None,

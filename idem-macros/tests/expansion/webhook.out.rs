@@ -28,6 +28,7 @@ async fn shipped<C: Carrier>(
         operation: app::idempotency::__private::Operation::new("shipments.note"),
         ttl: ::core::time::Duration::from_secs(604800),
         then: app::idempotency::__private::Then::Run,
+        first_sent: app::idempotency::__private::OnFirstSent::Ignore,
         in_flight: app::idempotency::__private::InFlight::Wait(
             ::core::time::Duration::from_millis(500),
         ),

@@ -4,7 +4,8 @@ create table if not exists idem_migrations (name text primary key);
 insert into idem_migrations (name) values ('20261129000001_create_idem_functions') on conflict (name) do nothing;
 
 -- The claim, so that it can be sent in the message that begins the transaction. It fails if the request is not claimed:
--- the client cannot see a row of that message. A later release that needs other parameters adds a function `…_v2`.
+-- the client cannot see a row of that message. `first_time` and `last_time` are the times, in microseconds since 1970,
+-- between which the request may begin. A later release that needs other parameters adds a function `…_v2`.
 create or replace function idem_claim_v1(
     asked bigint,
     identity bigint,
@@ -14,7 +15,9 @@ create or replace function idem_claim_v1(
     key_hash bytea,
     fingerprint bytea,
     claim bytea,
-    ttl double precision
+    ttl double precision,
+    first_time bigint,
+    last_time bigint
 ) returns void language plpgsql set search_path from current as $$
 begin
     insert into idem_records
@@ -26,6 +29,7 @@ begin
         when not pg_try_advisory_xact_lock($2) then false
         else pg_try_advisory_xact_lock($3) is not null
     end
+        and (extract(epoch from now()) * 1000000)::bigint between $10 and $11
     on conflict on constraint idem_records_pkey do nothing;
     if not found then
         raise exception 'the request is not claimed' using errcode = 'IDM01';

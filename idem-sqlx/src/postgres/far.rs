@@ -59,13 +59,16 @@ const CLAIM: &str = "idem_claim_v1";
 const COMPLETE: &str = "idem_complete_v1";
 
 /// The statement that claims. It fails with [`NOT_CLAIMED`] if the request is not claimed.
+///
+/// The times between which the request may begin are whole numbers and not negative, so they fit the function as they are.
 pub(super) fn claim(schema: &Schema, words: LockWords, request: &Request, claim: Claim) -> String {
     let LockWords { asked, identity, running } = words;
     let mut text = format!("SELECT {schema}.{CLAIM}({asked}, {identity}, {running}");
     write_identity(&mut text, request);
     write_bytes(&mut text, request.fingerprint.as_bytes());
     write_bytes(&mut text, claim.as_bytes());
-    _ = write!(text, ", {:?})", request.ttl.as_secs_f64());
+    let (first, last) = request.may_begin();
+    _ = write!(text, ", {:?}, {}, {})", request.ttl.as_secs_f64(), first.0, last.0);
     text
 }
 
@@ -119,7 +122,7 @@ fn write_bytes(text: &mut String, bytes: &[u8]) {
     text.push_str("', 'hex')");
 }
 
-/// The claim found a record, or somebody else's locks.
+/// The claim found a record, or somebody else's locks, or the request may not begin now.
 const NOT_CLAIMED: &str = "IDM01";
 
 /// The completion did not find the transaction that has claimed.
@@ -190,7 +193,7 @@ mod tests {
                 hex.collect::<Vec<String>>().join("'")
             };
             let bytes = ", pg_catalog.decode('', 'hex')";
-            let expected = format!("SELECT \"s\".idem_claim_v(, , {}, .)", bytes.repeat(5));
+            let expected = format!("SELECT \"s\".idem_claim_v(, , {}, ., , )", bytes.repeat(5));
             assert_eq!(form(&claim(&schema, words, &request, random)), expected);
             let reply = Reply { format: idem_core::store::Format::HTTP, status: Some(201), headers: body.clone().into(), body: body.into() };
             let text = completion(&schema, &request, random, &Outcome::Reply(reply), Duration::from_millis(1500));

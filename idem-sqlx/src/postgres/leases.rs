@@ -12,7 +12,7 @@ use sqlx::query::Query;
 use sqlx::{FromRow, Postgres, Row};
 
 use super::in_time::InTime;
-use super::records::bind_identity;
+use super::records::{bind_identity, bind_window};
 use super::schema::{Template, statements};
 use super::tx::Step;
 use crate::error::store_error;
@@ -29,6 +29,7 @@ statements! {
     /// The statements on leases and journals, with the schema in them.
     LeaseSql:
     lease: LEASE,
+    lease_within: LEASE_WITHIN,
     replace_leased: REPLACE_LEASED,
     forget_entries: FORGET_ENTRIES,
     record_input: RECORD_INPUT,
@@ -48,7 +49,8 @@ impl Leases {
         sqlx::query(sql).persistent(!self.unnamed)
     }
 
-    /// Inserts a leased record without entries of an earlier record, and records the input.
+    /// Inserts a leased record without entries of an earlier record, if the request may begin now, and records the
+    /// input.
     pub(super) async fn lease(
         self,
         connection: &mut InTime<'_>,
@@ -56,7 +58,10 @@ impl Leases {
         claim: Claim,
         terms: &LeaseTerms,
     ) -> sqlx::Result<bool> {
-        let query = bind_lease(self.query(&self.sql.lease), request, claim, terms);
+        let query = match request.first_sent {
+            None => bind_lease(self.query(&self.sql.lease), request, claim, terms),
+            Some(_) => bind_window(bind_lease(self.query(&self.sql.lease_within), request, claim, terms), request),
+        };
         let leased = query.fetch_optional(&mut *connection).await?.is_some();
         if leased {
             self.record_input(connection, request, claim).await?;
@@ -297,15 +302,20 @@ fn entries(rows: &[PgRow]) -> Result<Vec<Entry>, Error> {
     rows.iter().map(entry).collect()
 }
 
-/// A record that was deleted by hand has left its entries: they are removed here.
-const LEASE: Template = Template(
-    "
+macro_rules! lease {
+    ($before:literal, $after:literal) => {
+        concat!(
+            "
 WITH leased AS (
     INSERT INTO {schema}.idem_records
         (scope, operation, key_hash, claim, state, fingerprint, attempt, lease_until, format, created_at, expires_at)
-    VALUES ($1::text, $2::text, $3::bytea, $4::bytea, $5::smallint, $6::bytea, 1,
+    ",
+            $before,
+            "$1::text, $2::text, $3::bytea, $4::bytea, $5::smallint, $6::bytea, 1,
         now() + $7::double precision * interval '1 second', 0,
-        now(), now() + $8::double precision * interval '1 second')
+        now(), now() + $8::double precision * interval '1 second'",
+            $after,
+            "
     ON CONFLICT (scope, operation, key_hash) DO NOTHING
     RETURNING 1
 ), forgotten AS (
@@ -316,7 +326,19 @@ WITH leased AS (
         AND EXISTS (SELECT 1 FROM leased)
 )
 SELECT 1 FROM leased",
-);
+        )
+    };
+}
+
+/// A record that was deleted by hand has left its entries: they are removed here.
+const LEASE: Template = Template(lease!("VALUES (", ")"));
+
+/// The same for a request that says when it was first sent.
+const LEASE_WITHIN: Template = Template(lease!(
+    "SELECT ",
+    "
+    WHERE (extract(epoch FROM now()) * 1000000)::bigint BETWEEN $9::bigint AND $10::bigint"
+));
 
 const REPLACE_LEASED: Template = Template(
     "

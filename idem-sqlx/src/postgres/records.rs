@@ -24,6 +24,7 @@ statements! {
     RecordSql:
     insert: INSERT,
     insert_and_wait: INSERT_AND_WAIT,
+    insert_within_and_wait: INSERT_WITHIN_AND_WAIT,
     replace: REPLACE,
     replace_and_wait: REPLACE_AND_WAIT,
     find: FIND,
@@ -123,22 +124,24 @@ impl Records {
         sqlx::query(sql).persistent(!self.unnamed)
     }
 
-    /// Inserts the running record. If a row was inserted, the claimant runs: the primary key is the arbiter. Without
-    /// advisory locks it waits for another transaction that has inserted the record.
+    /// Inserts the running record, if the request may begin now. If a row was inserted, the claimant runs: the primary
+    /// key is the arbiter. Without advisory locks it waits for another transaction that has inserted the record.
     pub(super) async fn insert(
         self,
         connection: &mut InTime<'_>,
         request: &Request,
         claim: Claim,
     ) -> sqlx::Result<bool> {
-        let query = match self.locks {
+        let (query, has_window) = match self.locks {
             Locks::Advisory => {
                 let locks = LockWords::of(request, self.secret);
-                self.query(&self.sql.insert).bind(locks.asked).bind(locks.identity).bind(locks.running)
+                (self.query(&self.sql.insert).bind(locks.asked).bind(locks.identity).bind(locks.running), true)
             }
-            Locks::None => self.query(&self.sql.insert_and_wait),
+            Locks::None if request.first_sent.is_some() => (self.query(&self.sql.insert_within_and_wait), true),
+            Locks::None => (self.query(&self.sql.insert_and_wait), false),
         };
         let query = bind_running(query, request, claim).bind(request.ttl.as_secs_f64());
+        let query = if has_window { bind_window(query, request) } else { query };
         Ok(query.execute(connection).await?.rows_affected() == 1)
     }
 
@@ -324,12 +327,24 @@ fn bind_running<'q>(
         .bind(claim.as_bytes().as_slice())
 }
 
+/// The first and the last time at which the request may begin to run, in microseconds.
+pub(super) fn bind_window<'q>(
+    query: Query<'q, Postgres, PgArguments>,
+    request: &Request,
+) -> Query<'q, Postgres, PgArguments> {
+    let (first, last) = request.may_begin();
+    query.bind(first.0).bind(last.0)
+}
+
 fn read(row: &PgRow) -> Result<(Option<Record>, Timestamp), Error> {
     row::read(Columns::from_row(row).map_err(store_error)?)
 }
 
 /// `CASE` keeps the order of the locks. The last lock is only taken for others to see: with `IS NOT NULL` it decides
 /// nothing.
+///
+/// The last two parameters are the times between which the request may begin. A request that may not inserts nothing, as
+/// one that meets a record does. The look-up after it compares the same time, `now()`, so it tells the two apart.
 const INSERT: Template = Template(
     "
 INSERT INTO {schema}.idem_records
@@ -341,20 +356,41 @@ WHERE CASE
     WHEN NOT pg_try_advisory_xact_lock($2::bigint) THEN false
     ELSE pg_try_advisory_xact_lock($3::bigint) IS NOT NULL
 END
+    AND (extract(epoch FROM now()) * 1000000)::bigint BETWEEN $11::bigint AND $12::bigint
 ON CONFLICT (scope, operation, key_hash) DO NOTHING",
 );
 
-/// Takes no lock of a request. It waits for a transaction that has inserted the record and has not ended.
-const INSERT_AND_WAIT: Template = Template(
-    "
+macro_rules! insert_and_wait {
+    ($before:literal, $after:literal) => {
+        concat!(
+            "
 INSERT INTO {schema}.idem_records
     (scope, operation, key_hash, fingerprint, state, claim, attempt, format, created_at, expires_at)
-VALUES ($1::text, $2::text, $3::bytea, $4::bytea, $5::smallint, $6::bytea, 1, 0,
-    now(), now() + $7::double precision * interval '1 second')
+",
+            $before,
+            "$1::text, $2::text, $3::bytea, $4::bytea, $5::smallint, $6::bytea, 1, 0,
+    now(), now() + $7::double precision * interval '1 second'",
+            $after,
+            "
 ON CONFLICT (scope, operation, key_hash) DO NOTHING",
-);
+        )
+    };
+}
+
+/// Takes no lock of a request. It waits for a transaction that has inserted the record and has not ended.
+const INSERT_AND_WAIT: Template = Template(insert_and_wait!("VALUES (", ")"));
+
+/// The same for a request that says when it was first sent. One that may not begin now waits for nobody.
+const INSERT_WITHIN_AND_WAIT: Template = Template(insert_and_wait!(
+    "SELECT ",
+    "
+WHERE (extract(epoch FROM now()) * 1000000)::bigint BETWEEN $8::bigint AND $9::bigint"
+));
 
 /// The replacement of an expired record, with what comes before the update, and one more condition of it.
+///
+/// It has no condition on when the request was first sent: the record that it replaces was there when that was compared,
+/// and still is, so nothing has run since.
 ///
 /// The replaced record may be leased, if an earlier release of the handler was. So its journal is removed.
 macro_rules! replace {

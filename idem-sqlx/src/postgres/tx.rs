@@ -249,7 +249,9 @@ impl PgTx {
                         tx.session().mark().await.map_err(store_error)?;
                     }
                     let entered = store.inner().running.enter(digest, request.fingerprint, State::Transaction);
-                    tx.run = Some(Run { request: request.clone(), claim, began: Instant::now(), entered });
+                    // It has begun. A rejection claims again, whenever that is.
+                    let request = request.clone().with_first_sent(None);
+                    tx.run = Some(Run { request, claim, began: Instant::now(), entered });
                     return Ok(Claimed::Run(tx));
                 }
                 // The record is in force, so nobody asks for its locks: the rollback goes on behind the answer.
@@ -364,8 +366,11 @@ impl PgTx {
         };
         match (decide(record.as_ref(), request, now), holder) {
             (Decision::Replay(reply, age), _) => Ok(Tried::Replay(reply, age)),
+            // If the request was first sent too long ago to begin now, its run may have begun in time.
+            (Decision::Claim | Decision::Replace(_) | Decision::Refuse(_), Holder::Same) => {
+                Ok(Tried::Refuse(Kind::KeyInFlight))
+            }
             (Decision::Refuse(kind), _) => Ok(Tried::Refuse(kind)),
-            (Decision::Claim | Decision::Replace(_), Holder::Same) => Ok(Tried::Refuse(Kind::KeyInFlight)),
             (Decision::Claim | Decision::Replace(_), Holder::Other) => self.refuse_reuse(request).await,
             (Decision::Claim | Decision::Replace(_), Holder::Claimant) | (Decision::Claim, Holder::Nobody) => {
                 Ok(Tried::Again)

@@ -12,13 +12,14 @@ use sqlx::query::Query;
 use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteRow};
 use sqlx::{FromRow, Row, Sqlite};
 
-use super::records::{Records, bind_identity, microseconds};
+use super::records::{Records, bind_identity, bind_window, microseconds};
 use super::session::{Ending, Reader, Session, Unfinished, alone};
 use crate::error::store_error;
 use crate::row::{self, EntryColumns, EntryRow};
 
 impl Records {
-    /// Inserts a leased record without entries of an earlier record, and records the input.
+    /// Inserts a leased record without entries of an earlier record, if the request may begin now, and records the
+    /// input.
     pub(super) async fn lease(
         self,
         connection: &mut SqliteConnection,
@@ -26,7 +27,7 @@ impl Records {
         claim: Claim,
         terms: &LeaseTerms,
     ) -> sqlx::Result<bool> {
-        let query = bind_lease(sqlx::query(LEASE), request, claim, terms);
+        let query = bind_window(bind_lease(sqlx::query(LEASE), request, claim, terms), request);
         let leased = query.fetch_all(&mut *connection).await?.len() == 1;
         if leased {
             self.record_input(connection, request, claim).await?;
@@ -261,7 +262,7 @@ INSERT INTO main.idem_records
     (scope, operation, key_hash, claim, state, fingerprint, attempt, lease_until, format, created_at, expires_at)
 SELECT $1, $2, $3, $4, $5, $6, 1, now + $7, 0, now, now + $8
 FROM (SELECT CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER) AS now)
-WHERE true
+WHERE now BETWEEN $9 AND $10
 ON CONFLICT (scope, operation, key_hash) DO NOTHING
 RETURNING 1;
 DELETE FROM main.idem_journal

@@ -25,8 +25,8 @@ pub(super) enum Met {
 }
 
 impl Records {
-    /// Looks a request up, and inserts its running record if there is none. It never waits for the write lock. `None` if
-    /// a writer has the lock, or if something is wrong: under the lock it comes again.
+    /// Looks a request up, and inserts its running record if there is none and the request may begin now. It never waits for the write lock. `None` if
+    /// a writer has the lock, if the request may not begin, or if something is wrong: under the lock it comes again.
     pub(super) async fn find_or_insert(
         self,
         connection: &mut SqliteConnection,
@@ -35,7 +35,7 @@ impl Records {
     ) -> Option<Met> {
         // sqlx stops at the first row, so what follows a record is not executed.
         static FIND_OR_INSERT: LazyLock<String> = LazyLock::new(|| format!("{FIND_EXISTING};{INSERT}\nRETURNING 1"));
-        let query = bind_insert(sqlx::query(FIND_OR_INSERT.as_str()), request, claim);
+        let query = bind_window(bind_insert(sqlx::query(FIND_OR_INSERT.as_str()), request, claim), request);
         let row = query.fetch_one(connection).await.ok()?;
         if row.len() == 1 {
             return Some(Met::Nobody);
@@ -44,14 +44,14 @@ impl Records {
         record.map(|record| Met::Record(record, now))
     }
 
-    /// Inserts the running record. If a row was inserted, the claimant runs: the primary key is the arbiter.
+    /// Inserts the running record, if the request may begin now. If a row was inserted, the claimant runs: the primary key is the arbiter.
     pub(super) async fn insert(
         self,
         connection: &mut SqliteConnection,
         request: &Request,
         claim: Claim,
     ) -> sqlx::Result<bool> {
-        let query = bind_insert(sqlx::query(INSERT), request, claim);
+        let query = bind_window(bind_insert(sqlx::query(INSERT), request, claim), request);
         Ok(query.execute(connection).await?.rows_affected() == 1)
     }
 
@@ -129,6 +129,15 @@ fn bind_insert<'q>(
         .bind(microseconds(request.ttl))
 }
 
+/// The first and the last time at which the request may begin to run.
+pub(super) fn bind_window<'q>(
+    query: Query<'q, Sqlite, SqliteArguments>,
+    request: &Request,
+) -> Query<'q, Sqlite, SqliteArguments> {
+    let (first, last) = request.may_begin();
+    query.bind(first.0).bind(last.0)
+}
+
 pub(super) fn bind_identity<'q>(
     query: Query<'q, Sqlite, SqliteArguments>,
     identity: &Identity,
@@ -150,15 +159,18 @@ pub(super) fn microseconds(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX / 2)
 }
 
+/// $8 and $9 are the times between which the request may begin. A request that may not inserts nothing, as one that meets
+/// a record does. The look-up after it tells the two apart.
 const INSERT: &str = "
 INSERT INTO main.idem_records
     (scope, operation, key_hash, fingerprint, state, claim, attempt, format, created_at, expires_at)
 SELECT $1, $2, $3, $4, $5, $6, 1, 0, now, now + $7
 FROM (SELECT CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER) AS now)
-WHERE true
+WHERE now BETWEEN $8 AND $9
 ON CONFLICT (scope, operation, key_hash) DO NOTHING";
 
-/// The replaced record may have been leased, if an earlier release of the handler was.
+/// The replaced record may have been leased, if an earlier release of the handler was. It was there when it was compared
+/// when the request was first sent, and still is, so nothing has run since: that needs no condition here.
 const REPLACE: &str = "
 UPDATE main.idem_records
 SET fingerprint = $4,

@@ -214,7 +214,9 @@ impl SqliteTx {
         match tried {
             Tried::Run => {
                 entered.won();
-                tx.run = Some(Run { request: request.clone(), claim, began: Instant::now(), entered });
+                // It has begun. A rejection claims again, whenever that is.
+                let request = request.clone().with_first_sent(None);
+                tx.run = Some(Run { request, claim, began: Instant::now(), entered });
                 Ok(Claimed::Run(tx))
             }
             Tried::Replay(reply, age) => {

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use idem_core::seal::{Keyring, SealKey};
 use idem_core::{Error, Kind, Resumed};
 use idem_testkit::logs::CANARY;
 use serde::{Deserialize, Serialize};
@@ -372,6 +373,41 @@ both! {
         assert_eq!(mails::parts(&store, "k", "u1", &office).await.expect("replayed"), "u1");
         assert_eq!(office.tried(), 2);
     }
+    async fn r35_a_run_whose_input_cannot_be_opened_is_not_resumed_and_the_operator_is_told(db) {
+        let ring = |id: u8| Keyring::new(id.into(), SealKey::from_bytes([id; 32]));
+        let (store, office) = (db.sealed_store(ring(1)).await, Office::failing(3));
+        for id in ["dropped", "moved", "well"] {
+            assert!(mails::send(&store, &mail(id, id), &office).await.is_err());
+        }
+        let before = (office.prepared(), office.tried());
+        let go_on = async |store: &_| {
+            let log = Log::default();
+            let logging = tracing::subscriber::set_default(tracing_subscriber::registry().with(log.clone()));
+            let resumed = counts(mails::go_on(store, &office).await);
+            drop(logging);
+            (resumed, log.codes(), log.text())
+        };
+        // The key of all three is missing, or there is no keyring at all.
+        for (store, why) in [(db.sealed_store(ring(2)).await, "id 1"), (db.store(4).await, "cannot be read")] {
+            let (resumed, codes, text) = go_on(&store).await;
+            assert_eq!((resumed, codes), ((0, 3), vec!["record_unreadable".to_owned(); 3]), "{text}");
+            assert!(text.contains(why), "{text}");
+            assert!(!text.contains("dropped"), "a scope is in the log: {text}");
+        }
+        // The input of another run. The others are resumed.
+        db.execute(
+            "UPDATE idem_journal SET body = (SELECT body FROM idem_journal WHERE position = -1 AND scope = 'well')
+            WHERE position = -1 AND scope = 'moved'",
+        )
+        .await;
+        assert_eq!((office.prepared(), office.tried()), before, "nothing has run");
+        let (resumed, codes, text) = go_on(&store).await;
+        assert_eq!((resumed, codes), ((2, 1), vec!["record_unreadable".to_owned()]), "{text}");
+        assert_eq!((office.prepared(), office.tried()), (before.0, before.1 + 2));
+        // Its caller comes after all, and resumes it.
+        assert_eq!(mails::send(&store, &mail("moved", "moved"), &office).await.expect("sent"), "moved");
+    }
+
     async fn r05a_one_that_cannot_be_resumed_says_why_and_keeps_no_other_from_it(db) {
         let (store, office) = (db.store(4).await, Office::failing(10));
         let ids = ["u-damaged", "u-other", "u-exhausted", "u-refused", "u-panics", "u-explodes", "u-changed", "u-well"];

@@ -177,6 +177,7 @@ macro_rules! application {
                     .route("/touchy-scope/{at}", any(touched_scope))
                     .route("/short", post(short))
                     .route("/kept", post(kept))
+                    .route("/in-time", post(in_time))
                     .route("/brief", any(brief))
                     .route("/named", post(named))
                     .route("/part", any(part))
@@ -199,6 +200,16 @@ macro_rules! application {
 
             #[idempotent(scope = user, ttl = "1h", then = refuse("30d"))]
             async fn kept(user: User, State(app): State<App>, tx: &mut $Tx, Json(command): Json<Command>) -> Response {
+                perform(&app, tx, &user, &command.act).await
+            }
+
+            #[idempotent(scope = user, ttl = "1h", then = refuse("1h"), first_sent = refuse)]
+            async fn in_time(
+                user: User,
+                State(app): State<App>,
+                tx: &mut $Tx,
+                Json(command): Json<Command>,
+            ) -> Response {
                 perform(&app, tx, &user, &command.act).await
             }
 

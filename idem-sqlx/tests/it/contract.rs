@@ -1,6 +1,6 @@
 //! The contract that every store keeps, on both databases.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use idem_sqlx::{PgLease, PgStore, PgTx, SqliteLease, SqliteStore, SqliteTx, Sweep};
 use idem_testkit::Subject;
@@ -37,6 +37,10 @@ macro_rules! subject {
 
             async fn written(&self) -> u64 {
                 self.db.effects().await.cast_unsigned()
+            }
+
+            async fn now(&self) -> SystemTime {
+                self.db.clock().await
             }
 
             /// What is as far in the past as this is, is as if the time had passed.

@@ -23,6 +23,7 @@ mod exhausted;
 mod expansion;
 mod explain;
 mod faults;
+mod first_sent;
 mod fitness;
 mod hang_up;
 mod in_an_application;

@@ -211,6 +211,7 @@ both! {
         for change in [
             "body = (SELECT other.body FROM idem_journal AS other WHERE other.position = 1)".to_owned(),
             "name = 'refund'".to_owned(),
+            "position = 2".to_owned(),
             "kind = 2".to_owned(),
             "format = 1".to_owned(),
             format!("body = {}", D::changed("body", 50)),

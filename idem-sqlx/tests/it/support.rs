@@ -1,6 +1,7 @@
 //! Databases for tests.
 
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::Router;
 use idem_core::observer::Observer;
@@ -164,6 +165,15 @@ pub trait Database: Sized {
 
     /// How long ago it was claimed for the first time.
     async fn seconds_since_claim(&self) -> f64;
+
+    /// The time in microseconds since 1970, by the database's clock.
+    const MICROSECONDS: &str;
+
+    /// The time by the database's clock.
+    async fn clock(&self) -> SystemTime {
+        let microseconds = self.number(&format!("SELECT {}", Self::MICROSECONDS)).await;
+        UNIX_EPOCH + Duration::from_micros(microseconds.cast_unsigned())
+    }
 
     /// The days from now until the times in this column, rounded and added up.
     fn days_left(column: &str) -> String;
@@ -496,6 +506,8 @@ impl Database for Postgres {
         query.fetch_one(&self.pool).await.expect("one record")
     }
 
+    const MICROSECONDS: &str = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
+
     fn days_left(column: &str) -> String {
         format!("SELECT sum(round(extract(epoch FROM {column} - now()) / 86400))::bigint FROM idem_records")
     }
@@ -704,6 +716,8 @@ impl Database for Sqlite {
         let query = sqlx::query_scalar("SELECT expires_at / 1000000.0 - unixepoch() FROM idem_records");
         query.fetch_one(&self.pool).await.expect("one record")
     }
+
+    const MICROSECONDS: &str = "CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER)";
 
     fn days_left(column: &str) -> String {
         format!("SELECT CAST(sum(round(({column} / 1000000.0 - unixepoch()) / 86400)) AS INTEGER) FROM idem_records")

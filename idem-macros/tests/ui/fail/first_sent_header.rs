@@ -1,0 +1,11 @@
+include!("../support.rs");
+
+#[idempotent(scope = user, first_sent = header("Date"))]
+async fn create_payment(user: CurrentUser, tx: &mut PgTx, Json(order): Json<NewPayment>) -> Json<Payment> {
+    tx.write().await;
+    Json(Payment { id: user.id + order.amount })
+}
+
+fn main() {
+    let _: Router<PgStore> = Router::new().route("/payments", post(create_payment));
+}
