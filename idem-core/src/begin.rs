@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tracing::{Instrument, Span};
 
 use crate::claim;
 use crate::cut::cut;
@@ -106,7 +107,7 @@ pub(crate) async fn begin_within<C: Context>(
         let intent = resume::intent_of(&request.identity)?;
         claim::claim::<C>(store, request, in_flight, terms, intent).await
     };
-    let refused = match claimed.await {
+    let refused = match claimed.instrument(watch.span()).await {
         Ok(Claimed::Run(mut context)) => {
             context.set_deadline(deadline);
             watch.claimed(context.attempt(), true);
@@ -176,7 +177,8 @@ impl<C: Context> Guard<C> {
     pub(crate) async fn complete_with(self, outcome: Outcome) -> Result<(), Error> {
         let Self { context, mut watch, _counted, .. } = self;
         watch.ran(Disposition::Commit, Some(&outcome));
-        told(watch, context.complete(&outcome).await)
+        let completed = context.complete(&outcome).instrument(watch.span()).await;
+        told(watch, completed)
     }
 
     /// Undoes the writes and stores the error: every retry gets it. Returns the error as every retry reads it.
@@ -205,7 +207,7 @@ impl<C: Context> Guard<C> {
         let Self { context, mut watch, _counted, .. } = self;
         // The outcome of an earlier rejection counts, and not this one.
         watch.ran(Disposition::Reject, Some(&outcome).filter(|_| !context.is_rejected()));
-        let rejected = match context.reject(&outcome).await {
+        let rejected = match context.reject(&outcome).instrument(watch.span()).await {
             Ok(Rejected::Stored) => Ok(None),
             Ok(Rejected::Replay(reply)) => Stored::of(reply).map(Some),
             Ok(Rejected::Refuse(kind)) => Err(Error::new(kind)),
@@ -218,13 +220,17 @@ impl<C: Context> Guard<C> {
     /// fails.
     pub(crate) async fn release_for<T>(self, error: Error) -> Result<T, Error> {
         let Self { context, watch, _counted, .. } = self;
-        let error = Box::pin(context.release()).await.err().unwrap_or(error);
+        let error = Box::pin(context.release()).instrument(watch.span()).await.err().unwrap_or(error);
         watch.failed(&error);
         Err(error)
     }
 
     pub(crate) fn limit(&self) -> usize {
         self.limit
+    }
+
+    pub(crate) fn handler_span(&self) -> Span {
+        self.watch.handler_span()
     }
 
     pub(crate) fn cut(&self) -> impl Future<Output = Kind> + Send + 'static {
@@ -238,7 +244,8 @@ impl<C: Context> Guard<C> {
     pub async fn release(self) -> Result<(), Error> {
         let Self { context, mut watch, _counted, .. } = self;
         watch.released(context.stopped());
-        told(watch, context.release().await)
+        let released = context.release().instrument(watch.span()).await;
+        told(watch, released)
     }
 }
 

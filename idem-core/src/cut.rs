@@ -18,9 +18,18 @@ pub(crate) async fn cut(lost: impl Future<Output = ()> + Send + 'static, deadlin
 }
 
 /// The body's answer, or why it was cut first. The body is dropped then.
-pub(crate) async fn within<T>(cut: impl Future<Output = Kind>, body: impl Future<Output = T>) -> Result<T, Kind> {
-    match select(pin!(body), pin!(cut)).await {
-        Either::Left((answer, _)) => Ok(answer),
-        Either::Right((kind, _)) => Err(kind),
+///
+/// The body is boxed, since it may be of any size: whatever holds this future, a handler's caller or a test that joins
+/// several, would hold and move it, too.
+pub(crate) fn within<T>(
+    cut: impl Future<Output = Kind>,
+    body: impl Future<Output = T>,
+) -> impl Future<Output = Result<T, Kind>> {
+    let body = Box::pin(body);
+    async move {
+        match select(body, pin!(cut)).await {
+            Either::Left((answer, _)) => Ok(answer),
+            Either::Right((kind, _)) => Err(kind),
+        }
     }
 }

@@ -102,6 +102,9 @@ pub enum Kind {
     StepMismatch,
     /// A leased run has used up its attempts: that many ended by a crash or by the loss of their lease. It does not run again until an operator resets its attempts, or its record expires.
     AttemptsExhausted,
+    /// An operator has given the run up: it was not finished, and does not run again. What its finished steps have done
+    /// was settled by hand, or will be.
+    GivenUp,
     /// Attempts of a leased run have failed, and the next one may not begin yet. Ask again after
     /// [`retry_after`](Error::retry_after).
     AttemptTooSoon,
@@ -147,6 +150,7 @@ impl Kind {
             Self::LeaseLost => "lease_lost",
             Self::StepMismatch => "step_mismatch",
             Self::AttemptsExhausted => "attempts_exhausted",
+            Self::GivenUp => "given_up",
             Self::AttemptTooSoon => "attempt_too_soon",
             Self::RunRejected => "run_rejected",
             Self::UndoFailed => "undo_failed",
@@ -213,6 +217,7 @@ impl Kind {
             Self::AttemptsExhausted => {
                 "this request was cut off as often as it may be tried; an operator has to look at it before it runs again"
             }
+            Self::GivenUp => "an operator has given this request up; it will not run again, ask what became of it",
             Self::AttemptTooSoon => "this request has failed, and may not run again yet; retry it later, unchanged",
             Self::RunRejected => "an earlier attempt of this request was rejected; what it did is being undone",
             Self::UndoFailed => {
@@ -256,6 +261,7 @@ impl Kind {
             | Self::Panicked
             | Self::StepMismatch
             | Self::AttemptsExhausted
+            | Self::GivenUp
             | Self::NothingToResume => None,
         }
     }
@@ -289,7 +295,8 @@ impl Kind {
             | Self::RecordUnreadable
             | Self::TransactionEnded
             | Self::DataRefused
-            | Self::AttemptsExhausted => true,
+            | Self::AttemptsExhausted
+            | Self::GivenUp => true,
             Self::KeyInFlight
             | Self::BodyUnreadable
             | Self::ReplyFailed

@@ -2,6 +2,8 @@
 
 use std::future::Future;
 
+use tracing::{Instrument, Span};
+
 use crate::begin::{Guard, Settled, Start, Stored, begin_within};
 use crate::bounds::{Answer, Refusal, Storable};
 use crate::cut::within;
@@ -153,14 +155,17 @@ fn asked_for<R>(store: &impl Store, policy: &Policy, asked: Asked, codec: &Codec
     Ok(request)
 }
 
-/// Is ready when the run must end before its body has answered, and says why.
-pub fn cut<C: Context>(run: &Guard<C>) -> impl Future<Output = Kind> + Send + 'static {
-    run.cut()
+/// Is ready when the run must end before its body has answered, and says why. Beside it is the span of the body.
+pub fn cut<C: Context>(run: &Guard<C>) -> (impl Future<Output = Kind> + Send + 'static, Span) {
+    (run.cut(), run.handler_span())
 }
 
-/// The body's answer, or why it was cut first.
-pub async fn answer<R>(cut: impl Future<Output = Kind>, body: impl Future<Output = R>) -> Result<R, Kind> {
-    within(cut, body).await
+/// The body's answer, or why it was cut first. The body runs in its span.
+pub fn answer<R>(
+    (cut, span): (impl Future<Output = Kind>, Span),
+    body: impl Future<Output = R>,
+) -> impl Future<Output = Result<R, Kind>> {
+    within(cut, body).instrument(span)
 }
 
 /// Ends a run as its answer says.
@@ -177,23 +182,26 @@ pub async fn settle<C: Context, R>(run: Guard<C>, answer: Result<R, Kind>, is_fi
         }
     };
     let limit = run.limit();
+    // What ends a run is boxed: it is large, and would be a part of every handler's future.
     let settled = if run.is_rejected() {
         // The outcome of the rejection is recorded; this attempt's answer does not count.
-        run.reject_with(Outcome::Oversized).await.map(|stored| Settled::of(stored, answer))
+        Box::pin(run.reject_with(Outcome::Oversized)).await.map(|stored| Settled::of(stored, answer))
     } else if let Some(written) = (codec.value)(&answer, limit) {
         match written {
-            Ok(Written { outcome, read_back }) => run.complete_with(outcome).await.map(|()| Settled::Kept(read_back)),
+            Ok(Written { outcome, read_back }) => {
+                Box::pin(run.complete_with(outcome)).await.map(|()| Settled::Kept(read_back))
+            }
             Err(error) => run.release_for(error).await,
         }
     } else if is_final && let Some(written) = (codec.error)(&answer, limit) {
         match written {
             Ok(Written { outcome, read_back }) => {
-                run.reject_with(outcome).await.map(|stored| Settled::of(stored, read_back))
+                Box::pin(run.reject_with(outcome)).await.map(|stored| Settled::of(stored, read_back))
             }
             Err(error) => run.release_for(error).await,
         }
     } else {
-        run.release().await.map(|()| Settled::Kept(answer))
+        Box::pin(run.release()).await.map(|()| Settled::Kept(answer))
     };
     match settled {
         Ok(Settled::Kept(answer)) => answer,

@@ -1,8 +1,10 @@
 //! The identity of a record: scope, operation and key.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::num::NonZeroU64;
+use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest, Sha256};
@@ -69,6 +71,21 @@ impl Scope {
             return Err(Error::new(Kind::ScopeInvalid));
         }
         Ok(Self(text))
+    }
+
+    /// A scope from its stored text: for an operator who has a record. Empty text is the [global](Self::global) scope.
+    /// `None` for a text that is no stored scope.
+    ///
+    /// ```
+    /// use idem_core::{Scope, ToScope};
+    ///
+    /// let scope = ("t1", 7).to_scope()?;
+    /// assert_eq!(Scope::from_stored(scope.as_str()), Some(scope));
+    /// # Ok::<(), idem_core::Error>(())
+    /// ```
+    #[must_use]
+    pub fn from_stored(text: &str) -> Option<Self> {
+        if text.is_empty() { Some(Self::global()) } else { Self::checked(text.to_owned()).ok() }
     }
 
     /// The scope as it is stored.
@@ -225,6 +242,40 @@ impl Operation {
         );
         Self(name)
     }
+
+    /// A name that is known at run time only, such as one that an operator has typed. `None` if it is empty or longer
+    /// than [`MAX_LEN`](Self::MAX_LEN) bytes, or has a NUL.
+    ///
+    /// ```
+    /// use idem_core::Operation;
+    ///
+    /// let typed = String::from("payments.create");
+    /// assert_eq!(Operation::named(&typed), Some(Operation::new("payments.create")));
+    /// ```
+    ///
+    /// # Limitations
+    /// Each name is kept until the process ends. After [`MOST_NAMED`](Self::MOST_NAMED) names, a new name is `None`.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        static NAMED: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
+        if name.is_empty() || name.len() > Self::MAX_LEN || name.contains('\0') {
+            return None;
+        }
+        // A panic under the lock leaves the set as it was.
+        let mut named = NAMED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = named.get(name) {
+            return Some(Self(known));
+        }
+        if named.len() >= Self::MOST_NAMED {
+            return None;
+        }
+        let name: &'static str = Box::leak(name.to_owned().into_boxed_str());
+        named.insert(name);
+        Some(Self(name))
+    }
+
+    /// How many names of run time a process keeps.
+    pub const MOST_NAMED: usize = 10_000;
 
     /// The name as it is stored.
     #[must_use]

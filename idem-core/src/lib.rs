@@ -125,6 +125,9 @@ pub use docs::compiler;
 
 mod asked;
 mod begin;
+#[cfg(feature = "console")]
+#[cfg_attr(docsrs, doc(cfg(feature = "console")))]
+pub mod console;
 mod function;
 #[cfg(feature = "axum")]
 #[cfg_attr(docsrs, doc(cfg(feature = "axum")))]
@@ -135,6 +138,7 @@ pub mod memory;
 pub mod message;
 mod observe;
 pub mod observer;
+pub mod operate;
 mod resume;
 
 mod steps;

@@ -158,6 +158,7 @@ impl Failure for Error {
             | Kind::DataRefused
             | Kind::TransactionEnded
             | Kind::AttemptsExhausted
+            | Kind::GivenUp
             // A retry of these two can help, but each delivery repeats a mistake of the handler.
             | Kind::TransactionAborted
             | Kind::ReplyFailed => Action::dead_letter(self.code(), self),

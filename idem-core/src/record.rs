@@ -255,6 +255,8 @@ pub enum State {
     Oversized,
     /// Completed, and its `ttl` is over: the sweep has removed its reply. A retry is refused until the record expires.
     Late,
+    /// An operator has given the run up. The request is refused and does not run again.
+    GivenUp,
     /// A format or state that this release cannot read. The request is refused and does not run again.
     Unreadable,
 }

@@ -8,7 +8,7 @@ use idem_core::message::{Action, Failure};
 use idem_core::{Error, Kind};
 
 /// All kinds. That none is missing is compared with the source, since a public list would have to grow with each kind.
-const KINDS: [Kind; 32] = [
+const KINDS: [Kind; 33] = [
     Kind::KeyMissing,
     Kind::KeyInvalid,
     Kind::KeyInFlight,
@@ -37,6 +37,7 @@ const KINDS: [Kind; 32] = [
     Kind::LeaseLost,
     Kind::StepMismatch,
     Kind::AttemptsExhausted,
+    Kind::GivenUp,
     Kind::AttemptTooSoon,
     Kind::RunRejected,
     Kind::UndoFailed,

@@ -4,12 +4,14 @@ use std::future::Future;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
+use idem_core::machine::Details;
 use idem_core::observer::Backlog;
+use idem_core::operate::{Counts, Cursor, Forgotten, Listed, Reason};
 use idem_core::seal::Sealer;
 use idem_core::store::{
     Abandoned, Claim, Entry, Intent, LeaseTerms, Outcome, Place, Record, Store, Timestamp, Transaction,
 };
-use idem_core::{Error, Fingerprint, Identity, Kind, Request};
+use idem_core::{Error, Fingerprint, Identity, Kind, Request, Scope};
 
 use crate::error::into_idem_error;
 use crate::migrations::Migration;
@@ -155,14 +157,43 @@ pub trait Database: Store + Unpin {
         identity: &Identity,
     ) -> impl Future<Output = Result<bool, Error>> + Send;
 
-    /// The record of an identity, and the refusal by a transaction of another process that runs the identity and is not
-    /// committed, where the database shows such a transaction. It takes no lock, so it stands in no request's way. It
-    /// looks for the transaction first: one that ends in between has left its record.
+    /// Gives a run up that is not over and that no process holds, under a claim that is nobody's, and removes its journal.
+    fn give_up(
+        &self,
+        session: &mut Self::Session,
+        identity: &Identity,
+        nobodys: Claim,
+        reason: &Reason,
+    ) -> impl Future<Output = Result<bool, Error>> + Send;
+
+    // For operators.
+
+    /// What is seen of an identity. It takes no lock, so it stands in no request's way. It looks for a transaction that
+    /// runs the identity first: one that ends in between has left its record.
     fn seen(
         &self,
         identity: &Identity,
         asked: Option<Fingerprint>,
-    ) -> impl Future<Output = Result<(Option<Kind>, Found), Error>> + Send;
+    ) -> impl Future<Output = Result<Sight, Error>> + Send;
+
+    /// Records after a place, of one scope or of all, in the order of the primary key.
+    fn list_some(
+        &self,
+        scope: Option<&Scope>,
+        after: &Cursor,
+        most: u32,
+    ) -> impl Future<Output = Result<SomeListed, Error>> + Send;
+
+    /// How many records there are, among those that expire last.
+    fn count_records(&self) -> impl Future<Output = Result<Counts, Error>> + Send;
+
+    /// One batch of the finished records of a scope, after an operation and key hash.
+    fn forget_batch(
+        &self,
+        scope: &Scope,
+        after: &(String, Vec<u8>),
+        is_dry: bool,
+    ) -> impl Future<Output = Result<ForgottenBatch, Error>> + Send;
 
     /// A page of the abandoned runs of an operation.
     fn abandoned(
@@ -233,6 +264,33 @@ pub trait Database: Store + Unpin {
 
 /// A look-up and the record that it found, or what a run of this process means for the request.
 pub(crate) type Looked<L> = ControlFlow<Kind, (L, Option<Found>)>;
+
+/// What is seen of an identity.
+#[derive(Debug)]
+pub struct Sight {
+    /// The refusal by a transaction of another process that runs the identity and is not committed, where the database
+    /// shows such a transaction.
+    pub(crate) in_flight: Option<Kind>,
+    pub(crate) found: Found,
+    pub(crate) details: Details,
+}
+
+/// Some records of a list.
+#[derive(Debug)]
+pub struct SomeListed {
+    pub(crate) records: Vec<Listed>,
+    pub(crate) now: Timestamp,
+}
+
+/// One batch of records that were forgotten, or would be.
+#[derive(Debug)]
+pub struct ForgottenBatch {
+    pub(crate) forgotten: Forgotten,
+    /// Finished records that another transaction has locked.
+    pub(crate) busy: u64,
+    /// The operation and key hash of the last record. `None`: there are no more records.
+    pub(crate) reached: Option<(String, Vec<u8>)>,
+}
 
 /// The record of an identity, if there is one, and the database's time.
 pub(crate) type Found = (Option<Record>, Timestamp);

@@ -60,13 +60,13 @@ compile_error!("`idem-sqlx` has no database: switch on its feature `postgres` (t
 
 mod database;
 mod error;
-mod explain;
 mod failure;
 #[cfg(feature = "axum")]
 mod for_axum;
 mod lease;
 mod migrate;
 mod migrations;
+mod operate;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod recent;

@@ -5,6 +5,8 @@ use idem_core::store::{Claim, Entry, EntryKind, Format, Outcome, Record, Reply, 
 use idem_core::{Error, Fingerprint, Kind};
 
 /// Numbers of the `state` column. They never change their meaning.
+/// An operator has given the run up.
+pub(crate) const GIVEN_UP: i16 = -1;
 /// Completed, and without its reply: the sweep has come by after its `ttl`.
 pub(crate) const LATE: i16 = 0;
 pub(crate) const RUNNING: i16 = 1;
@@ -71,6 +73,7 @@ pub(crate) fn read(columns: Columns) -> Result<(Option<Record>, Timestamp), Erro
         Some(COMPLETED) => reply().map_or(State::Unreadable, State::Completed),
         Some(OVERSIZED) => State::Oversized,
         Some(LATE) => State::Late,
+        Some(GIVEN_UP) => State::GivenUp,
         Some(state @ (LEASED | UNDOING)) => {
             leased(lease_until, attempt, released, state == UNDOING).unwrap_or(State::Unreadable)
         }

@@ -98,6 +98,11 @@ impl Running {
         Some(if is_same { Kind::KeyInFlight } else { Kind::KeyReused })
     }
 
+    /// Whether this process runs the identity, or an attempt of its run.
+    pub(crate) fn runs(&self, digest: &Digest) -> bool {
+        self.place(digest).is_some_and(|place| place.state != State::Claiming)
+    }
+
     fn table(&self) -> MutexGuard<'_, Table> {
         // No code panics half way through a change of the table.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)

@@ -8,7 +8,7 @@ use crate::{Failure, cargo, keeper};
 /// for the examples that run on either database: they run on SQLite, and nothing else is compiled once more.
 macro_rules! features {
     () => {
-        "idem-core/axum,idem-core/memory,idem-core/seal,idem-core/metrics,idem-core/uuid,idem-sqlx/axum,\
+        "idem-core/axum,idem-core/console,idem-core/memory,idem-core/seal,idem-core/metrics,idem-core/uuid,idem-sqlx/axum,\
          idem-sqlx/postgres,idem-sqlx/seal,idem-sqlx/sqlite"
     };
 }
@@ -23,6 +23,7 @@ const CHECKS: &[(&str, &str)] = &[
     // Each feature alone, by Clippy because `cargo check` cannot deny the warnings of our crates only.
     ("idem-core, no feature", "clippy -p idem-core --no-default-features -- -D warnings"),
     ("idem-core, axum", "clippy -p idem-core --no-default-features --features axum -- -D warnings"),
+    ("idem-core, console", "clippy -p idem-core --no-default-features --features console -- -D warnings"),
     ("idem-core, memory", "clippy -p idem-core --no-default-features --features memory -- -D warnings"),
     ("idem-core, uuid", "clippy -p idem-core --no-default-features --features uuid -- -D warnings"),
     ("idem-sqlx, postgres", "clippy -p idem-sqlx --no-default-features --features postgres -- -D warnings"),

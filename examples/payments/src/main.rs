@@ -17,6 +17,8 @@
 //!
 //! `PORT` is the port, `DATABASE_URL` the database. With `CHARGE_MS=5000` a charge takes five seconds, which is long
 //! enough to see a duplicate being refused. `cargo run -p payments -- demo` shows all of it.
+//!
+//! With `--features metrics`, `GET /metrics` is what Prometheus scrapes.
 
 // A program prints its address on its standard output.
 #![allow(clippy::print_stdout)]
@@ -25,6 +27,8 @@ mod caller;
 mod database;
 mod demo;
 mod error;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod payments;
 
 use std::env;
@@ -35,6 +39,8 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::FromRef;
 use axum::routing::get;
+#[cfg(feature = "metrics")]
+use idem_core::observer::Metrics;
 use idem_sqlx::Sweep;
 use tokio::net::TcpListener;
 
@@ -85,7 +91,11 @@ async fn serve() -> Result<(), Failure> {
     let url = env::var("DATABASE_URL").unwrap_or_else(|_| "sqlite://payments.db".to_owned());
     let pool = database::open(&url).await?;
     database::create_tables(&pool).await?;
-    let store = Store::new(pool.clone());
+    let store = Store::builder(pool.clone());
+    // First the recorder, then the store that is counted.
+    #[cfg(feature = "metrics")]
+    let (prometheus, store) = (metrics::install()?, store.observer(Metrics::new()));
+    let store = store.build();
     store.migrate().await?;
     let sweeper = store.sweeper(Sweep::default());
 
@@ -94,6 +104,8 @@ async fn serve() -> Result<(), Failure> {
         .route("/payments", get(payments::list).post(payments::create))
         .route("/payments/{id}", get(payments::get))
         .with_state(app);
+    #[cfg(feature = "metrics")]
+    let router = router.route("/metrics", metrics::route(prometheus));
 
     let port: u16 = number("PORT", 3000)?;
     let listener = TcpListener::bind(("127.0.0.1", port))

@@ -28,6 +28,9 @@ mod demo {
     pub(crate) mod server;
 }
 
+#[cfg(feature = "metrics")]
+mod prometheus;
+
 const PROGRAM: &str = env!("CARGO_BIN_EXE_payments");
 
 async fn scratch() -> Scratch {

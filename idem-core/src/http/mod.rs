@@ -49,6 +49,7 @@
 //! | `reply_too_large` | 410 | it has run; its reply was not stored |
 //! | `retry_too_late` | 410 | it has run; its reply is no longer kept |
 //! | `first_sent_too_old` | 412 | with `first_sent = refuse`: it may have run, so long ago that its record would be gone |
+//! | `given_up` | 410 | an operator has given it up; it does not run again |
 //! | `deadline_exceeded` | 503 | the run took too long and was given up: retry it after `Retry-After` |
 //! | `retry_later`, `store_unavailable` | 503 | it was not completed: retry it after `Retry-After` |
 //! | `lease_lost`, `run_rejected` | 409 | another attempt resumes the run, or undoes it: retry it later |

@@ -148,7 +148,7 @@ fn status(kind: Kind) -> StatusCode {
         Kind::KeyInFlight | Kind::LeaseLost | Kind::RunRejected | Kind::NothingToResume => StatusCode::CONFLICT,
         Kind::KeyReused | Kind::DataRefused => StatusCode::UNPROCESSABLE_ENTITY,
         Kind::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-        Kind::ReplyTooLarge | Kind::RetryTooLate => StatusCode::GONE,
+        Kind::ReplyTooLarge | Kind::RetryTooLate | Kind::GivenUp => StatusCode::GONE,
         Kind::FirstSentTooOld => StatusCode::PRECONDITION_FAILED,
         Kind::RetryLater
         | Kind::StoreUnavailable

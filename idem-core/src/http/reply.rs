@@ -9,6 +9,7 @@ use http_body_util::BodyExt;
 
 use crate::disposition::Disposition;
 use crate::error::{Error, Kind};
+use crate::observer::TraceParent;
 use crate::record::{Format, Outcome, Reply};
 
 /// Set on every replay, and on no other response: [`own`] takes an upstream's off.
@@ -39,8 +40,15 @@ pub(crate) fn own(response: &mut Response) -> Option<Disposition> {
 
 /// Reads a response whole. Returns the outcome to store and the response to send.
 ///
+/// The trace of the run is stored in front of the headers. It does not count for the limit, so that the same response is
+/// over the limit with it and without.
+///
 /// Over the limit it stops reading and stores a tombstone. The rest of the body is streamed to the caller.
-pub(crate) async fn capture(response: Response, limit: usize) -> Result<(Outcome, Response), Error> {
+pub(crate) async fn capture(
+    response: Response,
+    traced: Option<TraceParent>,
+    limit: usize,
+) -> Result<(Outcome, Response), Error> {
     let (parts, mut body) = response.into_parts();
     let headers = encode_headers(&parts.headers);
     let mut read = BytesMut::new();
@@ -58,6 +66,10 @@ pub(crate) async fn capture(response: Response, limit: usize) -> Result<(Outcome
         return Ok((Outcome::Oversized, Response::from_parts(parts, Body::from_stream(read))));
     }
     let body = read.freeze();
+    let headers = match traced {
+        Some(traced) => after_trace(traced, &headers),
+        None => headers,
+    };
     let reply = Reply { format: Format::HTTP, status: Some(parts.status.as_u16()), headers, body: body.clone() };
     Ok((Outcome::Reply(reply), Response::from_parts(parts, Body::from(body))))
 }
@@ -69,12 +81,41 @@ pub(crate) fn replay(reply: Reply) -> Result<Response, Error> {
         return Err(unreadable());
     }
     let status = reply.status.and_then(|status| StatusCode::from_u16(status).ok()).ok_or_else(unreadable)?;
-    let mut headers = decode_headers(reply.headers).ok_or_else(unreadable)?;
+    let (_, headers) = split_trace(reply.headers);
+    let mut headers = decode_headers(headers).ok_or_else(unreadable)?;
     headers.insert(REPLAYED, HeaderValue::from_static("true"));
     let mut response = Response::new(Body::from(reply.body));
     *response.status_mut() = status;
     *response.headers_mut() = headers;
     Ok(response)
+}
+
+/// The trace of the run whose reply this is.
+pub(crate) fn first_trace(reply: &Reply) -> Option<TraceParent> {
+    Some(reply).filter(|reply| reply.format == Format::HTTP).and_then(|reply| split_trace(reply.headers.clone()).0)
+}
+
+/// The name under which the trace is stored, as if it was the first header. No header has a colon in its name.
+const TRACE: &str = ":traceparent";
+
+fn after_trace(traced: TraceParent, headers: &[u8]) -> Bytes {
+    let mut bytes = BytesMut::new();
+    put(&mut bytes, TRACE, traced.to_string().as_bytes());
+    bytes.put_slice(headers);
+    bytes.freeze()
+}
+
+/// The trace that is stored in front of the headers, and the headers.
+fn split_trace(headers: Bytes) -> (Option<TraceParent>, Bytes) {
+    let read = |mut bytes: Bytes| {
+        let (name, value) = pair(&mut bytes)?;
+        let value = Some(value).filter(|_| *name == *TRACE.as_bytes())?;
+        Some((TraceParent::parse(str::from_utf8(&value).ok()?)?, bytes))
+    };
+    match read(headers.clone()) {
+        Some((traced, rest)) => (Some(traced), rest),
+        None => (None, headers),
+    }
 }
 
 /// The name and the value of each header in order, each after its length: 2 bytes for a name, 4 for a value.
@@ -85,14 +126,17 @@ pub(crate) fn encode_headers(headers: &HeaderMap) -> Bytes {
         if NOT_STORED.contains(name) || nominates && is_nominated(headers, name) {
             continue;
         }
-        // `http` limits names to less than 64 KiB. A value whose length does not fit 4 bytes cannot be in memory as one
-        // header.
-        bytes.put_u16(name.as_str().len() as u16);
-        bytes.put_slice(name.as_str().as_bytes());
-        bytes.put_u32(value.len() as u32);
-        bytes.put_slice(value.as_bytes());
+        put(&mut bytes, name.as_str(), value.as_bytes());
     }
     bytes.freeze()
+}
+
+/// `http` limits names to less than 64 KiB. A value whose length does not fit 4 bytes cannot be in memory as one header.
+fn put(bytes: &mut BytesMut, name: &str, value: &[u8]) {
+    bytes.put_u16(name.len() as u16);
+    bytes.put_slice(name.as_bytes());
+    bytes.put_u32(value.len() as u32);
+    bytes.put_slice(value);
 }
 
 /// Whether a `Connection` header names this one.
@@ -105,13 +149,19 @@ fn is_nominated(headers: &HeaderMap, name: &HeaderName) -> bool {
 pub(crate) fn decode_headers(mut bytes: Bytes) -> Option<HeaderMap> {
     let mut headers = HeaderMap::new();
     while !bytes.is_empty() {
-        let length = bytes.try_get_u16().ok()?.into();
-        let name = HeaderName::from_bytes(&take(&mut bytes, length)?).ok()?;
-        let length = bytes.try_get_u32().ok()?.try_into().ok()?;
-        let value = HeaderValue::from_maybe_shared(take(&mut bytes, length)?).ok()?;
-        headers.try_append(name, value).ok()?;
+        let (name, value) = pair(&mut bytes)?;
+        let value = HeaderValue::from_maybe_shared(value).ok()?;
+        headers.try_append(HeaderName::from_bytes(&name).ok()?, value).ok()?;
     }
     Some(headers)
+}
+
+/// The next name and value.
+fn pair(bytes: &mut Bytes) -> Option<(Bytes, Bytes)> {
+    let length = bytes.try_get_u16().ok()?.into();
+    let name = take(bytes, length)?;
+    let length = bytes.try_get_u32().ok()?.try_into().ok()?;
+    Some((name, take(bytes, length)?))
 }
 
 fn take(bytes: &mut Bytes, length: usize) -> Option<Bytes> {
@@ -171,6 +221,40 @@ mod tests {
         let mut all = headers();
         all.append(header::CONNECTION, HeaderValue::from_static("x-twic, x-twice-more, location/1"));
         assert_eq!(encode_headers(&all), encode_headers(&headers()));
+    }
+
+    #[tokio::test]
+    async fn r34_the_trace_is_stored_beside_the_reply_and_counts_for_no_limit() {
+        let traced = TraceParent::parse("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
+        let captured = async |traced, limit| {
+            let mut response = Response::new(Body::from("paid"));
+            *response.headers_mut() = headers();
+            match capture(response, traced, limit).await.expect("read").0 {
+                Outcome::Reply(reply) => Some(reply),
+                Outcome::Oversized => None,
+            }
+        };
+        let without = captured(None, usize::MAX).await.expect("stored");
+        let size = without.headers.len() + without.body.len();
+        assert_eq!(first_trace(&without), None);
+        assert_eq!(captured(traced, size - 1).await, None);
+        let with = captured(traced, size).await.expect("stored");
+        assert_eq!(first_trace(&with), traced);
+        let (with, without) = (replay(with).expect("readable"), replay(without).expect("readable"));
+        assert_eq!(with.headers(), without.headers());
+    }
+
+    #[test]
+    fn r22_a_trace_that_is_damaged_is_unreadable() {
+        let reply = |name: &str, value: &[u8]| {
+            let mut bytes = BytesMut::new();
+            put(&mut bytes, name, value);
+            Reply { format: Format::HTTP, status: Some(200), headers: bytes.freeze(), body: Bytes::new() }
+        };
+        for reply in [reply(TRACE, b"00-4bf9"), reply(":other", b"x")] {
+            assert_eq!(first_trace(&reply), None);
+            assert_eq!(replay(reply).unwrap_err().kind(), Kind::RecordUnreadable);
+        }
     }
 
     #[test]

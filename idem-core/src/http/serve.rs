@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::response::{IntoResponse, IntoResponseParts, Response, ResponseParts};
 use futures_util::future::BoxFuture;
-use http::{HeaderName, Method, StatusCode, header};
+use http::{HeaderMap, HeaderName, Method, StatusCode, header};
 use tracing::Instrument;
 
 use crate::catch::{catch, catch_now};
@@ -22,9 +22,10 @@ use crate::http::detach::DetachOnDrop;
 use crate::http::extract::Call;
 use crate::http::{Refusal, first_sent, key, problem, reply};
 use crate::identity::Identity;
-use crate::observer::Watch;
+use crate::observer::{TraceParent, Watch};
 use crate::policy::{InFlight, Intent, MissingKey, OnFirstSent, Policy, Retention};
 use crate::record::{Outcome, Request};
+use crate::runs::Run;
 use crate::store::{Claimed, Context, Rejected, Store};
 
 /// The values of the attribute's expressions for one request.
@@ -47,10 +48,16 @@ impl<C: Context> Call<C> {
         // Boxed, so that the rest is compiled once for all handlers of a context.
         let body: Body<C> = Box::new(body);
         let store = self.store.clone();
+        let traced = traceparent(&self.headers);
         // Before the first await, so that the future need not hold the request's headers and body.
         let request = catch_now(|| self.into_request(policy, asked)).unwrap_or_else(|panic| Err(bug(panic)));
         // Boxed where it is made: Axum moves the future of a handler several times, and this one is large.
-        Box::pin(serve(store, request, policy, body))
+        Box::pin(async move {
+            let counted = store.runs().enter();
+            let mut watch = Watch::start(&store, policy.operation);
+            watch.trace(traced);
+            serve(store, request, policy, body, counted, watch).await
+        })
     }
 
     /// The request to claim, or `None` if nothing is to be recorded.
@@ -103,6 +110,16 @@ impl<C: Context> Call<C> {
     }
 }
 
+/// The trace that the request is part of. Of several headers none counts.
+fn traceparent(headers: &HeaderMap) -> Option<TraceParent> {
+    let mut values = headers.get_all("traceparent").iter();
+    let first = values.next()?;
+    if values.next().is_some() {
+        return None;
+    }
+    TraceParent::parse(first.to_str().ok()?)
+}
+
 /// A request whose content may still have to be digested.
 struct Unclaimed {
     identity: Identity,
@@ -122,9 +139,9 @@ async fn serve<C: Context>(
     request: Result<Option<Unclaimed>, Error>,
     policy: &'static Policy,
     body: Body<C>,
+    counted: Run,
+    mut watch: Watch,
 ) -> Response {
-    let counted = store.runs().enter();
-    let mut watch = Watch::start(&store, policy.operation);
     let request = match request {
         Ok(Some(Unclaimed { identity, compared, first_sent })) => {
             let fingerprint = match compared {
@@ -154,7 +171,7 @@ async fn serve<C: Context>(
     };
     let claimed = {
         let claiming = pin!(claim::claim::<C>(&store, &request, policy.in_flight, &policy.lease, Intent::Run));
-        catch(claiming).await
+        catch(claiming.instrument(watch.span())).await
     };
     match claimed.unwrap_or_else(|panic| Err(bug(panic))) {
         // No await comes between the claim and the task that outlives this future.
@@ -171,6 +188,7 @@ async fn serve<C: Context>(
         }
         Ok(Claimed::Replay(stored, age)) => {
             watch.size(&stored);
+            watch.first_trace(reply::first_trace(&stored));
             match reply::replay(stored) {
                 Ok(response) => {
                     watch.replayed(age);
@@ -187,8 +205,9 @@ async fn serve<C: Context>(
 
 /// Answers a request whose handler does not run.
 fn refuse(policy: &Policy, watch: Watch, error: Error) -> Response {
+    let span = watch.span();
     watch.failed(&error);
-    respond(policy, Err(error))
+    span.in_scope(|| respond(policy, Err(error)))
 }
 
 /// Tells how a run has ended. The handler may have answered with an error of the library.
@@ -224,11 +243,11 @@ async fn run_recorded<C: Context>(
     let deadline = deadline(store, policy);
     context.set_deadline(deadline);
     let mut cut = pin!(cut(context.lost(), deadline));
-    let ended = within(&mut cut, catch(body(&mut context))).await;
+    let ended = within(&mut cut, catch(body(&mut context).instrument(watch.handler_span()))).await;
     let mut response = match ended.unwrap_or_else(|kind| Err(Error::new(kind))) {
         Ok(response) => response,
         Err(failed) => {
-            release(context).await?;
+            release(context, watch).await?;
             return Err(failed);
         }
     };
@@ -236,38 +255,43 @@ async fn run_recorded<C: Context>(
     if context.is_rejected() {
         // The outcome of the rejection is recorded; this attempt's response does not count.
         watch.ran(Disposition::Reject, None);
-        return reject(context, &Outcome::Oversized, response).await;
+        return reject(context, &Outcome::Oversized, response, watch).await;
     }
     if disposition == Disposition::Release {
         watch.released(context.stopped());
-        release(context).await?;
+        release(context, watch).await?;
         return Ok(response);
     }
     // The body may be a stream of the handler's: an error or a panic in it releases the run, too.
-    let captured = within(cut, catch(reply::capture(response, store.reply_limit()))).await;
+    let captured = within(cut, catch(reply::capture(response, watch.traceparent(), store.reply_limit()))).await;
     let (outcome, response) = match captured.unwrap_or_else(|kind| Err(Error::new(kind))).flatten() {
         Ok(captured) => captured,
         Err(error) => {
-            release(context).await?;
+            release(context, watch).await?;
             return Err(error);
         }
     };
     watch.ran(disposition, Some(&outcome));
     if disposition == Disposition::Commit {
-        context.complete(&outcome).await?;
+        context.complete(&outcome).instrument(watch.span()).await?;
         return Ok(response);
     }
-    reject(context, &outcome, response).await
+    reject(context, &outcome, response, watch).await
 }
 
 /// Boxed, like [`reject`]: the future of a usual run does not grow by it.
-fn release<C: Context>(context: C) -> BoxFuture<'static, Result<(), Error>> {
-    Box::pin(context.release())
+fn release<C: Context>(context: C, watch: &Watch) -> BoxFuture<'static, Result<(), Error>> {
+    Box::pin(context.release().instrument(watch.span()))
 }
 
-async fn reject<C: Context>(context: C, outcome: &Outcome, response: Response) -> Result<Response, Error> {
+async fn reject<C: Context>(
+    context: C,
+    outcome: &Outcome,
+    response: Response,
+    watch: &Watch,
+) -> Result<Response, Error> {
     // Boxed: otherwise the future of every run would reserve space for it.
-    match Box::pin(context.reject(outcome)).await? {
+    match Box::pin(context.reject(outcome).instrument(watch.span())).await? {
         Rejected::Stored => Ok(response),
         Rejected::Replay(stored) => reply::replay(stored),
         Rejected::Refuse(kind) => Err(Error::new(kind)),
@@ -280,21 +304,21 @@ async fn run_unrecorded<C: Context>(
     body: Body<C>,
     watch: &mut Watch,
 ) -> Result<Response, Error> {
-    let mut context = C::begin_unrecorded(store).await?;
+    let mut context = C::begin_unrecorded(store).instrument(watch.span()).await?;
     watch.claimed(1, false);
     let deadline = deadline(store, policy);
     context.set_deadline(deadline);
     let cut = cut(context.lost(), deadline);
-    let ended = within(cut, catch(body(&mut context))).await;
+    let ended = within(cut, catch(body(&mut context).instrument(watch.handler_span()))).await;
     match ended.unwrap_or_else(|kind| Err(Error::new(kind))) {
         Ok(mut response) => {
             let disposition = disposition(&mut response);
             watch.ran(disposition, None);
-            context.finish_unrecorded(disposition).await?;
+            context.finish_unrecorded(disposition).instrument(watch.span()).await?;
             Ok(response)
         }
         Err(failed) => {
-            context.finish_unrecorded(Disposition::Release).await?;
+            context.finish_unrecorded(Disposition::Release).instrument(watch.span()).await?;
             Err(failed)
         }
     }

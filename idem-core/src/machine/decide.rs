@@ -135,13 +135,20 @@ pub(super) fn decide_on(record: Option<&Record>, asked: Option<Fingerprint>, now
     };
     let same = asked.is_none_or(|asked| asked == fingerprint);
     match (&record.state, same) {
-        (State::Running | State::Leased { .. } | State::Completed(_) | State::Oversized | State::Late, false) => {
-            Decision::Refuse(Kind::KeyReused)
-        }
+        (
+            State::Running
+            | State::Leased { .. }
+            | State::Completed(_)
+            | State::Oversized
+            | State::Late
+            | State::GivenUp,
+            false,
+        ) => Decision::Refuse(Kind::KeyReused),
         (State::Completed(_) | State::Oversized, true) if record.refuses_retries(now) => {
             Decision::Refuse(Kind::RetryTooLate)
         }
         (State::Late, true) => Decision::Refuse(Kind::RetryTooLate),
+        (State::GivenUp, true) => Decision::Refuse(Kind::GivenUp),
         (&State::Leased { until, .. }, true) if until > now => Decision::Refuse(Kind::KeyInFlight),
         (&State::Leased { until, attempt, released, is_rejected }, true) => {
             let earlier = Resume { claim: record.claim, attempt, released, is_rejected, fingerprint };
@@ -221,6 +228,8 @@ pub fn verdict(record: Option<&Record>, claim: Claim) -> Verdict {
             State::Running => Verdict::Ended,
             // This claim holds the lease, and the run is not over.
             State::Leased { .. } => Verdict::NotKept,
+            // An operator gives up under a claim of its own.
+            State::GivenUp => Verdict::NotKept,
             // Only the completion writes another state under this claim, so an unreadable state was committed, too.
             State::Completed(_) | State::Oversized | State::Late | State::Unreadable => Verdict::Kept,
         },
@@ -275,8 +284,16 @@ mod tests {
         State::Leased { until: Timestamp(until), attempt: 3, released: 0, is_rejected: false }
     }
 
-    fn states() -> [State; 6] {
-        [State::Running, leased(NOW.0 + 1), State::Completed(reply()), State::Oversized, State::Late, State::Unreadable]
+    fn states() -> [State; 7] {
+        [
+            State::Running,
+            leased(NOW.0 + 1),
+            State::Completed(reply()),
+            State::Oversized,
+            State::Late,
+            State::GivenUp,
+            State::Unreadable,
+        ]
     }
 
     #[test]
@@ -420,6 +437,17 @@ mod tests {
     fn r19_a_completed_record_is_replayed() {
         let decision = decide(Some(&record(State::Completed(reply()))), &asked("this"), NOW);
         assert_eq!(decision, Decision::Replay(reply(), None));
+    }
+
+    #[test]
+    fn r37_what_an_operator_has_given_up_is_refused_however_it_is_asked() {
+        let given_up = record(State::GivenUp);
+        let (this, that) = (asked("this"), asked("that"));
+        let refused = Decision::Refuse(Kind::GivenUp);
+        assert_eq!(decide_leased(Some(&given_up), &this, &LeaseTerms::DEFAULT, Intent::Run, NOW), refused);
+        assert_eq!(decide_leased(Some(&given_up), &that, &LeaseTerms::DEFAULT, Intent::Resume, NOW), refused);
+        assert_eq!(decide(Some(&given_up), &this, NOW), Decision::Refuse(Kind::GivenUp));
+        assert_eq!(decide(Some(&given_up), &that, NOW), Decision::Refuse(Kind::KeyReused));
     }
 
     #[test]

@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use super::decide::{Decision, decide_on, in_transaction};
+use crate::entry::EntryKind;
 use crate::error::Kind;
 use crate::fingerprint::Fingerprint;
+use crate::operate::Condition;
 use crate::policy::{Intent, LeaseTerms};
 use crate::record::{Record, State, Timestamp};
 
@@ -28,6 +30,60 @@ pub struct Explanation {
     pub record: Option<Seen>,
     /// The time by the store's clock.
     pub now: Timestamp,
+    /// Who runs it, if somebody does and the store can see it.
+    pub holder: Option<Holder>,
+    /// The finished and the started steps of a leased run that is not over, in their order.
+    pub steps: Vec<SeenStep>,
+    /// The reason for which an operator has [given the run up](crate::operate::Operate::give_up).
+    pub reason: Option<String>,
+}
+
+/// What a store knows of a record beyond what decides.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Details {
+    /// When its run began.
+    pub created_at: Option<Timestamp>,
+    /// The steps of a leased run.
+    pub steps: Vec<SeenStep>,
+    /// Why it was given up.
+    pub reason: Option<String>,
+    /// True if this process runs it, or an attempt of it.
+    pub is_here: bool,
+    /// The session of Postgres whose transaction runs it.
+    pub session: Option<Session>,
+}
+
+/// Who runs a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    /// True if this process runs it, or an attempt of it. If it is false, another process does.
+    pub is_here: bool,
+    /// The session of Postgres whose transaction runs it. A leased run has none: its process may have no connection.
+    pub session: Option<Session>,
+}
+
+/// A session of Postgres, as `pg_stat_activity` has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Session {
+    /// The process on the server.
+    pub pid: i32,
+    /// The name that the application has given to its connections.
+    pub application: String,
+    /// When the transaction began. Only a role that may see the activity of the other role sees it.
+    pub since: Option<Timestamp>,
+}
+
+/// A step without its result.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SeenStep {
+    /// The place in the journal of the run: 0 is the first.
+    pub position: u32,
+    /// What was recorded.
+    pub kind: EntryKind,
+    /// The step's name. A rejection has none.
+    pub name: String,
+    /// When it was recorded, if the store knows that.
+    pub at: Option<Timestamp>,
 }
 
 /// What a retry would get.
@@ -41,7 +97,7 @@ pub enum Expected {
     TooSoon(Duration),
     /// The stored reply.
     Replay,
-    /// A refusal. Its [`detail`](Kind::detail) says why.
+    /// A refusal. Its [`code`](Kind::code) says why.
     Refuse(Kind),
 }
 
@@ -55,6 +111,14 @@ pub struct Seen {
     pub expires_at: Timestamp,
     /// True if it counts as absent.
     pub has_expired: bool,
+    /// What it comes to.
+    pub condition: Condition,
+    /// When its run began, if the store knows that.
+    pub created_at: Option<Timestamp>,
+    /// When its run was completed or given up, if that is so.
+    pub completed_at: Option<Timestamp>,
+    /// Until when it refuses retries after `expires_at`, if it does.
+    pub kept_until: Option<Timestamp>,
 }
 
 /// How far a run has come.
@@ -79,6 +143,8 @@ pub enum Stage {
     Oversized,
     /// A finished run whose reply was removed after its `ttl`. Retries are refused until the record expires.
     Late,
+    /// An operator has given the run up.
+    GivenUp,
     /// A later release wrote it, or somebody changed it.
     Unreadable,
 }
@@ -95,7 +161,23 @@ pub fn explain(record: Option<&Record>, in_flight: Option<Kind>, retry: &Retry, 
         (Expected::Run, Some(kind)) => Expected::Refuse(kind),
         (decided, _) => decided,
     };
-    Explanation { expected, record: record.map(|record| Seen::of(record, now)), now }
+    let (holder, steps, reason) = (None, Vec::new(), None);
+    Explanation { expected, record: record.map(|record| Seen::of(record, now)), now, holder, steps, reason }
+}
+
+impl Explanation {
+    /// The same explanation with what the store knows beyond the decision.
+    #[must_use]
+    pub fn with(self, details: Details) -> Self {
+        let Details { created_at, steps, reason, is_here, session } = details;
+        let record = self.record.map(|seen| Seen { created_at, ..seen });
+        // The record of a transaction is committed at its end: there is none yet, or an expired one.
+        let is_held = match &record {
+            Some(seen) if !seen.has_expired => seen.condition == Condition::Held,
+            _ => is_here || session.is_some(),
+        };
+        Self { record, steps, reason, holder: is_held.then_some(Holder { is_here, session }), ..self }
+    }
 }
 
 fn expected<R>(decision: Decision<R>, attempt: impl FnOnce(R) -> u32) -> Expected {
@@ -109,7 +191,15 @@ fn expected<R>(decision: Decision<R>, attempt: impl FnOnce(R) -> u32) -> Expecte
 }
 
 impl Seen {
-    fn of(record: &Record, now: Timestamp) -> Self {
+    /// The same, of a run that began at this time.
+    #[must_use]
+    pub fn begun_at(self, created_at: Option<Timestamp>) -> Self {
+        Self { created_at, ..self }
+    }
+
+    /// A record as it is seen at a time.
+    #[must_use]
+    pub fn of(record: &Record, now: Timestamp) -> Self {
         let stage = match &record.state {
             State::Running => Stage::Poisoned,
             &State::Leased { until, attempt, released, is_rejected } => {
@@ -118,8 +208,17 @@ impl Seen {
             State::Completed(reply) => Stage::Completed(reply.status),
             State::Oversized => Stage::Oversized,
             State::Late => Stage::Late,
+            State::GivenUp => Stage::GivenUp,
             State::Unreadable => Stage::Unreadable,
         };
-        Self { stage, expires_at: record.expires_at, has_expired: record.has_expired(now) }
+        Self {
+            stage,
+            expires_at: record.expires_at,
+            has_expired: record.has_expired(now),
+            condition: Condition::of(record, now),
+            created_at: None,
+            completed_at: record.completed_at,
+            kept_until: record.kept_until,
+        }
     }
 }

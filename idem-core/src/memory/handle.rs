@@ -11,10 +11,11 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::rows::Rows;
 use crate::error::Error;
-use crate::identity::Identity;
+use crate::identity::{Identity, Scope};
 use crate::machine::{Explanation, Retry};
 use crate::observer::{Backlog, Observer, Source};
-use crate::record::Timestamp;
+use crate::operate::{Answer, Change, Counts, Forgotten, Inspect, Operate, Page, Query, Reason};
+use crate::record::{Claim, Timestamp};
 use crate::resume::{self, Resumed};
 use crate::runs::Runs;
 use crate::seal::{Seal, Sealer};
@@ -178,6 +179,52 @@ impl<S: Clone + Send + 'static> Store for MemoryStore<S> {
 
     fn source(&self) -> Source {
         Source::Memory
+    }
+}
+
+impl<S: Clone + Send + 'static> Inspect for MemoryStore<S> {
+    fn explain<'a>(&'a self, identity: &'a Identity, retry: &'a Retry) -> Answer<'a, Explanation> {
+        Box::pin(async move { Ok(Self::explain(self, identity, retry)) })
+    }
+
+    fn list<'a>(&'a self, query: &'a Query) -> Answer<'a, Page> {
+        let now = self.now();
+        Box::pin(async move { Ok(self.rows().list(query, now)) })
+    }
+
+    fn counts(&self) -> Answer<'_, Counts> {
+        let now = self.now();
+        Box::pin(async move { Ok(self.rows().counts(now)) })
+    }
+
+    fn backlog(&self) -> Answer<'_, Backlog> {
+        Box::pin(async move { Ok(Self::backlog(self)) })
+    }
+}
+
+impl<S: Clone + Send + 'static> Operate for MemoryStore<S> {
+    fn forget<'a>(&'a self, scope: &'a Scope, is_dry: bool) -> Answer<'a, Forgotten> {
+        let now = self.now();
+        Box::pin(async move { Ok(self.rows().forget(scope, is_dry, now)) })
+    }
+
+    fn reset_attempts<'a>(&'a self, identity: &'a Identity) -> Answer<'a, Change> {
+        let now = self.now();
+        Box::pin(async move {
+            let mut rows = self.rows();
+            let change = rows.may_change(identity, now);
+            if change == Change::Made {
+                rows.reset_attempts(identity, now);
+            }
+            Ok(change)
+        })
+    }
+
+    fn give_up<'a>(&'a self, identity: &'a Identity, reason: &'a Reason) -> Answer<'a, Change> {
+        Box::pin(async move {
+            let (nobodys, now) = (Claim::random()?, self.now());
+            Ok(self.rows().give_up(identity, reason, nobodys, now))
+        })
     }
 }
 

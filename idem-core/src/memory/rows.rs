@@ -5,9 +5,10 @@ use std::collections::HashMap;
 use crate::entry::{Entry, EntryKind};
 use crate::error::{Error, Kind};
 use crate::fingerprint::Fingerprint;
-use crate::identity::Identity;
-use crate::machine::{Decision, Explanation, Resume, Retry, decide, decide_leased, explain};
+use crate::identity::{Identity, Scope};
+use crate::machine::{Decision, Details, Explanation, Resume, Retry, Seen, SeenStep, decide, decide_leased, explain};
 use crate::observer::Backlog;
+use crate::operate::{Change, Condition, Counted, Counts, Cursor, Forgotten, Listed, Page, Query, Reason};
 use crate::policy::{Intent, LeaseTerms};
 use crate::record::{Claim, Outcome, Record, Request, State, Timestamp};
 use crate::seal::Sealer;
@@ -29,6 +30,9 @@ struct Row {
     /// Each entry with the claim that wrote it.
     journal: Vec<(Claim, Entry)>,
     input: Option<crate::record::Input>,
+    created_at: Timestamp,
+    /// Why an operator has given the run up.
+    reason: Option<String>,
 }
 
 /// The values with which a leased run begins.
@@ -75,7 +79,7 @@ impl Rows {
     /// Commits the transaction's record with this outcome.
     pub(super) fn complete(&mut self, request: &Request, claim: Claim, outcome: &Outcome, now: Timestamp) {
         let record = completed(request, Some(request.fingerprint), claim, outcome, now);
-        self.records.insert(request.identity.clone(), Row { record, journal: Vec::new(), input: None });
+        self.records.insert(request.identity.clone(), Row::new(record, None, now));
     }
 
     /// Claims the identity for a leased run, or takes it over. A run whose entries cannot be opened stays as it is.
@@ -96,7 +100,7 @@ impl Rows {
                 }
                 let state = State::Leased { until, attempt: 1, released: 0, is_rejected: false };
                 let record = Record::new(Some(request.fingerprint), state, claim, expires_at);
-                let row = Row { record, journal: Vec::new(), input: request.input.clone() };
+                let row = Row::new(record, request.input.clone(), now);
                 self.records.insert(request.identity.clone(), row);
                 Claimed::Run(Leased { attempt: 1, fingerprint: request.fingerprint, entries: Vec::new() })
             }
@@ -173,7 +177,7 @@ impl Rows {
     ) -> bool {
         let Some(row) = self.held(&request.identity, claim) else { return false };
         let record = completed(request, row.record.fingerprint, claim, outcome, now);
-        *row = Row { record, journal: Vec::new(), input: None };
+        *row = Row::new(record, None, row.created_at);
         true
     }
 
@@ -205,7 +209,87 @@ impl Rows {
         let running = self.running.get(identity);
         let is_same = |running: &Fingerprint| retry.fingerprint.is_none_or(|asked| asked == *running);
         let in_flight = running.map(|running| if is_same(running) { Kind::KeyInFlight } else { Kind::KeyReused });
-        explain(self.record(identity), in_flight, retry, now)
+        let details = Details { is_here: running.is_some(), ..self.details(identity) };
+        explain(self.record(identity), in_flight, retry, now).with(details)
+    }
+
+    /// What is known of a record beyond what decides. A store in memory has one process.
+    fn details(&self, identity: &Identity) -> Details {
+        let Some(row) = self.records.get(identity) else { return Details::default() };
+        let step = |(_, entry): &(Claim, Entry)| SeenStep {
+            position: entry.position,
+            kind: entry.kind,
+            name: entry.name.clone(),
+            at: None,
+        };
+        Details {
+            created_at: Some(row.created_at),
+            steps: row.journal.iter().map(step).collect(),
+            reason: row.reason.clone(),
+            is_here: true,
+            session: None,
+        }
+    }
+
+    /// A page of records.
+    pub(super) fn list(&self, query: &Query, now: Timestamp) -> Page {
+        let mut all: Vec<Listed> = self.records.iter().map(|(identity, row)| row.listed(identity, now)).collect();
+        all.sort_by(|one, other| one.at.cmp(&other.at));
+        all.retain(|listed| query.after.as_ref().is_none_or(|after| listed.at > *after) && query.asks_for(listed, now));
+        let is_last = all.len() <= query.page_size();
+        all.truncate(query.page_size());
+        let next = all.last().filter(|_| !is_last).map(|listed| listed.at.clone());
+        Page::new(all, next, now)
+    }
+
+    /// How many records there are.
+    pub(super) fn counts(&self, now: Timestamp) -> Counts {
+        const DAY: i64 = 24 * 60 * 60 * 1_000_000;
+        let counted = |(identity, row): (&Identity, &Row)| Counted {
+            operation: identity.operation.as_str().to_owned(),
+            condition: Condition::of(&row.record, now),
+            records: 1,
+            today: u64::from(row.created_at.0 > now.0.saturating_sub(DAY)),
+        };
+        Counts::new(self.records.iter().map(counted).take(Counts::MOST as usize), now)
+    }
+
+    /// Removes the finished records of a scope, or counts them.
+    pub(super) fn forget(&mut self, scope: &Scope, is_dry: bool, now: Timestamp) -> Forgotten {
+        let mut forgotten = Forgotten::default();
+        self.records.retain(|identity, row| {
+            if identity.scope != *scope {
+                return true;
+            }
+            let fate = row.fate(now);
+            forgotten += fate;
+            if !is_dry && fate.emptied > 0 {
+                row.empty();
+            }
+            is_dry || fate.removed == 0
+        });
+        forgotten
+    }
+
+    /// Gives a run up that no process holds, under a claim that no process has.
+    pub(super) fn give_up(&mut self, identity: &Identity, reason: &Reason, nobodys: Claim, now: Timestamp) -> Change {
+        let change = self.may_change(identity, now);
+        if let (Change::Made, Some(row)) = (change, self.records.get_mut(identity)) {
+            let record =
+                Record::new(row.record.fingerprint, State::GivenUp, nobodys, NEVER).with_completed_at(Some(now));
+            *row = Row { reason: Some(reason.as_str().to_owned()), ..Row::new(record, None, row.created_at) };
+        }
+        change
+    }
+
+    /// Whether there is a run that is not over, and that no process holds.
+    pub(super) fn may_change(&self, identity: &Identity, now: Timestamp) -> Change {
+        let record = self.record(identity).filter(|record| !record.has_expired(now));
+        match record.map(|record| &record.state) {
+            Some(&State::Leased { until, .. }) if until > now => Change::Held(until),
+            Some(State::Leased { .. }) => Change::Made,
+            _ => Change::NoRun,
+        }
     }
 
     /// A page of the abandoned runs of an operation.
@@ -260,6 +344,37 @@ impl Rows {
 }
 
 impl Row {
+    fn new(record: Record, input: Option<crate::record::Input>, created_at: Timestamp) -> Self {
+        Self { record, journal: Vec::new(), input, created_at, reason: None }
+    }
+
+    fn listed(&self, identity: &Identity, now: Timestamp) -> Listed {
+        let seen = Seen { created_at: Some(self.created_at), ..Seen::of(&self.record, now) };
+        Listed::new(Cursor::of(identity), seen)
+    }
+
+    /// What becomes of it if its scope is forgotten: one of the three counts.
+    fn fate(&self, now: Timestamp) -> Forgotten {
+        let (removed, emptied, kept) = (Forgotten::new(1, 0, 0), Forgotten::new(0, 1, 0), Forgotten::new(0, 0, 1));
+        match &self.record.state {
+            _ if self.record.has_expired(now) => removed,
+            State::Completed(_) | State::Oversized if self.record.kept_until.is_some_and(|until| until > now) => {
+                emptied
+            }
+            State::Completed(_) | State::Oversized => removed,
+            State::GivenUp if self.reason.is_some() => emptied,
+            State::Late | State::GivenUp | State::Running | State::Leased { .. } | State::Unreadable => kept,
+        }
+    }
+
+    /// Takes the reply or the reason off. What is left goes on refusing retries.
+    fn empty(&mut self) {
+        self.reason = None;
+        if let Some(kept_until) = self.record.kept_until.take() {
+            (self.record.state, self.record.expires_at) = (State::Late, kept_until);
+        }
+    }
+
     fn is_held(&self, claim: Claim) -> bool {
         self.record.claim == claim && matches!(self.record.state, State::Leased { .. })
     }

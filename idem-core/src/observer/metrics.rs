@@ -167,24 +167,19 @@ mod tests {
 
     use super::*;
     use crate::disposition::Disposition;
-    use crate::observer::{Backlog, Outcome, Source, StepResult};
+    use crate::observer::{Backlog, Outcome, StepResult};
 
     const OPERATION: &str = "payments.create";
 
     fn settled() -> Settled {
         Settled {
-            operation: OPERATION,
-            outcome: Outcome::Run,
-            kind: None,
             disposition: Some(Disposition::Commit),
             attempt: Some(1),
-            source: Source::Sql,
             claim: Duration::from_millis(500),
             run: Some(Duration::from_millis(1500)),
             commit: Some(Duration::from_millis(250)),
-            age: None,
             reply_size: Some(120),
-            is_oversized: false,
+            ..Settled::new(OPERATION, Outcome::Run)
         }
     }
 

@@ -45,6 +45,7 @@ mod log;
 mod metrics;
 mod outage;
 mod teller;
+mod trace;
 mod watch;
 
 #[cfg(feature = "metrics")]
@@ -52,6 +53,7 @@ mod watch;
 pub use metrics::Metrics;
 pub(crate) use outage::Outages;
 pub(crate) use teller::{StepWatch, Teller};
+pub use trace::TraceParent;
 pub(crate) use watch::Watch;
 
 /// Is told what happens to requests.
@@ -156,10 +158,36 @@ pub struct Settled {
     pub commit: Option<Duration>,
     /// How long ago the run was completed whose reply is replayed, by the database's clock.
     pub age: Option<Duration>,
+    /// The trace of the run whose reply is replayed, if its request had the header `traceparent`: what a trace of this
+    /// request should link to.
+    pub first_traceparent: Option<TraceParent>,
     /// The size of the stored reply, in bytes of its headers and body.
     pub reply_size: Option<u64>,
     /// Whether the reply was over the store's limit: a tombstone was stored.
     pub is_oversized: bool,
+}
+
+impl Settled {
+    /// A request with this outcome and nothing else, from an SQL store: for the test of an observer, which sets the
+    /// fields that it asks for.
+    #[must_use]
+    pub const fn new(operation: &'static str, outcome: Outcome) -> Self {
+        Self {
+            operation,
+            outcome,
+            kind: None,
+            disposition: None,
+            attempt: None,
+            source: Source::Sql,
+            claim: Duration::ZERO,
+            run: None,
+            commit: None,
+            age: None,
+            first_traceparent: None,
+            reply_size: None,
+            is_oversized: false,
+        }
+    }
 }
 
 /// What became of a request.
@@ -184,6 +212,8 @@ pub enum Outcome {
     KeyReused,
     /// The request has no key.
     KeyMissing,
+    /// The retry came after the reply's `ttl`, and late retries are refused.
+    TooLate,
     /// The store cannot be reached, or is busy. Nothing has run.
     Unavailable,
     /// Another refusal. Nothing has run.
@@ -206,6 +236,7 @@ impl Outcome {
             Self::InFlight => "in_flight",
             Self::KeyReused => "key_reused",
             Self::KeyMissing => "key_missing",
+            Self::TooLate => "too_late",
             Self::Unavailable => "unavailable",
             Self::Refused => "refused",
             Self::Dropped => "dropped",
@@ -218,6 +249,7 @@ impl Outcome {
             Kind::KeyInFlight => Self::InFlight,
             Kind::KeyReused => Self::KeyReused,
             Kind::KeyMissing => Self::KeyMissing,
+            Kind::RetryTooLate => Self::TooLate,
             Kind::StoreUnavailable | Kind::RetryLater => Self::Unavailable,
             _ => Self::Refused,
         }

@@ -4,7 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Event, Observer, Outcome, Settled, Source, log, tell_to};
+use tracing::Span;
+
+use super::{Event, Observer, Outcome, Settled, Source, TraceParent, log, tell_to};
 use crate::disposition::Disposition;
 use crate::error::{Error, Kind};
 use crate::identity::Operation;
@@ -23,8 +25,14 @@ struct Request {
     operation: Operation,
     source: Source,
     began: Instant,
+    span: Span,
+    handler_span: Span,
+    /// The trace of this request.
+    traceparent: Option<TraceParent>,
     claimed: Option<Claimed>,
     replay_size: Option<u64>,
+    /// The trace of the run that is replayed.
+    first_traceparent: Option<TraceParent>,
     stopped: Option<Kind>,
     is_settled: bool,
 }
@@ -43,17 +51,50 @@ struct Claimed {
 
 impl Watch {
     pub(crate) fn start(store: &impl Store, operation: Operation) -> Self {
+        let (callers, span) = (Span::current(), log::span(operation));
         Self(Box::new(Request {
             observer: store.observer().cloned(),
             runs: store.runs().clone(),
             operation,
             source: store.source(),
             began: Instant::now(),
+            handler_span: if callers.is_none() { span.clone() } else { callers },
+            span,
+            traceparent: None,
             claimed: None,
             replay_size: None,
+            first_traceparent: None,
             stopped: None,
             is_settled: false,
         }))
+    }
+
+    /// The request's span. The one who waits for the run enters it.
+    pub(crate) fn span(&self) -> Span {
+        self.0.span.clone()
+    }
+
+    /// The span of the handler: its caller's, if there is one. A handler may record fields on the current span, which
+    /// must be the one that its caller has opened for it.
+    pub(crate) fn handler_span(&self) -> Span {
+        self.0.handler_span.clone()
+    }
+
+    /// The request is part of this trace.
+    #[cfg(feature = "axum")]
+    pub(crate) fn trace(&mut self, traceparent: Option<TraceParent>) {
+        self.0.traceparent = traceparent;
+    }
+
+    #[cfg(feature = "axum")]
+    pub(crate) fn traceparent(&self) -> Option<TraceParent> {
+        self.0.traceparent
+    }
+
+    /// The run that is replayed was part of this trace.
+    #[cfg(feature = "axum")]
+    pub(crate) fn first_trace(&mut self, first: Option<TraceParent>) {
+        self.0.first_traceparent = first;
     }
 
     /// The handler begins.
@@ -98,7 +139,12 @@ impl Watch {
     /// The request gets a stored reply.
     pub(crate) fn replayed(mut self, age: Option<Duration>) {
         self.0.runs.outages().answered();
-        let settled = Settled { age, reply_size: self.0.replay_size, ..self.settled(Outcome::Replay, None) };
+        let settled = Settled {
+            age,
+            first_traceparent: self.0.first_traceparent,
+            reply_size: self.0.replay_size,
+            ..self.settled(Outcome::Replay, None)
+        };
         self.tell(&settled);
     }
 
@@ -143,6 +189,7 @@ impl Watch {
             run: claimed.map(|claimed| ran.unwrap_or(now).duration_since(claimed.at)),
             commit: ran.map(|ran| now.duration_since(ran)),
             age: None,
+            first_traceparent: None,
             reply_size: claimed.and_then(|claimed| claimed.reply_size),
             is_oversized: claimed.is_some_and(|claimed| claimed.is_oversized),
         }
@@ -150,7 +197,7 @@ impl Watch {
 
     fn tell(&mut self, settled: &Settled) {
         self.0.is_settled = true;
-        log::settled(settled);
+        log::settled(&self.0.span, settled);
         if let Some(observer) = &self.0.observer {
             tell_to(observer, &Event::Settled(*settled));
         }

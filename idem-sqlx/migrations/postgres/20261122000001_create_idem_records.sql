@@ -26,6 +26,8 @@ create table if not exists idem_records (
     -- Until when a finished record refuses retries after its `ttl`. After the `ttl` the sweep removes the reply, sets the
     -- state to 0, and moves this time to `expires_at`.
     kept_until timestamptz,
+    -- Why an operator has given a leased run up. Its state is -1 then.
+    reason text,
     primary key (scope, operation, key_hash)
 )
 -- The completion updates the row that the claim inserted. The free space lets the new version stay in the same page,

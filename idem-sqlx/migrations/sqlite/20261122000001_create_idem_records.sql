@@ -27,6 +27,8 @@ create table if not exists main.idem_records (
     -- Until when a finished record refuses retries after its `ttl`. After the `ttl` the sweep removes the reply, sets the
     -- state to 0, and moves this time to `expires_at`.
     kept_until integer,
+    -- Why an operator has given a leased run up. Its state is -1 then.
+    reason text,
     primary key (scope, operation, key_hash)
 )
 -- Rows are stored in the tree of the primary key, so one look-up finds a row.

@@ -5,15 +5,18 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 use idem_core::observer::Backlog;
+use idem_core::operate::{Counts, Cursor, Reason};
 use idem_core::seal::Sealer;
 use idem_core::store::{Abandoned, Claim, Entry, Intent, LeaseTerms, Outcome, Place, Record};
-use idem_core::{Error, Fingerprint, Identity, Kind, Request};
+use idem_core::{Error, Fingerprint, Identity, Kind, Request, Scope};
 
 use super::migrate::not_created;
 use super::session::{Begin, Session, begin};
 use super::store::{Locks, PgStore};
 use super::tx::{PgTx, Step, cancel_holder, unless_busy};
-use crate::database::{CommitFailed, Database, Found, Leased, Looked, Over, Written};
+use crate::database::{
+    CommitFailed, Database, ForgottenBatch, Found, Leased, Looked, Over, Sight, SomeListed, Written,
+};
 use crate::error::store_error;
 use crate::migrations::Migration;
 use crate::running::{Asked, Digest, Running};
@@ -195,13 +198,35 @@ impl Database for PgStore {
         leases.reset_attempts(&mut session.in_time(), identity).await.map_err(store_error)
     }
 
-    async fn seen(&self, identity: &Identity, asked: Option<Fingerprint>) -> Result<(Option<Kind>, Found), Error> {
-        let mut session = Database::begin(self).await?;
-        let records = self.inner().records(&mut session.in_time()).await?;
-        let in_flight = records.in_flight(&mut session.in_time(), identity, asked).await.map_err(store_error)?;
-        let found = records.find(&mut session.in_time(), identity).await?;
-        session.commit(self.inner().commit_deadline).await?;
-        Ok((in_flight, found))
+    async fn give_up(
+        &self,
+        session: &mut Session,
+        identity: &Identity,
+        nobodys: Claim,
+        reason: &Reason,
+    ) -> Result<bool, Error> {
+        self.give_up_by(session, identity, nobodys, reason).await
+    }
+
+    async fn seen(&self, identity: &Identity, asked: Option<Fingerprint>) -> Result<Sight, Error> {
+        self.look_at(identity, asked).await
+    }
+
+    async fn list_some(&self, scope: Option<&Scope>, after: &Cursor, most: u32) -> Result<SomeListed, Error> {
+        self.list_after(scope, after, most).await
+    }
+
+    async fn count_records(&self) -> Result<Counts, Error> {
+        self.count().await
+    }
+
+    async fn forget_batch(
+        &self,
+        scope: &Scope,
+        after: &(String, Vec<u8>),
+        is_dry: bool,
+    ) -> Result<ForgottenBatch, Error> {
+        self.forget_some(scope, after, is_dry).await
     }
 
     async fn abandoned(&self, operation: &str, after: Option<&Place>) -> Result<Vec<Abandoned>, Error> {

@@ -8,8 +8,8 @@ use idem_core::{Error, Identity, Resumed, Steps};
 use serde::de::DeserializeOwned;
 
 use super::store::PgStore;
-use crate::explain;
 use crate::lease::{self, DbLease};
+use crate::operate;
 
 /// The steps of a leased run on Postgres: what a handler gets as `steps: &mut PgSteps`.
 ///
@@ -68,7 +68,7 @@ impl PgStore {
     /// # Cancel safety
     /// Safe: it only reads.
     pub async fn explain(&self, identity: &Identity, retry: &Retry) -> Result<Explanation, Error> {
-        explain::explain(self, identity, retry).await
+        operate::explain(self, identity, retry).await
     }
 
     /// Resets the attempts of a leased run that has used up its `attempts`, or whose next attempt may not begin yet. The

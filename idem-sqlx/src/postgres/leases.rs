@@ -246,7 +246,7 @@ impl Leases {
         query.fetch_all(connection).await?.iter().map(abandoned).collect()
     }
 
-    async fn forget_entries(self, connection: &mut InTime<'_>, identity: &Identity) -> sqlx::Result<()> {
+    pub(super) async fn forget_entries(self, connection: &mut InTime<'_>, identity: &Identity) -> sqlx::Result<()> {
         bind_identity(self.query(&self.sql.forget_entries), identity).execute(connection).await.map(|_| ())
     }
 }
@@ -356,7 +356,8 @@ SET claim = $4::bytea,
     created_at = now(),
     completed_at = NULL,
     expires_at = now() + $8::double precision * interval '1 second',
-    kept_until = NULL
+    kept_until = NULL,
+    reason = NULL
 WHERE scope = $1::text
     AND operation = $2::text
     AND key_hash = $3::bytea

@@ -9,6 +9,7 @@ mod intents;
 mod lease;
 mod leases;
 mod migrate;
+mod operate;
 #[cfg(test)]
 mod portable;
 mod records;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::database::Found;
 use crate::error::store_error;
-use idem_core::machine::lateness;
+use idem_core::machine::{Session as HeldBy, lateness};
 use idem_core::store::{Claim, Outcome, Record, Timestamp};
 use idem_core::{Error, Fingerprint, Identity, Kind, Request};
 use sha2::{Digest, Sha256};
@@ -34,6 +34,7 @@ statements! {
     secret: SECRET,
     cancel: CANCEL,
     is_run: IS_RUN,
+    holder_of: HOLDER_OF,
 }
 
 /// The numbers of the advisory locks of a request. The transaction that runs the request holds all three until it ends.
@@ -63,10 +64,15 @@ impl LockWords {
     }
 
     fn of_asked(identity: &Identity, asked: &Fingerprint, secret: Secret) -> Self {
-        let identity = Sha256::new().chain_update(secret).chain_update(identity.digest());
-        let asked = identity.clone().chain_update(asked.as_bytes()).finalize();
+        let digest = Sha256::new().chain_update(secret).chain_update(identity.digest());
+        let asked = digest.clone().chain_update(asked.as_bytes()).finalize();
         let word = |digest: &[u8]| word(digest).cast_signed();
-        Self { asked: word(&asked), identity: word(&identity.finalize()), running: word(&asked[8..]) }
+        Self { asked: word(&asked), identity: word(&digest.finalize()), running: word(&asked[8..]) }
+    }
+
+    fn of_identity(identity: &Identity, secret: Secret) -> i64 {
+        let digest = Sha256::new().chain_update(secret).chain_update(identity.digest());
+        word(&digest.finalize()).cast_signed()
     }
 
     /// The statements that take them, and then mark the place where the claim begins.
@@ -230,27 +236,30 @@ impl Records {
         self.is_held(connection, identity).await
     }
 
-    /// The refusal by the transaction that runs an identity. Takes no lock of the request: a claim must not meet one of an
-    /// operator. Without a fingerprint the same is asked, and any `asked` will do, since only `identity` is looked at.
+    /// The refusal by the transaction that runs an identity, and the session of that transaction. Takes no lock of the
+    /// request: a claim must not meet one of an operator. `asked`: `None` if the same is asked.
     pub(super) async fn in_flight(
         self,
         connection: &mut InTime<'_>,
         identity: &Identity,
         asked: Option<Fingerprint>,
-    ) -> sqlx::Result<Option<Kind>> {
+    ) -> sqlx::Result<Option<(Kind, HeldBy)>> {
         if self.locks == Locks::None {
             return Ok(None);
         }
-        let digest = identity.digest();
-        let any = Fingerprint::from_bytes(&digest);
-        let Some(words) = asked.or(any).map(|asked| LockWords::of_asked(identity, &asked, self.secret)) else {
-            return Ok(None);
+        let word = LockWords::of_identity(identity, self.secret);
+        let query = self.query(&self.sql.holder_of).bind(word).bind(self.schema.name()).bind("idem_records");
+        let Some(row) = query.fetch_optional(&mut *connection).await? else { return Ok(None) };
+        let held_by = HeldBy {
+            pid: row.try_get("pid")?,
+            application: row.try_get("application_name")?,
+            since: row.try_get::<Option<i64>, _>("since")?.map(Timestamp),
         };
-        if !self.is_held(&mut *connection, words.identity).await? {
-            return Ok(None);
-        }
-        let is_same = asked.is_none() || self.is_held(connection, words.asked).await?;
-        Ok(Some(if is_same { Kind::KeyInFlight } else { Kind::KeyReused }))
+        let is_same = match asked.map(|asked| LockWords::of_asked(identity, &asked, self.secret)) {
+            Some(words) => self.is_held(connection, words.asked).await?,
+            None => true,
+        };
+        Ok(Some((if is_same { Kind::KeyInFlight } else { Kind::KeyReused }, held_by)))
     }
 
     async fn is_held(self, connection: &mut InTime<'_>, word: i64) -> sqlx::Result<bool> {
@@ -414,7 +423,8 @@ WITH ",
         created_at = now(),
         completed_at = NULL,
         expires_at = now() + $7::double precision * interval '1 second',
-        kept_until = NULL
+        kept_until = NULL,
+        reason = NULL
     WHERE scope = $1::text
         AND operation = $2::text
         AND key_hash = $3::bytea
@@ -456,7 +466,13 @@ const REPLACE_AND_WAIT: Template = Template(replace!("", ""));
 /// record expire at `-infinity`, or never, at `infinity`.
 macro_rules! columns {
     () => {
-        "record.fingerprint, record.state, record.claim, record.format, record.status, record.headers, record.body,
+        columns!("record.headers, record.body")
+    };
+    ($content:literal) => {
+        concat!(
+            "record.fingerprint, record.state, record.claim, record.format, record.status, ",
+            $content,
+            ",
     CASE WHEN record.expires_at IS NOT NULL THEN
         (greatest(least(extract(epoch FROM record.expires_at), 9000000000000), 0) * 1000000)::bigint
     END AS expires_at,
@@ -472,8 +488,10 @@ macro_rules! columns {
     record.attempt,
     record.released,
     (extract(epoch FROM now()) * 1000000)::bigint AS now"
+        )
     };
 }
+pub(super) use columns;
 
 /// Always one row: without a record, `expires_at` is NULL.
 ///
@@ -577,4 +595,24 @@ SELECT EXISTS (
         AND holder.datname = current_database()
         AND has_table_privilege(holder.usesysid, records.oid, 'INSERT')
 )",
+);
+
+/// As for [`IS_RUN`]. The start of its transaction is NULL for a role that may not see the activity of the other role.
+const HOLDER_OF: Template = Template(
+    "
+SELECT held.pid, coalesce(holder.application_name, '') AS application_name,
+    (extract(epoch FROM holder.xact_start) * 1000000)::bigint AS since
+FROM pg_catalog.pg_locks AS held
+    JOIN pg_catalog.pg_stat_activity AS holder ON holder.pid = held.pid AND holder.datid = held.database
+    JOIN pg_catalog.pg_namespace AS schema ON schema.nspname = $2::name
+    JOIN pg_catalog.pg_class AS records ON records.relnamespace = schema.oid AND records.relname = $3::name
+WHERE held.locktype = 'advisory'
+    AND held.classid::bigint = ($1::bigint >> 32) & 4294967295
+    AND held.objid::bigint = $1::bigint & 4294967295
+    AND held.objsubid = 1
+    AND held.mode = 'ExclusiveLock'
+    AND held.granted
+    AND holder.datname = current_database()
+    AND has_table_privilege(holder.usesysid, records.oid, 'INSERT')
+LIMIT 1",
 );

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{LazyLock, Mutex, PoisonError};
 
 use super::leases::LeaseSql;
+use super::operate::OperateSql;
 use super::records::RecordSql;
 use super::schema::Schema;
 use super::sweeps::SweepSql;
@@ -15,6 +16,7 @@ pub(super) struct Statements {
     pub(super) records: RecordSql,
     pub(super) leases: LeaseSql,
     pub(super) sweeps: SweepSql,
+    pub(super) operate: OperateSql,
 }
 
 impl Statements {
@@ -35,13 +37,14 @@ impl Statements {
             records: RecordSql::new(schema),
             leases: LeaseSql::new(schema),
             sweeps: SweepSql::new(schema),
+            operate: OperateSql::new(schema),
         }
     }
 
     /// Every text with its name.
     #[cfg(test)]
     pub(super) fn all(&self) -> Vec<(&'static str, &str)> {
-        [self.records.all(), self.leases.all(), self.sweeps.all()].concat()
+        [self.records.all(), self.leases.all(), self.sweeps.all(), self.operate.all()].concat()
     }
 }
 

@@ -8,8 +8,8 @@ use idem_core::{Error, Identity, Resumed, Steps};
 use serde::de::DeserializeOwned;
 
 use super::store::SqliteStore;
-use crate::explain;
 use crate::lease::{self, DbLease};
+use crate::operate;
 
 /// The steps of a leased run on SQLite: what a handler gets as `steps: &mut SqliteSteps`.
 ///
@@ -65,7 +65,7 @@ impl SqliteStore {
     /// # Cancel safety
     /// Safe: it only reads.
     pub async fn explain(&self, identity: &Identity, retry: &Retry) -> Result<Explanation, Error> {
-        explain::explain(self, identity, retry).await
+        operate::explain(self, identity, retry).await
     }
 
     /// Resets the attempts of a leased run that has used up its `attempts`, or whose next attempt may not begin yet. The

@@ -285,7 +285,8 @@ SET claim = $4,
     created_at = time.now,
     completed_at = NULL,
     expires_at = time.now + $8,
-    kept_until = NULL
+    kept_until = NULL,
+    reason = NULL
 FROM (SELECT CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER) AS now) AS time
 WHERE scope = $1
     AND operation = $2

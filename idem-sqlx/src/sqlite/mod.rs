@@ -5,6 +5,7 @@ mod intents;
 mod lease;
 mod leases;
 mod migrate;
+mod operate;
 mod records;
 mod session;
 mod store;

@@ -146,7 +146,7 @@ pub(super) fn bind_identity<'q>(
 }
 
 /// A column has any type that was written into it, so a value of another type is a record that cannot be read.
-fn read(row: &SqliteRow) -> Result<(Option<Record>, Timestamp), Error> {
+pub(super) fn read(row: &SqliteRow) -> Result<(Option<Record>, Timestamp), Error> {
     let columns = Columns::from_row(row).map_err(|error| match error {
         sqlx::Error::ColumnDecode { .. } => caused(Kind::RecordUnreadable, error),
         error => store_error(error),
@@ -186,7 +186,8 @@ SET fingerprint = $4,
     created_at = time.now,
     completed_at = NULL,
     expires_at = time.now + $7,
-    kept_until = NULL
+    kept_until = NULL,
+    reason = NULL
 FROM (SELECT CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER) AS now) AS time
 WHERE scope = $1
     AND operation = $2

@@ -88,7 +88,7 @@ fn archive(sweep: &Sweep) -> Option<String> {
     Some(if parts.len() == 1 { format!("main.{}", parts[0]) } else { parts.join(".") })
 }
 
-async fn now(connection: &mut SqliteConnection) -> sqlx::Result<i64> {
+pub(super) async fn now(connection: &mut SqliteConnection) -> sqlx::Result<i64> {
     sqlx::query_scalar("SELECT CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER)")
         .fetch_one(connection)
         .await

@@ -218,15 +218,24 @@ both! {
     async fn r26_a_body_that_stands_still_is_given_up_with_its_lease(db) {
         let (store, script) = (db.store(4).await, Script::default());
         script.act("charge", Act::Hang);
-        let run = steps::pay_briefly(&store, "u1", "k", "order", &script);
-        let thief = async {
+        // Boxed: without optimization, a test has every future that it joins on its stack several times.
+        let run = Box::pin(steps::pay_briefly(&store, "u1", "k", "order", &script));
+        let thief = Box::pin(async {
             script.until_entered("charge").await;
             end_leases(&db).await;
             steps::pay_briefly(&store, "u1", "k", "order", &script).await
-        };
+        });
         let (result, successor) = in_time(async { tokio::join!(run, thief) }).await;
         assert_eq!(kind(&result), Some(Kind::LeaseLost));
         assert_eq!(successor.expect("paid"), paid());
+    }
+
+    async fn a_handlers_future_is_small_whatever_its_body_is(db) {
+        let (store, script) = (db.store(1).await, Script::default());
+        let run = steps::pay_briefly(&store, "u1", "k", "order", &script);
+        // Without optimization each caller has it on its stack several times, and a request in flight keeps it.
+        let size = size_of_val(&run);
+        assert!(size < 14_000, "{size} bytes");
     }
 
     async fn r25_a_run_outlives_a_ttl_that_is_shorter_than_its_lease(db) {

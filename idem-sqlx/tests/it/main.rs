@@ -36,6 +36,7 @@ mod load;
 mod messages;
 mod migrate;
 mod observer;
+mod operate;
 mod orders;
 mod pages;
 mod ping;

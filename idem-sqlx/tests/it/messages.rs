@@ -1,16 +1,17 @@
 //! How many messages a request sends to the threads of SQLite's connections before it is answered.
 
-use std::cell::Cell;
-use std::sync::Arc;
+use std::cell::{Cell, RefCell};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
 use idem_core::{Error, Fingerprint, Identity, Request, Start, Stored, idempotent};
 use idem_sqlx::{SqliteSteps, SqliteStore, SqliteTx};
 use sqlx::Executor;
-use tracing::Instrument;
-use tracing_subscriber::layer::{Context, SubscriberExt};
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Instrument, Metadata, Subscriber};
+use tracing_core::span::Current;
 
 use sqlx::sqlite::SqlitePoolOptions;
 
@@ -22,21 +23,59 @@ const CONNECTIONS: u32 = 6;
 
 /// Counts the messages of a future. sqlx's threads enter the span in which a message was sent, once for each message.
 /// What is done in a task behind the answer has another span, or none.
-struct Messages(Arc<AtomicUsize>);
+///
+/// A registry of tracing-subscriber would do if it was the process's only one: a thread that leaves a span of another
+/// registry asks its own for it.
+struct Messages {
+    count: Arc<AtomicUsize>,
+    /// Their places are their ids, from one on.
+    spans: Mutex<Vec<&'static Metadata<'static>>>,
+}
 
-impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Messages {
-    fn on_enter(&self, _: &tracing::span::Id, _: Context<'_, S>) {
+thread_local! {
+    static ENTERED: RefCell<Vec<Id>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Subscriber for Messages {
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        true
+    }
+
+    fn new_span(&self, span: &Attributes<'_>) -> Id {
+        let mut spans = self.spans.lock().expect("no panic");
+        spans.push(span.metadata());
+        Id::from_u64(spans.len() as u64)
+    }
+
+    fn enter(&self, span: &Id) {
+        ENTERED.with_borrow_mut(|entered| entered.push(span.clone()));
         if thread::current().name().is_some_and(|name| name.starts_with("sqlx-sqlite-worker")) {
-            self.0.fetch_add(1, Ordering::SeqCst);
+            self.count.fetch_add(1, Ordering::SeqCst);
         }
     }
+
+    fn exit(&self, _: &Id) {
+        ENTERED.with_borrow_mut(|entered| _ = entered.pop());
+    }
+
+    fn current_span(&self) -> Current {
+        let Some(id) = ENTERED.with_borrow(|entered| entered.last().cloned()) else { return Current::none() };
+        let metadata = self.spans.lock().expect("no panic")[id.into_u64() as usize - 1];
+        Current::new(id, metadata)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn event(&self, _: &Event<'_>) {}
 }
 
 async fn messages<T>(store: &SqliteStore, of: impl Future<Output = T>) -> (usize, T) {
     // The connections of the last run come back behind its answer.
     eventually("all connections are idle", async || store.pool().num_idle() == CONNECTIONS as usize).await;
     let count = Arc::new(AtomicUsize::new(0));
-    let _guard = tracing::subscriber::set_default(tracing_subscriber::registry().with(Messages(Arc::clone(&count))));
+    let _guard = tracing::subscriber::set_default(Messages { count: Arc::clone(&count), spans: Mutex::default() });
     let answer = of.instrument(tracing::error_span!("counted")).await;
     (count.load(Ordering::SeqCst), answer)
 }

@@ -5,22 +5,68 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use idem_core::observer::{Backlog, Event, Observer, Outcome, Settled, Source};
+use idem_core::observer::{Backlog, Event, Metrics, Observer, Outcome, Settled, Source};
 use idem_core::{Disposition, Fingerprint, Identity, Kind, Request, Start};
 use idem_sqlx::Sweep;
 use idem_testkit::logs::CANARY;
+use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use sqlx::postgres::PgPoolOptions;
 
 use crate::app::Gauge;
 use crate::client::{Call, eventually};
-use crate::plain;
 use crate::proxy::{Fault, Proxy};
 use crate::script::{Act, Script};
 use crate::support::{Database, Postgres};
+use crate::{pay, plain};
 
 /// Notes what it is told: the settled requests, and a word for each other event.
 #[derive(Clone, Default)]
 struct Recorder(Arc<Mutex<Told>>);
+
+/// Counts what it is told with [`Metrics`], into a recorder of its own.
+#[derive(Clone, Default)]
+struct Counters(Arc<DebuggingRecorder>);
+
+impl Observer for Counters {
+    fn observe(&self, event: &Event<'_>) {
+        metrics::with_local_recorder(&*self.0, || Metrics::new().observe(event));
+    }
+}
+
+impl Counters {
+    /// Every counter with its labels, but for the name of the operation, and its value.
+    fn all(&self) -> BTreeMap<String, u64> {
+        let mut counters = BTreeMap::new();
+        for (key, _, _, value) in self.0.snapshotter().snapshot().into_vec() {
+            let (_, key) = key.into_parts();
+            let labels = key.labels().filter(|label| label.key() != "operation");
+            let labels: Vec<_> = labels.map(|label| format!("{}={}", label.key(), label.value())).collect();
+            if let DebugValue::Counter(count) = value {
+                counters.insert(format!("{} {}", key.name(), labels.join(" ")), count);
+            }
+        }
+        counters
+    }
+
+    /// Each of these counters is 1, and there is no other.
+    #[track_caller]
+    fn expect_one_each(&self, counters: &[&str]) {
+        let expected: BTreeMap<_, _> = counters.iter().map(|counter| ((*counter).to_owned(), 1)).collect();
+        assert_eq!(self.all(), expected);
+    }
+}
+
+/// What one run, one conflict, one replay, one reuse and one late retry count.
+const ONE_OF_EACH: [&str; 8] = [
+    "idem.answers.failed code=key_in_flight",
+    "idem.answers.failed code=key_reused",
+    "idem.answers.failed code=retry_too_late",
+    "idem.requests outcome=in_flight source=sql",
+    "idem.requests outcome=key_reused source=sql",
+    "idem.requests outcome=replay source=sql",
+    "idem.requests outcome=run source=sql",
+    "idem.requests outcome=too_late source=sql",
+];
 
 #[derive(Default)]
 struct Told {
@@ -167,6 +213,78 @@ both! {
         assert!(recorder.only(Outcome::Replay).age.is_some());
         let expected = [("began 1", 1), ("charge finished", 1), ("reserve finished", 1)];
         assert_eq!(recorder.others(), expected.map(|(word, times)| (word.to_owned(), times)));
+    }
+
+    async fn r34_each_counter_is_one_over_http(db) {
+        let counters = Counters::default();
+        let (app, gauge) = db.app_over(db.observed_store(8, counters.clone()).await);
+        let call = Call::to("/kept", "wait");
+        let duplicate = async {
+            eventually("it runs", async || gauge.entered() == 1).await;
+            call.send(&app).await.expect(409, "key_in_flight");
+            gauge.open(1);
+        };
+        let (first, ()) = tokio::join!(call.send(&app), duplicate);
+        call.send(&app).await.expect_replay_of(&first);
+        Call::to("/kept", "insert").send(&app).await.expect(422, "key_reused");
+        db.expire().await;
+        call.send(&app).await.expect(410, "retry_too_late");
+        counters.expect_one_each(&ONE_OF_EACH);
+    }
+
+    async fn r34_each_counter_is_one_for_a_plain_function(db) {
+        let counters = Counters::default();
+        let (store, gauge) = (db.observed_store(8, counters.clone()).await, Gauge::new());
+        let event = plain::Event::of("e1", "wait");
+        let duplicate = async {
+            eventually("it runs", async || gauge.entered() == 1).await;
+            assert!(functions::handle_once(&store, &gauge, &event).await.is_err());
+            gauge.open(1);
+        };
+        let (first, ()) = tokio::join!(functions::handle_once(&store, &gauge, &event), duplicate);
+        assert_eq!(first.ok(), functions::handle_once(&store, &gauge, &event).await.ok());
+        assert!(functions::handle_once(&store, &gauge, &plain::Event::of("e1", "insert")).await.is_err());
+        db.expire().await;
+        assert!(functions::handle_once(&store, &gauge, &event).await.is_err());
+        assert_eq!(gauge.entered(), 1);
+        counters.expect_one_each(&ONE_OF_EACH);
+    }
+
+    // The run that loses its lease is the conflict's cause, and a second attempt is the run that counts.
+    async fn r34_each_counter_is_one_for_a_leased_run_that_loses_its_lease(db) {
+        let counters = Counters::default();
+        let (store, script) = (db.observed_store(8, counters.clone()).await, Script::default());
+        script.act("charge", Act::Wait);
+        let run = steps::pay_once(&store, "u1", "k", "order", &script);
+        let others = async {
+            script.until_entered("charge").await;
+            assert!(steps::pay_once(&store, "u1", "k", "order", &script).await.is_err());
+            db.execute("UPDATE idem_records SET lease_until = created_at WHERE lease_until IS NOT NULL").await;
+            let taken_over = steps::pay_once(&store, "u1", "k", "order", &script).await;
+            script.open();
+            taken_over
+        };
+        let (lost, ran) = tokio::join!(run, others);
+        assert_eq!(pay::kind(&lost), Some(Kind::LeaseLost));
+        let replay = steps::pay_once(&store, "u1", "k", "order", &script).await;
+        assert_eq!(replay.expect("replayed"), ran.expect("run"));
+        let reused = steps::pay_once(&store, "u1", "k", "another", &script).await;
+        assert_eq!(pay::kind(&reused), Some(Kind::KeyReused));
+        assert!(store.drain(Duration::from_secs(30)).await);
+        db.expire().await;
+        let late = steps::pay_once(&store, "u1", "k", "order", &script).await;
+        assert_eq!(pay::kind(&late), Some(Kind::RetryTooLate));
+        let of_the_loss = [
+            "idem.answers.failed code=lease_lost",
+            "idem.lease.lost ",
+            "idem.requests outcome=failed source=sql",
+            "idem.steps step=charge result=failed",
+            "idem.steps step=charge result=finished",
+            "idem.steps step=reserve result=finished",
+            "idem.steps step=reserve result=replayed",
+            "idem.takeovers ",
+        ];
+        counters.expect_one_each(&[&ONE_OF_EACH[..], &of_the_loss].concat());
     }
 
     async fn r34_a_lost_lease_and_its_takeover_are_told_once(db) {

@@ -162,6 +162,21 @@ macro_rules! handlers {
                 run(steps, script).await
             }
 
+            /// The same, whose records refuse late retries.
+            #[idempotent(
+                key = id, scope = scope, ttl = "1h", operation = "steps.pay", fingerprint = order, lease = "2s",
+                then = refuse("30d")
+            )]
+            pub async fn pay_once(
+                steps: &mut $Steps,
+                scope: &str,
+                id: &str,
+                order: &str,
+                script: &Script,
+            ) -> Result<Paid, Failed> {
+                run(steps, script).await
+            }
+
             /// Its deadline is the store's.
             #[idempotent(key = id, scope = "test", operation = "steps.in_time", fingerprint = id, lease = "2s")]
             pub async fn pay_in_time(steps: &mut $Steps, id: &str, script: &Script) -> Result<Paid, Failed> {

@@ -114,6 +114,12 @@ macro_rules! functions {
                 act(tx, gauge, event).await
             }
 
+            /// The same, whose records refuse late retries.
+            #[idempotent(key = event.id, scope = "test", ttl = "7d", fingerprint = event, then = refuse("30d"))]
+            pub async fn handle_once(tx: &mut $Tx, gauge: &Gauge, event: &Event) -> Result<Done, Failed> {
+                act(tx, gauge, event).await
+            }
+
             /// The same operation as [`handle`], in another release: it stores final errors.
             #[idempotent(
                 key = event.id, scope = "test", operation = "rejecting", fingerprint = event, rejects = Failed::is_final
