@@ -10,6 +10,7 @@ use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use axum::routing::post;
 use idem_core::memory::{MemoryStore, MemoryTx};
+use idem_core::observer::{self, Observer};
 use idem_core::{Error, Kind, idempotent};
 use tower::ServiceExt;
 use tracing::field::{Field, Visit};
@@ -116,6 +117,16 @@ async fn ship(tx: &mut MemoryTx<()>, id: u64) -> Result<u64, Error> {
     Ok(id)
 }
 
+struct Talks;
+
+impl Observer for Talks {
+    fn observe(&self, event: &observer::Event<'_>) {
+        if matches!(event, observer::Event::Settled(_)) {
+            tracing::info!("told");
+        }
+    }
+}
+
 fn log() -> (Log, tracing::subscriber::DefaultGuard) {
     let log = Log::default();
     let here = tracing::subscriber::set_default(tracing_subscriber::registry().with(log.clone()));
@@ -161,6 +172,15 @@ async fn r34_a_request_is_one_span_and_a_replay_names_the_trace_of_the_first() {
     let released = "idem.attempt=1 idem.operation=orders.create idem.outcome=released idem.source=memory";
     expect_one(&log, released, &["the body runs", SETTLED]);
 
+    // Of two, nobody knows which is right.
+    let twice = Request::post("/orders").header("idempotency-key", "d");
+    let twice = twice.header("traceparent", TRACEPARENT).header("traceparent", TRACEPARENT);
+    let twice = twice.body(Body::from("1")).expect("a request");
+    assert_eq!(app.clone().oneshot(twice).await.expect("an answer").status().as_u16(), 201);
+    expect_one(&log, run, &["the body runs", SETTLED]);
+    assert_eq!(send("d", "1", None).await, 201);
+    expect_one(&log, replay, &[SETTLED]);
+
     // What is not well formed counts as if it was not there.
     assert_eq!(send("c", "1", Some("order-17")).await, 201);
     expect_one(&log, run, &["the body runs", SETTLED]);
@@ -171,10 +191,11 @@ async fn r34_a_request_is_one_span_and_a_replay_names_the_trace_of_the_first() {
 #[tokio::test]
 async fn r34_a_call_of_a_plain_function_is_one_span() {
     let (log, _here) = log();
-    let store = MemoryStore::new(());
+    // An observer is told in the span, so that it can add a link to it.
+    let store = MemoryStore::new(()).observed_by(Arc::new(Talks));
     assert_eq!(ship(&store, 7).await.expect("run"), 7);
     let run = "idem.attempt=1 idem.operation=orders.ship idem.outcome=run idem.source=memory";
-    expect_one(&log, run, &["the body runs", SETTLED]);
+    expect_one(&log, run, &["the body runs", SETTLED, "told"]);
     assert_eq!(ship(&store, 7).await.expect("replayed"), 7);
-    expect_one(&log, "idem.operation=orders.ship idem.outcome=replay idem.source=memory", &[SETTLED]);
+    expect_one(&log, "idem.operation=orders.ship idem.outcome=replay idem.source=memory", &[SETTLED, "told"]);
 }

@@ -24,7 +24,6 @@ use crate::identity::Identity;
 use crate::observer::{TraceParent, Watch};
 use crate::policy::{InFlight, Intent, MissingKey, Policy};
 use crate::record::{Outcome, Request};
-use crate::runs::Run;
 use crate::store::{Claimed, Context, Rejected, Store};
 
 /// The values of the attribute's expressions for one request.
@@ -51,13 +50,11 @@ impl<C: Context> Call<C> {
         // Before the first await, so that the future need not hold the request's headers and body.
         let request = catch_now(|| self.into_request(policy, asked)).unwrap_or_else(|panic| Err(bug(panic)));
         // Boxed where it is made: Axum moves the future of a handler several times, and this one is large.
-        Box::pin(async move {
-            let counted = store.runs().enter();
-            let mut watch = Watch::start(&store, policy.operation);
-            watch.trace(traced);
-            let span = watch.span();
-            serve(store, request, policy, body, counted, watch).instrument(span).await
-        })
+        // Its span is around the box, so that nothing large is moved for it.
+        let mut watch = Watch::start(&store, policy.operation);
+        watch.trace(traced);
+        let span = watch.span();
+        Box::pin(serve(store, request, policy, body, watch)).instrument(span)
     }
 
     /// The request to claim, or `None` if nothing is to be recorded.
@@ -134,9 +131,9 @@ async fn serve<C: Context>(
     request: Result<Option<Unclaimed>, Error>,
     policy: &'static Policy,
     body: Body<C>,
-    counted: Run,
     mut watch: Watch,
 ) -> Response {
+    let counted = store.runs().enter();
     let request = match request {
         Ok(Some(Unclaimed { identity, compared })) => {
             let fingerprint = match compared {

@@ -21,14 +21,8 @@ pub(super) fn span(operation: Operation) -> Span {
     )
 }
 
-/// Completes the span of a settled request, and logs the request at the level that a person would choose. What an
-/// operator has to correct is logged with its cause where it is answered, and an outage once.
-pub(super) fn settled(span: &Span, settled: &Settled) {
-    complete(span, settled);
-    span.in_scope(|| log(settled));
-}
-
-fn complete(span: &Span, settled: &Settled) {
+/// Completes the span of a settled request.
+pub(super) fn complete(span: &Span, settled: &Settled) {
     if span.is_disabled() {
         return;
     }
@@ -45,7 +39,9 @@ fn complete(span: &Span, settled: &Settled) {
     }
 }
 
-fn log(settled: &Settled) {
+/// Logs a settled request at the level that a person would choose. What an operator has to correct is logged with its
+/// cause where it is answered, and an outage once.
+pub(super) fn settled(settled: &Settled) {
     let Settled { operation, outcome, attempt, claim, run, commit, age, .. } = *settled;
     let (outcome_name, code, source) = (outcome.as_str(), settled.kind.map(Kind::code), settled.source.as_str());
     if outcome == Outcome::KeyReused {

@@ -188,10 +188,15 @@ impl Watch {
 
     fn tell(&mut self, settled: &Settled) {
         self.0.is_settled = true;
-        log::settled(&self.0.span, settled);
-        if let Some(observer) = &self.0.observer {
-            tell_to(observer, &Event::Settled(*settled));
-        }
+        let Request { span, observer, .. } = &*self.0;
+        log::complete(span, settled);
+        // In the span, so that an observer can add to it.
+        span.in_scope(|| {
+            log::settled(settled);
+            if let Some(observer) = observer {
+                tell_to(observer, &Event::Settled(*settled));
+            }
+        });
     }
 }
 

@@ -23,24 +23,35 @@ use std::fs;
 
 use allocation_counter::AllocationInfo;
 use tokio::runtime::{self, Runtime};
+use tracing::instrument::WithSubscriber;
 
 use crate::database::{Database, Postgres};
-use crate::measure::{Variant, call_fresh};
+use crate::measure::{Keys, Variant, call_fresh};
 
 /// The variants, unless the command names one.
 const VARIANTS: [&str; 5] = ["bare", "by hand", "attribute", "leased by hand", "leased, no step"];
 
-/// Prints a row for each variant. `wanted` names one of them, or is empty.
+/// Prints a row for each variant. `wanted` names one of them, or is empty, or is `observed` for those of [`observed`].
+///
+/// [`observed`]: crate::observed
 pub(crate) fn count(url: &str, wanted: &str, requests: u64) {
     let one_thread = runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let database = one_thread.block_on(Postgres::create(url));
     one_thread.block_on(database.reset());
     println!("| {requests} requests | allocations | their bytes | user, µs | system, µs |\n|---|---|---|---|---|");
-    for variant in database.variants() {
-        let is_wanted = if wanted.is_empty() { VARIANTS.contains(&variant.name) } else { variant.name == wanted };
-        if is_wanted {
-            println!("{}", row(&one_thread, &variant, requests));
-        }
+    let named = |name: &str| {
+        let (usual, observed) = (database.variants(), database.observed());
+        let variant = usual.into_iter().chain(observed).find(|variant| variant.name == name);
+        vec![variant.unwrap_or_else(|| panic!("no variant has the name {name}"))]
+    };
+    let variants = match wanted {
+        "" => VARIANTS.map(named).concat(),
+        // One that replays would have no record to replay.
+        "observed" => database.observed().into_iter().filter(|variant| variant.keys == Keys::Fresh).collect(),
+        name => named(name),
+    };
+    for variant in variants {
+        println!("{}", row(&one_thread, &variant, requests));
     }
     one_thread.block_on(database.drop());
 }
@@ -61,11 +72,15 @@ fn row(one_thread: &Runtime, variant: &Variant, requests: u64) -> String {
 /// Sends the requests one after the other, all on this thread.
 #[inline(never)]
 fn counted(one_thread: &Runtime, variant: &Variant, requests: u64) {
-    one_thread.block_on(async {
+    let calls = async {
         for _ in 0..requests {
             call_fresh(variant).await;
         }
-    });
+    };
+    match variant.subscriber() {
+        Some(subscriber) => one_thread.block_on(calls.with_subscriber(subscriber)),
+        None => one_thread.block_on(calls),
+    }
 }
 
 /// The time that this process has spent so far by itself and in the kernel, in microseconds. Only Linux tells.

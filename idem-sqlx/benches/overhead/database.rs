@@ -15,6 +15,7 @@ use tempfile::TempDir;
 use crate::handlers::{postgres, sqlite};
 use crate::measure::{Keys, Spread, Variant, key_text, owner, send};
 use crate::network::Network;
+use crate::observed::{self, keyring};
 
 /// The callers that own the keys, in turn.
 pub(crate) const OWNERS: u64 = 32;
@@ -27,6 +28,9 @@ pub(crate) const FINISHED: u64 = 20_000;
 pub(crate) trait Database {
     /// The rows of the table, `bare` first.
     fn variants(&self) -> Vec<Variant>;
+
+    /// The rows with metrics, encryption or logs, after the same without them.
+    fn observed(&self) -> Vec<Variant>;
 
     /// Empties the tables and inserts the finished records again, so that all rounds begin alike.
     async fn reset(&self);
@@ -125,6 +129,14 @@ impl Database for Postgres {
             Variant::new("leased, one step", &usual, "/leased-step", Keys::Fresh),
             Variant::new("leased, one step, no ping", &unasked, "/leased-step", Keys::Fresh),
         ]
+    }
+
+    fn observed(&self) -> Vec<Variant> {
+        observed::variants(
+            &self.app(self.store()),
+            &self.app(self.store().observer(observed::metrics())),
+            &self.app(self.store().seal(keyring())),
+        )
     }
 
     async fn reset(&self) {
@@ -246,6 +258,8 @@ pub(crate) struct Sqlite {
     app: Router,
     /// The same over a store that does not let the pool ask for a sign of life.
     unasked: Router,
+    /// The same over a store that is observed, and over one that encrypts.
+    observed: [Router; 2],
 }
 
 impl Sqlite {
@@ -274,8 +288,10 @@ impl Sqlite {
                 .with_state(sqlite::App { pool, store })
         };
         let unasked = SqliteStore::builder(pool.clone()).ping(false).build();
-        let (app, unasked) = (app(store), app(unasked));
-        Self { _folder: folder, pool, app, unasked }
+        let observed = SqliteStore::builder(pool.clone()).observer(observed::metrics()).build();
+        let sealed = SqliteStore::builder(pool.clone()).seal(keyring()).build();
+        let (observed, app, unasked) = ([app(observed), app(sealed)], app(store), app(unasked));
+        Self { _folder: folder, pool, app, unasked, observed }
     }
 }
 
@@ -294,6 +310,11 @@ impl Database for Sqlite {
             Variant::new("leased, no step", usual, "/leased", Keys::Fresh),
             Variant::new("leased, one step", usual, "/leased-step", Keys::Fresh),
         ]
+    }
+
+    fn observed(&self) -> Vec<Variant> {
+        let [metrics, sealed] = &self.observed;
+        observed::variants(&self.app, metrics, sealed)
     }
 
     async fn reset(&self) {

@@ -4,7 +4,8 @@
 //! `cargo bench -p idem-sqlx --bench overhead --features postgres,sqlite`, with `IDEM_TEST_POSTGRES` naming a server on
 //! which a database may be created. `IDEM_BENCH_ROUNDS` and `IDEM_BENCH_SECONDS` make it longer or shorter. A word
 //! after `--` selects the column of that name, or else those whose names contain it: `-- postgres`, `-- "0.75 ms"`. The
-//! word `count` asks for something else: see [`count`].
+//! word `observed` in front of it measures what metrics, encryption and logs cost: see [`observed`]. The word `count` asks
+//! for something else: see [`count`].
 #![allow(clippy::print_stdout, reason = "a bench is there to print its table")]
 
 mod count;
@@ -13,6 +14,7 @@ mod handlers;
 mod machine;
 mod measure;
 mod network;
+mod observed;
 mod table;
 
 use std::env;
@@ -35,11 +37,14 @@ fn main() {
         count::count(&url, &words.next().unwrap_or_default(), variable("IDEM_BENCH_REQUESTS").unwrap_or(10_000));
         return;
     }
-    compare(&wanted);
+    match wanted.as_str() {
+        "observed" => compare(&words.next().unwrap_or_default(), Rows::Observed),
+        _ => compare(&wanted, Rows::Usual),
+    }
 }
 
 #[tokio::main]
-async fn compare(wanted: &str) {
+async fn compare(wanted: &str, rows: Rows) {
     let effort = Effort {
         rounds: variable("IDEM_BENCH_ROUNDS").unwrap_or(21),
         slice: Duration::from_secs_f64(variable("IDEM_BENCH_SECONDS").unwrap_or(0.5)),
@@ -58,24 +63,35 @@ async fn compare(wanted: &str) {
             Place::Far => Postgres::create_far(url).await,
             _ => Postgres::create(url).await,
         };
-        wanted.measure(place, &postgres, effort, &mut measured).await;
+        wanted.measure(place, rows, &postgres, effort, &mut measured).await;
         facts.push(postgres.facts().await);
         postgres.drop().await;
     }
     if wanted.concerns(Place::Embedded) {
         let sqlite = Sqlite::create().await;
-        wanted.measure(Place::Embedded, &sqlite, effort, &mut measured).await;
+        wanted.measure(Place::Embedded, rows, &sqlite, effort, &mut measured).await;
         facts.push(sqlite.facts().await);
     }
 
+    let others: &[_] = match rows {
+        Rows::Usual => &[("bound", "attribute"), ("by hand", "attribute"), ("leased by hand", "leased, ")],
+        Rows::Observed => &[("attribute", "attribute, "), ("its replay", "its replay, ")],
+    };
     println!("\n{}", table::ratios(&measured, "bare"));
-    for (baseline, names) in [("bound", "attribute"), ("by hand", "attribute"), ("leased by hand", "leased, ")] {
+    for (baseline, names) in others {
         println!("{}", table::against(&measured, baseline, names));
     }
     println!("{effort}. A cell is the median of the rounds, and the middle half of them.\n");
     for fact in facts {
         println!("- {fact}");
     }
+}
+
+/// Which rows the table has.
+#[derive(Clone, Copy)]
+enum Rows {
+    Usual,
+    Observed,
 }
 
 /// Where the database is.
@@ -110,9 +126,20 @@ impl Wanted {
         self.0.iter().any(|(_, of, _)| *of == place)
     }
 
-    async fn measure(&self, place: Place, database: &impl Database, effort: Effort, measured: &mut Vec<Measured>) {
+    async fn measure(
+        &self,
+        place: Place,
+        rows: Rows,
+        database: &impl Database,
+        effort: Effort,
+        measured: &mut Vec<Measured>,
+    ) {
         for (name, _, clients) in self.0.iter().filter(|(_, of, _)| *of == place) {
-            measured.push(measure::measure(database, name, *clients, effort).await);
+            let variants = match rows {
+                Rows::Usual => database.variants(),
+                Rows::Observed => database.observed(),
+            };
+            measured.push(measure::measure(database, variants, name, *clients, effort).await);
         }
     }
 }

@@ -10,8 +10,11 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use tower::ServiceExt;
+use tracing::instrument::WithSubscriber;
+use tracing::{Dispatch, Level, callsite};
 
 use crate::database::{Database, FINISHED, OWNERS};
+use crate::observed;
 
 /// What every request asks for.
 pub(crate) const ORDER: &str = r#"{"customer_id": "c1", "amount": 4200, "currency": "USD"}"#;
@@ -23,11 +26,21 @@ pub(crate) struct Variant {
     pub(crate) app: Router,
     pub(crate) path: &'static str,
     pub(crate) keys: Keys,
+    /// Up to which level the library's log is written, if there is a subscriber.
+    log: Option<Level>,
 }
 
 impl Variant {
     pub(crate) fn new(name: &'static str, app: &Router, path: &'static str, keys: Keys) -> Self {
-        Self { name, app: app.clone(), path, keys }
+        Self { name, app: app.clone(), path, keys, log: None }
+    }
+
+    pub(crate) fn subscriber(&self) -> Option<Dispatch> {
+        self.log.map(observed::subscriber)
+    }
+
+    pub(crate) fn logged(self, level: Level) -> Self {
+        Self { log: Some(level), ..self }
     }
 }
 
@@ -88,8 +101,13 @@ pub(crate) fn spread(mut numbers: Vec<f64>) -> Spread {
     Spread { median: at(0.5), lower: at(0.25), upper: at(0.75) }
 }
 
-pub(crate) async fn measure(database: &impl Database, setting: &'static str, clients: u64, effort: Effort) -> Measured {
-    let variants = database.variants();
+pub(crate) async fn measure(
+    database: &impl Database,
+    variants: Vec<Variant>,
+    setting: &'static str,
+    clients: u64,
+    effort: Effort,
+) -> Measured {
     let mut rates = vec![Vec::new(); variants.len()];
     for round in 0..effort.rounds {
         database.reset().await;
@@ -131,26 +149,35 @@ async fn callers(variant: &Variant, clients: u64) -> Vec<Arc<Caller>> {
 
 /// Lets all clients send one request after the other for this time. Returns requests a second.
 async fn run(callers: &[Arc<Caller>], slice: Duration) -> f64 {
+    let subscriber = callers.first().and_then(|caller| caller.variant.subscriber());
     let begin = Instant::now();
     let clients: Vec<_> = callers
         .iter()
         .map(|caller| {
             let caller = Arc::clone(caller);
-            tokio::spawn(async move {
+            let client = async move {
                 let mut sent = 0;
                 while begin.elapsed() < slice {
                     caller.call(sent).await;
                     sent += 1;
                 }
                 sent
-            })
+            };
+            match &subscriber {
+                Some(subscriber) => tokio::spawn(client.with_subscriber(subscriber.clone())),
+                None => tokio::spawn(client),
+            }
         })
         .collect();
     let mut answered = 0;
     for client in clients {
         answered += client.await.expect("a client that gets what it expects");
     }
-    answered as f64 / begin.elapsed().as_secs_f64()
+    let rate = answered as f64 / begin.elapsed().as_secs_f64();
+    // Otherwise the slices without a subscriber would go on asking whether there is one.
+    drop(subscriber);
+    callsite::rebuild_interest_cache();
+    rate
 }
 
 impl Caller {
