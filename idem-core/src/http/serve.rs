@@ -25,7 +25,6 @@ use crate::identity::Identity;
 use crate::observer::{TraceParent, Watch};
 use crate::policy::{InFlight, Intent, MissingKey, OnFirstSent, Policy, Retention};
 use crate::record::{Outcome, Request};
-use crate::runs::Run;
 use crate::store::{Claimed, Context, Rejected, Store};
 
 /// The values of the attribute's expressions for one request.
@@ -52,12 +51,9 @@ impl<C: Context> Call<C> {
         // Before the first await, so that the future need not hold the request's headers and body.
         let request = catch_now(|| self.into_request(policy, asked)).unwrap_or_else(|panic| Err(bug(panic)));
         // Boxed where it is made: Axum moves the future of a handler several times, and this one is large.
-        Box::pin(async move {
-            let counted = store.runs().enter();
-            let mut watch = Watch::start(&store, policy.operation);
-            watch.trace(traced);
-            serve(store, request, policy, body, counted, watch).await
-        })
+        let mut watch = Watch::start(&store, policy.operation);
+        watch.trace(traced);
+        Box::pin(serve(store, request, policy, body, watch))
     }
 
     /// The request to claim, or `None` if nothing is to be recorded.
@@ -139,9 +135,9 @@ async fn serve<C: Context>(
     request: Result<Option<Unclaimed>, Error>,
     policy: &'static Policy,
     body: Body<C>,
-    counted: Run,
     mut watch: Watch,
 ) -> Response {
+    let counted = store.runs().enter();
     let request = match request {
         Ok(Some(Unclaimed { identity, compared, first_sent })) => {
             let fingerprint = match compared {

@@ -39,17 +39,19 @@ pub(crate) fn count(url: &str, wanted: &str, requests: u64) {
     let database = one_thread.block_on(Postgres::create(url));
     one_thread.block_on(database.reset());
     println!("| {requests} requests | allocations | their bytes | user, µs | system, µs |\n|---|---|---|---|---|");
-    let variants = if wanted == "observed" { database.observed() } else { database.variants() };
+    let named = |name: &str| {
+        let (usual, observed) = (database.variants(), database.observed());
+        let variant = usual.into_iter().chain(observed).find(|variant| variant.name == name);
+        vec![variant.unwrap_or_else(|| panic!("no variant has the name {name}"))]
+    };
+    let variants = match wanted {
+        "" => VARIANTS.map(named).concat(),
+        // One that replays would have no record to replay.
+        "observed" => database.observed().into_iter().filter(|variant| variant.keys == Keys::Fresh).collect(),
+        name => named(name),
+    };
     for variant in variants {
-        let is_wanted = match wanted {
-            "" => VARIANTS.contains(&variant.name),
-            // One that replays would have no record to replay.
-            "observed" => variant.keys == Keys::Fresh,
-            name => variant.name == name,
-        };
-        if is_wanted {
-            println!("{}", row(&one_thread, &variant, requests));
-        }
+        println!("{}", row(&one_thread, &variant, requests));
     }
     one_thread.block_on(database.drop());
 }
