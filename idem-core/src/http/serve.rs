@@ -269,7 +269,8 @@ async fn run_recorded<C: Context>(
     };
     watch.ran(disposition, Some(&outcome));
     if disposition == Disposition::Commit {
-        context.complete(&outcome).instrument(watch.span()).await?;
+        // Pinned where it is made: it is large, and the span is around it.
+        pin!(context.complete(&outcome)).instrument(watch.span()).await?;
         return Ok(response);
     }
     reject(context, &outcome, response, watch).await

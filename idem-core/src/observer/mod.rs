@@ -249,7 +249,7 @@ impl Outcome {
             Kind::KeyInFlight => Self::InFlight,
             Kind::KeyReused => Self::KeyReused,
             Kind::KeyMissing => Self::KeyMissing,
-            Kind::RetryTooLate => Self::TooLate,
+            Kind::RetryTooLate | Kind::FirstSentTooOld => Self::TooLate,
             Kind::StoreUnavailable | Kind::RetryLater => Self::Unavailable,
             _ => Self::Refused,
         }
