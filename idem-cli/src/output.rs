@@ -5,7 +5,7 @@ use std::io::{IsTerminal, Write};
 use serde_json::{Value, json};
 
 use crate::failure::Failure;
-use crate::text::printable;
+use crate::text::{printable, printable_json};
 
 pub(crate) struct Output {
     json: bool,
@@ -27,7 +27,7 @@ impl Output {
 
     /// The result. A reader that has gone away, such as `head`, is no failure.
     pub(crate) fn result(&self, json: &Value, text: impl AsRef<str>) {
-        let line = if self.json { json.to_string() } else { text.as_ref().trim_end().to_owned() };
+        let line = if self.json { printable_json(&json.to_string()) } else { text.as_ref().trim_end().to_owned() };
         let _reader_gone = writeln!(std::io::stdout(), "{line}");
     }
 

@@ -16,6 +16,21 @@ pub(crate) fn printable(text: &str) -> String {
     printable
 }
 
+/// JSON in which the same characters are escapes. What `serde_json` has not escaped of them is in strings only.
+pub(crate) fn printable_json(json: &str) -> String {
+    let mut printable = String::with_capacity(json.len());
+    for character in json.chars() {
+        if character.is_ascii_graphic() || character == ' ' || character.escape_debug().len() == 1 {
+            printable.push(character);
+        } else {
+            for unit in character.encode_utf16(&mut [0; 2]) {
+                let _infallible = write!(printable, "\\u{unit:04x}");
+            }
+        }
+    }
+    printable
+}
+
 /// Rows in aligned columns, two spaces apart. Each cell is made printable.
 pub(crate) fn table(heading: &[&str], rows: &[Vec<String>]) -> String {
     let heading = heading.iter().map(|cell| (*cell).to_owned()).collect();

@@ -59,7 +59,7 @@ pub enum Kind {
     /// The request ran once, and its reply is no longer kept: the retry came after the record's `ttl`. It does not run
     /// again.
     RetryTooLate,
-    /// The request says that it was first sent longer ago than records are kept, and there is no record of it: it may have
+    /// The request says that it was first sent longer ago than its `ttl`, and there is no record of it: it may have
     /// run. It does not run. See [`FirstSent`](crate::FirstSent).
     FirstSentTooOld,
     /// The time at which the request says that it was first sent cannot be read, or is in the future.
@@ -181,7 +181,7 @@ impl Kind {
                 "this request has run, and its reply is no longer kept; look its result up, it will not run again"
             }
             Self::FirstSentTooOld => {
-                "this request was first sent longer ago than records are kept, and may have run; look its result up"
+                "this request was first sent too long ago to begin now, and may have run; look its result up"
             }
             Self::FirstSentInvalid => {
                 "the time at which this request was first sent cannot be read, or is more than five minutes in the future"

@@ -20,9 +20,9 @@ use crate::record::Timestamp;
 /// ```
 ///
 /// # Rules
-/// - A request with such a time begins no run when that time is longer ago than records are
-///   [kept](crate::Request::retention): it may have run, and nothing would know. It is refused as
-///   [`Kind::FirstSentTooOld`](crate::Kind::FirstSentTooOld).
+/// - A request with such a time begins no run when that time is longer ago than its `ttl`: it may have run, and nothing
+///   would know. It is refused as [`Kind::FirstSentTooOld`](crate::Kind::FirstSentTooOld). A finished record that
+///   [refuses retries](crate::Then::Refuse) lives for longer, and what is left of a run that did not finish does not.
 /// - A time more than [`AHEAD`](Self::AHEAD) in the future is refused as
 ///   [`Kind::FirstSentInvalid`](crate::Kind::FirstSentInvalid).
 /// - Both are decided by the database's clock, in the statement that claims. A request with a record is answered by its
@@ -31,8 +31,8 @@ use crate::record::Timestamp;
 /// # Limitations
 /// - The client's clock is believed. The retry of a client whose clock is ahead runs again if it comes after the record
 ///   and within the time by which the clock is ahead, five minutes at most.
-/// - Records are kept as long as their own request said. After a release that keeps records longer, the time is compared
-///   with the new retention: a retry of a request of the old release can still run again.
+/// - Records are kept as long as their own request said. After a release with a longer `ttl`, the time is compared with
+///   that one: a retry of a request of the old release can still run again.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 // Microseconds since 1970. Not zero, so that an option of it is as small.
 pub struct FirstSent(NonZeroI64);

@@ -111,7 +111,7 @@ impl Retention {
 pub enum OnFirstSent {
     /// Nothing: the time is not looked at.
     Ignore,
-    /// It does not begin to run if that is longer ago than records are kept: see [`FirstSent`](crate::FirstSent).
+    /// It does not begin to run if that is longer ago than the `ttl`: see [`FirstSent`](crate::FirstSent).
     Refuse,
 }
 

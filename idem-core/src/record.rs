@@ -101,7 +101,8 @@ impl Request {
         }
     }
 
-    /// How long the record of this request lives at least, from the time at which the request begins to run.
+    /// How long the record of this request lives at least once it has finished, from the time at which the request begins
+    /// to run.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -139,7 +140,8 @@ impl Request {
     #[must_use]
     pub fn may_begin(&self) -> (Timestamp, Timestamp) {
         match self.first_sent {
-            Some(first_sent) => first_sent.window(self.retention().kept),
+            // Not for as long as a finished record is kept: what is left of a run that did not finish lives for the `ttl`.
+            Some(first_sent) => first_sent.window(self.ttl),
             None => (Timestamp(0), Timestamp(i64::MAX)),
         }
     }

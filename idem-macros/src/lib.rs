@@ -78,7 +78,7 @@ use crate::variants::{Variant, variants};
 /// | `scope = EXPR` | who owns the key: an expression over the parameters (`user`, `user.id`, `(tenant.id, user.id)`, `"invoices"`), or the bare word `global` | none: required |
 /// | `ttl = "24h"` | how long a finished record is replayed, from its completion on (less at most a hundredth, if the run was that short); a number and one of `s`, `m`, `h`, `d`, `w`, from `"1s"` to `"3650d"` | `"24h"` |
 /// | `then = run` / `refuse("30d")` | what a retry gets after the `ttl`: it runs as a new request, or is refused for this time with 410 `retry_too_late`, and with 422 if its content differs | `run` |
-/// | `first_sent = ignore` / `refuse` | whether a request without a record is refused with 412 `first_sent_too_old`, instead of run, if it was first sent longer ago than records are kept; the time is in `Idempotency-First-Sent`, in `Repeatability-First-Sent`, or in a key that is a UUID of version 7 | `ignore` |
+/// | `first_sent = ignore` / `refuse` | whether a request without a record is refused with 412 `first_sent_too_old`, instead of run, if it was first sent longer ago than the `ttl`; the time is in `Idempotency-First-Sent`, in `Repeatability-First-Sent`, or in a key that is a UUID of version 7 | `ignore` |
 /// | `key = header("Name")` | the header that holds the key | `header("Idempotency-Key")` |
 /// | `axum, key = EXPR` | the key is an expression over the parameters instead, such as a webhook's `event.id`; `GET`, `HEAD` and `OPTIONS` are then recorded, too | – |
 /// | `key = EXPR` without `axum` | a plain function, and its key | – |

@@ -118,8 +118,9 @@ pub(crate) async fn forget<D: Database>(store: &D, scope: &Scope, is_dry: bool) 
         tries = 0;
         forgotten += Forgotten::new(0, 0, kept);
         match batch.reached {
-            Some(reached) => after = reached,
-            None => return Ok(forgotten),
+            // A damaged row can be behind every place that is named.
+            Some(reached) if reached > after => after = reached,
+            _ => return Ok(forgotten),
         }
     }
 }
@@ -254,7 +255,7 @@ pub(crate) fn details(rows: Vec<StepColumns>) -> Details {
     let mut details = Details::default();
     for (created_at, reason, position, kind, name, at) in rows {
         details.created_at = created_at.map(Timestamp);
-        details.reason = reason;
+        details.reason = reason.map(Reason::from_stored);
         if let (Some(position), Some(kind), Some(name)) = (position, kind, name) {
             let kind = EntryKind(kind);
             let position = u32::try_from(position).unwrap_or(0);

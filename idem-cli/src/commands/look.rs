@@ -2,7 +2,7 @@
 
 use idem_core::Error;
 use idem_core::machine::{Expected, Explanation, Holder, Retry, Seen, SeenStep, Stage};
-use idem_core::operate::{Condition, Listed, Query};
+use idem_core::operate::{Condition, Listed, Query, Reason};
 use idem_core::store::{EntryKind, LeaseTerms, Timestamp};
 use serde_json::{Value, json};
 
@@ -76,7 +76,7 @@ fn explanation_json(explanation: &Explanation) -> Value {
         "steps": steps.collect::<Vec<_>>(),
         "holder": holder,
         "is_held": explanation.holder.is_some(),
-        "reason": explanation.reason,
+        "reason": explanation.reason.as_ref().map(Reason::as_str),
         "now": time(explanation.now.0),
     })
 }
@@ -92,7 +92,7 @@ fn explanation_text(explanation: &Explanation) -> String {
         lines.push(("held by", held_by(holder)));
     }
     if let Some(reason) = &explanation.reason {
-        lines.push(("reason", printable(reason)));
+        lines.push(("reason", printable(reason.as_str())));
     }
     let mut text: String = lines.iter().map(|(name, value)| format!("{name:<14}{value}\n")).collect();
     if !explanation.steps.is_empty() {

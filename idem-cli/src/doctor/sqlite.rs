@@ -116,6 +116,9 @@ async fn sealed(patient: &Patient<'_>) -> Result<Finding, Failure> {
             SELECT hex(substr(body, 2, 4)) AS key FROM main.idem_records WHERE format >= 256 AND length(body) > 4
             UNION ALL
             SELECT hex(substr(body, 2, 4)) FROM main.idem_journal WHERE format >= 256 AND length(body) > 4
+            UNION ALL
+            SELECT hex(substr(body, 3, 4)) FROM main.idem_journal
+            WHERE position = -1 AND length(body) > 5 AND hex(substr(body, 1, 1)) = '01'
         )
         GROUP BY key
         ORDER BY key";

@@ -156,8 +156,13 @@ pub(super) async fn sealed(patient: &Patient<'_>) -> Result<Finding, Failure> {
             WHERE format >= 256 AND octet_length(body) > 4"
         )
     };
+    // A recorded input has no format of its own: a byte before it says that it is sealed.
+    let inputs = format!(
+        "SELECT encode(substr(body, 3, 4), 'hex') FROM {schema}.idem_journal
+        WHERE position = -1 AND octet_length(body) > 5 AND get_byte(body, 0) = 1"
+    );
     let query = format!(
-        "SELECT key, count(*) FROM ({} UNION ALL {}) AS sealed GROUP BY key ORDER BY key",
+        "SELECT key, count(*) FROM ({} UNION ALL {} UNION ALL {inputs}) AS sealed GROUP BY key ORDER BY key",
         part("idem_records"),
         part("idem_journal")
     );

@@ -2,7 +2,7 @@
 
 use crate::confirm::asks;
 use crate::exit;
-use crate::text::{duration, printable, table, time};
+use crate::text::{duration, printable, printable_json, table, time};
 
 #[test]
 fn r37a_only_yes_is_a_yes() {
@@ -61,5 +61,15 @@ fn the_page_and_the_help_have_each_exit_code() {
     for line in codes {
         let (code, meaning) = line.trim().split_once("  ").expect("a code and its meaning");
         assert!(page.contains(&format!("| {code} |")) && page.contains(&format!("| {meaning} |")), "{line}");
+    }
+}
+
+#[test]
+fn r37a_json_has_no_character_that_steers_a_terminal_and_reads_back() {
+    for text in ["order-17", "\u{9b}31mred", "\u{202e}gnp", "\u{e0001}\u{7f}", "caf\u{e9} \\ \"quoted\"", "\u{1b}[2J"] {
+        let json = printable_json(&serde_json::json!({ "scope": text }).to_string());
+        assert!(json.chars().all(|one| one.is_ascii_graphic() || one.is_alphanumeric() || one == ' '), "{json}");
+        let read: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+        assert_eq!(read["scope"], text);
     }
 }

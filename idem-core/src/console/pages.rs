@@ -294,7 +294,7 @@ pub(super) fn explained(
             dd { code { (Cursor::of(identity).key_hex()) } }
             @if let Some(seen) = record { (of_record(seen, *now)) } @else { dt { "Record" } dd { "none" } }
             @if let Some(holder) = holder { dt { "Runs in" } dd { (held_by(holder)) } }
-            @if let Some(reason) = reason { dt { "Given up because" } dd { (shown::text(reason)) } }
+            @if let Some(reason) = reason { dt { "Given up because" } dd { (shown::text(reason.as_str())) } }
         }
         @if !steps.is_empty() {
             section aria-labelledby="steps" {

@@ -7,6 +7,7 @@ use crate::entry::EntryKind;
 use crate::error::Kind;
 use crate::fingerprint::Fingerprint;
 use crate::operate::Condition;
+use crate::operate::Reason;
 use crate::policy::{Intent, LeaseTerms};
 use crate::record::{Record, State, Timestamp};
 
@@ -35,7 +36,7 @@ pub struct Explanation {
     /// The finished and the started steps of a leased run that is not over, in their order.
     pub steps: Vec<SeenStep>,
     /// The reason for which an operator has [given the run up](crate::operate::Operate::give_up).
-    pub reason: Option<String>,
+    pub reason: Option<Reason>,
 }
 
 /// What a store knows of a record beyond what decides.
@@ -46,7 +47,7 @@ pub struct Details {
     /// The steps of a leased run.
     pub steps: Vec<SeenStep>,
     /// Why it was given up.
-    pub reason: Option<String>,
+    pub reason: Option<Reason>,
     /// True if this process runs it, or an attempt of it.
     pub is_here: bool,
     /// The session of Postgres whose transaction runs it.

@@ -34,7 +34,7 @@ struct Row {
     input: Option<crate::record::Input>,
     created_at: Timestamp,
     /// Why an operator has given the run up.
-    reason: Option<String>,
+    reason: Option<Reason>,
 }
 
 /// The values with which a leased run begins.
@@ -295,7 +295,7 @@ impl Rows {
         if let (Change::Made, Some(row)) = (change, self.records.get_mut(identity)) {
             let record =
                 Record::new(row.record.fingerprint, State::GivenUp, nobodys, NEVER).with_completed_at(Some(now));
-            *row = Row { reason: Some(reason.as_str().to_owned()), ..Row::new(record, None, row.created_at) };
+            *row = Row { reason: Some(reason.clone()), ..Row::new(record, None, row.created_at) };
         }
         change
     }

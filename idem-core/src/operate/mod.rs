@@ -146,6 +146,12 @@ impl Reason {
         is_valid.then(|| Self(text.to_owned()))
     }
 
+    /// A reason that was stored.
+    #[must_use]
+    pub fn from_stored(text: String) -> Self {
+        Self(text)
+    }
+
     /// The text.
     #[must_use]
     pub fn as_str(&self) -> &str {

@@ -68,7 +68,8 @@ impl Sealer {
         match (&self.0, &request.input) {
             (Some(seal), Some(Input(input))) => {
                 let sealed = seal.seal(&binding(&request.identity, Part::Input), input)?;
-                Ok(Cow::Owned(request.clone().with_input(Input(sealed.into()))))
+                let marked = [&[SEALED_INPUT], sealed.as_slice()].concat();
+                Ok(Cow::Owned(request.clone().with_input(Input(marked.into()))))
             }
             _ => Ok(Cow::Borrowed(request)),
         }
@@ -132,7 +133,7 @@ impl Sealer {
         let Abandoned { place, input } = abandoned;
         let binding = Binding::new(&place.scope, operation, &place.key_hash, Part::Input);
         let opened = match &self.0 {
-            Some(seal) if is_sealed(&input.0) => seal.open(&binding, &input.0).map(Bytes::from),
+            Some(seal) if input.0.first() == Some(&SEALED_INPUT) => seal.open(&binding, &input.0[1..]).map(Bytes::from),
             Some(seal) if !seal.reads_plain() => Err(unreadable("it is not sealed")),
             _ => return Abandoned { place, input },
         };
@@ -190,10 +191,8 @@ fn split(content: &Bytes) -> Option<(Bytes, Bytes)> {
     (body <= content.len()).then(|| (content.slice(4..body), content.slice(body..)))
 }
 
-/// A recorded input is JSON, which cannot begin with a control character. What is sealed begins with one.
-fn is_sealed(input: &[u8]) -> bool {
-    input.first().is_some_and(|first| *first < b' ')
-}
+/// What stands before a sealed input. A recorded input is JSON, which cannot begin with a control character.
+const SEALED_INPUT: u8 = 1;
 
 fn binding<'a>(identity: &'a Identity, part: Part<'a>) -> Binding<'a> {
     Binding::new(identity.scope.as_str(), identity.operation.as_str(), identity.key.hash(), part)

@@ -337,7 +337,7 @@ const LEASE: Template = Template(lease!("VALUES (", ")"));
 const LEASE_WITHIN: Template = Template(lease!(
     "SELECT ",
     "
-    WHERE (extract(epoch FROM now()) * 1000000)::bigint BETWEEN $9::bigint AND $10::bigint"
+    WHERE (extract(epoch FROM statement_timestamp()) * 1000000)::bigint BETWEEN $9::bigint AND $10::bigint"
 ));
 
 const REPLACE_LEASED: Template = Template(
@@ -541,5 +541,6 @@ WHERE scope = $1::text
     AND operation = $2::text
     AND key_hash = $3::bytea
     AND state >= $4::smallint
-    AND lease_until <= now()",
+    AND lease_until <= now()
+    AND expires_at > now()",
 );

@@ -353,7 +353,8 @@ fn read(row: &PgRow) -> Result<(Option<Record>, Timestamp), Error> {
 /// nothing.
 ///
 /// The last two parameters are the times between which the request may begin. A request that may not inserts nothing, as
-/// one that meets a record does. The look-up after it compares the same time, `now()`, so it tells the two apart.
+/// one that meets a record does, and the look-up after it tells the two apart. The time is that of the statement: the
+/// record that it does not meet may have been swept since the transaction began.
 const INSERT: Template = Template(
     "
 INSERT INTO {schema}.idem_records
@@ -365,7 +366,7 @@ WHERE CASE
     WHEN NOT pg_try_advisory_xact_lock($2::bigint) THEN false
     ELSE pg_try_advisory_xact_lock($3::bigint) IS NOT NULL
 END
-    AND (extract(epoch FROM now()) * 1000000)::bigint BETWEEN $11::bigint AND $12::bigint
+    AND (extract(epoch FROM statement_timestamp()) * 1000000)::bigint BETWEEN $11::bigint AND $12::bigint
 ON CONFLICT (scope, operation, key_hash) DO NOTHING",
 );
 
@@ -393,7 +394,7 @@ const INSERT_AND_WAIT: Template = Template(insert_and_wait!("VALUES (", ")"));
 const INSERT_WITHIN_AND_WAIT: Template = Template(insert_and_wait!(
     "SELECT ",
     "
-WHERE (extract(epoch FROM now()) * 1000000)::bigint BETWEEN $8::bigint AND $9::bigint"
+WHERE (extract(epoch FROM statement_timestamp()) * 1000000)::bigint BETWEEN $8::bigint AND $9::bigint"
 ));
 
 /// The replacement of an expired record, with what comes before the update, and one more condition of it.

@@ -449,7 +449,8 @@ WHERE scope = $1
     AND operation = $2
     AND key_hash = $3
     AND state >= $4
-    AND lease_until <= time.now";
+    AND lease_until <= time.now
+    AND expires_at > time.now";
 
 /// Every text with its name.
 pub(super) const ALL: &[(&str, &str)] = &[

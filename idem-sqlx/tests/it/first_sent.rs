@@ -6,15 +6,15 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use futures_util::future::join_all;
 use idem_core::store::{Claimed, Intent, Lease, LeaseTerms};
-use idem_core::{Fingerprint, FirstSent, Identity, Kind, Request};
+use idem_core::{Fingerprint, FirstSent, Identity, Kind, Request, Then};
 use idem_sqlx::{Locks, SqliteLease, Sweep};
 use tokio::time::sleep;
 
 use crate::client::{Call, eventually};
 use crate::support::{Database, Postgres, Sqlite, locks};
 
-/// The record lives for an hour, and refuses retries for another one.
-const KEPT: u64 = 2 * 60 * 60;
+/// The `ttl`. A finished record refuses retries for another hour, and what is left of an unfinished run does not.
+const KEPT: u64 = 60 * 60;
 
 const OURS: &str = "idempotency-first-sent";
 const OASIS: &str = "repeatability-first-sent";
@@ -142,6 +142,29 @@ both! {
         assert_eq!((gauge.entered(), db.effects().await), (1, 1));
         // A request that says nothing runs.
         call().send(&app).await.expect_fresh(201);
+    }
+
+    async fn r36_what_is_gone_of_an_unfinished_run_is_not_begun_again(db) {
+        type L = <D as Database>::Lease;
+        let store = db.store(4).await;
+        let hour = Duration::from_secs(60 * 60);
+        let identity = Identity::new("u1", "pay", "k").expect("an identity");
+        let request = Request::new(identity, Fingerprint::none(), hour).expect("a request");
+        let request = request.then(Then::Refuse(30 * hour)).expect("a request");
+        let claim = async |request| L::claim(&store, &request, &LeaseTerms::DEFAULT, Intent::Run).await.expect("an answer");
+        // Its process dies after a call.
+        let first = claim(request.clone()).await;
+        assert!(matches!(first, Claimed::Run(_)));
+        drop(first);
+        let sent = db.clock().await - hour - Duration::from_secs(60);
+        let late = request.with_first_sent(Some(FirstSent::at(sent)));
+        db.expire().await;
+        for _ in 0..2 {
+            let claimed = claim(late.clone()).await;
+            assert!(matches!(claimed, Claimed::Refuse(Kind::FirstSentTooOld)), "it may have called already");
+            store.sweep(&Sweep::default()).await.expect("a sweep");
+        }
+        assert_eq!(db.records().await, 0);
     }
 }
 

@@ -511,7 +511,7 @@ both! {
         let explained = operator.explain(&asked.identity, &Retry { fingerprint: None, terms: Some(TERMS) }).await;
         let explained = explained.expect("an explanation");
         assert_eq!(explained.expected, Expected::Refuse(Kind::GivenUp));
-        assert_eq!(explained.reason.as_deref(), Some("refunded by hand"));
+        assert_eq!(explained.reason.as_ref().map(Reason::as_str), Some("refunded by hand"));
         assert_eq!((explained.steps.len(), explained.holder), (0, None));
         let seen = explained.record.expect("a record");
         assert_eq!((seen.stage, seen.condition), (Stage::GivenUp, Condition::GivenUp));
@@ -527,6 +527,18 @@ both! {
         assert_eq!(operator.reset_attempts(&asked.identity).await.expect("an answer"), Change::NoRun);
         assert_eq!(db.number("SELECT count(*) FROM idem_journal").await, 0);
         assert_eq!(store.backlog().await.expect("a backlog").abandoned, 0);
+    }
+
+    async fn r37_a_run_that_has_expired_is_not_said_to_go_on(db) {
+        let store = db.store(4).await;
+        let operator: Arc<dyn Operate> = Arc::new(store.clone());
+        let asked = request("s1", "pay", "k");
+        drop(leased::<D>(&store, &asked).await);
+        end_lease(&db, "pay").await;
+        db.expire().await;
+        // A retry would begin anew, and make the calls of the run again.
+        assert_eq!(operator.reset_attempts(&asked.identity).await.expect("an answer"), Change::NoRun);
+        assert_eq!(operator.give_up(&asked.identity, &reason()).await.expect("an answer"), Change::NoRun);
     }
 
     async fn r37_an_operator_ends_a_rejection_that_is_not_undone(db) {
@@ -644,4 +656,17 @@ async fn r37_no_page_of_the_console_writes_on_sqlite() {
     store.give_up(&request("s1", "undoing", "k").identity, &reason()).await.expect_err("it only reads");
     read_all_pages(Arc::new(store)).await;
     assert_eq!(db.stored().await, before);
+}
+
+#[tokio::test]
+async fn r37_sqlite_forget_ends_at_a_row_that_somebody_has_damaged() {
+    let db = Sqlite::create().await;
+    let store = db.store(2).await;
+    let asked = request("s1", "pay", "k");
+    drop(leased::<Sqlite>(&store, &asked).await);
+    db.execute("UPDATE idem_records SET operation = CAST('pay' AS BLOB)").await;
+    let operator: Arc<dyn Operate> = Arc::new(store);
+    let scope = asked.identity.scope.clone();
+    let forgotten = tokio::time::timeout(std::time::Duration::from_secs(10), operator.forget(&scope, false)).await;
+    assert!(forgotten.expect("it ends").map_or(true, |forgotten| forgotten.removed == 0));
 }
