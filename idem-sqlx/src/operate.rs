@@ -9,6 +9,7 @@ use idem_core::{Error, Identity, Kind, Scope, machine};
 use tokio::time::sleep;
 
 use crate::database::{Database, Sight};
+use crate::error::store_error;
 use crate::row;
 
 /// Records that one statement lists.
@@ -157,6 +158,22 @@ async fn why_not<D: Database>(store: &D, session: &mut D::Session, identity: &Id
     })
 }
 
+/// The record in a row of a list. A row that is no record is one that cannot be read, and ends no list.
+pub(crate) fn record_in_list(
+    read: Result<(Option<Record>, Timestamp), Error>,
+    now: impl FnOnce() -> sqlx::Result<i64>,
+) -> Result<(Record, Timestamp), Error> {
+    match read {
+        Ok((Some(record), now)) => Ok((record, now)),
+        Err(error) if error.kind() != Kind::RecordUnreadable => Err(error),
+        _ => {
+            let nobodys = Claim::from_bytes(&[0; 16]).ok_or_else(|| Error::new(Kind::RecordUnreadable))?;
+            let record = Record::new(None, State::Unreadable, nobodys, Timestamp(i64::MAX));
+            Ok((record, Timestamp(now().map_err(store_error)?)))
+        }
+    }
+}
+
 /// A record in a list, from what was read of its row.
 pub(crate) fn listed(at: Cursor, record: &Record, created_at: Option<i64>, now: Timestamp) -> Listed {
     Listed::new(at, Seen::of(record, now).begun_at(created_at.map(Timestamp)))
@@ -176,9 +193,8 @@ pub(crate) type Group = (
 );
 
 /// Counts from groups. The condition of a group is that of a record which is as all of them are.
-pub(crate) fn counts(groups: Vec<Group>) -> Result<Counts, Error> {
+pub(crate) fn counts(groups: Vec<Group>, now: Timestamp) -> Result<Counts, Error> {
     const NOW: i64 = 1;
-    let now = groups.first().map_or(0, |group| group.8);
     let counted = groups.into_iter().map(|group| {
         let (operation, state, has_reply, is_held, is_past, is_kept, records, today, _) = group;
         let later = |is_later: bool| if is_later { NOW + 1 } else { NOW };
@@ -209,7 +225,7 @@ pub(crate) fn counts(groups: Vec<Group>) -> Result<Counts, Error> {
         let (records, today) = (records.cast_unsigned(), today.cast_unsigned());
         Ok(Counted { operation, condition, records, today })
     });
-    Ok(Counts::new(counted.collect::<Result<Vec<_>, Error>>()?, Timestamp(now)))
+    Ok(Counts::new(counted.collect::<Result<Vec<_>, Error>>()?, now))
 }
 
 /// Implements the traits for a store.

@@ -25,6 +25,8 @@ const CHECKS: &[(&str, &str)] = &[
     ("idem-core, axum", "clippy -p idem-core --no-default-features --features axum -- -D warnings"),
     ("idem-core, console", "clippy -p idem-core --no-default-features --features console -- -D warnings"),
     ("idem-core, memory", "clippy -p idem-core --no-default-features --features memory -- -D warnings"),
+    ("idem-core, metrics", "clippy -p idem-core --no-default-features --features metrics -- -D warnings"),
+    ("idem-core, seal", "clippy -p idem-core --no-default-features --features seal -- -D warnings"),
     ("idem-core, uuid", "clippy -p idem-core --no-default-features --features uuid -- -D warnings"),
     ("idem-sqlx, postgres", "clippy -p idem-sqlx --no-default-features --features postgres -- -D warnings"),
     ("idem-sqlx, sqlite", "clippy -p idem-sqlx --no-default-features --features sqlite -- -D warnings"),

@@ -27,7 +27,8 @@ struct Request {
     began: Instant,
     span: Span,
     handler_span: Span,
-    /// The trace of this request.
+    /// The trace of this request, which only HTTP has.
+    #[cfg(feature = "axum")]
     traceparent: Option<TraceParent>,
     claimed: Option<Claimed>,
     replay_size: Option<u64>,
@@ -60,6 +61,7 @@ impl Watch {
             began: Instant::now(),
             handler_span: if callers.is_none() { span.clone() } else { callers },
             span,
+            #[cfg(feature = "axum")]
             traceparent: None,
             claimed: None,
             replay_size: None,

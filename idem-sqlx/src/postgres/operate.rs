@@ -4,7 +4,7 @@ use idem_core::machine::{Details, Explanation, Retry};
 use idem_core::observer::Backlog;
 use idem_core::operate::{Answer, Change, Counts, Cursor, Forgotten, Listed, Page, Reason};
 use idem_core::store::{Claim, Record, Timestamp};
-use idem_core::{Error, Fingerprint, Identity, Kind, Scope};
+use idem_core::{Error, Fingerprint, Identity, Scope};
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
 use sqlx::{FromRow, Postgres, Row};
@@ -99,9 +99,17 @@ impl PgStore {
         let sql = &self.inner().statements(&mut *connection).await?.operate;
         let query = self.query(&sql.count_records).bind(i64::from(Counts::MOST));
         let rows = query.fetch_all(&mut *connection).await.map_err(store_error)?;
+        let groups: Vec<operate::Group> =
+            rows.iter().map(FromRow::from_row).collect::<sqlx::Result<_>>().map_err(store_error)?;
+        let now = match groups.last() {
+            Some(group) => group.8,
+            None => {
+                let row = self.query(&sql.now).fetch_one(&mut *connection).await.map_err(store_error)?;
+                row.try_get(0).map_err(store_error)?
+            }
+        };
         session.commit(self.inner().commit_deadline).await?;
-        let groups = rows.iter().map(FromRow::from_row).collect::<sqlx::Result<_>>().map_err(store_error)?;
-        operate::counts(groups)
+        operate::counts(groups, Timestamp(now))
     }
 
     pub(super) async fn forget_some(
@@ -148,8 +156,8 @@ impl PgStore {
 }
 
 fn listed(row: &PgRow) -> Result<(Listed, Timestamp), Error> {
-    let (record, now) = row::read(Columns::from_row(row).map_err(store_error)?)?;
-    let record = record.ok_or_else(|| Error::new(Kind::RecordUnreadable))?;
+    let read = row::read(Columns::from_row(row).map_err(store_error)?);
+    let (record, now) = operate::record_in_list(read, || row.try_get("now"))?;
     let at = || -> sqlx::Result<(Cursor, Option<i64>)> {
         let at = Cursor {
             scope: row.try_get("scope")?,

@@ -9,7 +9,7 @@ use idem_core::machine::{Explanation, Retry};
 use idem_core::observer::Backlog;
 use idem_core::operate::{Answer, Change, Counts, Cursor, Forgotten, Listed, Page, Reason};
 use idem_core::store::{Claim, Timestamp};
-use idem_core::{Error, Fingerprint, Identity, Kind, Scope};
+use idem_core::{Error, Fingerprint, Identity, Scope};
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{FromRow, Row};
 
@@ -73,8 +73,13 @@ impl SqliteStore {
         let mut reader = Reader::acquire(self.pool()).await?;
         let query = || sqlx::query(COUNT_ALONE.as_str()).bind(i64::from(Counts::MOST));
         let rows = reader.fetch_all(query).await.map_err(store_error)?;
-        let groups = rows.iter().map(FromRow::from_row).collect::<sqlx::Result<_>>().map_err(store_error)?;
-        operate::counts(groups)
+        let groups: Vec<operate::Group> =
+            rows.iter().map(FromRow::from_row).collect::<sqlx::Result<_>>().map_err(store_error)?;
+        let now = match groups.last() {
+            Some(group) => group.8,
+            None => now(&mut reader.into_connection()).await.map_err(store_error)?,
+        };
+        operate::counts(groups, Timestamp(now))
     }
 
     pub(super) async fn forget_some(
@@ -122,8 +127,7 @@ impl SqliteStore {
 }
 
 fn listed(row: &SqliteRow) -> Result<(Listed, Timestamp), Error> {
-    let (record, now) = read(row)?;
-    let record = record.ok_or_else(|| Error::new(Kind::RecordUnreadable))?;
+    let (record, now) = operate::record_in_list(read(row), || row.try_get("now"))?;
     let at = || -> sqlx::Result<(Cursor, Option<i64>)> {
         let at = Cursor {
             scope: row.try_get("scope")?,

@@ -370,7 +370,9 @@ both! {
 
     async fn r37_the_counts_are_those_of_the_list(db) {
         let store = db.store(4).await;
-        assert_eq!(store.counts().await.expect("counts").counted, []);
+        let none = store.counts().await.expect("counts");
+        assert_eq!(none.counted, []);
+        assert!(none.now.0 > 1_700_000_000_000_000, "the time is the database's, also without a record");
         let _held = one_of_each(&db, &store, "s1").await;
         run::<D>(&store, &request("s2", "completed", "k"), &reply()).await;
         let page = store.list(&Query::default()).await.expect("a page");
@@ -527,6 +529,18 @@ both! {
         assert_eq!(operator.reset_attempts(&asked.identity).await.expect("an answer"), Change::NoRun);
         assert_eq!(db.number("SELECT count(*) FROM idem_journal").await, 0);
         assert_eq!(store.backlog().await.expect("a backlog").abandoned, 0);
+    }
+
+    async fn r37_a_row_that_is_no_record_is_listed_as_unreadable(db) {
+        let store = db.store(4).await;
+        for key in ["a", "b"] {
+            drop(leased::<D>(&store, &request("s1", "pay", key)).await);
+        }
+        db.execute("UPDATE idem_records SET claim = substr(claim, 1, 3) WHERE key_hash = (SELECT min(key_hash) FROM idem_records)").await;
+        let page = store.list(&Query::default()).await.expect("a page");
+        let conditions: Vec<_> = page.records.iter().map(|listed| listed.seen.condition).collect();
+        assert_eq!(conditions.len(), 2);
+        assert_eq!(conditions.iter().filter(|condition| **condition == Condition::Unreadable).count(), 1, "{conditions:?}");
     }
 
     async fn r37_a_run_that_has_expired_is_not_said_to_go_on(db) {
