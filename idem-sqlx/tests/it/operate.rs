@@ -536,7 +536,7 @@ both! {
         for key in ["a", "b"] {
             drop(leased::<D>(&store, &request("s1", "pay", key)).await);
         }
-        db.execute("UPDATE idem_records SET claim = substr(claim, 1, 3) WHERE key_hash = (SELECT min(key_hash) FROM idem_records)").await;
+        db.execute("UPDATE idem_records SET claim = substr(claim, 1, 3) WHERE key_hash IN (SELECT key_hash FROM idem_records ORDER BY key_hash LIMIT 1)").await;
         let page = store.list(&Query::default()).await.expect("a page");
         let conditions: Vec<_> = page.records.iter().map(|listed| listed.seen.condition).collect();
         assert_eq!(conditions.len(), 2);
