@@ -107,7 +107,8 @@ pub(crate) async fn begin_within<C: Context>(
         let intent = resume::intent_of(&request.identity)?;
         claim::claim::<C>(store, request, in_flight, terms, intent).await
     };
-    let refused = match claimed.instrument(watch.span()).await {
+    // Boxed: to the compiler the futures of a claim are nested deeply, and its callers nest them further.
+    let refused = match Box::pin(claimed).instrument(watch.span()).await {
         Ok(Claimed::Run(mut context)) => {
             context.set_deadline(deadline);
             watch.claimed(context.attempt(), true);

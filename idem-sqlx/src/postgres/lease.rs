@@ -51,7 +51,7 @@ impl PgStore {
     /// let identity = Identity::new("ada", "payments.create", "order-1")?;
     /// let explained = store.explain(&identity, &Retry::default()).await?;
     /// if let Expected::Refuse(kind) = explained.expected {
-    ///     println!("{}: {}", kind.code(), kind.detail());
+    ///     println!("{}", kind.code());
     /// }
     /// # Ok(()) }
     /// ```

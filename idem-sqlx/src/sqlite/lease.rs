@@ -49,7 +49,7 @@ impl SqliteStore {
     /// let identity = Identity::new("ada", "payments.create", "order-1")?;
     /// let explained = store.explain(&identity, &Retry::default()).await?;
     /// if let Expected::Refuse(kind) = explained.expected {
-    ///     println!("{}: {}", kind.code(), kind.detail());
+    ///     println!("{}", kind.code());
     /// }
     /// # Ok(()) }
     /// ```
