@@ -135,6 +135,7 @@ const NOT_THROUGH_PGBOUNCER: &[(&str, &str)] = &[
     ("silence::", "it takes a minute, and is between the application and PgBouncer"),
     ("each_commit_of", "it takes long, and is between the application and PgBouncer"),
     ("in_each_of_60_rounds", "it takes long; the same race with fewer rounds is left"),
+    ("no_page_of_the_console_writes", "a default of the database counts for new server connections alone"),
     ("each_of_several_pages", "it takes long, and each page is one statement"),
     // Of `idem-cli`: one test of it is about poolers.
     ("changes::postgres", "the command connects to the server itself"),
