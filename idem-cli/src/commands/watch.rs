@@ -13,7 +13,7 @@ use crate::failure::Failure;
 use crate::output::Output;
 use crate::text::{duration, table};
 
-/// Until Ctrl-C. A failure ends it: whoever watches has to see that.
+/// Shows the counts until Ctrl-C or a failure: the person who watches has to see a failure.
 pub(super) async fn watch(once: bool, every: Duration, options: &Options, output: &Output) -> Result<Exit, Failure> {
     let database = Database::open(options).await?;
     loop {

@@ -578,31 +578,11 @@ WHERE held.locktype = 'advisory'
     AND database.datname = current_database()",
 );
 
-/// `pg_locks` has a bigint as two halves. `usesysid` is the role that has logged in, which no `SET ROLE` changes.
-const IS_RUN: Template = Template(
-    "
-SELECT EXISTS (
-    SELECT 1
-    FROM pg_catalog.pg_locks AS held
-        JOIN pg_catalog.pg_stat_activity AS holder ON holder.pid = held.pid AND holder.datid = held.database
-        JOIN pg_catalog.pg_namespace AS schema ON schema.nspname = $2::name
-        JOIN pg_catalog.pg_class AS records ON records.relnamespace = schema.oid AND records.relname = $3::name
-    WHERE held.locktype = 'advisory'
-        AND held.classid::bigint = ($1::bigint >> 32) & 4294967295
-        AND held.objid::bigint = $1::bigint & 4294967295
-        AND held.objsubid = 1
-        AND held.mode = 'ExclusiveLock'
-        AND held.granted
-        AND holder.datname = current_database()
-        AND has_table_privilege(holder.usesysid, records.oid, 'INSERT')
-)",
-);
-
-/// As for [`IS_RUN`]. The start of its transaction is NULL for a role that may not see the activity of the other role.
-const HOLDER_OF: Template = Template(
-    "
-SELECT held.pid, coalesce(holder.application_name, '') AS application_name,
-    (extract(epoch FROM holder.xact_start) * 1000000)::bigint AS since
+/// The transaction of a role that may write records, which runs an identity. `pg_locks` has a bigint as two halves.
+/// `usesysid` is the role that has logged in, which no `SET ROLE` changes.
+macro_rules! runner {
+    () => {
+        "
 FROM pg_catalog.pg_locks AS held
     JOIN pg_catalog.pg_stat_activity AS holder ON holder.pid = held.pid AND holder.datid = held.database
     JOIN pg_catalog.pg_namespace AS schema ON schema.nspname = $2::name
@@ -614,6 +594,18 @@ WHERE held.locktype = 'advisory'
     AND held.mode = 'ExclusiveLock'
     AND held.granted
     AND holder.datname = current_database()
-    AND has_table_privilege(holder.usesysid, records.oid, 'INSERT')
+    AND has_table_privilege(holder.usesysid, records.oid, 'INSERT')"
+    };
+}
+
+const IS_RUN: Template = Template(concat!("SELECT EXISTS (SELECT 1", runner!(), ")"));
+
+/// The start of its transaction is NULL for a role that may not see the activity of the other role.
+const HOLDER_OF: Template = Template(concat!(
+    "
+SELECT held.pid, coalesce(holder.application_name, '') AS application_name,
+    (extract(epoch FROM holder.xact_start) * 1000000)::bigint AS since",
+    runner!(),
+    "
 LIMIT 1",
-);
+));
