@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
@@ -32,6 +33,10 @@ pub(crate) struct Options {
     /// The id of a key that the application's keyring has, once for each key (`explain`, `doctor`)
     #[arg(long, global = true, value_name = "ID")]
     pub(crate) key_id: Vec<u32>,
+    /// The file with the index key of the application's keyring, in base64, if it has one (`explain`, `reset`, `give-up`,
+    /// `migrate`, `doctor`)
+    #[arg(long, global = true, value_name = "PATH")]
+    pub(crate) index_key_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]

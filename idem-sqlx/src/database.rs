@@ -7,12 +7,13 @@ use std::time::Duration;
 use idem_core::machine::Details;
 use idem_core::observer::Backlog;
 use idem_core::operate::{Counts, Cursor, Forgotten, Listed, Reason};
-use idem_core::seal::Sealer;
+use idem_core::seal::{Mark, Sealer};
 use idem_core::store::{
     Abandoned, Claim, Entry, Intent, LeaseTerms, Outcome, Place, Record, Store, Timestamp, Transaction,
 };
 use idem_core::{Error, Fingerprint, Identity, Kind, Request, Scope};
 
+use crate::accepted::Naming;
 use crate::error::into_idem_error;
 use crate::migrations::Migration;
 use crate::running::{Digest, Running};
@@ -263,6 +264,20 @@ pub trait Database: Store + Unpin {
         session: &mut Self::Session,
         migration: &Migration,
     ) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// How the database names records. The right to read is enough.
+    fn naming(&self) -> impl Future<Output = Result<Naming, Error>> + Send;
+
+    /// The same, in a transaction.
+    fn naming_in(&self, session: &mut Self::Session) -> impl Future<Output = Result<Naming, Error>> + Send;
+
+    /// From the commit on, the database accepts claims under this mark alone. Waits for the claims that are not committed.
+    /// Returns false if a record in force is of another mark. The session must be rolled back then.
+    fn name_records(
+        &self,
+        session: &mut Self::Session,
+        mark: Option<Mark>,
+    ) -> impl Future<Output = Result<bool, Error>> + Send;
 }
 
 /// A look-up and the record that it found, or what a run of this process means for the request.

@@ -141,6 +141,7 @@ fn is_no_database(error: &sqlx::Error) -> bool {
 
 /// What an operator has to do about the store's tables.
 fn advice(error: &sqlx::Error) -> Option<&'static str> {
+    const INDEX: &str = idem_core::seal::OTHER_INDEX;
     const MIGRATE: &str = "the store's tables are missing in this database, or are of another release: call `migrate()` \
                            or run the copied migrations";
     #[cfg(feature = "postgres")]
@@ -152,12 +153,17 @@ fn advice(error: &sqlx::Error) -> Option<&'static str> {
             // No such table, schema, column, function.
             "42P01" | "3F000" | "42703" | "42883" => Some(MIGRATE),
             "42501" => Some(GRANT),
+            "23514" if answer.constraint().is_some_and(|name| name.starts_with(crate::postgres::mark::CHECK)) => Some(INDEX),
             _ => None,
         };
     }
     #[cfg(feature = "sqlite")]
-    if answer.try_downcast_ref().and_then(crate::sqlite::error::code) == Some(crate::sqlite::error::ERROR) {
-        return Some(MIGRATE);
+    if let Some(answer) = answer.try_downcast_ref::<sqlx::sqlite::SqliteError>() {
+        return match crate::sqlite::error::code(answer)? {
+            crate::sqlite::error::ERROR => Some(MIGRATE),
+            crate::sqlite::error::CONSTRAINT if crate::sqlite::error::is_of_trigger(answer) => Some(INDEX),
+            _ => None,
+        };
     }
     let _unknown = answer;
     None

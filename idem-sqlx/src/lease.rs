@@ -266,6 +266,7 @@ pub(crate) async fn abandoned<D: Database>(
 
 /// Resets the attempts of a run that is not over and that no process holds.
 pub(crate) async fn reset_attempts<D: Database>(store: &D, identity: &Identity) -> Result<bool, Error> {
+    let identity = &*store.sealer().identity(identity);
     let mut session = store.begin().await?;
     let reset = store.reset_attempts(&mut session, identity).await?;
     store.commit(session).await?;

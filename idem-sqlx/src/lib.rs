@@ -82,7 +82,7 @@ mod sqlite;
 mod sweep;
 mod sweeper;
 
-pub use accepted::{Migrations, RefusedStatement};
+pub use accepted::{Migrations, Naming, RefusedStatement};
 pub use error::into_idem_error;
 pub use failure::sqlx_error;
 #[cfg(feature = "postgres")]

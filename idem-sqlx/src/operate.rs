@@ -1,13 +1,16 @@
 //! What an operator asks and changes: the flows.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use idem_core::machine::{Details, Expected, Explanation, Retry, Seen, SeenStep};
 use idem_core::operate::{Change, Condition, Counted, Counts, Cursor, Forgotten, Listed, Page, Query, Reason};
+use idem_core::seal::other_index;
 use idem_core::store::{Claim, EntryKind, Record, State, Timestamp};
 use idem_core::{Error, Identity, Kind, Scope, machine};
 use tokio::time::sleep;
 
+use crate::accepted::Naming;
 use crate::database::{Database, Sight};
 use crate::error::store_error;
 use crate::row;
@@ -20,6 +23,9 @@ const TRIES: u32 = 20;
 
 /// Explains what a retry would get. The runs are looked at before the record: a run that ends in between has its record.
 pub(crate) async fn explain<D: Database>(store: &D, identity: &Identity, retry: &Retry) -> Result<Explanation, Error> {
+    let identity = &*named(store, identity, retry).await?;
+    let fingerprint = retry.fingerprint.map(|fingerprint| store.sealer().fingerprint(identity, fingerprint));
+    let retry = &Retry { fingerprint, ..*retry };
     let digest = identity.digest();
     let here = store.running().in_flight(&digest, retry.fingerprint);
     let is_here = store.running().runs(&digest);
@@ -34,6 +40,23 @@ pub(crate) async fn explain<D: Database>(store: &D, identity: &Identity, retry: 
         }
         Err(error) => Err(error),
     }
+}
+
+/// The identity as it is stored. A name that was made here counts only if the database names its records in the same way,
+/// since the next claim would be refused otherwise.
+async fn named<'i, D: Database>(
+    store: &D,
+    identity: &'i Identity,
+    retry: &Retry,
+) -> Result<Cow<'i, Identity>, Error> {
+    let is_read_from_a_record = identity.key.is_stored() && retry.fingerprint.is_none();
+    if !is_read_from_a_record {
+        let naming = store.naming().await?;
+        if naming != Naming::Unguarded && naming != store.sealer().mark().into() {
+            return Err(other_index());
+        }
+    }
+    Ok(store.sealer().identity(identity))
 }
 
 /// Whether the contents can be read that a request would read: a key may be missing, or somebody may have changed them.
@@ -128,6 +151,7 @@ pub(crate) async fn forget<D: Database>(store: &D, scope: &Scope, is_dry: bool) 
 
 /// Resets the attempts of a run that is not over and that no process holds.
 pub(crate) async fn reset_attempts<D: Database>(store: &D, identity: &Identity) -> Result<Change, Error> {
+    let identity = &*named(store, identity, &Retry::default()).await?;
     let mut session = store.begin().await?;
     let change = match store.reset_attempts(&mut session, identity).await? {
         true => Change::Made,
@@ -139,6 +163,7 @@ pub(crate) async fn reset_attempts<D: Database>(store: &D, identity: &Identity) 
 
 /// Gives a run up that no process holds. The new claim is of no process: what an earlier attempt still writes is refused.
 pub(crate) async fn give_up<D: Database>(store: &D, identity: &Identity, reason: &Reason) -> Result<Change, Error> {
+    let identity = &*named(store, identity, &Retry::default()).await?;
     let nobodys = Claim::random()?;
     let mut session = store.begin().await?;
     let change = match store.give_up(&mut session, identity, nobodys, reason).await? {

@@ -10,7 +10,7 @@ pub struct Binding<'a> {
     pub scope: &'a str,
     /// The operation of the record.
     pub operation: &'a str,
-    /// The SHA-256 of the record's key.
+    /// The hash of the record's key, as it is stored.
     pub key_hash: &'a [u8],
     /// The part of the record.
     pub part: Part<'a>,

@@ -5,6 +5,7 @@ use std::fmt;
 use aes_gcm_siv::aead::{Aead, Payload};
 use aes_gcm_siv::{Aes256GcmSiv, KeyInit, Nonce};
 use hkdf::Hkdf;
+use hmac::{Hmac, Mac};
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
@@ -19,7 +20,8 @@ use crate::error::{Error, Kind};
 ///
 /// let new = SealKey::from_base64("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=")?;
 /// let old = SealKey::from_base64("ICEiIyQlJicoKSorLC0uLzAxMjM0NTY3ODk6Ozw9Pj8=")?;
-/// let keyring = Keyring::new(2, new).reads(1, old)?;
+/// let index = SealKey::from_base64("QEFCQ0RFRkdISUpLTE1OT1BRUlNUVVZXWFlaW1xdXl8=")?;
+/// let keyring = Keyring::new(2, new).reads(1, old)?.index(index);
 /// # Ok::<(), idem_core::seal::KeyError>(())
 /// ```
 ///
@@ -27,11 +29,13 @@ use crate::error::{Error, Kind};
 /// - The cipher is AES-256-GCM-SIV. Each content is sealed by a key of its own, which HKDF-SHA-256 derives from the key
 ///   of the keyring, the [binding](Binding) of the content and 16 random bytes.
 /// - An id names a key for ever. It is stored in clear with what the key has sealed.
+/// - The index key is another key than those that seal, and it is never rotated: see [`index`](Self::index).
 /// - The page [`encryption`](crate::docs::encryption) has the rotation, step by step.
 pub struct Keyring {
     writes: u32,
     keys: Vec<(u32, SealKey)>,
     reads_plain: bool,
+    index: Option<SealKey>,
 }
 
 /// The first byte of what is sealed. A later release may add numbers, and never gives a number another meaning. No
@@ -46,7 +50,7 @@ impl Keyring {
     /// A keyring whose only key seals and opens.
     #[must_use]
     pub fn new(id: u32, key: SealKey) -> Self {
-        Self { writes: id, keys: vec![(id, key)], reads_plain: false }
+        Self { writes: id, keys: vec![(id, key)], reads_plain: false, index: None }
     }
 
     /// The same keyring with another key, which only opens.
@@ -66,6 +70,20 @@ impl Keyring {
     #[must_use]
     pub fn reads_plain(mut self) -> Self {
         self.reads_plain = true;
+        self
+    }
+
+    /// The same keyring with an index key: the hash of each key and each fingerprint is stored as an HMAC-SHA-256 under
+    /// it. Otherwise whoever reads the database can confirm a guess, such as that a key is `order-17`.
+    ///
+    /// # Rules
+    /// - The index key never changes, and all processes have it from the first request on. A store's `migrate` notes its
+    ///   mark in the database, which refuses the claims of a process with another index key or none, as
+    ///   [`Kind::DeploymentBroken`].
+    /// - It is made like any other [`SealKey`], and is no key that seals.
+    #[must_use]
+    pub fn index(mut self, key: SealKey) -> Self {
+        self.index = Some(key);
         self
     }
 
@@ -94,6 +112,13 @@ impl Seal for Keyring {
 
     fn reads_plain(&self) -> bool {
         self.reads_plain
+    }
+
+    fn hmac(&self, text: &[u8]) -> Option<[u8; 32]> {
+        let key = self.index.as_ref()?;
+        let mut hmac = Hmac::<Sha256>::new_from_slice(key.0.as_slice()).expect("a key of any length");
+        hmac.update(text);
+        Some(hmac.finalize().into_bytes().into())
     }
 
     fn open(&self, binding: &Binding<'_>, sealed: &[u8]) -> Result<Vec<u8>, Error> {
@@ -133,7 +158,7 @@ fn cipher(key: &SealKey, random: &[u8], bound: &[u8]) -> (Aes256GcmSiv, Nonce) {
 impl fmt::Debug for Keyring {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ids: Vec<u32> = self.keys.iter().map(|(id, _)| *id).collect();
-        f.debug_struct("Keyring").field("writes", &self.writes).field("ids", &ids).finish_non_exhaustive()
+        f.debug_struct("Keyring").field("writes", &self.writes).field("ids", &ids).field("has_index", &self.index.is_some()).finish_non_exhaustive()
     }
 }
 

@@ -6,9 +6,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Binding, Part, Seal};
+use super::index::Index;
+use super::{Binding, Mark, Part, Seal};
 use crate::entry::Entry;
 use crate::error::{Error, Kind};
+use crate::fingerprint::Fingerprint;
 use crate::identity::Identity;
 use crate::record::{Input, Outcome, Reply, Request};
 use crate::store::{Abandoned, Claimed, Rejected};
@@ -18,18 +20,46 @@ use crate::store::{Abandoned, Claimed, Rejected};
 ///
 /// A sealed reply has its [format](crate::store::Format::sealed) marked. Its headers are empty, and its body is both.
 #[derive(Clone, Default)]
-pub struct Sealer(Option<Arc<dyn Seal>>);
+pub struct Sealer {
+    seal: Option<Arc<dyn Seal>>,
+    /// The mark of the index, if there is one.
+    mark: Option<Mark>,
+}
 
 impl Sealer {
     /// A sealer that seals by this.
     pub fn new(seal: impl Seal) -> Self {
-        Self(Some(Arc::new(seal)))
+        Self { mark: Index::mark(&seal), seal: Some(Arc::new(seal)) }
     }
 
     /// Whether contents are sealed.
     #[must_use]
     pub fn is_sealing(&self) -> bool {
-        self.0.is_some()
+        self.seal.is_some()
+    }
+
+    /// The mark of the index under which claims are made. `None`: there is no index key. A store must refuse a claim with
+    /// another mark than that of its records.
+    #[must_use]
+    pub fn mark(&self) -> Option<Mark> {
+        self.mark
+    }
+
+    fn index(&self) -> Option<Index<'_>> {
+        Some(Index::new(&**self.seal.as_ref()?, self.mark?))
+    }
+
+    /// The identity as it is stored.
+    #[must_use]
+    pub fn identity<'i>(&self, identity: &'i Identity) -> Cow<'i, Identity> {
+        let stored = self.index().and_then(|index| index.identity(identity));
+        stored.map_or(Cow::Borrowed(identity), Cow::Owned)
+    }
+
+    /// The fingerprint of a request as it is stored. The identity is the stored one.
+    #[must_use]
+    pub fn fingerprint(&self, identity: &Identity, fingerprint: Fingerprint) -> Fingerprint {
+        self.index().and_then(|index| index.fingerprint(&identity.key, fingerprint)).unwrap_or(fingerprint)
     }
 
     /// The outcome as it is to be stored.
@@ -37,7 +67,7 @@ impl Sealer {
     /// # Errors
     /// Those of [`Seal::seal`].
     pub fn outcome<'o>(&self, identity: &Identity, outcome: &'o Outcome) -> Result<Cow<'o, Outcome>, Error> {
-        match (&self.0, outcome) {
+        match (&self.seal, outcome) {
             (Some(seal), Outcome::Reply(reply)) => {
                 let sealed = sealed(&**seal, &binding(identity, reply_part(reply)), reply)?;
                 Ok(Cow::Owned(Outcome::Reply(sealed)))
@@ -51,7 +81,7 @@ impl Sealer {
     /// # Errors
     /// Those of [`Seal::seal`].
     pub fn entry<'e>(&self, identity: &Identity, entry: &'e Entry) -> Result<Cow<'e, Entry>, Error> {
-        match (&self.0, &entry.reply) {
+        match (&self.seal, &entry.reply) {
             (Some(seal), Some(reply)) => {
                 let sealed = sealed(&**seal, &binding(identity, entry_part(entry, reply)), reply)?;
                 Ok(Cow::Owned(entry.clone().with_reply(sealed)))
@@ -60,19 +90,23 @@ impl Sealer {
         }
     }
 
-    /// The request with its input as it is to be stored.
+    /// The request as it is to be stored: its identity, its fingerprint and its input. A claim begins with this, and
+    /// everything after it is about the request that is returned.
     ///
     /// # Errors
     /// Those of [`Seal::seal`].
     pub fn request<'r>(&self, request: &'r Request) -> Result<Cow<'r, Request>, Error> {
-        match (&self.0, &request.input) {
-            (Some(seal), Some(Input(input))) => {
-                let sealed = seal.seal(&binding(&request.identity, Part::Input), input)?;
-                let marked = [&[SEALED_INPUT], sealed.as_slice()].concat();
-                Ok(Cow::Owned(request.clone().with_input(Input(marked.into()))))
-            }
-            _ => Ok(Cow::Borrowed(request)),
+        let mut stored = Cow::Borrowed(request);
+        if self.mark.is_some() {
+            let identity = self.identity(&request.identity).into_owned();
+            let fingerprint = self.fingerprint(&identity, request.fingerprint);
+            stored = Cow::Owned(Request { identity, fingerprint, ..request.clone() });
         }
+        if let (Some(seal), Some(Input(input))) = (&self.seal, &request.input) {
+            let sealed = seal.seal(&binding(&stored.identity, Part::Input), input)?;
+            stored.to_mut().input = Some(Input([&[SEALED_INPUT], sealed.as_slice()].concat().into()));
+        }
+        Ok(stored)
     }
 
     /// The answer to a claim, with the reply to replay opened. A reply that cannot be opened is refused as
@@ -132,7 +166,7 @@ impl Sealer {
     pub fn abandoned(&self, operation: &str, abandoned: Abandoned) -> Abandoned {
         let Abandoned { place, input } = abandoned;
         let binding = Binding::new(&place.scope, operation, &place.key_hash, Part::Input);
-        let opened = match &self.0 {
+        let opened = match &self.seal {
             Some(seal) if input.0.first() == Some(&SEALED_INPUT) => seal.open(&binding, &input.0[1..]).map(Bytes::from),
             Some(seal) if !seal.reads_plain() => Err(unreadable("it is not sealed")),
             _ => return Abandoned { place, input },
@@ -146,7 +180,7 @@ impl Sealer {
 
     /// A reply that is not sealed.
     fn plain(&self, reply: Reply) -> Result<Reply, Error> {
-        match &self.0 {
+        match &self.seal {
             Some(seal) if !seal.reads_plain() => Err(unreadable("it is not sealed")),
             _ => Ok(reply),
         }
@@ -156,7 +190,7 @@ impl Sealer {
         if !reply.headers.is_empty() {
             return Err(unreadable("what is sealed has headers beside it"));
         }
-        let seal = self.0.as_ref().ok_or_else(|| unreadable("the store has no keyring"))?;
+        let seal = self.seal.as_ref().ok_or_else(|| unreadable("the store has no keyring"))?;
         let content = Bytes::from(seal.open(binding, &reply.body)?);
         let (headers, body) = split(&content).ok_or_else(|| unreadable("what was sealed is no reply"))?;
         Ok(Reply { headers, body, ..reply.clone() })

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use idem_core::observer::Backlog;
 use idem_core::operate::{Counts, Cursor, Reason};
-use idem_core::seal::Sealer;
+use idem_core::seal::{Mark, Sealer};
 use idem_core::store::{Abandoned, Claim, Entry, Intent, LeaseTerms, Outcome, Place, Record};
 use idem_core::{Error, Fingerprint, Identity, Kind, Request, Scope};
 
@@ -14,6 +14,7 @@ use super::migrate::not_created;
 use super::session::{Begin, Session, begin};
 use super::store::{Locks, PgStore};
 use super::tx::{PgTx, Step, cancel_holder, unless_busy};
+use crate::accepted::Naming;
 use crate::database::{
     CommitFailed, Database, ForgottenBatch, Found, Leased, Looked, Over, Sight, SomeListed, Written,
 };
@@ -316,6 +317,18 @@ impl Database for PgStore {
     async fn run_migration(&self, session: &mut Session, migration: &Migration) -> Result<(), Error> {
         let run = sqlx::raw_sql(migration.sql).execute(session.connection()).await;
         run.map(|_| ()).map_err(not_created)
+    }
+
+    async fn naming(&self) -> Result<Naming, Error> {
+        self.look_at_naming().await
+    }
+
+    async fn naming_in(&self, session: &mut Session) -> Result<Naming, Error> {
+        self.read_naming(session).await
+    }
+
+    async fn name_records(&self, session: &mut Session, mark: Option<Mark>) -> Result<bool, Error> {
+        self.name_by(session, mark).await
     }
 }
 

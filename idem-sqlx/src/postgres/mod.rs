@@ -9,6 +9,7 @@ mod in_time;
 mod intents;
 mod lease;
 mod leases;
+pub(crate) mod mark;
 mod migrate;
 mod operate;
 #[cfg(test)]

@@ -363,6 +363,8 @@ impl PgStoreBuilder {
     ///   [reads such records](idem_core::seal::Seal::reads_plain): say so while encryption is switched on.
     /// - A record whose key is missing, or that was moved or changed, is refused as `record_unreadable` and does not
     ///   run again.
+    /// - With an index key, names of records are HMACs. Call [`migrate`](PgStore::migrate) before the first request: until then
+    ///   the database refuses each claim.
     /// - The page [`encryption`](idem_core::docs::encryption) has what is not encrypted, and how keys are rotated.
     #[must_use]
     pub fn seal(mut self, seal: impl Seal) -> Self {

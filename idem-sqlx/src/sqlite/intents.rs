@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use idem_core::observer::Backlog;
 use idem_core::operate::{Counts, Cursor, Reason};
-use idem_core::seal::Sealer;
+use idem_core::seal::{Mark, Sealer};
 use idem_core::store::{Abandoned, Claim, Entry, Intent, LeaseTerms, Outcome, Place, Record};
 use idem_core::{Error, Fingerprint, Identity, Request, Scope};
 
@@ -15,6 +15,7 @@ use super::error::{has_no_savepoint, is_answer};
 use super::session::{Reader, Session, Unfinished};
 use super::store::SqliteStore;
 use super::tx::SqliteTx;
+use crate::accepted::Naming;
 use crate::database::{
     CommitFailed, Database, ForgottenBatch, Found, Leased, Looked, Over, Sight, SomeListed, Written,
 };
@@ -268,6 +269,18 @@ impl Database for SqliteStore {
     async fn run_migration(&self, session: &mut Session, migration: &Migration) -> Result<(), Error> {
         let run = sqlx::raw_sql(migration.sql).execute(session.connection()).await;
         run.map(|_| ()).map_err(store_error)
+    }
+
+    async fn naming(&self) -> Result<Naming, Error> {
+        self.look_at_naming().await
+    }
+
+    async fn naming_in(&self, session: &mut Session) -> Result<Naming, Error> {
+        self.read_naming(session).await
+    }
+
+    async fn name_records(&self, session: &mut Session, mark: Option<Mark>) -> Result<bool, Error> {
+        self.name_by(session, mark).await
     }
 }
 

@@ -5,6 +5,7 @@ pub(crate) mod error;
 mod intents;
 mod lease;
 mod leases;
+mod mark;
 mod migrate;
 mod operate;
 mod records;

@@ -29,6 +29,7 @@ mod fitness;
 mod hang_up;
 mod in_an_application;
 mod in_flight;
+mod index;
 mod inherited;
 mod key;
 mod late;
