@@ -43,8 +43,7 @@ struct Resuming {
 
 impl Resuming {
     fn is(&self, identity: &Identity) -> bool {
-        identity.operation.as_str() == self.operation
-            && (self.place_of)(identity) == self.place
+        identity.operation.as_str() == self.operation && (self.place_of)(identity) == self.place
     }
 }
 

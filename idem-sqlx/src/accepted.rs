@@ -67,7 +67,8 @@ mod tests {
         let (one, two, far) = (file("1_one"), file("2_two"), file("3_far"));
         let compared = |done: &[&str]| {
             let done = done.iter().map(|name| (*name).to_owned()).collect();
-            let Migrations { pending, later, .. } = Migrations::new(&[&one, &two], &[&one, &two, &far], done, Naming::Plain);
+            let Migrations { pending, later, .. } =
+                Migrations::new(&[&one, &two], &[&one, &two, &far], done, Naming::Plain);
             (pending, later)
         };
         assert_eq!(compared(&[]), (vec!["1_one", "2_two"], vec![]));

@@ -153,7 +153,9 @@ fn advice(error: &sqlx::Error) -> Option<&'static str> {
             // No such table, schema, column, function.
             "42P01" | "3F000" | "42703" | "42883" => Some(MIGRATE),
             "42501" => Some(GRANT),
-            "23514" if answer.constraint().is_some_and(|name| name.starts_with(crate::postgres::mark::CHECK)) => Some(INDEX),
+            "23514" if answer.constraint().is_some_and(|name| name.starts_with(crate::postgres::mark::CHECK)) => {
+                Some(INDEX)
+            }
             _ => None,
         };
     }
@@ -161,7 +163,7 @@ fn advice(error: &sqlx::Error) -> Option<&'static str> {
     if let Some(answer) = answer.try_downcast_ref::<sqlx::sqlite::SqliteError>() {
         return match crate::sqlite::error::code(answer)? {
             crate::sqlite::error::ERROR => Some(MIGRATE),
-            crate::sqlite::error::CONSTRAINT if crate::sqlite::error::is_of_trigger(answer) => Some(INDEX),
+            crate::sqlite::error::CONSTRAINT if crate::sqlite::error::is_of_check(answer) => Some(INDEX),
             _ => None,
         };
     }

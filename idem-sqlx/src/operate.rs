@@ -44,11 +44,7 @@ pub(crate) async fn explain<D: Database>(store: &D, identity: &Identity, retry: 
 
 /// The identity as it is stored. A name that was made here counts only if the database names its records in the same way,
 /// since the next claim would be refused otherwise.
-async fn named<'i, D: Database>(
-    store: &D,
-    identity: &'i Identity,
-    retry: &Retry,
-) -> Result<Cow<'i, Identity>, Error> {
+async fn named<'i, D: Database>(store: &D, identity: &'i Identity, retry: &Retry) -> Result<Cow<'i, Identity>, Error> {
     let is_read_from_a_record = identity.key.is_stored() && retry.fingerprint.is_none();
     if !is_read_from_a_record {
         let naming = store.naming().await?;

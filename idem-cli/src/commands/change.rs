@@ -5,7 +5,7 @@ use std::time::Duration;
 use idem_core::machine::Retry;
 use idem_core::operate::{Change, Forgotten, Reason};
 use idem_core::{Error, Identity};
-use idem_sqlx::Sweep;
+use idem_sqlx::{Naming, Sweep};
 use serde_json::json;
 
 use crate::args::Options;
@@ -99,12 +99,20 @@ pub(super) async fn migrate(options: &Options, output: &Output) -> Result<Exit, 
         let message = "nothing has changed: the tables are of a later release than this command";
         return Err(Failure::new(Exit::Newer, message));
     }
-    if !migrations.pending.is_empty() {
-        let pending = migrations.pending.join(", ");
-        confirm.ask(&format!("Run these migrations: {pending}?"))?;
+    let naming = database.keys.mark().into();
+    let named = match naming {
+        Naming::Indexed(mark) => format!("name records by the index key of the mark {}", mark.id()),
+        _ => "name records by the SHA-256 of their keys".to_owned(),
+    };
+    let mut todo: Vec<_> = migrations.pending.iter().map(|name| (*name).to_owned()).collect();
+    // New tables name records by the SHA-256, unless something else is said.
+    let is_said = !migrations.done.is_empty() || naming != Naming::Plain;
+    todo.extend((is_said && migrations.naming != naming).then_some(named));
+    if !todo.is_empty() {
+        confirm.ask(&format!("Run these migrations: {}?", todo.join(", ")))?;
         database.migrate().await?;
     }
-    let lines: String = migrations.pending.iter().map(|name| format!("done  {name}\n")).collect();
+    let lines: String = todo.iter().map(|what| format!("done  {what}\n")).collect();
     let text = if lines.is_empty() { "nothing is to be done".to_owned() } else { lines };
     output.result(&json!({ "migrated": migrations.pending }), text);
     Ok(Exit::Done)

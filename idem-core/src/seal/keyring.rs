@@ -158,7 +158,11 @@ fn cipher(key: &SealKey, random: &[u8], bound: &[u8]) -> (Aes256GcmSiv, Nonce) {
 impl fmt::Debug for Keyring {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ids: Vec<u32> = self.keys.iter().map(|(id, _)| *id).collect();
-        f.debug_struct("Keyring").field("writes", &self.writes).field("ids", &ids).field("has_index", &self.index.is_some()).finish_non_exhaustive()
+        f.debug_struct("Keyring")
+            .field("writes", &self.writes)
+            .field("ids", &ids)
+            .field("has_index", &self.index.is_some())
+            .finish_non_exhaustive()
     }
 }
 

@@ -48,9 +48,9 @@ pub(crate) fn code(error: &SqliteError) -> Option<i32> {
     Some(extended & 0xff)
 }
 
-/// Whether a trigger refused the statement.
-pub(crate) fn is_of_trigger(error: &SqliteError) -> bool {
-    error.code().as_deref() == Some("1811")
+/// Whether a check refused the statement. The only one is that of `idem_index`.
+pub(crate) fn is_of_check(error: &SqliteError) -> bool {
+    error.code().as_deref() == Some("275")
 }
 
 /// Whether a failed COMMIT has certainly kept nothing.
