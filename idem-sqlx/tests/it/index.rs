@@ -215,6 +215,20 @@ both! {
         assert_eq!(lease::<D>(&store, &retried, true).await, Answer::Refused(Kind::GivenUp));
     }
 
+    async fn r35_each_attempt_of_an_indexed_run_has_the_same_fingerprint(db) {
+        // The keys of foreign calls are made of it.
+        let store = db.sealed_store(ring(Some(7))).await;
+        store.migrate().await.expect("a fresh database");
+        let mut fingerprints = Vec::new();
+        for _ in 0..2 {
+            let claimed = <D as Database>::Lease::claim(&store, &request("u1", "k"), &LeaseTerms::DEFAULT, Intent::Run);
+            let Ok(Claimed::Run(attempt)) = claimed.await else { panic!("it runs") };
+            fingerprints.push(attempt.fingerprint);
+            attempt.lease.release().await.expect("released");
+        }
+        assert_eq!(fingerprints[0], fingerprints[1]);
+    }
+
     async fn r35_the_keys_that_seal_rotate_and_the_index_stays(db) {
         let two = |writes: u8, reads: u8| {
             let ring = Keyring::new(writes.into(), key(writes)).reads(reads.into(), key(reads)).expect("two ids");
