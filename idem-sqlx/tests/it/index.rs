@@ -219,9 +219,9 @@ both! {
         // The keys of foreign calls are made of it.
         let store = db.sealed_store(ring(Some(7))).await;
         store.migrate().await.expect("a fresh database");
-        let mut fingerprints = Vec::new();
+        let (asked, mut fingerprints) = (request("u1", "k"), Vec::new());
         for _ in 0..2 {
-            let claimed = <D as Database>::Lease::claim(&store, &request("u1", "k"), &LeaseTerms::DEFAULT, Intent::Run);
+            let claimed = <D as Database>::Lease::claim(&store, &asked, &LeaseTerms::DEFAULT, Intent::Run);
             let Ok(Claimed::Run(attempt)) = claimed.await else { panic!("it runs") };
             fingerprints.push(attempt.fingerprint);
             attempt.lease.release().await.expect("released");
