@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use crate::identity::{Identity, Key, Operation, Scope};
 use crate::machine::Retry;
-use crate::operate::{Condition, Cursor, Query};
+use crate::operate::{Condition, Cursor, Query, Reason};
 use crate::policy::LeaseTerms;
 
 /// A question about one key. It has no `Debug`: the key is in it.
@@ -50,6 +50,48 @@ impl KeyForm {
 
     fn placed(&self) -> Option<Identity> {
         cursor(&self.at_scope, &self.at_operation, &self.at_key)?.identity()
+    }
+}
+
+/// A record whose run is to be changed. A page of the console has named it.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(super) struct PlaceForm {
+    at_scope: String,
+    at_operation: String,
+    at_key: String,
+    reason: String,
+}
+
+impl PlaceForm {
+    pub(super) fn identity(&self) -> Result<Identity, &'static str> {
+        let at = cursor(&self.at_scope, &self.at_operation, &self.at_key);
+        at.and_then(|at| at.identity()).ok_or(NO_PLACE)
+    }
+
+    pub(super) fn reason(&self) -> Result<Reason, &'static str> {
+        Reason::new(&self.reason).ok_or("The reason is blank, or longer than 500 characters.")
+    }
+}
+
+/// The scope to be forgotten: typed by a person, or named by a page of the console.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(super) struct ScopeForm {
+    scope: String,
+    /// `yes`: the scope that all callers share. A field that was left empty does not stand for it.
+    global: String,
+    at_scope: Option<String>,
+}
+
+impl ScopeForm {
+    pub(super) fn scope(&self) -> Result<Scope, &'static str> {
+        match (&self.at_scope, self.global.as_str(), self.scope.as_str()) {
+            (Some(hex), "", "") => text(hex).and_then(|scope| Scope::from_stored(&scope)).ok_or(NO_PLACE),
+            (None, "yes", "") => Ok(Scope::global()),
+            (None, "", typed) if !typed.is_empty() => Scope::from_stored(typed).ok_or(NO_SCOPE),
+            _ => Err("Say whose records: either a scope, or the global scope."),
+        }
     }
 }
 
@@ -140,6 +182,11 @@ pub(super) fn at(at: &Cursor) -> Vec<(&'static str, String)> {
         ("at_operation", hex(at.operation.as_bytes())),
         ("at_key", at.key_hex()),
     ]
+}
+
+/// The field of a form that names a scope, as [`ScopeForm`] reads it.
+pub(super) fn at_scope(scope: &str) -> Vec<(&'static str, String)> {
+    vec![("at_scope", hex(scope.as_bytes()))]
 }
 
 fn cursor(scope: &str, operation: &str, key: &str) -> Option<Cursor> {

@@ -1,5 +1,7 @@
-//! Rule 37: the console shows everything as text, and no request of it can change a record.
+//! Rule 37: the console shows everything as text, and no request of it changes a record unless it was built so.
 #![cfg(all(feature = "console", feature = "memory"))]
+
+mod changes;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -73,10 +75,14 @@ async fn get(app: &Router, path: &str) -> Shown {
 }
 
 async fn post(app: &Router, path: &str, fields: &[(&str, &str)]) -> Shown {
+    send(app, form(path, fields)).await
+}
+
+fn form(path: &str, fields: &[(&str, &str)]) -> Http<Body> {
     let encode = |text: &str| text.bytes().map(|byte| format!("%{byte:02x}")).collect::<String>();
     let body: Vec<_> = fields.iter().map(|(name, value)| format!("{name}={}", encode(value))).collect();
     let form = Http::post(path).header("content-type", "application/x-www-form-urlencoded");
-    send(app, form.body(Body::from(body.join("&"))).expect("a request")).await
+    form.body(Body::from(body.join("&"))).expect("a request")
 }
 
 const HOME: &str = "/operators/red/idem";
