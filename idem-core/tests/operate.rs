@@ -122,7 +122,7 @@ async fn r37_explain_on_the_store_in_memory_agrees_where_a_key_is_missing() {
     let reply = Reply { format: Format::VALUE, status: None, headers: Bytes::new(), body };
     lease.record(None, &Entry::new(0, EntryKind::CALL, "charge").with_reply(reply)).await.expect("recorded");
     lease.release().await.expect("released");
-    let retry = Retry { fingerprint: None, terms: Some(LeaseTerms::DEFAULT) };
+    let retry = Retry { terms: Some(LeaseTerms::DEFAULT), ..Retry::default() };
     let unreadable = Expected::Refuse(Kind::RecordUnreadable);
     for (store, expected) in [(&without, [unreadable; 2]), (&with_key, [Expected::Replay, Expected::Resume(2)])] {
         assert_eq!([&done, &begun].map(|asked| store.explain(&asked.identity, &retry).expected), expected);

@@ -13,7 +13,7 @@ use crate::output::Output;
 pub(crate) async fn run(arguments: &Arguments, output: &Output) -> Result<Exit, Failure> {
     let options = &arguments.options;
     match &arguments.command {
-        Command::Explain { which, attempts } => look::explain(which, *attempts, options, output).await,
+        Command::Explain(asked) => look::explain(asked, options, output).await,
         Command::List(list) => look::list(list, options, output).await,
         Command::Watch { once, every } => watch::watch(*once, *every, options, output).await,
         Command::Forget { owner, dry_run } => change::forget(owner, *dry_run, options, output).await,

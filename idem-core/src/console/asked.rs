@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::first_sent::FirstSent;
 use crate::identity::{Identity, Key, Operation, Scope};
-use crate::machine::Retry;
+use crate::machine::{Retry, Sent};
 use crate::operate::{Condition, Cursor, Query, Reason};
 use crate::policy::LeaseTerms;
 
@@ -21,6 +22,10 @@ pub(super) struct KeyForm {
     key: String,
     /// The `attempts` of a leased handler, if they are known.
     attempts: String,
+    /// When the retry says that it was first sent: a time, or `key` for the time of the key.
+    first_sent: String,
+    /// The `ttl` of the handler, with which that time is compared.
+    ttl: String,
     at_scope: String,
     at_operation: String,
     at_key: String,
@@ -36,7 +41,27 @@ impl KeyForm {
                 Some(LeaseTerms::DEFAULT.attempts(attempts.ok_or("The attempts are not a number from 1 on.")?))
             }
         };
-        Ok((identity, Retry { fingerprint: None, terms }))
+        let sent = self.sent(&identity.key)?;
+        Ok((identity, Retry { terms, sent, ..Retry::default() }))
+    }
+
+    fn sent(&self, key: &Key) -> Result<Option<Sent>, &'static str> {
+        let by_key = FirstSent::of_key(key);
+        let first = match self.first_sent.trim() {
+            "" => return Ok(None),
+            "key" => by_key.ok_or("The key has no time: it is no UUID of version 7.")?,
+            text => {
+                let time = humantime::parse_rfc3339_weak(text).ok().or_else(|| httpdate::parse_http_date(text).ok());
+                let time = FirstSent::at(time.ok_or("The time of the first request cannot be read.")?);
+                // As a request is read: the earlier of two counts.
+                by_key.map_or(time, |by_key| by_key.min(time))
+            }
+        };
+        let ttl = match self.ttl.trim() {
+            "" => DAY,
+            ttl => humantime::parse_duration(ttl).map_err(|_| "The ttl is no duration such as 24h.")?,
+        };
+        Ok(Some(Sent { first, ttl }))
     }
 
     fn typed(&self) -> Result<Identity, &'static str> {
@@ -148,6 +173,9 @@ impl ListForm {
         })
     }
 }
+
+/// The `ttl` of an attribute that says none.
+const DAY: Duration = Duration::from_secs(24 * SECONDS);
 
 /// The seconds of an hour.
 const SECONDS: u64 = 3600;

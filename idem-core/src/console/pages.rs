@@ -149,6 +149,19 @@ fn key_form(place: &str, operations: &[&str]) -> Markup {
                     input id="attempts" name="attempts" inputmode="numeric" pattern="[0-9]*" aria-describedby="attempts-help";
                     small id="attempts-help" { "Empty: 10, if the record is of a leased run." }
                 }
+                p {
+                    label for="first-sent" { "First sent" }
+                    input id="first-sent" name="first_sent" maxlength="40" spellcheck="false" aria-describedby="first-sent-help";
+                    small id="first-sent-help" {
+                        "Of a handler with " code { "first_sent = refuse" } ": the time that the retry says, as "
+                        code { "2026-11-29T10:00:00Z" } " or as the header has it, or " code { "key" } " for the time of its key."
+                    }
+                }
+                p {
+                    label for="ttl" { "The handler's ttl" }
+                    input id="ttl" name="ttl" maxlength="40" spellcheck="false" aria-describedby="ttl-help";
+                    small id="ttl-help" { "The time of the first request is compared with it. Empty: 24h." }
+                }
                 p { button { "Look up" } }
             }
         }
@@ -309,7 +322,7 @@ pub(super) fn explained(
 
 /// Which record it is, and what is known of it.
 pub(super) fn facts(identity: &Identity, explained: &Explanation) -> Markup {
-    let Explanation { record, now, holder, reason, .. } = explained;
+    let Explanation { record, now, holder, reason, may_begin, .. } = explained;
     html! {
         dl {
             dt { "Scope" }
@@ -319,6 +332,10 @@ pub(super) fn facts(identity: &Identity, explained: &Explanation) -> Markup {
             dt { "Key hash" }
             dd { code { (Cursor::of(identity).key_hex()) } }
             @if let Some(seen) = record { (of_record(seen, *now)) } @else { dt { "Record" } dd { "none" } }
+            @if let Some((from, until)) = may_begin {
+                dt { "May begin to run" }
+                dd { "from " (shown::time(*from)) " until " (shown::time(*until)) }
+            }
             @if let Some(holder) = holder { dt { "Runs in" } dd { (held_by(holder)) } }
             @if let Some(reason) = reason { dt { "Given up because" } dd { (shown::text(reason.as_str())) } }
         }

@@ -135,6 +135,33 @@ async fn r37_a_key_is_looked_up_and_explained() {
 }
 
 #[tokio::test]
+async fn r37_the_page_of_a_key_says_whether_it_was_first_sent_in_time() {
+    let app = app(Arc::new(store("ada", "pay", "charge", "").await));
+    let ask = async |key: &str, first_sent: &str, ttl: &str| {
+        let fields = [("scope", "ada"), ("operation", "pay"), ("key", key), ("first_sent", first_sent), ("ttl", ttl)];
+        post(&app, &format!("{HOME}/key"), &fields).await.text
+    };
+    // 2022-02-22 19:22:22 UTC.
+    let dated = "017f22e2-79b0-7cc3-98c4-dc0c0c07398f";
+    for (key, first_sent, ttl, words) in [
+        ("k", "2022-02-22T19:22:22Z", "", "first_sent_too_old: "),
+        ("k", "Tue, 22 Feb 2022 19:22:22 GMT", "7days", "first_sent_too_old: "),
+        ("k", "2150-01-01 00:00:00", "", "first_sent_invalid: "),
+        (dated, "key", "", "from 2022-02-22 19:17:22 UTC until 2022-02-23 19:22:21 UTC"),
+        (dated, "2150-01-01 00:00:00", "", "first_sent_too_old: "),
+        (dated, "key", "3650days", "It runs, from the beginning."),
+        (dated, "", "", "It runs, from the beginning."),
+        ("done", "2022-02-22T19:22:22Z", "", "It gets the stored reply."),
+        ("k", "yesterday", "", "The time of the first request cannot be read."),
+        ("k", "key", "", "The key has no time"),
+        ("k", "2022-02-22T19:22:22Z", "24", "The ttl is no duration"),
+    ] {
+        let shown = ask(key, first_sent, ttl).await;
+        assert!(shown.contains(words), "{key} {first_sent} {ttl}: {words}: {shown}");
+    }
+}
+
+#[tokio::test]
 async fn r37_the_overview_shows_what_is_stuck_and_leads_to_its_explanation() {
     let app = app(Arc::new(store("a\nb", "pay", "charge", "").await));
     let overview = get(&app, HOME).await;

@@ -184,8 +184,8 @@ both! {
             let asked = request("s1", Box::leak(operation.clone().into_boxed_str()), "k");
             for (asked, is_same) in [(other(&asked), false), (asked, true)] {
                 let fingerprint = Some(asked.fingerprint);
-                let leased = Retry { fingerprint, terms: Some(TERMS) };
-                let plain = Retry { fingerprint, terms: None };
+                let leased = Retry { fingerprint, terms: Some(TERMS), ..Retry::default() };
+                let plain = Retry { fingerprint, ..Retry::default() };
                 let explained = store.explain(&asked.identity, &leased).await.expect("explained");
                 let in_transaction = store.explain(&asked.identity, &plain).await.expect("explained");
                 assert_eq!(explained.record.expect("a record").condition, condition, "{operation}");
@@ -279,7 +279,7 @@ both! {
         let lease = leased::<D>(&with_key, &begun).await;
         lease.record(None, &step(0)).await.expect("recorded");
         lease.release().await.expect("released");
-        let retry = Retry { fingerprint: None, terms: Some(TERMS) };
+        let retry = Retry { terms: Some(TERMS), ..Retry::default() };
         let unreadable = Expected::Refuse(Kind::RecordUnreadable);
         for (store, of_done, of_begun) in [
             (&without, unreadable, unreadable),
@@ -510,7 +510,7 @@ both! {
         ] {
             assert_eq!(answer.map_err(|error: Error| error.kind()), Err(Kind::LeaseLost));
         }
-        let explained = operator.explain(&asked.identity, &Retry { fingerprint: None, terms: Some(TERMS) }).await;
+        let explained = operator.explain(&asked.identity, &Retry { terms: Some(TERMS), ..Retry::default() }).await;
         let explained = explained.expect("an explanation");
         assert_eq!(explained.expected, Expected::Refuse(Kind::GivenUp));
         assert_eq!(explained.reason.as_ref().map(Reason::as_str), Some("refunded by hand"));
