@@ -57,9 +57,12 @@ pub(crate) enum Command {
     GiveUp {
         #[command(flatten)]
         which: Which,
-        /// Why; it is stored in clear
+        /// Why; it is stored in clear, because the command has no key
         #[arg(long)]
         reason: String,
+        /// Store the reason in clear beside contents that are sealed
+        #[arg(long)]
+        in_clear: bool,
     },
     /// Create or alter the tables
     Migrate,

@@ -81,6 +81,7 @@ fn explanation_json(explanation: &Explanation) -> Value {
         "holder": holder,
         "is_held": explanation.holder.is_some(),
         "reason": explanation.reason.as_ref().map(Reason::as_str),
+        "is_reason_sealed": explanation.is_reason_sealed,
         "may_begin": explanation.may_begin.map(|(from, until)| json!({ "from": time(from.0), "until": time(until.0) })),
         "now": time(explanation.now.0),
     })
@@ -101,6 +102,9 @@ fn explanation_text(explanation: &Explanation) -> String {
     }
     if let Some(reason) = &explanation.reason {
         lines.push(("reason", printable(reason.as_str())));
+    }
+    if explanation.is_reason_sealed {
+        lines.push(("reason", "sealed; the application's console shows it".to_owned()));
     }
     let mut text: String = lines.iter().map(|(name, value)| format!("{name:<14}{value}\n")).collect();
     if !explanation.steps.is_empty() {

@@ -90,6 +90,10 @@ both! {
             assert_eq!(is_refused, expected == "refuse", "{explained}");
         }
         assert!(db.idem(&of("explain", "ada", &[])).expect(0).out.contains("--key-id"));
+        db.execute("UPDATE idem_records SET state = -1, reason = '\u{1}0100000007aaaa'").await;
+        let given_up = db.idem(&of("explain", "ada", &["--json"])).expect(0).json();
+        assert_eq!((&given_up["reason"], &given_up["is_reason_sealed"]), (&serde_json::Value::Null, &true.into()));
+        assert!(db.idem(&of("explain", "ada", &[])).expect(0).out.contains("reason        sealed; "));
     }
 
     async fn r37_list_chooses_and_shows_no_control_character(db) {

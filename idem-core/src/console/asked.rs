@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::first_sent::FirstSent;
+use crate::hex::{bytes, hex};
 use crate::identity::{Identity, Key, Operation, Scope};
 use crate::machine::{Retry, Sent};
 use crate::operate::{Condition, Cursor, Query, Reason};
@@ -221,17 +222,7 @@ fn cursor(scope: &str, operation: &str, key: &str) -> Option<Cursor> {
     Some(Cursor { scope: text(scope)?, operation: text(operation)?, key_hash: bytes(key)? })
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 /// A text that a column can hold.
 fn text(hex: &str) -> Option<String> {
     String::from_utf8(bytes(hex)?).ok().filter(|text| !text.contains('\0'))
-}
-
-fn bytes(hex: &str) -> Option<Vec<u8>> {
-    let digits: Option<Vec<u8>> = hex.chars().map(|digit| digit.to_digit(16)?.try_into().ok()).collect();
-    let digits = digits.filter(|digits| digits.len() % 2 == 0)?;
-    Some(digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect())
 }

@@ -338,6 +338,7 @@ pub(super) fn facts(identity: &Identity, explained: &Explanation) -> Markup {
             }
             @if let Some(holder) = holder { dt { "Runs in" } dd { (held_by(holder)) } }
             @if let Some(reason) = reason { dt { "Given up because" } dd { (shown::text(reason.as_str())) } }
+            @if explained.is_reason_sealed { dt { "Given up because" } dd { "sealed by a key that this process lacks" } }
         }
     }
 }

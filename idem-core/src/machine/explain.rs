@@ -49,6 +49,8 @@ pub struct Explanation {
     pub steps: Vec<SeenStep>,
     /// The reason for which an operator has [given the run up](crate::operate::Operate::give_up).
     pub reason: Option<Reason>,
+    /// True if the reason is sealed, and this store cannot open it.
+    pub is_reason_sealed: bool,
     /// The first and the last time at which the retry may begin to run, if it says when it was [first sent](Retry::sent).
     pub may_begin: Option<(Timestamp, Timestamp)>,
 }
@@ -179,7 +181,8 @@ pub fn explain(record: Option<&Record>, in_flight: Option<Kind>, retry: &Retry, 
     };
     let record = record.map(|record| Seen::of(record, now));
     let may_begin = retry.sent.map(|sent| sent.first.window(sent.ttl));
-    Explanation { expected, record, now, holder: None, steps: Vec::new(), reason: None, may_begin }
+    let (holder, steps, reason) = (None, Vec::new(), None);
+    Explanation { expected, record, now, holder, steps, reason, is_reason_sealed: false, may_begin }
 }
 
 impl Explanation {

@@ -223,7 +223,8 @@ impl<S: Clone + Send + 'static> Operate for MemoryStore<S> {
     fn give_up<'a>(&'a self, identity: &'a Identity, reason: &'a Reason) -> Answer<'a, Change> {
         Box::pin(async move {
             let (nobodys, now) = (Claim::random()?, self.now());
-            Ok(self.rows().give_up(identity, reason, nobodys, now))
+            let reason = self.own.sealer.reason(identity, reason)?;
+            Ok(self.rows().give_up(identity, &reason, nobodys, now))
         })
     }
 }

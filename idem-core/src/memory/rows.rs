@@ -220,7 +220,7 @@ impl Rows {
         if !self.is_readable(identity, explanation.expected, sealer) {
             explanation.expected = Expected::Refuse(Kind::RecordUnreadable);
         }
-        explanation
+        sealer.explanation(identity, explanation)
     }
 
     /// Whether the contents can be opened that a request would get.
