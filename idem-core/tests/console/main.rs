@@ -1,7 +1,9 @@
 //! Rule 37: the console shows everything as text, and no request of it changes a record unless it was built so.
 #![cfg(all(feature = "console", feature = "memory"))]
 
+mod browser;
 mod changes;
+mod chromium;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
