@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use idem_core::operate::Condition;
 
-use crate::request::{Owner, Which};
+use crate::request::{self, FirstSaid, Owner, Which};
 
 /// Look at, mend and check the records of idempotent handlers.
 #[derive(Debug, Parser)]
@@ -42,13 +42,7 @@ pub(crate) struct Options {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Say what a retry would get now, and why; the key comes from standard input
-    Explain {
-        #[command(flatten)]
-        which: Which,
-        /// How many attempts the handler allows, if it is leased
-        #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
-        attempts: u32,
-    },
+    Explain(Explain),
     /// List records, without their content
     List(List),
     /// Remove the finished records of a scope: their retries run again
@@ -68,9 +62,12 @@ pub(crate) enum Command {
     GiveUp {
         #[command(flatten)]
         which: Which,
-        /// Why; it is stored in clear
+        /// Why; it is stored in clear, because the command has no key
         #[arg(long)]
         reason: String,
+        /// Store the reason in clear beside contents that are sealed
+        #[arg(long)]
+        in_clear: bool,
     },
     /// Create or alter the tables
     Migrate,
@@ -115,6 +112,22 @@ pub(crate) struct List {
     /// The most records that are printed
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) limit: u32,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Explain {
+    #[command(flatten)]
+    pub(crate) which: Which,
+    /// How many attempts the handler allows, if it is leased
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) attempts: u32,
+    /// The handler has `first_sent = refuse`, and the retry says this time, such as 2026-11-29T10:00:00Z or as the header
+    /// has it; `key` if it says nothing beside its key, a UUID of version 7
+    #[arg(long, value_name = "TIME", value_parser = request::FirstSaid::read)]
+    pub(crate) first_sent: Option<FirstSaid>,
+    /// The handler's `ttl`, with which --first-sent is compared
+    #[arg(long, default_value = "24h", value_parser = humantime::parse_duration, requires = "first_sent")]
+    pub(crate) ttl: Duration,
 }
 
 #[derive(Debug, Clone, Args)]

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use idem_core::seal::{Binding, Keyring, Mark, Seal, SealKey, Sealer};
+use idem_core::seal::{Binding, Keyring, Mark, Part, Seal, SealKey, Sealer};
 use idem_core::{Error, Kind};
 
 use crate::args::Options;
@@ -34,12 +34,17 @@ impl Keys {
 
     /// Whether an answer rests on keys that nobody has named.
     pub(crate) fn are_assumed(&self) -> bool {
-        self.ids.is_empty() && self.has_met_sealed.load(Ordering::Relaxed)
+        self.ids.is_empty() && self.have_met_sealed()
+    }
+
+    /// Whether a content was sealed that a retry would read.
+    pub(crate) fn have_met_sealed(&self) -> bool {
+        self.has_met_sealed.load(Ordering::Relaxed)
     }
 }
 
 impl Seal for Keys {
-    /// No command writes content.
+    /// Nothing is sealed: see [`writes_plain`](Self::writes_plain).
     fn seal(&self, _: &Binding<'_>, _: &[u8]) -> Result<Vec<u8>, Error> {
         Err(Error::new(Kind::StoreFailed))
     }
@@ -52,9 +57,17 @@ impl Seal for Keys {
         self.index.as_ref()?.hmac(text)
     }
 
-    fn open(&self, _: &Binding<'_>, sealed: &[u8]) -> Result<Vec<u8>, Error> {
-        self.has_met_sealed.store(true, Ordering::Relaxed);
+    /// The reason of `give-up` is all that a command writes.
+    fn writes_plain(&self) -> bool {
+        true
+    }
+
+    fn open(&self, binding: &Binding<'_>, sealed: &[u8]) -> Result<Vec<u8>, Error> {
         let unreadable = |why: &str| Error::new(Kind::RecordUnreadable).caused_by(why.to_owned());
+        if binding.part == Part::Reason {
+            return Err(unreadable("it would be shown"));
+        }
+        self.has_met_sealed.store(true, Ordering::Relaxed);
         let &[1, a, b, c, d, ..] = sealed else { return Err(unreadable("of another version")) };
         let id = u32::from_be_bytes([a, b, c, d]);
         if !self.ids.is_empty() && !self.ids.contains(&id) {

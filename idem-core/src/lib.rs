@@ -175,6 +175,7 @@ mod json;
 
 mod error;
 mod first_sent;
+mod hex;
 
 #[doc(hidden)]
 #[path = "private.rs"]

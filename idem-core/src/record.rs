@@ -148,14 +148,7 @@ impl Request {
 
     /// Why the request may not begin to run at this time.
     pub(crate) fn refused_at(&self, now: Timestamp) -> Option<Kind> {
-        let (first, last) = self.may_begin();
-        if now < first {
-            Some(Kind::FirstSentInvalid)
-        } else if now > last {
-            Some(Kind::FirstSentTooOld)
-        } else {
-            None
-        }
+        self.first_sent.and_then(|first_sent| first_sent.refused_at(now, self.ttl))
     }
 
     /// The same request with the input that [`resume_abandoned`](crate::resume_abandoned) gives to its handler.

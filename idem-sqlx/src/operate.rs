@@ -31,7 +31,7 @@ pub(crate) async fn explain<D: Database>(store: &D, identity: &Identity, retry: 
     let is_here = store.running().runs(&digest);
     let Sight { in_flight, found: (record, now), details } = store.seen(identity, retry.fingerprint).await?;
     let explanation = machine::explain(record.as_ref(), here.or(in_flight), retry, now);
-    let mut explanation = explanation.with(Details { is_here, ..details });
+    let mut explanation = store.sealer().explanation(identity, explanation.with(Details { is_here, ..details }));
     match readable(store, identity, record, explanation.expected).await {
         Ok(()) => Ok(explanation),
         Err(error) if error.kind() == Kind::RecordUnreadable => {
@@ -161,6 +161,7 @@ pub(crate) async fn reset_attempts<D: Database>(store: &D, identity: &Identity) 
 pub(crate) async fn give_up<D: Database>(store: &D, identity: &Identity, reason: &Reason) -> Result<Change, Error> {
     let identity = &*named(store, identity, &Retry::default()).await?;
     let nobodys = Claim::random()?;
+    let reason = &*store.sealer().reason(identity, reason)?;
     let mut session = store.begin().await?;
     let change = match store.give_up(&mut session, identity, nobodys, reason).await? {
         true => Change::Made,

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use idem_core::machine::Retry;
 use idem_core::operate::{Change, Forgotten, Reason};
+use idem_core::store::LeaseTerms;
 use idem_core::{Error, Identity};
 use idem_sqlx::{Naming, Sweep};
 use serde_json::json;
@@ -57,20 +58,34 @@ pub(super) async fn reset(which: &Which, options: &Options, output: &Output) -> 
     changed(database.operate().reset_attempts(&identity).await?, "the next retry resumes the run", output)
 }
 
-pub(super) async fn give_up(which: &Which, reason: &str, options: &Options, output: &Output) -> Result<Exit, Failure> {
+pub(super) async fn give_up(
+    which: &Which,
+    reason: &str,
+    in_clear: bool,
+    options: &Options,
+    output: &Output,
+) -> Result<Exit, Failure> {
     let confirm = Confirm::new(options.yes)?;
     let reason = Reason::new(reason)
         .ok_or_else(|| Failure::usage(format!("a reason has 1 to {} characters: check --reason", Reason::MAX_CHARS)))?;
     let identity = which.identity()?;
     let database = Database::open(options).await?;
     let state = state(&database, &identity).await?;
+    if database.keys.have_met_sealed() && !in_clear {
+        return Err(Failure::usage(
+            "nothing has changed: the contents of this run are sealed, and the command has no key to seal the reason; say \
+            --in-clear, or give the run up on the console",
+        ));
+    }
     confirm.ask(&format!("The record is {state}. Give the run up for ever? Nothing is undone."))?;
     changed(database.operate().give_up(&identity, &reason).await?, "the run is given up", output)
 }
 
 /// The state of the record, for the question.
 async fn state(database: &Database, identity: &Identity) -> Result<&'static str, Error> {
-    let explanation = database.operate().explain(identity, &Retry::default()).await?;
+    // With the terms of a leased handler the steps are read, too.
+    let retry = Retry { terms: Some(LeaseTerms::DEFAULT.attempts(u32::MAX)), ..Retry::default() };
+    let explanation = database.operate().explain(identity, &retry).await?;
     Ok(explanation.record.map_or("absent", |seen| seen.condition.name()))
 }
 

@@ -41,6 +41,21 @@ both! {
         db.idem(&of("reset", "ada", &["--yes"])).says(9, "nothing has changed");
     }
 
+    async fn r37a_give_up_says_before_it_stores_a_reason_in_clear_beside_sealed_steps(db) {
+        db.insert(&Record { state: LEASED, lease: Some(-1), ..Record::default() }).await;
+        db.insert_entry(0, 1, "reserve").await;
+        let sealed = db.bytes(&format!("0100000007{}", "aa".repeat(32)));
+        db.execute(&format!("UPDATE idem_journal SET format = 257, headers = {}, body = {sealed}", db.bytes(""))).await;
+        let before = db.stored().await;
+        for ids in [&[][..], &["--key-id", "7"], &["--key-id", "8"]] {
+            let asked = of("give-up", "ada", &[&["--reason", "by hand", "--yes"], ids].concat());
+            db.idem(&asked).says(2, "--in-clear");
+        }
+        assert_eq!(db.stored().await, before);
+        db.idem(&of("give-up", "ada", &["--reason", "by hand", "--yes", "--in-clear"])).expect(0);
+        assert_eq!(db.idem(&of("explain", "ada", &["--json"])).expect(0).json()["reason"], "by hand");
+    }
+
     async fn r37a_sweep_removes_what_has_expired_or_moves_it(db) {
         for (key, expires) in [("k1", -600), ("k2", -600), ("k3", -600), ("k4", 600)] {
             db.insert(&Record { key, expires, ..Record::default() }).await;

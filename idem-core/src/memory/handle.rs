@@ -228,7 +228,8 @@ impl<S: Clone + Send + 'static> Operate for MemoryStore<S> {
         Box::pin(async move {
             let (nobodys, now) = (Claim::random()?, self.now());
             let identity = &*self.own.sealer.identity(identity);
-            Ok(self.rows().give_up(identity, reason, nobodys, now))
+            let reason = self.own.sealer.reason(identity, reason)?;
+            Ok(self.rows().give_up(identity, &reason, nobodys, now))
         })
     }
 }

@@ -128,6 +128,10 @@ impl Rows {
                 Claimed::Run(Leased { attempt: attempt + 1, fingerprint, entries })
             }
             Decision::Replay(reply, age) => Claimed::Replay(reply, age),
+            // A transaction may be running the same request since a time at which it could begin.
+            Decision::Refuse(kind @ (Kind::FirstSentTooOld | Kind::FirstSentInvalid)) => {
+                Claimed::Refuse(self.in_flight(request).unwrap_or(kind))
+            }
             Decision::Refuse(kind) => Claimed::Refuse(kind),
             Decision::TooSoon(_, rest) => Claimed::TooSoon(rest),
         })
@@ -228,7 +232,7 @@ impl Rows {
         if !self.is_readable(identity, explanation.expected, sealer) {
             explanation.expected = Expected::Refuse(Kind::RecordUnreadable);
         }
-        explanation
+        sealer.explanation(identity, explanation)
     }
 
     /// Whether the contents can be opened that a request would get.

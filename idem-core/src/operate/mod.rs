@@ -108,7 +108,7 @@ pub trait Operate: Inspect {
     ///   [`explain`](Inspect::explain) lists them, and they are removed with this change.
     /// - A run that a process holds is not given up ([`Change::Held`]): the process may be waiting for the answer of a
     ///   call. Stop the process, or wait until the lease has ended.
-    /// - The reason is stored in clear, also beside sealed contents.
+    /// - The reason is sealed, as contents are, if the store has a [`Seal`](crate::seal::Seal).
     fn give_up<'a>(&'a self, identity: &'a Identity, reason: &'a Reason) -> Answer<'a, Change>;
 }
 
@@ -123,7 +123,8 @@ pub enum Change {
     NoRun,
 }
 
-/// Why an operator gives a run up: 1 to 500 characters, none of them NUL.
+/// Why an operator gives a run up: 1 to 500 characters, none of them NUL. It begins and ends with none that is blank or a
+/// control character.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Reason(String);
 
@@ -131,7 +132,7 @@ impl Reason {
     /// The longest reason, in characters.
     pub const MAX_CHARS: usize = 500;
 
-    /// A reason, without the blanks around it. `None` if it is empty or too long, or has a NUL.
+    /// A reason, without the blanks and the control characters around it. `None` if it is empty or too long, or has a NUL.
     ///
     /// ```
     /// use idem_core::operate::Reason;
@@ -141,7 +142,7 @@ impl Reason {
     /// ```
     #[must_use]
     pub fn new(text: &str) -> Option<Self> {
-        let text = text.trim();
+        let text = text.trim_matches(|letter: char| letter.is_whitespace() || letter.is_control());
         let is_valid = (1..=Self::MAX_CHARS).contains(&text.chars().count()) && !text.contains('\0');
         is_valid.then(|| Self(text.to_owned()))
     }

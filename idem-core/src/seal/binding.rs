@@ -42,6 +42,8 @@ pub enum Part<'a> {
     },
     /// The recorded input.
     Input,
+    /// The reason for which an operator has given a run up.
+    Reason,
 }
 
 impl<'a> Binding<'a> {
@@ -80,6 +82,7 @@ impl<'a> Binding<'a> {
                 add(&written(format, status));
             }
             Part::Input => add(b"input"),
+            Part::Reason => add(b"reason"),
         }
         digest.finalize().into()
     }

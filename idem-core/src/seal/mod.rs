@@ -57,6 +57,11 @@ pub trait Seal: Send + Sync + 'static {
         None
     }
 
+    /// Whether contents are written as they are. A tool of operators that has no key writes so. An application does not.
+    fn writes_plain(&self) -> bool {
+        false
+    }
+
     /// Opens what was sealed.
     ///
     /// # Errors

@@ -11,7 +11,10 @@ use super::{Binding, Mark, Part, Seal};
 use crate::entry::Entry;
 use crate::error::{Error, Kind};
 use crate::fingerprint::Fingerprint;
+use crate::hex::{bytes, hex};
 use crate::identity::Identity;
+use crate::machine::Explanation;
+use crate::operate::Reason;
 use crate::record::{Input, Outcome, Reply, Request};
 use crate::store::{Abandoned, Claimed, Rejected};
 
@@ -35,7 +38,11 @@ impl Sealer {
     /// Whether contents are sealed.
     #[must_use]
     pub fn is_sealing(&self) -> bool {
-        self.seal.is_some()
+        self.sealing().is_some()
+    }
+
+    fn sealing(&self) -> Option<&dyn Seal> {
+        self.seal.as_deref().filter(|seal| !seal.writes_plain())
     }
 
     /// The mark of the index under which claims are made. `None`: there is no index key. A store must refuse a claim with
@@ -67,9 +74,9 @@ impl Sealer {
     /// # Errors
     /// Those of [`Seal::seal`].
     pub fn outcome<'o>(&self, identity: &Identity, outcome: &'o Outcome) -> Result<Cow<'o, Outcome>, Error> {
-        match (&self.seal, outcome) {
+        match (self.sealing(), outcome) {
             (Some(seal), Outcome::Reply(reply)) => {
-                let sealed = sealed(&**seal, &binding(identity, reply_part(reply)), reply)?;
+                let sealed = sealed(seal, &binding(identity, reply_part(reply)), reply)?;
                 Ok(Cow::Owned(Outcome::Reply(sealed)))
             }
             _ => Ok(Cow::Borrowed(outcome)),
@@ -81,13 +88,24 @@ impl Sealer {
     /// # Errors
     /// Those of [`Seal::seal`].
     pub fn entry<'e>(&self, identity: &Identity, entry: &'e Entry) -> Result<Cow<'e, Entry>, Error> {
-        match (&self.seal, &entry.reply) {
+        match (self.sealing(), &entry.reply) {
             (Some(seal), Some(reply)) => {
-                let sealed = sealed(&**seal, &binding(identity, entry_part(entry, reply)), reply)?;
+                let sealed = sealed(seal, &binding(identity, entry_part(entry, reply)), reply)?;
                 Ok(Cow::Owned(entry.clone().with_reply(sealed)))
             }
             _ => Ok(Cow::Borrowed(entry)),
         }
+    }
+
+    /// The request with its identity and its fingerprint as they are stored, for a look-up.
+    #[must_use]
+    pub fn named<'r>(&self, request: &'r Request) -> Cow<'r, Request> {
+        if self.mark.is_none() {
+            return Cow::Borrowed(request);
+        }
+        let identity = self.identity(&request.identity).into_owned();
+        let fingerprint = self.fingerprint(&identity, request.fingerprint);
+        Cow::Owned(Request { identity, fingerprint, ..request.clone() })
     }
 
     /// The request as it is to be stored: its identity, its fingerprint and its input. A claim begins with this, and
@@ -96,17 +114,37 @@ impl Sealer {
     /// # Errors
     /// Those of [`Seal::seal`].
     pub fn request<'r>(&self, request: &'r Request) -> Result<Cow<'r, Request>, Error> {
-        let mut stored = Cow::Borrowed(request);
-        if self.mark.is_some() {
-            let identity = self.identity(&request.identity).into_owned();
-            let fingerprint = self.fingerprint(&identity, request.fingerprint);
-            stored = Cow::Owned(Request { identity, fingerprint, ..request.clone() });
-        }
-        if let (Some(seal), Some(Input(input))) = (&self.seal, &request.input) {
+        let mut stored = self.named(request);
+        if let (Some(seal), Some(Input(input))) = (self.sealing(), &request.input) {
             let sealed = seal.seal(&binding(&stored.identity, Part::Input), input)?;
             stored.to_mut().input = Some(Input([&[SEALED_INPUT], sealed.as_slice()].concat().into()));
         }
         Ok(stored)
+    }
+
+    /// The reason as it is to be stored.
+    ///
+    /// # Errors
+    /// Those of [`Seal::seal`].
+    pub fn reason<'r>(&self, identity: &Identity, reason: &'r Reason) -> Result<Cow<'r, Reason>, Error> {
+        let Some(seal) = self.sealing() else { return Ok(Cow::Borrowed(reason)) };
+        let sealed = seal.seal(&binding(identity, Part::Reason), reason.as_str().as_bytes())?;
+        // The column is a text.
+        Ok(Cow::Owned(Reason::from_stored(format!("{SEALED_REASON}{}", hex(&sealed)))))
+    }
+
+    /// The explanation with its reason opened. A reason that cannot be opened is left out: it decides nothing, and its
+    /// record outlives its key. One in clear is shown, since a tool without a key may have written it.
+    #[must_use]
+    pub fn explanation(&self, identity: &Identity, explanation: Explanation) -> Explanation {
+        let stored = explanation.reason.as_ref().map(Reason::as_str);
+        let Some(digits) = stored.and_then(|stored| stored.strip_prefix(SEALED_REASON)) else { return explanation };
+        let reason = self.seal.as_ref().zip(bytes(digits)).and_then(|(seal, sealed)| {
+            let opened = seal.open(&binding(identity, Part::Reason), &sealed);
+            let opened = opened.inspect_err(|error| tell(error, "a sealed reason was not opened")).ok()?;
+            String::from_utf8(opened).ok().map(Reason::from_stored)
+        });
+        Explanation { is_reason_sealed: reason.is_none(), reason, ..explanation }
     }
 
     /// The answer to a claim, with the reply to replay opened. A reply that cannot be opened is refused as
@@ -227,6 +265,9 @@ fn split(content: &Bytes) -> Option<(Bytes, Bytes)> {
 
 /// What stands before a sealed input. A recorded input is JSON, which cannot begin with a control character.
 const SEALED_INPUT: u8 = 1;
+
+/// What stands before a sealed reason, in hexadecimal digits. No reason begins with a control character.
+const SEALED_REASON: char = '\u{1}';
 
 fn binding<'a>(identity: &'a Identity, part: Part<'a>) -> Binding<'a> {
     Binding::new(identity.scope.as_str(), identity.operation.as_str(), identity.key.hash(), part)
