@@ -96,7 +96,7 @@ impl Default for Metrics {
 impl Observer for Metrics {
     fn observe(&self, event: &Event<'_>) {
         match *event {
-            Event::RunBegan { operation, .. } => self.active(operation, 1.0),
+            Event::RunBegan { operation, .. } => self.count_active(operation),
             Event::Settled(ref settled) => self.count(settled),
             Event::TakenOver { operation, .. } => counter!("idem.takeovers", "operation" => operation).increment(1),
             Event::LeaseLost { operation } => counter!("idem.lease.lost", "operation" => operation).increment(1),
@@ -125,10 +125,9 @@ impl Observer for Metrics {
 }
 
 impl Metrics {
-    /// Changes the number of handlers that run now.
-    fn active(&self, operation: &'static str, by: f64) {
-        let key = self.active.get(operation, || key("idem.runs.active", &[("operation", operation)]));
-        with_recorder(|recorder| recorder.register_gauge(&key, &METADATA).increment(by));
+    fn count_active(&self, operation: &'static str) {
+        let active = self.active.get(operation, || active(operation));
+        with_recorder(|recorder| recorder.register_gauge(&active, &METADATA).increment(1.0));
     }
 
     fn count(&self, settled: &Settled) {
@@ -136,9 +135,6 @@ impl Metrics {
         let labels = Labels { operation, outcome, source, disposition };
         let keys = self.settled.get(labels, || Keys::of(labels));
         with_recorder(|recorder| keys.count(recorder, settled));
-        if settled.run.is_some() {
-            self.active(operation, -1.0);
-        }
         if let Some(kind) = settled.kind {
             counter!("idem.answers.failed", "operation" => operation, "code" => kind.code()).increment(1);
             if kind == Kind::AttemptsExhausted {
@@ -163,6 +159,7 @@ struct Labels {
 /// The keys of the metrics that usual requests have.
 #[derive(Debug)]
 struct Keys {
+    active: Key,
     requests: Key,
     claim: Key,
     run: Key,
@@ -182,6 +179,7 @@ impl Keys {
         let duration = |name| key(name, &[operation, ("disposition", disposition)]);
         let (outcome, source) = (("outcome", labels.outcome.as_str()), ("source", labels.source.as_str()));
         Self {
+            active: active(labels.operation),
             requests: key("idem.requests", &[operation, outcome, source]),
             claim: duration("idem.claim.duration"),
             run: duration("idem.run.duration"),
@@ -195,6 +193,9 @@ impl Keys {
         let record = |key, value| recorder.register_histogram(key, &METADATA).record(value);
         let seconds = |time: Duration| time.as_secs_f64();
         recorder.register_counter(&self.requests, &METADATA).increment(1);
+        if settled.run.is_some() {
+            recorder.register_gauge(&self.active, &METADATA).decrement(1.0);
+        }
         record(&self.claim, seconds(settled.claim));
         for (key, value) in [
             (&self.run, settled.run.map(seconds)),
@@ -216,6 +217,11 @@ static METADATA: Metadata<'static> = Metadata::new(module_path!(), Level::INFO, 
 fn key(name: &'static str, labels: &[(&'static str, &'static str)]) -> Key {
     let labels: Vec<_> = labels.iter().map(|(name, value)| Label::from_static_parts(name, value)).collect();
     Key::from_parts(name, labels).to_retained()
+}
+
+/// How many handlers run now.
+fn active(operation: &'static str) -> Key {
+    key("idem.runs.active", &[("operation", operation)])
 }
 
 /// Keys by their labels. To make a key takes an allocation and a digest of its labels, more than all the rest.
