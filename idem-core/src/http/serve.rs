@@ -108,7 +108,8 @@ impl<C: Context> Call<C> {
 
 /// The trace that the request is part of. Of several headers none counts.
 fn traceparent(headers: &HeaderMap) -> Option<TraceParent> {
-    let mut values = headers.get_all("traceparent").iter();
+    static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+    let mut values = headers.get_all(&TRACEPARENT).iter();
     let first = values.next()?;
     if values.next().is_some() {
         return None;

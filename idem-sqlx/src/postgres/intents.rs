@@ -66,7 +66,8 @@ impl Database for PgStore {
 
     async fn insert(&self, session: &mut Session, request: &Request, claim: Claim) -> Result<bool, Error> {
         let records = self.inner().records(&mut session.in_time()).await?;
-        records.insert(&mut session.in_time(), request, claim).await.map_err(store_error)
+        let locks = records.lock_words(request);
+        records.insert(&mut session.in_time(), request, claim, locks).await.map_err(store_error)
     }
 
     async fn replace(

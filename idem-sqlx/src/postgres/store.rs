@@ -8,14 +8,14 @@ use std::time::Duration;
 use idem_core::observer::Observer;
 use idem_core::seal::{Seal, Sealer};
 use idem_core::store::{DEFAULT_DEADLINE, Runs, Store};
-use idem_core::{Error, Kind, Request};
+use idem_core::{Error, Kind};
 use sqlx::{Executor, PgPool, Postgres};
 
 use super::far::Distance;
 use super::in_time::InTime;
 use super::intents::BEGIN;
 use super::leases::Leases;
-use super::records::{LockWords, Records, Secret};
+use super::records::{Records, Secret};
 use super::schema::Schema;
 use super::session::{Begin, begin, limited_waits};
 use super::statements::Statements;
@@ -228,9 +228,9 @@ impl Inner {
         self.schema().is_some() && (self.locks == Locks::None || self.secret.get().is_some())
     }
 
-    /// The locks of a request, as soon as the secret of the database is known.
-    pub(super) fn lock_words(&self, request: &Request) -> Option<LockWords> {
-        self.secret.get().map(|secret| LockWords::of(request, *secret))
+    /// The secret of the database, as soon as it is known.
+    pub(super) fn known_secret(&self) -> Option<Secret> {
+        self.secret.get().copied()
     }
 
     pub(super) async fn records(&self, connection: &mut InTime<'_>) -> Result<Records, Error> {

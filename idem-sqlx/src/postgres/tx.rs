@@ -22,7 +22,7 @@ use super::error::{commit_was_refused, has_no_savepoint, is_cancelled, is_lock_t
 use super::far::{self, Distance};
 use super::in_time::InTime;
 use super::leases::Leases;
-use super::records::{Holder, LockWords, Records};
+use super::records::{Holder, LockWords, Records, Secret};
 use super::session::{Begin, Session};
 use super::store::{Locks, PgStore};
 use crate::database::{CommitFailed, Database};
@@ -101,6 +101,8 @@ impl Step {
 struct Run {
     request: Request,
     claim: Claim,
+    /// The numbers of its locks, where there are locks.
+    locks: Option<LockWords>,
     began: Instant,
     /// Other requests of this process see the run until this is dropped, which is after the end of its
     /// transaction.
@@ -227,9 +229,10 @@ impl PgTx {
             ControlFlow::Break(begun) => return Ok(begun),
             ControlFlow::Continue(session) => session,
         };
+        let locks = lock_words(store, asked).await?;
         for pause in retry::pauses() {
             let claim = Claim::random()?;
-            let begin = begin_claim(store, request, claim).await?;
+            let begin = begin_claim(store, request, locks, claim);
             let session = match looked.take() {
                 Some(session) => session.begun(&begin).await?,
                 None => match Session::begin_for(store, &begin, asked).await? {
@@ -241,7 +244,7 @@ impl PgTx {
             let tried = match (tx.session().has_claimed(), begin.claims()) {
                 (true, _) => Tried::Run,
                 (false, true) => Box::pin(tx.contest(request, claim)).await?,
-                (false, false) => tx.try_claim(request, claim).await?,
+                (false, false) => tx.try_claim(request, claim, locks).await?,
             };
             match tried {
                 Tried::Run => {
@@ -251,7 +254,7 @@ impl PgTx {
                     let entered = store.inner().running.enter(digest, request.fingerprint, State::Transaction);
                     // It has begun. A rejection claims again, whenever that is.
                     let request = request.clone().with_first_sent(None);
-                    tx.run = Some(Run { request, claim, began: Instant::now(), entered });
+                    tx.run = Some(Run { request, claim, locks, began: Instant::now(), entered });
                     return Ok(Claimed::Run(tx));
                 }
                 // The record is in force, so nobody asks for its locks: the rollback goes on behind the answer.
@@ -283,7 +286,7 @@ impl PgTx {
         }
         // The locks are still held, so no duplicate has begun to run meanwhile.
         let run = self.take_run();
-        match self.try_claim(&run.request, run.claim).await? {
+        match self.try_claim(&run.request, run.claim, run.locks).await? {
             Tried::Run => {
                 self.run = Some(run);
                 self.write_outcome(outcome).await?;
@@ -328,14 +331,14 @@ impl PgTx {
     }
 
     /// Claims the request in this transaction, or says why not.
-    async fn try_claim(&mut self, request: &Request, claim: Claim) -> Result<Tried, Error> {
+    async fn try_claim(&mut self, request: &Request, claim: Claim, locks: Option<LockWords>) -> Result<Tried, Error> {
         let records = self.records().await?;
-        match records.insert(&mut self.in_time(), request, claim).await {
+        match records.insert(&mut self.in_time(), request, claim, locks).await {
             Ok(true) => Ok(Tried::Run),
             // In a box, like every rare path: the future of a usual run does not grow by it.
             Ok(false) => Box::pin(self.contest(request, claim)).await,
             Err(error) if is_serialization_failure(&error) => {
-                let begin = begin_claim(&self.store, request, claim).await?;
+                let begin = begin_claim(&self.store, request, locks, claim);
                 self.session().restart(&begin).await.map_err(store_error)?;
                 Box::pin(self.contest(request, claim)).await
             }
@@ -543,34 +546,41 @@ impl Drop for PgTx {
     }
 }
 
-/// The message that begins the transaction of a claim, and from far away claims.
-async fn begin_claim(store: &PgStore, request: &Request, claim: Claim) -> Result<Begin, Error> {
+/// The numbers of the request's locks, if the store takes locks. A claim makes them once.
+async fn lock_words(store: &PgStore, asked: Asked<'_>) -> Result<Option<LockWords>, Error> {
     let inner = store.inner();
-    if let Some(begin) = &inner.begin_waiting {
-        return Ok(begin.clone());
+    if inner.locks == Locks::None {
+        return Ok(None);
     }
-    let words = match inner.lock_words(request) {
-        Some(words) => words,
-        None => Box::pin(first_words(store, request)).await?,
+    let secret = match inner.known_secret() {
+        Some(secret) => secret,
+        None => Box::pin(first_secret(store)).await?,
     };
-    let begin = inner.begin.then(words.taken());
-    Ok(match inner.schema().filter(|_| inner.distance != Distance::Near) {
-        Some(schema) => begin.claiming(far::claim(schema, words, request, claim)),
-        None => begin,
-    })
+    Ok(Some(LockWords::of_asked(asked.digest, &asked.request.fingerprint, secret)))
 }
 
-/// The locks of the first request of a process, which has to ask for the secret of the database.
-async fn first_words(store: &PgStore, request: &Request) -> Result<LockWords, Error> {
+/// The secret of the database, for which the first request of a process has to ask.
+async fn first_secret(store: &PgStore) -> Result<Secret, Error> {
     let mut session = Session::begin(store, &store.inner().begin_own).await?;
     let records = store.inner().records(&mut session.in_time()).await?;
     session.rollback().await;
-    Ok(LockWords::of(request, records.secret))
+    Ok(records.secret)
+}
+
+/// The message that begins the transaction of a claim, and from far away claims.
+fn begin_claim(store: &PgStore, request: &Request, locks: Option<LockWords>, claim: Claim) -> Begin {
+    let inner = store.inner();
+    let Some(locks) = locks else { return inner.begin_waiting.as_ref().unwrap_or(&inner.begin).clone() };
+    let begin = inner.begin.then(locks.taken());
+    match inner.schema().filter(|_| inner.distance != Distance::Near) {
+        Some(schema) => begin.claiming(far::claim(schema, locks, request, claim)),
+        None => begin,
+    }
 }
 
 /// Rolls a run back, unless its handler ended the transaction.
 async fn abandon(store: PgStore, mut session: Session, run: Run) -> Result<(), Error> {
-    let cancelled = cancel_run(&store, &run.request);
+    let cancelled = cancel_run(&store, run.locks);
     if let Ok(false) = unless_busy(still_holds(&mut session), cancelled).await {
         return Err(ended(&store, session, run).await);
     }
@@ -597,9 +607,9 @@ pub(super) async fn unless_busy<T>(ask: impl Future<Output = T>, cancel: impl Fu
 ///
 /// Without advisory locks the transaction cannot be found, and its process may be on another node: its statement ends by
 /// itself.
-async fn cancel_run(store: &PgStore, request: &Request) -> Result<(), Error> {
-    match store.inner().lock_words(request) {
-        Some(words) => cancel_holder(store, words.identity).await,
+async fn cancel_run(store: &PgStore, locks: Option<LockWords>) -> Result<(), Error> {
+    match locks {
+        Some(locks) => cancel_holder(store, locks.identity).await,
         None => Ok(()),
     }
 }
