@@ -138,8 +138,9 @@ both! {
 
     async fn r35_an_index_is_not_set_while_a_record_is_in_force(db) {
         let (before, after) = (db.sealed_store(ring(None)).await, db.sealed_store(ring(Some(7))).await);
-        let asked = request("u1", "k");
+        let (asked, leased) = (request("u1", "k"), request("u1", "leased"));
         assert_eq!(pay::<D>(&before, &asked).await, Answer::Ran);
+        assert_eq!(lease::<D>(&before, &leased, true).await, Answer::Ran);
         let error = after.migrate().await.expect_err("a record is in force");
         assert_eq!(error.kind(), Kind::DeploymentBroken);
         assert!(error.to_string().contains("in force"), "{error}");
@@ -147,7 +148,9 @@ both! {
         assert_eq!(pay::<D>(&before, &asked).await, Answer::Replayed, "nothing has changed");
         db.expire().await;
         after.migrate().await.expect("what has expired counts no more");
-        assert_eq!(pay::<D>(&before, &asked).await, OTHER, "its own record, which has expired, is no way back");
+        // Its own records, which have expired, are no way back.
+        assert_eq!(pay::<D>(&before, &asked).await, OTHER);
+        assert_eq!(lease::<D>(&before, &leased, true).await, OTHER);
         assert_eq!(pay::<D>(&after, &asked).await, Answer::Ran);
         assert_eq!(db.effects().await, 2);
     }
