@@ -8,6 +8,7 @@ use idem_core::operate::{Change, Condition, Counted, Counts, Cursor, Forgotten, 
 use idem_core::seal::other_index;
 use idem_core::store::{Claim, EntryKind, Record, State, Timestamp};
 use idem_core::{Error, Identity, Kind, Scope, machine};
+use sqlx::FromRow;
 use tokio::time::sleep;
 
 use crate::accepted::Naming;
@@ -180,25 +181,33 @@ async fn why_not<D: Database>(store: &D, session: &mut D::Session, identity: &Id
     })
 }
 
-/// The record in a row of a list. A row that is no record is one that cannot be read, and ends no list.
-pub(crate) fn record_in_list(
-    read: Result<(Option<Record>, Timestamp), Error>,
-    now: impl FnOnce() -> sqlx::Result<i64>,
-) -> Result<(Record, Timestamp), Error> {
-    match read {
-        Ok((Some(record), now)) => Ok((record, now)),
-        Err(error) if error.kind() != Kind::RecordUnreadable => Err(error),
-        _ => {
-            let nobodys = Claim::from_bytes(&[0; 16]).ok_or_else(|| Error::new(Kind::RecordUnreadable))?;
-            let record = Record::new(None, State::Unreadable, nobodys, Timestamp(i64::MAX));
-            Ok((record, Timestamp(now().map_err(store_error)?)))
-        }
-    }
+/// The columns beside those of the record, in a row of a list.
+#[derive(FromRow)]
+pub(crate) struct ListedColumns {
+    scope: String,
+    operation: String,
+    key_hash: Vec<u8>,
+    created_at: Option<i64>,
+    now: i64,
 }
 
-/// A record in a list, from what was read of its row.
-pub(crate) fn listed(at: Cursor, record: &Record, created_at: Option<i64>, now: Timestamp) -> Listed {
-    Listed::new(at, Seen::of(record, now).begun_at(created_at.map(Timestamp)))
+/// A row of a list, and when it was read. A row that is no record is one that cannot be read, and ends no list.
+pub(crate) fn listed(
+    read: Result<(Option<Record>, Timestamp), Error>,
+    columns: sqlx::Result<ListedColumns>,
+) -> Result<(Listed, Timestamp), Error> {
+    let ListedColumns { scope, operation, key_hash, created_at, now } = columns.map_err(store_error)?;
+    let now = Timestamp(now);
+    let record = match read {
+        Ok((Some(record), _)) => record,
+        Err(error) if error.kind() != Kind::RecordUnreadable => return Err(error),
+        _ => {
+            let nobodys = Claim::from_bytes(&[0; 16]).ok_or_else(|| Error::new(Kind::RecordUnreadable))?;
+            Record::new(None, State::Unreadable, nobodys, Timestamp(i64::MAX))
+        }
+    };
+    let seen = Seen::of(&record, now).begun_at(created_at.map(Timestamp));
+    Ok((Listed::new(Cursor { scope, operation, key_hash }, seen), now))
 }
 
 /// A group of records, as both dialects count them.

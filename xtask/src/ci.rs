@@ -68,8 +68,9 @@ pub(crate) fn check() -> Result<ExitCode, Failure> {
 const MINIMAL: &str = r#"
 copy=${CARGO_TARGET_DIR:-target}/minimal
 rm -rf "$copy" && mkdir -p "$copy" &&
-    cp -R Cargo.toml README.md idem-macros idem-core idem-sqlx idem-testkit fuzz "$copy" && cd "$copy" &&
-    sed -i.bak -e '/^    "[^"]*",$/d' -e 's|^members = .*|members = ["idem-macros", "idem-core", "idem-sqlx",|' Cargo.toml &&
+    cp -R Cargo.toml README.md idem-macros idem-core idem-sqlx idem-testkit idem-cli fuzz "$copy" && cd "$copy" &&
+    sed -i.bak -e '/^    "[^"]*",$/d' \
+        -e 's|^members = .*|members = ["idem-macros", "idem-core", "idem-sqlx", "idem-testkit", "idem-cli",|' Cargo.toml &&
     RUSTC_BOOTSTRAP=1 "$CARGO" update -Z direct-minimal-versions &&
     "$CARGO" check --all-features --target-dir target
 "#;

@@ -79,17 +79,22 @@ where
         .with_state(store)
 }
 
-type Sent<F> = Result<Form<F>, FormRejection>;
+type Posted<F> = Result<Form<F>, FormRejection>;
 
-async fn ask_to_reset(state: State<Store>, place: Place, form: Sent<PlaceForm>) -> Result<Response, Trouble> {
+async fn ask_to_reset(state: State<Store>, place: Place, form: Posted<PlaceForm>) -> Result<Response, Trouble> {
     ask(state, place, form, What::Reset).await
 }
 
-async fn ask_to_give_up(state: State<Store>, place: Place, form: Sent<PlaceForm>) -> Result<Response, Trouble> {
+async fn ask_to_give_up(state: State<Store>, place: Place, form: Posted<PlaceForm>) -> Result<Response, Trouble> {
     ask(state, place, form, What::GiveUp).await
 }
 
-async fn ask(State(store): State<Store>, place: Place, form: Sent<PlaceForm>, what: What) -> Result<Response, Trouble> {
+async fn ask(
+    State(store): State<Store>,
+    place: Place,
+    form: Posted<PlaceForm>,
+    what: What,
+) -> Result<Response, Trouble> {
     let Form(form) = form.map_err(|_| Trouble::form(&place, INCOMPLETE))?;
     let identity = form.identity().map_err(|words| Trouble::form(&place, words))?;
     let retry = Retry { terms: Some(LeaseTerms::DEFAULT), ..Retry::default() };
@@ -100,14 +105,14 @@ async fn ask(State(store): State<Store>, place: Place, form: Sent<PlaceForm>, wh
     Ok(page(&place, what.title(), &confirm::of_run(&place.0, what, &identity, &explained)))
 }
 
-async fn reset(State(store): State<Store>, place: Place, form: Sent<PlaceForm>) -> Result<Response, Trouble> {
+async fn reset(State(store): State<Store>, place: Place, form: Posted<PlaceForm>) -> Result<Response, Trouble> {
     let Form(form) = form.map_err(|_| Trouble::form(&place, INCOMPLETE))?;
     let identity = form.identity().map_err(|words| Trouble::form(&place, words))?;
     let change = store.reset_attempts(&identity).await.map_err(|error| Trouble::store(&place, error))?;
     made(&place, What::Reset, &identity, change, Changed::Reset(Cursor::of(&identity)))
 }
 
-async fn give_up(State(store): State<Store>, place: Place, form: Sent<PlaceForm>) -> Result<Response, Trouble> {
+async fn give_up(State(store): State<Store>, place: Place, form: Posted<PlaceForm>) -> Result<Response, Trouble> {
     let Form(form) = form.map_err(|_| Trouble::form(&place, INCOMPLETE))?;
     let identity = form.identity().map_err(|words| Trouble::form(&place, words))?;
     let reason = form.reason().map_err(|words| Trouble::form(&place, words))?;
@@ -115,7 +120,7 @@ async fn give_up(State(store): State<Store>, place: Place, form: Sent<PlaceForm>
     made(&place, What::GiveUp, &identity, change, Changed::GivenUp(Cursor::of(&identity), reason))
 }
 
-async fn ask_to_forget(State(store): State<Store>, place: Place, form: Sent<ScopeForm>) -> Result<Response, Trouble> {
+async fn ask_to_forget(State(store): State<Store>, place: Place, form: Posted<ScopeForm>) -> Result<Response, Trouble> {
     let Form(form) = form.map_err(|_| Trouble::form(&place, INCOMPLETE))?;
     let scope = form.scope().map_err(|words| Trouble::form(&place, words))?;
     let would = store.forget(&scope, true).await.map_err(|error| Trouble::store(&place, error))?;
@@ -125,7 +130,7 @@ async fn ask_to_forget(State(store): State<Store>, place: Place, form: Sent<Scop
 async fn forget(
     State(store): State<Store>,
     place: Place,
-    form: Sent<ScopeForm>,
+    form: Posted<ScopeForm>,
 ) -> Result<(Extension<Changed>, Response), Trouble> {
     let Form(form) = form.map_err(|_| Trouble::form(&place, INCOMPLETE))?;
     let scope = form.scope().map_err(|words| Trouble::form(&place, words))?;

@@ -44,6 +44,8 @@
 //! - The forms have no token: the console has no session that could hold one. Where an operator is told by a cookie, let
 //!   the application set it `SameSite=Strict`. Serve it by its own name over TLS: where nothing is encrypted, browsers send
 //!   no `Sec-Fetch-Site`, and a proxy that changes `Host` makes an `Origin` look like another's.
+//! - It answers under every name. Where only a place in the network tells an operator, let the application refuse a `Host`
+//!   that it does not know: another site could have its own name lead to this address.
 //! - The links are made of the path of the request: a proxy that cuts a prefix off breaks them.
 //! - At most 10,000 records are looked at for a list, and 20,000 for the counts.
 

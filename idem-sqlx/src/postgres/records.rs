@@ -350,7 +350,7 @@ pub(super) fn bind_window<'q>(
     query.bind(first.0).bind(last.0)
 }
 
-fn read(row: &PgRow) -> Result<(Option<Record>, Timestamp), Error> {
+pub(super) fn read(row: &PgRow) -> Result<(Option<Record>, Timestamp), Error> {
     row::read(Columns::from_row(row).map_err(store_error)?)
 }
 

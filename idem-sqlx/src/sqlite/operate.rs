@@ -60,7 +60,8 @@ impl SqliteStore {
         let query = || sqlx::query(text).bind(scope).bind(&after.operation).bind(&after.key_hash).bind(i64::from(most));
         let mut reader = Reader::acquire(self.pool()).await?;
         let rows = reader.fetch_all(query).await.map_err(store_error)?;
-        let listed: Vec<(Listed, Timestamp)> = rows.iter().map(listed).collect::<Result<_, _>>()?;
+        let listed: Vec<(Listed, Timestamp)> =
+            rows.iter().map(|row| operate::listed(read(row), FromRow::from_row(row))).collect::<Result<_, _>>()?;
         let now = match listed.last() {
             Some((_, now)) => *now,
             None => Timestamp(now(&mut reader.into_connection()).await.map_err(store_error)?),
@@ -124,20 +125,6 @@ impl SqliteStore {
         }
         Ok(is_given_up)
     }
-}
-
-fn listed(row: &SqliteRow) -> Result<(Listed, Timestamp), Error> {
-    let (record, now) = operate::record_in_list(read(row), || row.try_get("now"))?;
-    let at = || -> sqlx::Result<(Cursor, Option<i64>)> {
-        let at = Cursor {
-            scope: row.try_get("scope")?,
-            operation: row.try_get("operation")?,
-            key_hash: row.try_get("key_hash")?,
-        };
-        Ok((at, row.try_get("created_at")?))
-    };
-    let (at, created_at) = at().map_err(store_error)?;
-    Ok((operate::listed(at, &record, created_at, now), now))
 }
 
 /// One batch. The transaction has the write lock, so all of its statements see the same records.
