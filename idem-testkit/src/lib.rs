@@ -58,6 +58,7 @@ use idem_core::store::{Context, Lease, Recover, Transaction};
 
 pub mod leased;
 pub mod logs;
+pub mod redis;
 mod support;
 pub mod transactional;
 pub mod writes;
