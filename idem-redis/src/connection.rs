@@ -6,11 +6,14 @@ use redis::aio::ConnectionManager;
 use redis::cluster_async::ClusterConnection;
 use redis::cluster_routing::{MultipleNodeRoutingInfo, Route, RoutingInfo, SingleNodeRoutingInfo, SlotAddr};
 use redis::{Cmd, Pipeline, RedisError, Value};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::failure::Failed;
 use crate::keys::Keys;
 use crate::scripts::Script;
+
+/// The pauses before a script is sent again over another connection.
+const PAUSES: [Duration; 2] = [Duration::from_millis(5), Duration::from_millis(50)];
 
 /// A connection. Clones share it, and it connects anew by itself.
 #[derive(Clone)]
@@ -66,16 +69,15 @@ impl Connection {
 
     async fn run(&self, script: &Script, keys: &Keys, arguments: &Arguments, durable: Durable) -> Result<Value, Failed> {
         let patience = self.timeout.saturating_add(if durable.is_needed() { durable.patience } else { Duration::ZERO });
+        // A script that is sent twice has the effect of one. So it is sent again if the connection is lost: the next one may
+        // be to a server that has been started anew.
         let answered = async {
-            let mut evaluate = redis::cmd("EVALSHA");
-            evaluate.arg(&script.digest);
-            match self.send(with(evaluate, keys, arguments), keys, durable).await {
-                Err(error) if error.code() == Some("NOSCRIPT") => {
-                    let mut evaluate = redis::cmd("EVAL");
-                    evaluate.arg(script.text);
-                    self.send(with(evaluate, keys, arguments), keys, durable).await
+            let mut pauses = PAUSES.into_iter();
+            loop {
+                match (self.evaluate(script, keys, arguments, durable).await, pauses.next()) {
+                    (Err(error), Some(pause)) if error.is_io_error() && !error.is_timeout() => sleep(pause).await,
+                    (sent, _) => break sent,
                 }
-                sent => sent,
             }
         };
         let mut values = timeout(patience, answered).await.map_err(|_| Failed::unknown("no answer from Redis in time"))??;
@@ -83,6 +85,26 @@ impl Connection {
         let value = values.pop().ok_or_else(Failed::strange)?;
         durable.check(&mut reached)?;
         Ok(value)
+    }
+
+    /// Sends a script by its digest, or as a text to a server that does not know it.
+    async fn evaluate(
+        &self,
+        script: &Script,
+        keys: &Keys,
+        arguments: &Arguments,
+        durable: Durable,
+    ) -> Result<Vec<Value>, RedisError> {
+        let mut evaluate = redis::cmd("EVALSHA");
+        evaluate.arg(&script.digest);
+        match self.send(with(evaluate, keys, arguments), keys, durable).await {
+            Err(error) if error.code() == Some("NOSCRIPT") => {
+                let mut evaluate = redis::cmd("EVAL");
+                evaluate.arg(script.text);
+                self.send(with(evaluate, keys, arguments), keys, durable).await
+            }
+            sent => sent,
+        }
     }
 
     /// Sends a command on the keys of one record, and what waits for it on the same connection. The first answer is never
