@@ -49,4 +49,4 @@ mod scripts;
 pub use builder::{ConnectError, RedisStoreBuilder};
 pub use lease::{RedisLease, RedisSteps};
 pub use store::RedisStore;
-pub use tx::{OneCommit, RedisTx};
+pub use tx::RedisTx;

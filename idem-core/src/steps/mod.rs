@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout};
 
 pub use key::StepKey;
 
-use crate::bounds::UndoIn;
+use crate::bounds::{UndoIn, Writable};
 use crate::disposition::Disposition;
 use crate::entry::Entry;
 use crate::error::{Error, Kind};
@@ -27,7 +27,7 @@ use crate::observer::{StepResult, StepWatch, Teller};
 use crate::record::{Claim, Format, Outcome, Reply};
 use crate::renewal::Renewal;
 use crate::resume;
-use crate::store::{Context, Lease, RELEASE_PATIENCE, Store, Transaction};
+use crate::store::{Lease, RELEASE_PATIENCE, Store, Transaction};
 use crate::value::{self, Value};
 use key::digest;
 use open::{Open, Turn};
@@ -141,7 +141,7 @@ impl<L: Lease> Steps<L> {
     where
         T: Serialize + DeserializeOwned,
         E: From<Error>,
-        L::Tx: Context,
+        L::Tx: Writable,
     {
         value::check::<T>()?;
         let watch = self.watch(name, false);
@@ -261,7 +261,7 @@ impl<L: Lease> Steps<L> {
     pub async fn finish<T, E>(&mut self, body: impl AsyncFnOnce(&mut L::Tx) -> Result<T, E>) -> Result<T, E>
     where
         E: From<Error>,
-        L::Tx: Context,
+        L::Tx: Writable,
     {
         self.check_lease()?;
         self.may(Journal::may_finish)?;
@@ -307,7 +307,7 @@ impl<L: Lease> Steps<L> {
     where
         E: Into<Failure> + 'static,
         F: AsyncFnOnce(&mut L::Tx) -> Result<(), E> + for<'t> UndoIn<'t, L::Tx, E> + Send + 'static,
-        L::Tx: Context,
+        L::Tx: Writable,
     {
         self.register(step, Undo::transaction(body));
     }

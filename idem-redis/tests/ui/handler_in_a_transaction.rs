@@ -6,6 +6,7 @@ use idem_redis::{RedisStore, RedisTx};
 
 #[idempotent(scope = global)]
 async fn create_account(tx: &mut RedisTx) -> StatusCode {
+    let _ = tx;
     StatusCode::CREATED
 }
 
