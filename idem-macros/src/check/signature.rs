@@ -291,8 +291,7 @@ fn context(signature: &Signature, parameters: &[Parameter], errors: &mut Errors)
                         ty,
                         format!(
                             "`{context}` is no idempotency context, since Redis has no transaction for the handler's writes\n\
-                             help: write `steps: &mut RedisSteps`, and make each effect a call: \
-                             `steps.call(\"name\", async |key| …)`"
+                             help: write `steps: &mut RedisSteps`, and make each effect a call: `steps.call(\"name\", …)`"
                         ),
                     );
                 }
