@@ -241,7 +241,9 @@ fn unavailable(failed: Failed) -> ConnectError {
 async fn check(connection: &Connection) -> Result<(), ConnectError> {
     let ask = async |section: &str| {
         let answers = connection.ask_all(redis::cmd("INFO").arg(section)).await.map_err(unavailable)?;
-        let text = |(_, value)| redis::from_redis_value::<String>(value).map_err(|error| unavailable(Failed::from(RedisError::from(error))));
+        let text = |(_, value)| {
+            redis::from_redis_value::<String>(value).map_err(|error| unavailable(Failed::from(RedisError::from(error))))
+        };
         answers.into_iter().map(text).collect::<Result<Vec<_>, ConnectError>>()
     };
     for info in ask("server").await? {

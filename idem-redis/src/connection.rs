@@ -67,7 +67,13 @@ impl Connection {
         self.run(script, keys, arguments, self.durable).await
     }
 
-    async fn run(&self, script: &Script, keys: &Keys, arguments: &Arguments, durable: Durable) -> Result<Value, Failed> {
+    async fn run(
+        &self,
+        script: &Script,
+        keys: &Keys,
+        arguments: &Arguments,
+        durable: Durable,
+    ) -> Result<Value, Failed> {
         let patience = self.timeout.saturating_add(if durable.is_needed() { durable.patience } else { Duration::ZERO });
         // A script that is sent twice has the effect of one. So it is sent again if the connection is lost: the next one may
         // be to a server that has been started anew.
@@ -80,7 +86,8 @@ impl Connection {
                 }
             }
         };
-        let mut values = timeout(patience, answered).await.map_err(|_| Failed::unknown("no answer from Redis in time"))??;
+        let mut values =
+            timeout(patience, answered).await.map_err(|_| Failed::unknown("no answer from Redis in time"))??;
         let mut reached = values.split_off(1).into_iter();
         let value = values.pop().ok_or_else(Failed::strange)?;
         durable.check(&mut reached)?;
@@ -172,7 +179,8 @@ impl Connection {
                 }
             }
         };
-        let answer = timeout(self.timeout, answer).await.map_err(|_| Failed::unknown("no answer from Redis in time"))?;
+        let answer =
+            timeout(self.timeout, answer).await.map_err(|_| Failed::unknown("no answer from Redis in time"))?;
         Ok(answer?.extract_error()?)
     }
 

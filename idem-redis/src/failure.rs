@@ -73,8 +73,8 @@ fn of_code(code: Option<&str>, cause: Cause) -> Failed {
         Some("WRONGTYPE") => Kind::RecordUnreadable,
         // A full memory, a full disk, too few replicas, a slow script of somebody else's.
         Some(
-            "OOM" | "MISCONF" | "NOREPLICAS" | "BUSY" | "LOADING" | "CLUSTERDOWN" | "MASTERDOWN" | "READONLY" | "TRYAGAIN"
-            | "MOVED" | "ASK",
+            "OOM" | "MISCONF" | "NOREPLICAS" | "BUSY" | "LOADING" | "CLUSTERDOWN" | "MASTERDOWN" | "READONLY"
+            | "TRYAGAIN" | "MOVED" | "ASK",
         ) => Kind::StoreUnavailable,
         Some("NOAUTH" | "WRONGPASS" | "NOPERM") => Kind::DeploymentBroken,
         _ => Kind::StoreFailed,

@@ -51,7 +51,8 @@ pub(crate) fn pattern(prefix: &str) -> String {
 /// The keys of a record whose name was found.
 pub(crate) fn of_record(record: String) -> Option<[String; 3]> {
     let (shard, _digest) = record.rsplit_once(':')?;
-    Some([format!("{record}:reply"), format!("{shard}:runs"), record]).map(|[reply, index, record]| [record, reply, index])
+    Some([format!("{record}:reply"), format!("{shard}:runs"), record])
+        .map(|[reply, index, record]| [record, reply, index])
 }
 
 /// Members are in the order of operation, scope and key hash: none of the first two has a NUL.

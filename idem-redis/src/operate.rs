@@ -64,7 +64,8 @@ pub(crate) async fn abandoned(
     operation: &str,
     after: Option<Place>,
 ) -> Result<Vec<Abandoned>, Error> {
-    let mut after = after.map(|Place { scope, key_hash }| keys::member(&Cursor { scope, operation: operation.to_owned(), key_hash }));
+    let mut after = after
+        .map(|Place { scope, key_hash }| keys::member(&Cursor { scope, operation: operation.to_owned(), key_hash }));
     let mut page = Vec::new();
     loop {
         let (members, is_last) = members(store, operation.as_bytes(), after.as_deref()).await?;
@@ -90,11 +91,7 @@ pub(crate) async fn abandoned(
 }
 
 /// Members of all indexes after a place, in their order, and whether there are no more of them.
-async fn members(
-    store: &RedisStore,
-    operation: &[u8],
-    after: Option<&[u8]>,
-) -> Result<(Vec<Vec<u8>>, bool), Error> {
+async fn members(store: &RedisStore, operation: &[u8], after: Option<&[u8]>) -> Result<(Vec<Vec<u8>>, bool), Error> {
     let first = match after {
         Some(after) => [b"(", after].concat(),
         None => [b"[", operation, b"\0"].concat(),
@@ -140,7 +137,8 @@ impl<'s> Names<'s> {
         let mut command = redis::cmd("SCAN");
         command.arg(cursor).arg("MATCH").arg(&self.pattern).arg("COUNT").arg(1000);
         let answer = self.store.connection().ask(node.as_ref(), &command).await.map_err(Failed::harmless)?;
-        let answer = redis::from_redis_value(answer).map_err(|error| Failed::from(redis::RedisError::from(error)).harmless());
+        let answer =
+            redis::from_redis_value(answer).map_err(|error| Failed::from(redis::RedisError::from(error)).harmless());
         let (next, names): (u64, Vec<String>) = answer?;
         self.cursor = Some(next);
         if next == 0 {
@@ -153,11 +151,12 @@ impl<'s> Names<'s> {
     async fn next_records(&mut self) -> Result<Option<Vec<(Keys, Looked)>>, Error> {
         let Some(names) = self.next().await? else { return Ok(None) };
         let store = self.store;
-        let looked = stream::iter(names.into_iter().filter_map(keys::of_record)).map(|[record, reply, index]| async move {
-            let keys = Keys { record, reply, index, member: Vec::new() };
-            let looked = store.look(&keys, Depth::Head).await?;
-            Ok::<_, Error>((keys, looked))
-        });
+        let looked =
+            stream::iter(names.into_iter().filter_map(keys::of_record)).map(|[record, reply, index]| async move {
+                let keys = Keys { record, reply, index, member: Vec::new() };
+                let looked = store.look(&keys, Depth::Head).await?;
+                Ok::<_, Error>((keys, looked))
+            });
         looked.buffer_unordered(AT_ONCE).try_collect().await.map(Some)
     }
 }
@@ -194,7 +193,9 @@ impl Inspect for RedisStore {
             };
             let mut explanation = explain(record, None, retry, looked.now).with(details);
             let is_readable = match (explanation.expected, record.map(|record| &record.state)) {
-                (Expected::Replay, Some(State::Completed(reply))) => self.sealer().reply(identity, reply.clone()).map(drop),
+                (Expected::Replay, Some(State::Completed(reply))) => {
+                    self.sealer().reply(identity, reply.clone()).map(drop)
+                }
                 (Expected::Resume(_), _) => match entries {
                     Some(entries) => entries
                         .into_iter()
@@ -278,7 +279,11 @@ impl Inspect for RedisStore {
             let pages: Vec<_> = pages.buffer_unordered(AT_ONCE).try_collect().await.map_err(Failed::harmless)?;
             let members = pages.into_iter().flatten().take(Backlog::MOST as usize);
             let abandoned = stream::iter(members).map(|member| async move {
-                let at = keys::place(&member).map(|(operation, Place { scope, key_hash })| Cursor { scope, operation, key_hash });
+                let at = keys::place(&member).map(|(operation, Place { scope, key_hash })| Cursor {
+                    scope,
+                    operation,
+                    key_hash,
+                });
                 let Some(identity) = at.and_then(|at| at.identity()) else { return Ok(false) };
                 let looked = self.look(&self.keys(&identity), Depth::Head).await?;
                 Ok::<_, Error>(looked.found.is_some_and(|found| {

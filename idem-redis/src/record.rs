@@ -43,7 +43,7 @@ pub(crate) enum Answer {
         entries: Vec<Entry>,
     },
     /// Not claimed: there is this record, or none.
-    Found(Option<Found>, Timestamp),
+    Found(Option<Box<Found>>, Timestamp),
 }
 
 /// A field, or nothing where there is none.
@@ -104,7 +104,7 @@ pub(crate) fn claimed(answer: Value) -> Result<Result<Answer, Error>, Failed> {
         };
         return Ok(read().ok_or_else(|| Error::new(Kind::RecordUnreadable)));
     }
-    let found = if word == b"seen" { Some(found(next()?, now, true)?) } else { None };
+    let found = if word == b"seen" { Some(Box::new(found(next()?, now, true)?)) } else { None };
     Ok(Ok(Answer::Found(found, now)))
 }
 
@@ -127,7 +127,12 @@ pub(crate) fn looked(answer: Value, has_contents: bool) -> Result<Looked, Failed
     let mut next = || values.next().ok_or_else(Failed::strange);
     let (record, journal, input) = (next()?, next()?, next().ok());
     let input = input.and_then(field).map(|bytes| Input(Bytes::from(bytes)));
-    Ok(Looked { found: Some(found(record, now, has_contents)?), now, entries: fields(journal).and_then(entries), input })
+    Ok(Looked {
+        found: Some(found(record, now, has_contents)?),
+        now,
+        entries: fields(journal).and_then(entries),
+        input,
+    })
 }
 
 /// A record. One that cannot be read counts until Redis removes it, and refuses everything.
@@ -144,7 +149,8 @@ fn found(value: Value, now: Timestamp, has_contents: bool) -> Result<Found, Fail
     let (state, claim, fingerprint) = (number::<i64>(next().as_deref()), next(), next());
     let (expires_at, kept_until) = (time(next().as_deref()), time(next().as_deref()));
     let (completed_at, created_at) = (time(next().as_deref()), time(next().as_deref()));
-    let (lease_until, attempt, released) = (time(next().as_deref()), number(next().as_deref()), number(next().as_deref()));
+    let (lease_until, attempt, released) =
+        (time(next().as_deref()), number(next().as_deref()), number(next().as_deref()));
     let reason = text(next()).map(Reason::from_stored);
     let claim = claim.as_deref().and_then(Claim::from_bytes);
     let (Some(claim), Some(expires_at), true) = (claim, expires_at, version.as_deref() == Some(VERSION)) else {
@@ -251,8 +257,10 @@ fn entries(mut fields: BTreeMap<Vec<u8>, Vec<u8>>) -> Option<Vec<(Entry, Option<
 /// The arguments that an entry is written as: position, kind, name, format, status, headers, body, undoes.
 pub(crate) fn written_entry(entry: &Entry) -> Vec<Vec<u8>> {
     // Serializing a list of strings cannot fail.
-    let undoes = if entry.undoes.is_empty() { Vec::new() } else { serde_json::to_vec(&entry.undoes).unwrap_or_default() };
-    let mut written = vec![entry.position.to_string().into(), entry.kind.0.to_string().into(), entry.name.clone().into()];
+    let undoes =
+        if entry.undoes.is_empty() { Vec::new() } else { serde_json::to_vec(&entry.undoes).unwrap_or_default() };
+    let mut written =
+        vec![entry.position.to_string().into(), entry.kind.0.to_string().into(), entry.name.clone().into()];
     written.extend(written_reply(entry.reply.as_ref()));
     written.push(undoes);
     written

@@ -9,8 +9,8 @@ use idem_core::store::{
 };
 use idem_core::{Fingerprint, FirstSent, Identity, Kind, Request};
 
-use crate::{Leases, Subject};
 use crate::logs::CANARY;
+use crate::{Leases, Subject};
 
 pub(crate) const HOUR: Duration = Duration::from_secs(60 * 60);
 pub(crate) const MINUTE: Duration = Duration::from_secs(60);

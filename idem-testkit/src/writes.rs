@@ -2,8 +2,8 @@
 
 use std::time::Instant;
 
-use idem_core::store::{Claimed, Context, Intent, Lease};
 use idem_core::Kind;
+use idem_core::store::{Claimed, Context, Intent, Lease};
 
 use crate::contracts;
 use crate::leased::after_pause;

@@ -62,8 +62,19 @@ async fn field(fresh: &Fresh, field: &str) -> Vec<u8> {
 async fn claim_over(fresh: &Fresh, seen: &[u8], what: &str) -> String {
     let claim = Claim::random().expect("a claim");
     let arguments: [&[u8]; 13] = [
-        claim.as_bytes(), b"0", b"0", b"9e15", seen, what.as_bytes(), b"60000000", b"3660000000", &[1; 33], b"u1",
-        b"guards", b"h", b"m",
+        claim.as_bytes(),
+        b"0",
+        b"0",
+        b"9e15",
+        seen,
+        what.as_bytes(),
+        b"60000000",
+        b"3660000000",
+        &[1; 33],
+        b"u1",
+        b"guards",
+        b"h",
+        b"m",
     ];
     run(fresh, CLAIM, &arguments).await.expect("an answer")
 }
@@ -133,9 +144,8 @@ async fn r40_redis_a_message_that_comes_twice_is_carried_out_once() {
     let attempt = claimed(&fresh, &request()).await;
     let (claim, fence) = (field(&fresh, "claim").await, field(&fresh, "fence").await);
     // The claim once more: the same attempt.
-    let arguments: [&[u8]; 13] = [
-        &claim, b"1", b"0", b"9e15", b"", b"", b"60000000", b"3660000000", &[1; 33], b"u1", b"guards", b"h", b"m",
-    ];
+    let arguments: [&[u8]; 13] =
+        [&claim, b"1", b"0", b"9e15", b"", b"", b"60000000", b"3660000000", &[1; 33], b"u1", b"guards", b"h", b"m"];
     assert_eq!(run(&fresh, CLAIM, &arguments).await.expect("an answer"), "claimed");
     assert_eq!((field(&fresh, "attempt").await, field(&fresh, "fence").await), (b"1".to_vec(), fence));
 
@@ -199,7 +209,11 @@ async fn r40_redis_no_script_writes_to_what_it_does_not_know() {
         let (mut connection, record) = fresh.record().await;
         let name = format!("{record}{suffix}");
         let _: () = redis::cmd("SET").arg(&name).arg("other").query_async(&mut connection).await.expect("set");
-        let keys = [record.clone(), format!("{record}:reply"), format!("{}:runs", record.rsplit_once(':').expect("a shard").0)];
+        let keys = [
+            record.clone(),
+            format!("{record}:reply"),
+            format!("{}:runs", record.rsplit_once(':').expect("a shard").0),
+        ];
         let complete: [&[u8]; 10] = [&claim, b"n", b"2", b"2", b"", b"tag", b"1", b"3600000000", b"", b"m"];
         let forget: [&[u8]; 2] = [b"u1", b"0"];
         let entry: [&[u8]; 11] = [&claim, b"1", b"1", b"0", b"2", b"n", b"", b"", b"", b"", b""];

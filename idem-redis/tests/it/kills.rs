@@ -36,7 +36,10 @@ async fn until_answered(store: &RedisStore, id: &str, callee: &Callee) -> (Strin
                         | Kind::DataRefused
                 );
                 assert!(may_pass && began.elapsed() < Duration::from_secs(60), "{id}: {error:?}");
-                sleep(error.retry_after().map_or(Duration::from_millis(20), |wait| wait.min(Duration::from_millis(200)))).await;
+                sleep(
+                    error.retry_after().map_or(Duration::from_millis(20), |wait| wait.min(Duration::from_millis(200))),
+                )
+                .await;
             }
         }
     }

@@ -92,7 +92,10 @@ async fn on<S: Server>() {
     assert!(matches!(store.explain(&failed, &leased()).await.expect("an answer").expected, Expected::TooSoon(_)));
     assert_eq!(Operate::reset_attempts(store, &failed).await.expect("an answer"), Change::Made);
     assert_eq!(store.explain(&failed, &leased()).await.expect("an answer").expected, Expected::Resume(1));
-    assert_eq!(Operate::reset_attempts(store, &identity("u2", "operate.run", "x")).await.expect("an answer"), Change::NoRun);
+    assert_eq!(
+        Operate::reset_attempts(store, &identity("u2", "operate.run", "x")).await.expect("an answer"),
+        Change::NoRun
+    );
 
     // What is given up is over.
     let reason = Reason::new("by hand").expect("a reason");
@@ -114,7 +117,8 @@ async fn on<S: Server>() {
     assert_eq!(plan.calls.load(Ordering::SeqCst), calls, "its step was finished");
     assert_eq!(backlog().await, 0);
     let counts = store.counts().await.expect("an answer");
-    let counted: Vec<_> = counts.counted.iter().map(|counted| (counted.condition, counted.records, counted.today)).collect();
+    let counted: Vec<_> =
+        counts.counted.iter().map(|counted| (counted.condition, counted.records, counted.today)).collect();
     assert_eq!(counted, [(Condition::Completed, 1, 1), (Condition::Completed, 2, 2), (Condition::GivenUp, 1, 1)]);
 
     // Pages are in their order, whatever Redis returns first.
@@ -219,7 +223,8 @@ async fn r28_redis_a_rejected_run_is_undone_once() {
         rejects = |refused| *refused == Refused::Declined
     )]
     async fn order(steps: &mut RedisSteps, id: &str, plan: &std::sync::Arc<Plan>) -> Result<u32, Refused> {
-        let calls = steps.call("reserve", async |_key| Ok::<_, Refused>(plan.calls.fetch_add(1, Ordering::SeqCst))).await?;
+        let calls =
+            steps.call("reserve", async |_key| Ok::<_, Refused>(plan.calls.fetch_add(1, Ordering::SeqCst))).await?;
         let undoing = std::sync::Arc::clone(plan);
         steps.undo_call("reserve", async move |_key| {
             undoing.undone.fetch_add(1, Ordering::SeqCst);

@@ -31,7 +31,19 @@ async fn is_unreadable(fresh: &Fresh, id: &str, what: &str) {
 
 async fn on<S: Server>() {
     // Each field that a finished record needs, taken away.
-    for field in ["version", "scope", "operation", "key_hash", "state", "claim", "fingerprint", "expires_at", "format", "headers", "body"] {
+    for field in [
+        "version",
+        "scope",
+        "operation",
+        "key_hash",
+        "state",
+        "claim",
+        "fingerprint",
+        "expires_at",
+        "format",
+        "headers",
+        "body",
+    ] {
         let fresh = Fresh::on::<S>().await;
         assert_eq!(say(&fresh.store, "k", "once").await.expect("said"), "once");
         let (mut connection, record) = fresh.record().await;
@@ -41,8 +53,15 @@ async fn on<S: Server>() {
     }
     // And each that is no value of it.
     for (field, value) in [
-        ("version", "2"), ("state", "9"), ("state", "x"), ("claim", "short"), ("fingerprint", "short"),
-        ("expires_at", "soon"), ("format", "99999999"), ("status", "-1"), ("scope", "other"),
+        ("version", "2"),
+        ("state", "9"),
+        ("state", "x"),
+        ("claim", "short"),
+        ("fingerprint", "short"),
+        ("expires_at", "soon"),
+        ("format", "99999999"),
+        ("status", "-1"),
+        ("scope", "other"),
     ] {
         let fresh = Fresh::on::<S>().await;
         assert_eq!(say(&fresh.store, "k", "once").await.expect("said"), "once");
@@ -57,7 +76,8 @@ async fn on<S: Server>() {
         assert_eq!(say(&fresh.store, "k", "once").await.expect("said"), "once");
         let (mut connection, record) = fresh.record().await;
         let _: i32 = redis::cmd("DEL").arg(&record).query_async(&mut connection).await.expect("gone");
-        let _: redis::Value = redis::cmd(command).arg(&record).arg("other").query_async(&mut connection).await.expect("set");
+        let _: redis::Value =
+            redis::cmd(command).arg(&record).arg("other").query_async(&mut connection).await.expect("set");
         is_unreadable(&fresh, "k", command).await;
         let page = fresh.store.list(&Query::default()).await.expect("a page");
         assert!(page.records.is_empty(), "it says nothing of itself");

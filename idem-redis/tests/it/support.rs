@@ -106,7 +106,8 @@ impl Fresh {
         let mut names = Vec::new();
         for mut connection in self.connections().await {
             let mut keys = redis::cmd("KEYS");
-            let found: Vec<String> = keys.arg(format!("{}:*", self.prefix)).query_async(&mut connection).await.expect("names");
+            let found: Vec<String> =
+                keys.arg(format!("{}:*", self.prefix)).query_async(&mut connection).await.expect("names");
             names.extend(found.into_iter().map(|name| (connection.clone(), name)));
         }
         names

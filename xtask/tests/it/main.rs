@@ -171,7 +171,8 @@ fn a_pooler_is_there_for_a_command_and_gone_with_it() {
 #[test]
 fn a_redis_is_there_for_a_command_and_gone_with_it() {
     let machine = Machine::new("redis");
-    let output = machine.xtask(&["redis", "--", "sh", "-c", "echo $IDEM_TEST_REDIS $REDIS_URL; exit 7"]).output().unwrap();
+    let output =
+        machine.xtask(&["redis", "--", "sh", "-c", "echo $IDEM_TEST_REDIS $REDIS_URL; exit 7"]).output().unwrap();
     assert_eq!(output.status.code(), Some(7), "{output:?}");
     let stdout = text(&output.stdout);
     let words: Vec<_> = stdout.split_whitespace().collect();
@@ -416,9 +417,14 @@ impl Machine {
         let path = std::env::join_paths([self.root.join("bin")].into_iter().chain(path)).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
         command.args(args).env("PATH", path).env("TMPDIR", self.root.join("tmp"));
-        for variable in
-            ["IDEM_TEST_POSTGRES", "DATABASE_URL", "IDEM_TEST_PGBOUNCER", "IDEM_TEST_KAFKA", "IDEM_TEST_SQS", "IDEM_TEST_REDIS"]
-        {
+        for variable in [
+            "IDEM_TEST_POSTGRES",
+            "DATABASE_URL",
+            "IDEM_TEST_PGBOUNCER",
+            "IDEM_TEST_KAFKA",
+            "IDEM_TEST_SQS",
+            "IDEM_TEST_REDIS",
+        ] {
             command.env_remove(variable);
         }
         command
