@@ -67,7 +67,7 @@ local function live_until(at)
 end
 
 local function renew(duration, lives)
-    redis.call('HSET', KEYS[1], 'lease_until', text(math.max(now + duration, number('lease_until') or 0)))
+    redis.call('HSET', KEYS[1], 'lease_until', text(now + duration))
     live_until(now + lives)
 end
 

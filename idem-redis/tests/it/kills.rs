@@ -93,7 +93,7 @@ async fn r40_redis_kills_lose_nothing_that_is_in_the_file() {
     let effects = callee.effects();
     assert_eq!(effects.len(), 2 * requests, "each of the two calls has one key");
     assert!(effects.iter().all(|effects| *effects == 1));
-    println!("{} kills, {requests} requests, {} calls came again", kills(), callee.repeated());
+    eprintln!("{} kills, {requests} requests, {} calls came again", kills(), callee.repeated());
 }
 
 /// The process of the first holder stands still until its lease is over and another attempt has called.
@@ -179,5 +179,5 @@ async fn r40_redis_cluster_kills_of_a_master_lose_what_its_replica_had_not_recei
     let effects = callee.effects();
     assert_eq!(effects.len(), 2 * requests);
     assert!(effects.iter().all(|effects| *effects == 1), "the callee honours the keys");
-    println!("{requests} requests, {lost} of them lost, {} calls came again", callee.repeated());
+    eprintln!("{requests} requests, {lost} of them lost, {} calls came again", callee.repeated());
 }
