@@ -164,7 +164,7 @@ impl RedisStoreBuilder {
     ///
     /// # Errors
     /// [`ConnectError`]: the server cannot be reached, is too old, or has another `maxmemory-policy` than `noeviction`. In a
-    /// cluster one such server is enough, master or replica.
+    /// cluster one such server is enough, master or replica, if it answers.
     ///
     /// # Cancel safety
     /// Safe.
@@ -240,10 +240,14 @@ fn unavailable(failed: Failed) -> ConnectError {
 /// Asks every server what a store must know. `INFO` is allowed where `CONFIG` is not.
 async fn check(connection: &Connection) -> Result<(), ConnectError> {
     let ask = async |section: &str| {
-        let answers = connection.ask_all(redis::cmd("INFO").arg(section)).await.map_err(unavailable)?;
-        let text = |(_, value)| {
-            redis::from_redis_value::<String>(value).map_err(|error| unavailable(Failed::from(RedisError::from(error))))
+        let mut info = redis::cmd("INFO");
+        info.arg(section);
+        // A node of a cluster may be down at this time, and the store works without it.
+        let answers = match connection.ask_all(&info).await {
+            Ok(answers) => answers,
+            Err(_) => connection.ask_masters(&info).await.map_err(unavailable)?,
         };
+        let text = |(_, value)| redis::from_redis_value::<String>(value).map_err(|error| unavailable(strange(error)));
         answers.into_iter().map(text).collect::<Result<Vec<_>, ConnectError>>()
     };
     for info in ask("server").await? {
@@ -261,11 +265,15 @@ async fn check(connection: &Connection) -> Result<(), ConnectError> {
     }
     if connection.durable.files.is_some() {
         let mut wait = redis::cmd("WAITAOF");
-        if connection.ask_all(wait.arg(1).arg(0).arg(1)).await.is_err() {
+        if connection.ask_masters(wait.arg(1).arg(0).arg(1)).await.is_err() {
             return Err(ConnectError::NoWaitAof);
         }
     }
     Ok(())
+}
+
+fn strange(error: impl Into<RedisError>) -> Failed {
+    Failed::from(error.into())
 }
 
 /// The value of this name in what `INFO` answers.

@@ -245,3 +245,51 @@ async fn r40_redis_a_record_is_found_by_the_list_until_it_is_damaged() {
     let page = fresh.store.list(&Query::default()).await.expect("a page");
     assert_eq!(page.records[0].seen.condition, Condition::Unreadable);
 }
+
+/// The rights that the page names are enough, and no other key can be touched with them.
+#[tokio::test]
+async fn r40_redis_the_rights_on_the_page_are_enough() {
+    let page = include_str!("../../docs/redis.md");
+    let (_, rights) = page.split_once("An ACL for the store: `").expect("a line");
+    let rights = rights.split_once('`').expect("its end").0;
+    let server = Redis::start(&[]).await;
+    // Older servers do not know every command.
+    let knows = server.ask("WAITAOF 0 0 1").await.starts_with('*');
+    let rights = if knows { rights.to_owned() } else { rights.replace(" +waitaof", "") };
+    server.eventually(&format!("ACL SETUSER app on >secret {rights}"), "+OK").await;
+    let url = format!("redis://app:secret@127.0.0.1:{}/", server.port);
+    let store = RedisStore::connect(&url).await.expect("a store");
+    assert_eq!(say(&store, "k", "once").await.expect("said"), "once");
+    assert_eq!(say(&store, "k", "once").await.expect("a replay"), "once");
+    assert_eq!(store.list(&Query::default()).await.expect("a page").records.len(), 1);
+    Inspect::backlog(&store).await.expect("an answer");
+    let other = RedisStore::builder(&url).prefix("other").build().await.expect("a store");
+    let refused = say(&other, "k", "once").await.expect_err("another prefix");
+    assert_eq!(refused.kind(), Kind::DeploymentBroken, "{refused:?}");
+    let wrong = RedisStore::connect(&url.replace("secret", "wrong")).await.map(|_| ()).expect_err("another password");
+    assert!(!format!("{wrong:?} {wrong}").contains("wrong"), "{wrong:?}");
+}
+
+#[tokio::test]
+async fn r40_redis_writes_wait_for_the_file() {
+    let wait =
+        async |server: &Redis| RedisStore::builder(&server.url()).wait_aof(0, Duration::from_secs(5)).build().await;
+    let without = Redis::start(&[]).await;
+    assert!(matches!(wait(&without).await, Err(ConnectError::NoWaitAof)));
+    let server = Redis::start(&["--appendonly", "yes", "--appendfsync", "always"]).await;
+    if !server.ask("WAITAOF 0 0 1").await.starts_with('*') {
+        assert!(matches!(wait(&server).await, Err(ConnectError::NoWaitAof)), "an older server");
+        return;
+    }
+    let store = wait(&server).await.expect("a store");
+    assert_eq!(say(&store, "k", "once").await.expect("said"), "once");
+    assert_eq!(say(&store, "k", "once").await.expect("a replay"), "once");
+}
+
+/// What a handler's future takes is taken by every request.
+#[tokio::test]
+async fn r40_redis_a_handlers_future_is_small() {
+    let fresh = Fresh::on::<Single>().await;
+    let size = size_of_val(&say(&fresh.store, "k", "once"));
+    assert!(size < 14_000, "{size} bytes");
+}
