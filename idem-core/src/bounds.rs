@@ -108,6 +108,18 @@ impl<T, E> Answer for Result<T, E> {
 )]
 pub trait Leased: Context {}
 
+/// A transaction that a step can write in. That of a store without transactions is none.
+#[diagnostic::on_unimplemented(
+    message = "the steps of this store have no transaction",
+    label = "each step is a call",
+    note = "write `steps.call(\"name\", async |key| …)`, and `steps.undo_call(\"name\", async move |key| …)` for its undo",
+    note = "a step that writes to a database belongs to a handler with `steps: &mut PgSteps` or `steps: &mut SqliteSteps` from `idem_sqlx`"
+)]
+pub trait Writable: Context {}
+
+#[diagnostic::do_not_recommend]
+impl<T: Context> Writable for T {}
+
 /// A transaction that its holder ends. No context is one.
 #[diagnostic::on_unimplemented(
     message = "a handler does not end its transaction",

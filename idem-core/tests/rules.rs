@@ -67,7 +67,7 @@ fn rule(text: &str) -> Option<Rule> {
 fn tests() -> BTreeMap<Rule, String> {
     let mut tests = BTreeMap::new();
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");
-    for folder in ["idem-core", "idem-macros", "idem-sqlx", "idem-cli", "examples"] {
+    for folder in ["idem-core", "idem-macros", "idem-sqlx", "idem-redis", "idem-cli", "examples"] {
         collect(&workspace.join(folder), &mut tests);
     }
     assert!(!tests.is_empty());

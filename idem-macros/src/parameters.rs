@@ -27,7 +27,7 @@ pub(crate) enum Role {
 
 /// Names of context types, used only in reports. A context is known by its `&mut`, so any other type can also be a
 /// context.
-const CONTEXTS: [&str; 4] = ["PgTx", "SqliteTx", "PgSteps", "SqliteSteps"];
+const CONTEXTS: [&str; 5] = ["PgTx", "SqliteTx", "PgSteps", "SqliteSteps", "RedisSteps"];
 
 /// Whether the type is a context, by its name.
 pub(crate) fn is_known(context: &Type) -> bool {
@@ -48,6 +48,12 @@ pub(crate) fn is_sqlx(context: &Type) -> bool {
         }
         _ => false,
     }
+}
+
+/// The transaction that Redis does not have.
+pub(crate) fn is_of_redis(context: &Type) -> bool {
+    let Type::Path(path) = plain(context) else { return false };
+    path.path.segments.last().is_some_and(|last| last.ident == "RedisTx")
 }
 
 /// The parameters in their order, without a receiver.

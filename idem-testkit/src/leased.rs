@@ -6,17 +6,17 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::future::join_all;
 use idem_core::store::{
-    Attempt, Claimed, Context, Entry, EntryKind, Format, Input, Intent, Lease, LeaseTerms, Outcome, Recover, Reply,
+    Attempt, Claimed, Entry, EntryKind, Format, Input, Intent, Lease, LeaseTerms, Outcome, Recover, Reply,
 };
 use idem_core::{Fingerprint, Identity, Kind, Request, Then};
 
 use crate::support::{
-    HOUR, MINUTE, SECOND, TERMS, asking, call_started, claimed, in_a_second, lease, leased, outcome, refusal, replayed,
-    reply, request, sent_ago, transaction,
+    HOUR, MINUTE, SECOND, TERMS, asking, call_started, in_a_second, lease, leased, outcome, refusal, reply, request,
+    sent_ago, transaction,
 };
-use crate::{Subject, contracts};
+use crate::{Leases, contracts};
 
-contracts! { $ leased_contract in leased:
+contracts! { $ leased_contract in leased for Leases:
     /// Everybody sees the lease at once, and another fingerprint is refused.
     async fn r25_a_lease_is_in_flight_until_it_ends(subject) {
         let attempt = leased(&subject, &request("k")).await;
@@ -76,57 +76,20 @@ contracts! { $ leased_contract in leased:
     async fn r26_a_stale_claim_changes_nothing(subject) {
         let stale = leased(&subject, &request("k")).await;
         stale.lease.record(None, &transaction(0, "kept")).await.expect("held");
-        let mut open = stale.lease.begin().await.expect("held");
-        S::write(&mut open).await;
-        stale.lease.roll_back(open).await.expect("rolled back");
         subject.pass(2 * MINUTE).await;
         let current = leased(&subject, &request("k")).await;
         assert_eq!(current.entries, [transaction(0, "kept")]);
 
         let lost = |ended: Result<(), idem_core::Error>| assert_eq!(ended.expect_err("lost").kind(), Kind::LeaseLost);
         lost(stale.lease.renew().await);
-        // Its transaction may begin, but keeps nothing.
-        for completes in [false, true] {
-            lost(match stale.lease.begin().await {
-                Ok(mut tx) => {
-                    S::write(&mut tx).await;
-                    if completes {
-                        stale.lease.complete(Some(tx), &outcome("stale")).await
-                    } else {
-                        stale.lease.record(Some(tx), &transaction(1, "stale")).await
-                    }
-                }
-                Err(error) => Err(error),
-            });
-        }
         lost(stale.lease.record(None, &transaction(1, "stale")).await);
         lost(stale.lease.complete(None, &outcome("stale")).await);
         lost(stale.lease.release().await);
 
         current.lease.renew().await.expect("held");
-        assert_eq!(subject.written().await, 0);
         current.lease.release().await.expect("held");
         let next = leased(&subject, &request("k")).await;
         assert_eq!((next.number, next.entries), (3, vec![transaction(0, "kept")]));
-    }
-
-    /// A step's writes and its entry are one commit. So are the last writes and the outcome.
-    async fn r27_writes_and_entry_are_one_commit(subject) {
-        let attempt = leased(&subject, &request("k")).await;
-        let mut tx = attempt.lease.begin().await.expect("held");
-        S::write(&mut tx).await;
-        attempt.lease.record(Some(tx), &transaction(0, "reserve")).await.expect("kept");
-        assert_eq!(subject.written().await, 1);
-
-        let mut tx = attempt.lease.begin().await.expect("held");
-        S::write(&mut tx).await;
-        attempt.lease.roll_back(tx).await.expect("rolled back");
-        assert_eq!(subject.written().await, 1);
-
-        let mut tx = attempt.lease.begin().await.expect("held");
-        S::write(&mut tx).await;
-        attempt.lease.complete(Some(tx), &outcome("done")).await.expect("kept");
-        assert_eq!((subject.written().await, replayed(&subject, &request("k")).await), (2, reply("done")));
     }
 
     /// What is recorded comes back in its order, byte for byte.
@@ -243,27 +206,6 @@ contracts! { $ leased_contract in leased:
         assert!(matches!(claim("this").await, Claimed::Run(_)));
         subject.pass(MINUTE).await;
         assert_eq!(refusal(claim("this").await), Kind::AttemptsExhausted);
-    }
-
-    /// A run that begins in the place of an expired one has not been released.
-    async fn r25a_a_new_run_is_not_spaced_by_an_old_one(subject) {
-        let fail = async || {
-            let mut released = Instant::now();
-            for pause in [0, 0, 1, 2, 4, 8] {
-                let attempt = after_pause(&subject, &TERMS, released, SECOND * pause).await;
-                released = Instant::now();
-                attempt.lease.release().await.expect("held");
-            }
-            let next = lease(&subject, &request("k"), &TERMS, Intent::Run).await;
-            assert!(matches!(next, Claimed::TooSoon(rest) if rest > SECOND * 8));
-            subject.pass(2 * HOUR).await;
-        };
-        fail().await;
-        fail().await;
-        // The same if a run in one transaction comes between the two.
-        claimed(&subject, &request("k")).await.complete(&outcome("done")).await.expect("kept");
-        subject.pass(2 * HOUR).await;
-        fail().await;
     }
 
     /// A rejected run is spaced like any other, and never used up.
@@ -448,8 +390,16 @@ contracts! { $ leased_contract in leased:
     }
 }
 
+/// The reply that a request gets.
+async fn replayed<S: Leases>(subject: &S, request: &Request) -> Reply {
+    match lease(subject, request, &TERMS, Intent::Run).await {
+        Claimed::Replay(reply, _) => reply,
+        claimed => panic!("no replay, but {:?}", refusal(claimed)),
+    }
+}
+
 /// The next attempt, which is refused until this pause after the release is over, and runs then.
-async fn after_pause<S: Subject>(
+pub(crate) async fn after_pause<S: Leases>(
     subject: &S,
     terms: &LeaseTerms,
     released: Instant,

@@ -58,8 +58,59 @@ use idem_core::store::{Context, Lease, Recover, Transaction};
 
 pub mod leased;
 pub mod logs;
+pub mod redis;
 mod support;
 pub mod transactional;
+pub mod writes;
+
+/// A store of leased runs to be tested, empty. Every [`Subject`] is one. A store without transactions implements this
+/// trait alone, and asks for [`leased_contract!`].
+pub trait Leases: Sized + Send + Sync + 'static {
+    /// The store.
+    type Store: Recover;
+    /// Its lease.
+    type Lease: Lease<Store = Self::Store>;
+
+    /// A new one, which nobody else knows.
+    fn create() -> impl Future<Output = Self> + Send;
+
+    /// The store.
+    fn store(&self) -> &Self::Store;
+
+    /// The time by the store's clock.
+    fn now(&self) -> impl Future<Output = SystemTime> + Send;
+
+    /// Lets this time pass by the store's clock, or makes everything that is stored as much older.
+    fn pass(&self, time: Duration) -> impl Future<Output = ()> + Send;
+
+    /// Removes what has expired, and says how many records that was.
+    fn sweep(&self) -> impl Future<Output = u64> + Send;
+}
+
+impl<S: Subject> Leases for S {
+    type Store = <S as Subject>::Store;
+    type Lease = <S as Subject>::Lease;
+
+    async fn create() -> Self {
+        <S as Subject>::create().await
+    }
+
+    fn store(&self) -> &Self::Store {
+        Subject::store(self)
+    }
+
+    async fn now(&self) -> SystemTime {
+        Subject::now(self).await
+    }
+
+    async fn pass(&self, time: Duration) {
+        Subject::pass(self, time).await;
+    }
+
+    async fn sweep(&self) -> u64 {
+        Subject::sweep(self).await
+    }
+}
 
 /// A store to be tested, empty, and what is written beside it.
 pub trait Subject: Sized + Send + Sync + 'static {
@@ -98,15 +149,16 @@ macro_rules! contract {
     ($subject:ty) => {
         $crate::transactional_contract!($subject);
         $crate::leased_contract!($subject);
+        $crate::writes_contract!($subject);
     };
 }
 
 /// Each function here, and a macro that makes a test of each.
 macro_rules! contracts {
-    ($dollar:tt $macro:ident in $module:ident: $($(#[$doc:meta])* async fn $name:ident($subject:ident) $body:block)*) => {
+    ($dollar:tt $macro:ident in $module:ident for $bound:ident: $($(#[$doc:meta])* async fn $name:ident($subject:ident) $body:block)*) => {
         $(
             $(#[$doc])*
-            pub async fn $name<S: $crate::Subject>() {
+            pub async fn $name<S: $crate::$bound>() {
                 $crate::logs::watch();
                 let $subject = S::create().await;
                 $body

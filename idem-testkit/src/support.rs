@@ -9,8 +9,8 @@ use idem_core::store::{
 };
 use idem_core::{Fingerprint, FirstSent, Identity, Kind, Request};
 
-use crate::Subject;
 use crate::logs::CANARY;
+use crate::{Leases, Subject};
 
 pub(crate) const HOUR: Duration = Duration::from_secs(60 * 60);
 pub(crate) const MINUTE: Duration = Duration::from_secs(60);
@@ -58,7 +58,7 @@ pub(crate) async fn claimed<S: Subject>(subject: &S, request: &Request) -> S::Tx
 }
 
 /// The same request, first sent so many seconds ago.
-pub(crate) async fn sent_ago<S: Subject>(subject: &S, request: &Request, seconds: i64) -> Request {
+pub(crate) async fn sent_ago<S: Leases>(subject: &S, request: &Request, seconds: i64) -> Request {
     let (now, time) = (subject.now().await, Duration::from_secs(seconds.unsigned_abs()));
     let sent: SystemTime = if seconds < 0 { now + time } else { now - time };
     request.clone().with_first_sent(Some(FirstSent::at(sent)))
@@ -96,7 +96,7 @@ pub(crate) async fn refused<S: Subject>(subject: &S, request: &Request) -> Kind 
     }
 }
 
-pub(crate) async fn lease<S: Subject>(
+pub(crate) async fn lease<S: Leases>(
     subject: &S,
     request: &Request,
     terms: &LeaseTerms,
@@ -106,7 +106,7 @@ pub(crate) async fn lease<S: Subject>(
 }
 
 /// An attempt that was claimed.
-pub(crate) async fn leased<S: Subject>(subject: &S, request: &Request) -> Attempt<S::Lease> {
+pub(crate) async fn leased<S: Leases>(subject: &S, request: &Request) -> Attempt<S::Lease> {
     match lease(subject, request, &TERMS, Intent::Run).await {
         Claimed::Run(attempt) => attempt,
         Claimed::Replay(reply, _) => panic!("a replay: {reply:?}"),

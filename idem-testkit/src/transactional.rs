@@ -14,7 +14,7 @@ use crate::support::{
     sent_ago, transaction,
 };
 
-contracts! { $ transactional_contract in transactional:
+contracts! { $ transactional_contract in transactional for Subject:
     /// Of any number of duplicates exactly one runs, and the others get its reply, or are told to wait.
     async fn r10_of_many_duplicates_exactly_one_runs(subject) {
         let subject = Arc::new(subject);

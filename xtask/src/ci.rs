@@ -9,7 +9,7 @@ use crate::{Failure, cargo, keeper};
 macro_rules! features {
     () => {
         "idem-core/axum,idem-core/console,idem-core/memory,idem-core/seal,idem-core/metrics,idem-core/uuid,idem-sqlx/axum,\
-         idem-sqlx/postgres,idem-sqlx/seal,idem-sqlx/sqlite"
+         idem-sqlx/postgres,idem-sqlx/seal,idem-sqlx/sqlite,idem-redis/axum,idem-redis/seal"
     };
 }
 
@@ -30,6 +30,7 @@ const CHECKS: &[(&str, &str)] = &[
     ("idem-core, uuid", "clippy -p idem-core --no-default-features --features uuid -- -D warnings"),
     ("idem-sqlx, postgres", "clippy -p idem-sqlx --no-default-features --features postgres -- -D warnings"),
     ("idem-sqlx, sqlite", "clippy -p idem-sqlx --no-default-features --features sqlite -- -D warnings"),
+    ("idem-redis, no feature", "clippy -p idem-redis --no-default-features -- -D warnings"),
     (
         "payments and checkout, sqlite",
         concat!("clippy --workspace --all-targets --features ", features!(), " -- -D warnings"),
@@ -68,9 +69,9 @@ pub(crate) fn check() -> Result<ExitCode, Failure> {
 const MINIMAL: &str = r#"
 copy=${CARGO_TARGET_DIR:-target}/minimal
 rm -rf "$copy" && mkdir -p "$copy" &&
-    cp -R Cargo.toml README.md idem-macros idem-core idem-sqlx idem-testkit idem-cli fuzz "$copy" && cd "$copy" &&
+    cp -R Cargo.toml README.md idem-macros idem-core idem-sqlx idem-redis idem-testkit idem-cli fuzz "$copy" && cd "$copy" &&
     sed -i.bak -e '/^    "[^"]*",$/d' \
-        -e 's|^members = .*|members = ["idem-macros", "idem-core", "idem-sqlx", "idem-testkit", "idem-cli",|' Cargo.toml &&
+        -e 's|^members = .*|members = ["idem-macros", "idem-core", "idem-sqlx", "idem-redis", "idem-testkit", "idem-cli",|' Cargo.toml &&
     RUSTC_BOOTSTRAP=1 "$CARGO" update -Z direct-minimal-versions &&
     "$CARGO" check --all-features --target-dir target
 "#;
@@ -99,7 +100,7 @@ mod tests {
     #[test]
     fn each_feature_of_the_published_crates_is_listed() {
         let mut all = Vec::new();
-        for package in ["idem-core", "idem-sqlx"] {
+        for package in ["idem-core", "idem-sqlx", "idem-redis"] {
             let path = format!("{}/../{package}/Cargo.toml", env!("CARGO_MANIFEST_DIR"));
             let text = std::fs::read_to_string(path).expect("a manifest");
             let of_it =

@@ -3,7 +3,7 @@
 //! - `main` reads the command line
 //! - `ci` lists the checks, `test` runs the tests: what is run stands in these two
 //! - `fuzz` runs the fuzz targets for longer than the tests do
-//! - `postgres`, `pgbouncer` and `broker` are the servers, `python` and `folder` fetch what has to be fetched for them
+//! - `postgres`, `pgbouncer`, `broker` and `redis` are the servers, `python` and `folder` fetch what has to be fetched for them
 //! - `keeper`, with `keeper.sh`, sees to it that neither a server nor a command outlives us
 
 #[cfg(not(unix))]
@@ -17,6 +17,7 @@ mod test;
 mod broker;
 mod pgbouncer;
 mod postgres;
+mod redis;
 
 mod folder;
 mod python;
@@ -31,10 +32,11 @@ usage: cargo xtask <command>
   test [OPTIONS] [ARGS...]            run all tests; ARGS go to `cargo test`
        --fast                         for every day: no brokers, browser, kills, soaks or long models; nothing is installed
        --postgres VERSION             on a PostgreSQL of this major version
-       --skip NAME                    without `postgres`, `pgbouncer`, `kafka`, `sqs` or `chromium`
+       --skip NAME                    without `postgres`, `pgbouncer`, `kafka`, `sqs`, `redis` or `chromium`
   postgres [OPTION] -- COMMAND...     run COMMAND on a PostgreSQL
        --durable                      leaves fsync on
        --pgbouncer                    with a PgBouncer before it, which IDEM_TEST_PGBOUNCER names
+  redis -- COMMAND...                 run COMMAND on a Redis or Valkey, which REDIS_URL names
   ci                                  formatting, lints, docs, each feature alone, dependencies
   fuzz [SECONDS]                      each fuzz target for this long, or else for a minute
   minimal                             whether the published crates compile with the oldest dependencies they allow
@@ -44,6 +46,9 @@ IDEM_TEST_PGBOUNCER, IDEM_TEST_KAFKA, IDEM_TEST_SQS and IDEM_TEST_CHROMIUM (a pr
 pip or apt in Cargo's folder where they are missing, and are gone when the command ends, however it ends. Where one
 cannot be had, its tests are left out and the exit code is 2. The tests of Postgres run once more through PgBouncer,
 unless ARGS ask for certain tests.
+
+The tests start the Redis servers themselves, of the program that IDEM_TEST_REDIS names, of the first `valkey-server` or
+`redis-server` on the PATH, or else of a Valkey that is installed in the same way.
 
 The PostgreSQL is that of the first `initdb` on the PATH, or else the newest in /usr/lib/postgresql. DATABASE_URL is
 never read: `test` removes it, and `postgres` sets it and IDEM_TEST_POSTGRES to the server's URL for COMMAND.
@@ -65,6 +70,7 @@ fn main() -> ExitCode {
         ["postgres", option @ ("--durable" | "--pgbouncer"), "--", program, args @ ..] => {
             Some(on_postgres(option, program, args))
         }
+        ["redis", "--", program, args @ ..] => Some(redis::run(Command::new(program).args(args))),
         ["ci"] => Some(ci::check()),
         ["fuzz"] => Some(fuzz::run(60)),
         ["fuzz", seconds] => seconds.parse().ok().map(fuzz::run),

@@ -6,7 +6,7 @@ use std::{env, thread};
 use crate::ci::{FEATURES, step};
 use crate::keeper::Server;
 use crate::postgres::COMMON_VARIABLE;
-use crate::{Failure, broker, cargo, chromium, fuzz, pgbouncer, postgres};
+use crate::{Failure, broker, cargo, chromium, fuzz, pgbouncer, postgres, redis};
 
 /// A server, and the tests that cannot do without it.
 struct Part {
@@ -16,20 +16,20 @@ struct Part {
     packages: &'static [&'static str],
     /// Every other test that needs it has this in its name.
     word: Option<&'static str>,
-    /// The only package that needs it, if there is one.
-    only_for: Option<&'static str>,
+    /// The only packages that need it. None: any may.
+    only_for: &'static [&'static str],
     /// Whether it is for a step of its own, which runs where no arguments ask for certain tests.
     has_a_step: bool,
     /// Gets the servers that stand before it in the list and were started.
     start: fn(&Asked<'_>, &[Server]) -> Result<Server, Failure>,
 }
 
-const PARTS: [Part; 5] = [
+const PARTS: [Part; 6] = [
     Part {
         name: "postgres",
         packages: &["payments", "checkout"],
         word: Some("postgres"),
-        only_for: None,
+        only_for: &[],
         has_a_step: false,
         start: |asked, _| postgres::start(asked.version, false),
     },
@@ -37,7 +37,7 @@ const PARTS: [Part; 5] = [
         name: "pgbouncer",
         packages: &[],
         word: None,
-        only_for: None,
+        only_for: &[],
         has_a_step: true,
         start: |_, servers| {
             let postgres = servers.iter().find(|server| server.variable == postgres::VARIABLE);
@@ -48,7 +48,7 @@ const PARTS: [Part; 5] = [
         name: "kafka",
         packages: &[],
         word: Some("broker_process"),
-        only_for: Some("kafka-consumer"),
+        only_for: &["kafka-consumer"],
         has_a_step: false,
         start: |_, _| broker::kafka(),
     },
@@ -56,7 +56,7 @@ const PARTS: [Part; 5] = [
         name: "sqs",
         packages: &[],
         word: Some("sqs_server"),
-        only_for: Some("sqs-consumer"),
+        only_for: &["sqs-consumer"],
         has_a_step: false,
         start: |_, _| broker::sqs(),
     },
@@ -64,9 +64,17 @@ const PARTS: [Part; 5] = [
         name: "chromium",
         packages: &[],
         word: Some("in_chromium"),
-        only_for: Some("idem-core"),
+        only_for: &["idem-core"],
         has_a_step: false,
         start: |_, _| chromium::find(),
+    },
+    Part {
+        name: "redis",
+        packages: &[],
+        word: Some("redis"),
+        only_for: &["idem-redis", "notify"],
+        has_a_step: false,
+        start: |_, _| redis::program(),
     },
 ];
 
@@ -204,7 +212,8 @@ impl<'a> Asked<'a> {
             return self.args.is_empty();
         }
         self.packages().next().is_none()
-            || part.only_for.is_none_or(|only| self.packages().any(|arg| arg.contains(only)))
+            || part.only_for.is_empty()
+            || part.only_for.iter().any(|only| self.packages().any(|arg| arg.contains(only)))
     }
 
     /// Why its tests are left out on purpose, if they are.
@@ -215,7 +224,8 @@ impl<'a> Asked<'a> {
         if part.name == "pgbouncer" && self.skip.contains(&"postgres") {
             return Some("it needs postgres");
         }
-        let installs = !self.fast || self.version.is_some() || postgres::is_at_hand();
+        let is_at_hand = if part.name == "redis" { redis::is_at_hand } else { postgres::is_at_hand };
+        let installs = !self.fast || self.version.is_some() || is_at_hand();
         (!installs).then_some("there is none, and `--fast` installs nothing")
     }
 

@@ -264,6 +264,8 @@ pub enum Source {
     Sql,
     /// The memory of the process.
     Memory,
+    /// A Redis server or cluster.
+    Redis,
 }
 
 impl Source {
@@ -273,6 +275,7 @@ impl Source {
         match self {
             Self::Sql => "sql",
             Self::Memory => "memory",
+            Self::Redis => "redis",
         }
     }
 }

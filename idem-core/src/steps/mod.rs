@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout};
 
 pub use key::StepKey;
 
-use crate::bounds::UndoIn;
+use crate::bounds::{UndoIn, Writable};
 use crate::disposition::Disposition;
 use crate::entry::Entry;
 use crate::error::{Error, Kind};
@@ -121,9 +121,9 @@ impl<L: Lease> Steps<L> {
     /// Runs a step that writes to the store's database. Its writes and its record are one commit.
     ///
     /// ```
-    /// # use idem_core::{Error, Steps, store::Lease};
+    /// # use idem_core::{Error, Steps, store::{Context, Lease}};
     /// # async fn write<T>(_: &mut T) -> Result<u32, Error> { Ok(1) }
-    /// async fn reserve<L: Lease>(steps: &mut Steps<L>) -> Result<u32, Error> {
+    /// async fn reserve<L: Lease<Tx: Context>>(steps: &mut Steps<L>) -> Result<u32, Error> {
     ///     steps.transaction("reserve", async |tx| write(tx).await).await
     /// }
     /// ```
@@ -141,6 +141,7 @@ impl<L: Lease> Steps<L> {
     where
         T: Serialize + DeserializeOwned,
         E: From<Error>,
+        L::Tx: Writable,
     {
         value::check::<T>()?;
         let watch = self.watch(name, false);
@@ -260,6 +261,7 @@ impl<L: Lease> Steps<L> {
     pub async fn finish<T, E>(&mut self, body: impl AsyncFnOnce(&mut L::Tx) -> Result<T, E>) -> Result<T, E>
     where
         E: From<Error>,
+        L::Tx: Writable,
     {
         self.check_lease()?;
         self.may(Journal::may_finish)?;
@@ -280,10 +282,10 @@ impl<L: Lease> Steps<L> {
     /// Registers the undo of a step: a transaction in the store's database that runs if the run is rejected.
     ///
     /// ```
-    /// # use idem_core::{Error, Steps, store::Lease};
+    /// # use idem_core::{Error, Steps, store::{Context, Lease}};
     /// # async fn reserve<T>(_: &mut T, _: u32) -> Result<u32, Error> { Ok(1) }
     /// # async fn give_back<T>(_: &mut T, _: u32) -> Result<(), Error> { Ok(()) }
-    /// async fn order<L: Lease>(steps: &mut Steps<L>, item: u32) -> Result<u32, Error> {
+    /// async fn order<L: Lease<Tx: Context>>(steps: &mut Steps<L>, item: u32) -> Result<u32, Error> {
     ///     let reserved = steps.transaction("reserve", async |tx| reserve(tx, item).await).await?;
     ///     steps.undo("reserve", async move |tx| give_back(tx, reserved).await);
     ///     Ok(reserved)
@@ -305,6 +307,7 @@ impl<L: Lease> Steps<L> {
     where
         E: Into<Failure> + 'static,
         F: AsyncFnOnce(&mut L::Tx) -> Result<(), E> + for<'t> UndoIn<'t, L::Tx, E> + Send + 'static,
+        L::Tx: Writable,
     {
         self.register(step, Undo::transaction(body));
     }
@@ -366,6 +369,25 @@ impl<L: Lease> Steps<L> {
     #[must_use]
     pub fn attempt(&self) -> u32 {
         self.run.as_ref().map_or(1, |run| run.attempt)
+    }
+
+    /// The fence number of this attempt: each later attempt of the identity has a greater one. `None` in a request that
+    /// is not recorded, and on a store that gives none.
+    ///
+    /// ```
+    /// # use idem_core::{Error, Steps, store::Lease};
+    /// # async fn put(_: &str, _: Option<u64>) -> Result<(), Error> { Ok(()) }
+    /// async fn provision<L: Lease>(steps: &mut Steps<L>) -> Result<(), Error> {
+    ///     let fence = steps.fence();
+    ///     steps.call("create", async |key| put(key.as_str(), fence).await).await
+    /// }
+    /// ```
+    ///
+    /// A callee that keeps the greatest number it has seen of a resource, and refuses a smaller one, is not changed by a
+    /// process that has lost its lease without knowing it.
+    #[must_use]
+    pub fn fence(&self) -> Option<u64> {
+        self.run.as_ref().and_then(|run| run.lease.fence())
     }
 
     /// Whether an earlier attempt has finished this step.

@@ -23,7 +23,7 @@ use crate::record::{Outcome, Reply, Request};
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is no idempotency context",
     label = "not the type of a context",
-    note = "the `&mut` parameter says how the handler runs: `tx: &mut PgTx` or `tx: &mut SqliteTx` from `idem_sqlx` in one transaction, `steps: &mut PgSteps` or `steps: &mut SqliteSteps` in recorded steps"
+    note = "the `&mut` parameter says how the handler runs: `tx: &mut PgTx` or `tx: &mut SqliteTx` from `idem_sqlx` in one transaction, `steps: &mut PgSteps`, `steps: &mut SqliteSteps` or `steps: &mut RedisSteps` in recorded steps"
 )]
 pub trait Context: Sized + Send + 'static {
     /// The store that this context belongs to.

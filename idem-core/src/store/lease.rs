@@ -23,7 +23,8 @@ pub trait Lease: Clone + Send + Sync + 'static {
     /// The store.
     type Store: Store;
 
-    /// The transaction that a transaction step gets.
+    /// The transaction that a transaction step gets. Unless it is a [`Context`](super::Context), the steps of this store
+    /// are calls alone: a step in a transaction does not compile.
     type Tx: Transaction<Store = Self::Store>;
 
     /// True if an open step transaction locks out other claimants and our own renewal, as SQLite's write lock does.
@@ -43,6 +44,12 @@ pub trait Lease: Clone + Send + Sync + 'static {
         terms: &LeaseTerms,
         intent: Intent,
     ) -> impl Future<Output = Result<Claimed<Attempt<Self>>, Error>> + Send;
+
+    /// The fence number of this attempt, if the store gives one: greater than that of every earlier attempt of the
+    /// identity, also over releases and expired records.
+    fn fence(&self) -> Option<u64> {
+        None
+    }
 
     /// Renews the lease: its full duration begins again.
     ///

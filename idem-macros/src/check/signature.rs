@@ -12,7 +12,7 @@ use syn::{
 use super::Form;
 use crate::errors::{Errors, text};
 use crate::item::{Function, is_ours};
-use crate::parameters::{Parameter, Role, is_known, is_sqlx, plain};
+use crate::parameters::{Parameter, Role, is_known, is_of_redis, is_sqlx, plain};
 
 /// Reports what no handler can have, and returns the type of the context.
 pub(super) fn check(function: &Function, form: Form, parameters: &[Parameter], errors: &mut Errors) -> Type {
@@ -282,6 +282,16 @@ fn context(signature: &Signature, parameters: &[Parameter], errors: &mut Errors)
                         format!(
                             "`{context}` is no idempotency context, since it holds no claim\n\
                              help: write `&mut PgTx` or `&mut SqliteTx`, which is used like sqlx's own transaction"
+                        ),
+                    );
+                }
+                if is_of_redis(context) {
+                    let context = text(context);
+                    errors.at(
+                        ty,
+                        format!(
+                            "`{context}` is no idempotency context, since Redis has no transaction for the handler's writes\n\
+                             help: write `steps: &mut RedisSteps`, and make each effect a call: `steps.call(\"name\", …)`"
                         ),
                     );
                 }

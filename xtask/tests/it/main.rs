@@ -169,6 +169,27 @@ fn a_pooler_is_there_for_a_command_and_gone_with_it() {
 }
 
 #[test]
+fn a_redis_is_there_for_a_command_and_gone_with_it() {
+    let machine = Machine::new("redis");
+    let output =
+        machine.xtask(&["redis", "--", "sh", "-c", "echo $IDEM_TEST_REDIS $REDIS_URL; exit 7"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(7), "{output:?}");
+    let stdout = text(&output.stdout);
+    let words: Vec<_> = stdout.split_whitespace().collect();
+    assert!(words[0].ends_with("/valkey-server") && words[1].starts_with("redis://127.0.0.1:"), "{stdout}");
+    machine.assert_empty();
+    // Tests get the program, and start their own servers. An old one is not taken.
+    machine.stand_in("cargo", "echo $IDEM_TEST_REDIS-");
+    let of_tests = || text(&machine.test(&["-p", "idem-redis"]).stdout).trim_end().to_owned();
+    assert!(of_tests().ends_with("bin/valkey-server-"));
+    machine.stand_in("valkey-server", "echo 'Redis server v=6.2.1 sha=0'");
+    machine.stand_in("redis-server", "echo 'Redis server v=7.0.15 sha=0'");
+    assert!(of_tests().ends_with("bin/redis-server-"));
+    assert_eq!(text(&machine.test(&["-p", "idem-core"]).stdout), "-\n");
+    machine.assert_empty();
+}
+
+#[test]
 fn a_wrong_command_line_is_answered_by_the_usage() {
     let machine = Machine::new("usage");
     for args in [
@@ -339,6 +360,11 @@ const PGBOUNCER: &str = r#"
 [ "$1" = --version ] && { echo PgBouncer 9.9; exit; }
 grep -q 'port=[0-9]* user=postgres connect_query=.*PREPARE sqlx_s_' "$1" && echo process up; exec sleep 600"#;
 
+/// Called as `valkey-server --version` or `valkey-server --port …`.
+const REDIS: &str = r#"
+[ "$1" = --version ] && { echo 'Valkey server v=9.1.2 sha=0'; exit; }
+echo Ready to accept connections; exec sleep 600"#;
+
 /// Called as `python3 --version`, `python3 -m pip … install … --target FOLDER PACKAGE…` or `python3 -c SCRIPT`.
 const PYTHON: &str = r#"
 [ "$1" = -c ] && { echo Running on; exec sleep 600; }
@@ -368,6 +394,7 @@ impl Machine {
         machine.stand_in("pg_ctl", STOP);
         machine.stand_in("pgbouncer", PGBOUNCER);
         machine.stand_in("python3", PYTHON);
+        machine.stand_in("valkey-server", REDIS);
         // When root runs the tests, another account runs the server.
         open_to(&machine.root, 0o755);
         open_to(&machine.root.join("bin"), 0o755);
@@ -390,9 +417,14 @@ impl Machine {
         let path = std::env::join_paths([self.root.join("bin")].into_iter().chain(path)).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
         command.args(args).env("PATH", path).env("TMPDIR", self.root.join("tmp"));
-        for variable in
-            ["IDEM_TEST_POSTGRES", "DATABASE_URL", "IDEM_TEST_PGBOUNCER", "IDEM_TEST_KAFKA", "IDEM_TEST_SQS"]
-        {
+        for variable in [
+            "IDEM_TEST_POSTGRES",
+            "DATABASE_URL",
+            "IDEM_TEST_PGBOUNCER",
+            "IDEM_TEST_KAFKA",
+            "IDEM_TEST_SQS",
+            "IDEM_TEST_REDIS",
+        ] {
             command.env_remove(variable);
         }
         command

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// Each published crate, and what is in its package beside what all have.
-const PUBLISHED: [(&str, &[&str]); 3] = [
+const PUBLISHED: [(&str, &[&str]); 4] = [
     ("idem-macros", &[]),
     ("idem-core", &["docs/compiler.md"]),
     (
@@ -15,6 +15,7 @@ const PUBLISHED: [(&str, &[&str]); 3] = [
             "migrations/sqlite/20261122000001_create_idem_records.sql",
         ],
     ),
+    ("idem-redis", &["docs/redis.md", "src/scripts/claim.lua"]),
 ];
 
 fn workspace() -> &'static Path {

@@ -1,0 +1,9 @@
+//! The store on real servers: one, and a cluster of six.
+
+mod callee;
+mod contract;
+mod guards;
+mod kills;
+mod operate;
+mod records;
+mod support;
