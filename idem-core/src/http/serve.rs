@@ -169,7 +169,7 @@ async fn serve<C: Context>(
         let claiming = pin!(claim::claim::<C>(&store, &request, policy.in_flight, &policy.lease, Intent::Run));
         catch(claiming.instrument(watch.span())).await
     };
-    match claimed.unwrap_or_else(|panic| Err(bug(panic))) {
+    match watch.answered(claimed.unwrap_or_else(|panic| Err(bug(panic)))) {
         // No await comes between the claim and the task that outlives this future.
         Ok(Claimed::Run(context)) => {
             let run = catch(Box::pin(async move {
