@@ -64,6 +64,7 @@ mod error;
 mod failure;
 #[cfg(feature = "axum")]
 mod for_axum;
+mod hints;
 mod lease;
 mod migrate;
 mod migrations;
