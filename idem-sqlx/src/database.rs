@@ -42,7 +42,7 @@ pub trait Database: Store + Unpin {
     fn running(&self) -> &Running;
 
     /// Notes that the run of an identity has finished, so that the next request with it is probably a retry.
-    fn finished(&self, _digest: &Digest) {}
+    fn finished(&self, digest: &Digest);
 
     /// Whether a request with this identity is probably a retry.
     fn is_recent(&self, digest: &Digest) -> bool;

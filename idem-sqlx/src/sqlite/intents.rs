@@ -40,6 +40,10 @@ impl Database for SqliteStore {
         &self.inner().running
     }
 
+    fn finished(&self, digest: &Digest) {
+        self.inner().recent.insert(digest);
+    }
+
     fn is_recent(&self, digest: &Digest) -> bool {
         self.inner().recent.contains(digest)
     }

@@ -124,6 +124,9 @@ impl Context for SqliteTx {
         request.check_ttl()?;
         let request = &*store.inner().sealer.request(request)?;
         let claimed = Self::claim_sealed(store, request).await?;
+        if let Claimed::Replay(..) = claimed {
+            store.inner().recent.insert(&request.identity.digest());
+        }
         store.inner().sealer.claimed(&request.identity, claimed)
     }
 
