@@ -1,14 +1,15 @@
 //! The hints in front of a database: when they are asked, and what they are told.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
-use idem_core::Request;
 use idem_core::hint::{Answer, Confirmed, Content, Entry, Hint, Hinted, Known, Moment, Turns, judge};
 use idem_core::observer::Source;
 use idem_core::store::{Outcome, Record, Reply, State, Timestamp};
+use idem_core::{Fingerprint, Request};
 use tokio::runtime::Handle;
 use tokio::time::{sleep, timeout};
 
@@ -32,6 +33,8 @@ struct Inner {
     is_asking: AtomicBool,
     /// Whether the last question had no answer.
     is_silent: AtomicBool,
+    /// Whether a task marks the runs of this process.
+    is_marking: AtomicBool,
 }
 
 /// What the database had confirmed before a statement. An entry of what that statement has shown belongs to this epoch:
@@ -47,6 +50,7 @@ impl Hints {
             confirmed: Mutex::new(None),
             is_asking: AtomicBool::new(false),
             is_silent: AtomicBool::new(false),
+            is_marking: AtomicBool::new(false),
         };
         Self((!inner.hints.is_empty()).then(|| Arc::new(inner)))
     }
@@ -101,8 +105,9 @@ impl Inner {
         let entry = Entry { content: Content::Reply { reply, completed_at }, epoch: confirmed.epoch(), expires_at };
         let left = expires_at.0.saturating_sub(confirmed.earliest(Instant::now()).0);
         let lifetime = Duration::from_micros(u64::try_from(left).unwrap_or(0));
+        let digest = request.identity.digest();
         for hint in &self.hints {
-            let name = hint.secret().name(&request.identity);
+            let name = hint.secret().name(&digest);
             let value = entry.write(hint.secret(), &name, &request.fingerprint);
             if hint.source() == Source::Memory {
                 _ = hint.put(&name, value, lifetime).now_or_never();
@@ -157,9 +162,9 @@ impl Inner {
         digest: &Digest,
     ) -> Option<(Answer, Source)> {
         self.known(store)?;
-        let is_retry = store.is_recent(digest);
+        let is_retry = request.is_retry || store.is_recent(digest);
         for hint in &self.hints {
-            let name = hint.secret().name(&request.identity);
+            let name = hint.secret().name(digest);
             let value = match hint.source() {
                 Source::Memory => hint.get(&name).await,
                 _ if is_retry => timeout(PATIENCE, hint.get(&name)).await.ok().flatten(),
@@ -171,6 +176,81 @@ impl Inner {
             }
         }
         None
+    }
+}
+
+/// A run that takes longer is marked for other processes. Most runs are shorter, and cost nothing.
+const MARKED_AFTER: Duration = Duration::from_millis(100);
+
+/// For how long a mark counts, and after what time it is written again.
+const MARK: Duration = Duration::from_secs(2);
+const MARKED_AGAIN: Duration = Duration::from_secs(1);
+
+/// Marks the runs of this process in the hints outside of it, as long as there are any. A run has begun.
+pub(crate) fn mark_runs<D: Database>(store: &D) {
+    let Some(inner) = &store.hints().0 else { return };
+    let Ok(runtime) = Handle::try_current() else { return };
+    if inner.hints.iter().all(|hint| hint.source() == Source::Memory) || inner.is_marking.swap(true, Ordering::AcqRel) {
+        return;
+    }
+    let (marking, store) = (Marking(inner.clone()), store.clone());
+    runtime.spawn(async move {
+        let Marking(inner) = &marking;
+        let mut marked: HashMap<Digest, Instant> = HashMap::new();
+        loop {
+            sleep(MARKED_AFTER).await;
+            let running = store.running().all();
+            for (digest, fingerprint, began) in &running {
+                let is_due = marked.get(digest).is_none_or(|at| at.elapsed() >= MARKED_AGAIN);
+                if is_due && began.elapsed() >= MARKED_AFTER && inner.mark(&store, digest, fingerprint).await {
+                    marked.insert(*digest, Instant::now());
+                }
+            }
+            let ended: Vec<_> = marked.keys().filter(|digest| !store.running().runs(digest)).copied().collect();
+            for digest in ended {
+                marked.remove(&digest);
+                // The reply of a run that has finished is in its place.
+                if !store.is_recent(&digest) {
+                    inner.unmark(&digest).await;
+                }
+            }
+            if running.is_empty() {
+                return;
+            }
+        }
+    });
+}
+
+impl Inner {
+    /// Says that the request is running. Returns false if the database is not known well enough to say until when.
+    async fn mark<D: Database>(self: &Arc<Self>, store: &D, digest: &Digest, fingerprint: &Fingerprint) -> bool {
+        let Some(known) = self.known(store) else { return false };
+        let entry = Entry { content: Content::Running, epoch: known.epoch, expires_at: known.in_time(MARK) };
+        for hint in self.outside() {
+            let name = hint.secret().name(digest);
+            let value = entry.write(hint.secret(), &name, fingerprint);
+            _ = timeout(MARKED_AFTER, hint.put(&name, value, MARK)).await;
+        }
+        true
+    }
+
+    async fn unmark(&self, digest: &Digest) {
+        for hint in self.outside() {
+            _ = timeout(MARKED_AFTER, hint.remove(&hint.secret().name(digest))).await;
+        }
+    }
+
+    fn outside(&self) -> impl Iterator<Item = &Arc<dyn Hint>> {
+        self.hints.iter().filter(|hint| hint.source() != Source::Memory)
+    }
+}
+
+/// One task at a time marks runs, until this is dropped.
+struct Marking(Arc<Inner>);
+
+impl Drop for Marking {
+    fn drop(&mut self) {
+        self.0.is_marking.store(false, Ordering::Release);
     }
 }
 

@@ -12,6 +12,7 @@ use tokio::time::sleep;
 
 use crate::database::{CommitFailed, Database, Leased, Over, Written};
 use crate::error::caused;
+use crate::hints::mark_runs;
 use crate::release_on_drop::{self, Unused};
 use crate::retry;
 use crate::running::{Digest, Entered, State};
@@ -170,6 +171,7 @@ impl<D: Database> DbLease<D> {
             if leased == Leased::Claimed {
                 let attempt = lease.begun(session, &order).await?;
                 attempt.lease.is_held_since(sent);
+                mark_runs(store);
                 return Ok(Claimed::Run(attempt));
             }
             // The connection goes back to the pool first: no request waits while it holds one.

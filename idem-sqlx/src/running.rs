@@ -45,6 +45,7 @@ pub(crate) struct Asked<'a> {
 struct Place {
     fingerprint: Fingerprint,
     state: State,
+    began: Instant,
     /// Until when the lease is surely held, where somebody says so.
     held_until: Option<Instant>,
     /// Tells the entry of this place from a later one of the same identity.
@@ -84,7 +85,7 @@ impl Running {
     fn entry(&self, table: &mut Table, digest: Digest, fingerprint: Fingerprint, state: State) -> Entered {
         table.entered += 1;
         let number = table.entered;
-        table.places.insert(digest, Place { fingerprint, state, held_until: None, number });
+        table.places.insert(digest, Place { fingerprint, state, began: Instant::now(), held_until: None, number });
         Entered { running: self.clone(), digest, number }
     }
 
@@ -106,6 +107,13 @@ impl Running {
         let place = self.place(digest).filter(|place| place.state == State::Transaction)?;
         let is_same = asked.is_none_or(|asked| asked == place.fingerprint);
         Some(if is_same { Kind::KeyInFlight } else { Kind::KeyReused })
+    }
+
+    /// The runs of this process: the identity and the fingerprint of each, and when it was entered.
+    pub(crate) fn all(&self) -> Vec<(Digest, Fingerprint, Instant)> {
+        let table = self.table();
+        let runs = table.places.iter().filter(|(_, place)| place.state != State::Claiming);
+        runs.map(|(digest, place)| (*digest, place.fingerprint, place.began)).collect()
     }
 
     /// Whether this process runs the identity, or an attempt of its run.

@@ -131,7 +131,7 @@ mod tests {
     }
 
     fn name(key: &str) -> Name {
-        secret().name(&Identity::new("scope", "hint", key).expect("an identity"))
+        secret().name(&Identity::new("scope", "hint", key).expect("an identity").digest())
     }
 
     fn asked(what: &str) -> Fingerprint {

@@ -139,7 +139,10 @@ mod tests {
 
     fn names() -> impl Fn(usize) -> Name {
         let secret = Secret::random().expect("randomness");
-        move |number| secret.name(&Identity::new("scope", "hint", &format!("k{number}")).expect("an identity"))
+        move |number| {
+            let identity = Identity::new("scope", "hint", &format!("k{number}")).expect("an identity");
+            secret.name(&identity.digest())
+        }
     }
 
     fn value(len: usize) -> Bytes {

@@ -7,7 +7,6 @@ use sha2::Sha256;
 
 use crate::error::{Error, Kind};
 use crate::fingerprint::Fingerprint;
-use crate::identity::Identity;
 use crate::redacted::Beginning;
 
 /// What names and tags are made with, by HMAC-SHA-256.
@@ -52,10 +51,10 @@ impl Secret {
         Self(Hmac::new_from_slice(secret).expect("HMAC takes a key of any length"))
     }
 
-    /// The name of the entry of this identity.
+    /// The name of the entry of the identity with this [digest](crate::Identity::digest).
     #[must_use]
-    pub fn name(&self, identity: &Identity) -> Name {
-        Name(self.code(&[b"name", &identity.digest()]))
+    pub fn name(&self, identity: &[u8; 32]) -> Name {
+        Name(self.code(&[b"name", identity]))
     }
 
     /// The tag of the entry that has this name and content and answers this fingerprint.

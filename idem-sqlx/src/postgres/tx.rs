@@ -27,7 +27,7 @@ use super::session::{Begin, Session};
 use super::store::{Locks, PgStore};
 use crate::database::{CommitFailed, Database};
 use crate::error::{caused, kind, store_error};
-use crate::hints::Before;
+use crate::hints::{Before, mark_runs};
 use crate::recent::word;
 use crate::retry;
 use crate::running::{Asked, Entered, State};
@@ -264,6 +264,7 @@ impl PgTx {
                         tx.session().mark().await.map_err(store_error)?;
                     }
                     let entered = store.inner().running.enter(digest, request.fingerprint, State::Transaction);
+                    mark_runs(store);
                     // It has begun. A rejection claims again, whenever that is.
                     let request = request.clone().with_first_sent(None);
                     tx.run = Some(Run { request, claim, asked: sent, began: Instant::now(), entered });

@@ -21,7 +21,7 @@ use super::session::{Reader, Session, Unfinished};
 use super::store::SqliteStore;
 use crate::database::CommitFailed;
 use crate::error::{caused, store_error};
-use crate::hints::Before;
+use crate::hints::{Before, mark_runs};
 use crate::running::{Asked, Entered};
 use crate::settle::{self, find_out};
 
@@ -223,6 +223,7 @@ impl SqliteTx {
         match tried {
             Tried::Run => {
                 entered.won();
+                mark_runs(store);
                 // It has begun. A rejection claims again, whenever that is.
                 let request = request.clone().with_first_sent(None);
                 tx.run = Some(Run { request, claim, asked: sent, began: Instant::now(), entered });
