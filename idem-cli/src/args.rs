@@ -67,6 +67,8 @@ pub(crate) enum Command {
         #[arg(long)]
         reason: String,
     },
+    /// Have all hints forget what they know: after a restore, or after records were removed by hand
+    NewEpoch,
     /// Create or alter the tables
     Migrate,
     /// Remove expired records

@@ -107,6 +107,9 @@ pub mod pages {
     #[doc = include_str!("../../idem-core/docs/encryption.md")]
     pub struct Encryption;
 
+    #[doc = include_str!("../../idem-core/docs/hints.md")]
+    pub struct Hints;
+
     #[doc = include_str!("../../idem-core/docs/leased.md")]
     pub struct Leased;
 

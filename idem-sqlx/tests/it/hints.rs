@@ -49,7 +49,8 @@ impl Shelf {
     fn swap(&self) {
         self.change(|values| {
             let mut others: Vec<_> = values.values().cloned().collect();
-            others.rotate_left(1.min(others.len()));
+            let by = others.len().min(1);
+            others.rotate_left(by);
             values.values_mut().zip(others).for_each(|(value, other)| *value = other);
         });
     }
