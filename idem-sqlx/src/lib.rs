@@ -44,8 +44,8 @@
 //! Tested on PostgreSQL 15 and 18, and on the SQLite that sqlx bundles.
 //!
 //! # Tables
-//! [`PgStore::migrate`] creates `idem_records`, `idem_journal` and `idem_migrations`, which has the names of the
-//! migrations that have been run. On Postgres it also creates `idem_secret`, which has the value from which advisory locks
+//! [`PgStore::migrate`] creates `idem_records`, `idem_journal`, `idem_epoch`, which is for [hints](idem_core::docs::hints),
+//! and `idem_migrations`, which has the names of the migrations that have been run. On Postgres it also creates `idem_secret`, which has the value from which advisory locks
 //! are computed. The SQL is in `migrations/` of this crate. You may copy the files among your
 //! application's own migrations instead.
 //!

@@ -100,12 +100,14 @@ impl From<Asked> for Error {
     }
 }
 
-/// The identifier is of the cluster, and the timeline is another one after each promotion. A standby refuses to say where
-/// it writes.
+/// The identifier is of the cluster, in which a database may be a copy of another one. The timeline is another one after
+/// each promotion. A standby refuses to say where it writes.
 const EPOCH: Template = Template(
     "
 SELECT epoch,
-    (SELECT system_identifier FROM pg_catalog.pg_control_system())::text AS system,
+    concat((SELECT system_identifier FROM pg_catalog.pg_control_system()), ' ', (
+        SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()
+    )) AS system,
     left(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 8) AS timeline,
     (extract(epoch FROM now()) * 1000000)::bigint AS now
 FROM {schema}.idem_epoch",

@@ -316,7 +316,11 @@ impl Store for PgStore {
     }
 
     async fn hinted(&self, request: &Request) -> Hinted {
-        hints::hinted(self, request).await
+        if !self.0.hints.are_there() {
+            return Hinted::Ask(None);
+        }
+        // In a box, so that the future of every request does not grow by it.
+        Box::pin(hints::hinted(self, request)).await
     }
 
     fn deadline(&self) -> Duration {
