@@ -69,6 +69,8 @@ pub(crate) enum Command {
         #[arg(long)]
         in_clear: bool,
     },
+    /// Have all hints forget what they know: after a restore, or after records were removed by hand
+    NewEpoch,
     /// Create or alter the tables
     Migrate,
     /// Remove expired records

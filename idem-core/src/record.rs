@@ -26,6 +26,9 @@ pub struct Request {
     pub then: Then,
     /// When the client says that it first sent the request. `None`: nothing is known of that.
     pub first_sent: Option<FirstSent>,
+    /// Whether the client says that it has sent the request before. It decides nothing: a [hint](crate::hint) outside of
+    /// the process is asked for such a request.
+    pub is_retry: bool,
     /// The input that [`resume_abandoned`](crate::resume_abandoned) gives to the handler when it resumes the run. Only
     /// leased runs record it.
     pub input: Option<Input>,
@@ -53,7 +56,7 @@ impl Request {
     /// [`Kind::TtlInvalid`] if the `ttl` is shorter than [`MIN_TTL`](Self::MIN_TTL) or longer than
     /// [`MAX_TTL`](Self::MAX_TTL).
     pub fn new(identity: Identity, fingerprint: Fingerprint, ttl: Duration) -> Result<Self, Error> {
-        let request = Self { identity, fingerprint, ttl, then: Then::Run, first_sent: None, input: None };
+        let request = Self { identity, fingerprint, ttl, then: Then::Run, first_sent: None, is_retry: false, input: None };
         request.check_ttl()?;
         Ok(request)
     }
@@ -133,6 +136,12 @@ impl Request {
     #[must_use]
     pub fn with_first_sent(self, first_sent: Option<FirstSent>) -> Self {
         Self { first_sent, ..self }
+    }
+
+    /// The same request, of which its client says that it has sent it before, or for the first time.
+    #[must_use]
+    pub fn with_retry(self, is_retry: bool) -> Self {
+        Self { is_retry, ..self }
     }
 
     /// The first and the last time, by the store's clock, at which the request may begin to run. A store that inserts a

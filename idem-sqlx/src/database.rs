@@ -4,6 +4,7 @@ use std::future::Future;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
+use idem_core::hint::Confirmed;
 use idem_core::machine::Details;
 use idem_core::observer::Backlog;
 use idem_core::operate::{Counts, Cursor, Forgotten, Listed, Reason};
@@ -15,6 +16,7 @@ use idem_core::{Error, Fingerprint, Identity, Kind, Request, Scope};
 
 use crate::accepted::Naming;
 use crate::error::into_idem_error;
+use crate::hints::Hints;
 use crate::migrations::Migration;
 use crate::running::{Digest, Running};
 use crate::sweep::{Batch, Sweep};
@@ -41,7 +43,19 @@ pub trait Database: Store + Unpin {
     fn running(&self) -> &Running;
 
     /// Notes that the run of an identity has finished, so that the next request with it is probably a retry.
-    fn finished(&self, _digest: &Digest) {}
+    fn finished(&self, digest: &Digest);
+
+    /// Whether a request with this identity is probably a retry.
+    fn is_recent(&self, digest: &Digest) -> bool;
+
+    /// The hints in front of the database.
+    fn hints(&self) -> &Hints;
+
+    /// The epoch and the time of the database, from a statement that begins after the call.
+    fn confirm(&self) -> impl Future<Output = Result<Confirmed, Error>> + Send;
+
+    /// Begins another epoch: no entry of a hint counts any more that was made before.
+    fn new_epoch(&self) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// How long to wait for the answer to a COMMIT, and once more for the look-up of a COMMIT that got no answer.
     fn commit_deadline(&self) -> Duration;

@@ -292,6 +292,10 @@ macro_rules! operate {
             fn give_up<'a>(&'a self, identity: &'a Identity, reason: &'a Reason) -> Answer<'a, Change> {
                 Box::pin($crate::operate::give_up(self, identity, reason))
             }
+
+            fn new_epoch(&self) -> Answer<'_, ()> {
+                Box::pin($crate::database::Database::new_epoch(self))
+            }
         }
     };
 }

@@ -106,6 +106,15 @@ fn changed(change: Change, done: &str, output: &Output) -> Result<Exit, Failure>
     }
 }
 
+pub(super) async fn new_epoch(options: &Options, output: &Output) -> Result<Exit, Failure> {
+    let confirm = Confirm::new(options.yes)?;
+    let database = Database::open(options).await?;
+    confirm.ask("Have the hints of all processes forget what they know? The database answers meanwhile.")?;
+    database.operate().new_epoch().await?;
+    output.result(&json!({ "is_changed": true }), "the hints of all processes are empty two seconds from now at most");
+    Ok(Exit::Done)
+}
+
 pub(super) async fn migrate(options: &Options, output: &Output) -> Result<Exit, Failure> {
     let confirm = Confirm::new(options.yes)?;
     let database = Database::connect(options).await?;

@@ -70,10 +70,20 @@ both! {
         assert_eq!(db.idem(&["sweep", "--yes"]).expect(0).out, "removed  0\n");
     }
 
+    async fn r38_an_operator_ends_the_epoch_of_the_hints(db) {
+        db.execute("CREATE TABLE was AS SELECT epoch FROM idem_epoch").await;
+        let is_as_it_was = "SELECT count(*) FROM idem_epoch, was WHERE idem_epoch.epoch = was.epoch";
+        assert_eq!(db.number(is_as_it_was).await, 1);
+        let done = db.idem(&["new-epoch", "--yes"]).expect(0).out;
+        assert!(done.contains("two seconds"), "{done}");
+        assert_eq!(db.number(is_as_it_was).await, 0);
+        db.idem(&["new-epoch"]).says(8, "--yes");
+    }
+
     async fn r37a_migrate_makes_the_tables_once(db) {
         db.execute(match &db {
-            Db::Postgres(_) => "DROP TABLE idem_records, idem_journal, idem_migrations, idem_secret",
-            Db::Sqlite(_) => "DROP TABLE idem_records; DROP TABLE idem_journal; DROP TABLE idem_migrations",
+            Db::Postgres(_) => "DROP TABLE idem_records, idem_journal, idem_migrations, idem_secret, idem_epoch",
+            Db::Sqlite(_) => "DROP TABLE idem_records; DROP TABLE idem_journal; DROP TABLE idem_migrations; DROP TABLE idem_epoch",
         })
         .await;
         let made = db.idem(&["migrate", "--yes"]).expect(0).out;

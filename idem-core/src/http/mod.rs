@@ -82,6 +82,7 @@ pub mod bounds;
 mod content;
 mod detach;
 pub(crate) mod extract;
+mod attempt;
 mod first_sent;
 pub(crate) mod key;
 mod lifetime;

@@ -261,6 +261,7 @@ mod tests {
             ttl: Duration::from_secs(1),
             then: Then::Run,
             first_sent: None,
+            is_retry: false,
             input: None,
         }
     }

@@ -101,6 +101,14 @@ impl Watch {
         self.0.first_traceparent = first;
     }
 
+    /// Notes what gave the answer to the claim.
+    pub(crate) fn answered<T>(&mut self, claimed: Result<(T, Source), Error>) -> Result<T, Error> {
+        claimed.map(|(claimed, source)| {
+            self.0.source = source;
+            claimed
+        })
+    }
+
     /// The handler begins.
     pub(crate) fn claimed(&mut self, attempt: u32, is_recorded: bool) {
         self.0.claimed = Some(Claimed {

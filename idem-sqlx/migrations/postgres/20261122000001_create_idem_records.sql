@@ -45,3 +45,8 @@ create index if not exists idem_records_expires_at on idem_records (expires_at);
 -- read this table does not know which locks a request is about to take.
 create table if not exists idem_secret (one boolean primary key default true check (one), secret bytea not null);
 insert into idem_secret (secret) values (uuid_send(gen_random_uuid())) on conflict (one) do nothing;
+
+-- One random value, which is another one after records were removed by hand or a backup was restored. What hints in
+-- front of this database know belongs to one value.
+create table if not exists idem_epoch (one boolean primary key default true check (one), epoch bytea not null);
+insert into idem_epoch (epoch) values (uuid_send(gen_random_uuid())) on conflict (one) do nothing;

@@ -59,3 +59,8 @@ when (
 begin
     insert into idem_index (one) values (0);
 end;
+
+-- One random value, which is another one after records were removed by hand or a backup was restored. What hints in
+-- front of this database know belongs to one value.
+create table if not exists main.idem_epoch (one integer primary key default 1 check (one = 1), epoch blob not null);
+insert into main.idem_epoch (epoch) values (randomblob(16)) on conflict (one) do nothing;

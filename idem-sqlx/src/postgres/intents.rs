@@ -4,6 +4,7 @@ use std::future::Future;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
+use idem_core::hint::Confirmed;
 use idem_core::observer::Backlog;
 use idem_core::operate::{Counts, Cursor, Reason};
 use idem_core::seal::{Mark, Sealer};
@@ -19,6 +20,7 @@ use crate::database::{
     CommitFailed, Database, ForgottenBatch, Found, Leased, Looked, Over, Sight, SomeListed, Written,
 };
 use crate::error::store_error;
+use crate::hints::Hints;
 use crate::migrations::Migration;
 use crate::running::{Asked, Digest, Running};
 use crate::sweep::{Batch, Sweep};
@@ -137,6 +139,22 @@ impl Database for PgStore {
 
     fn finished(&self, digest: &Digest) {
         self.inner().recent.insert(digest);
+    }
+
+    fn is_recent(&self, digest: &Digest) -> bool {
+        self.inner().recent.contains(digest)
+    }
+
+    fn hints(&self) -> &Hints {
+        &self.inner().hints
+    }
+
+    async fn confirm(&self) -> Result<Confirmed, Error> {
+        self.ask_for_epoch().await
+    }
+
+    async fn new_epoch(&self) -> Result<(), Error> {
+        self.begin_epoch().await
     }
 
     async fn lease(

@@ -2,6 +2,7 @@
 
 mod accepted;
 mod connect;
+mod epoch;
 pub(crate) mod error;
 mod far;
 mod fitness;

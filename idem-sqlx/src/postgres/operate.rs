@@ -125,8 +125,13 @@ impl PgStore {
         let query =
             self.query(&sql.forget).bind(scope.as_str()).bind(operation).bind(key_hash).bind(BATCH).bind(is_dry);
         let row = query.fetch_one(&mut *connection).await.map_err(store_error)?;
+        let batch = batch(&row, is_dry).map_err(store_error)?;
+        if !is_dry && batch.forgotten.has_changed() {
+            // In the same commit: a hint that has read a record before it was removed has read the earlier epoch.
+            self.begin_epoch_in(&mut session).await?;
+        }
         session.commit(self.inner().commit_deadline).await?;
-        batch(&row, is_dry).map_err(store_error)
+        Ok(batch)
     }
 
     pub(super) async fn give_up_by(

@@ -27,6 +27,7 @@ use super::session::{Begin, Session};
 use super::store::{Locks, PgStore};
 use crate::database::{CommitFailed, Database};
 use crate::error::{caused, kind, store_error};
+use crate::hints::{Before, mark_runs};
 use crate::recent::word;
 use crate::retry;
 use crate::running::{Asked, Entered, State};
@@ -68,6 +69,8 @@ pub struct PgTx {
     session: Option<Session>,
     run: Option<Run>,
     pub(super) step: Option<Step>,
+    /// What the hints knew of the database before the claim, and then before the completion.
+    before: Before,
 }
 
 /// What tells the transaction of a step from one that the step itself may have begun.
@@ -103,10 +106,20 @@ struct Run {
     claim: Claim,
     /// The numbers of its locks, where there are locks.
     locks: Option<LockWords>,
+    /// Before the claim was sent.
+    asked: Instant,
     began: Instant,
     /// Other requests of this process see the run until this is dropped, which is after the end of its
     /// transaction.
     entered: Entered,
+}
+
+impl Run {
+    /// Notes the outcome of a run whose commit is known.
+    fn keep(self, store: &PgStore, before: Before, outcome: &Outcome) {
+        store.inner().recent.insert(self.entered.digest());
+        store.inner().hints.keep_outcome(before, &self.request, outcome, self.asked);
+    }
 }
 
 /// The outcome of one try to claim.
@@ -173,7 +186,7 @@ impl Context for PgTx {
             return Box::pin(self.complete_far(outcome)).await;
         }
         self.write_outcome(outcome).await?;
-        self.commit_claimed().await
+        self.commit_claimed(outcome).await
     }
 
     async fn reject(self, outcome: &Outcome) -> Result<Rejected, Error> {
@@ -225,6 +238,7 @@ impl PgTx {
     async fn claim_sealed(store: &PgStore, request: &Request) -> Result<Claimed<Self>, Error> {
         let digest = request.identity.digest();
         let asked = Asked { request, digest: &digest, is_compared: true };
+        let before = store.inner().hints.before();
         let mut looked = match Box::pin(Self::look_up(store, asked)).await? {
             ControlFlow::Break(begun) => return Ok(begun),
             ControlFlow::Continue(session) => session,
@@ -233,6 +247,7 @@ impl PgTx {
         for pause in retry::pauses() {
             let claim = Claim::random()?;
             let begin = begin_claim(store, request, locks, claim);
+            let sent = Instant::now();
             let session = match looked.take() {
                 Some(session) => session.begun(&begin).await?,
                 None => match Session::begin_for(store, &begin, asked).await? {
@@ -240,7 +255,7 @@ impl PgTx {
                     ControlFlow::Break(kind) => return Ok(Claimed::Refuse(kind)),
                 },
             };
-            let mut tx = Self { store: store.clone(), session: Some(session), run: None, step: None };
+            let mut tx = Self { store: store.clone(), session: Some(session), run: None, step: None, before };
             let tried = match (tx.session().has_claimed(), begin.claims()) {
                 (true, _) => Tried::Run,
                 (false, true) => Box::pin(tx.contest(request, claim)).await?,
@@ -252,9 +267,10 @@ impl PgTx {
                         tx.session().mark().await.map_err(store_error)?;
                     }
                     let entered = store.inner().running.enter(digest, request.fingerprint, State::Transaction);
+                    mark_runs(store);
                     // It has begun. A rejection claims again, whenever that is.
                     let request = request.clone().with_first_sent(None);
-                    tx.run = Some(Run { request, claim, locks, began: Instant::now(), entered });
+                    tx.run = Some(Run { request, claim, locks, asked: sent, began: Instant::now(), entered });
                     return Ok(Claimed::Run(tx));
                 }
                 // The record is in force, so nobody asks for its locks: the rollback goes on behind the answer.
@@ -282,7 +298,7 @@ impl PgTx {
         if self.store.inner().locks == Locks::None {
             // The claim is in front of the savepoint.
             self.write_outcome(outcome).await?;
-            return self.commit_claimed().await.map(|()| Rejected::Stored);
+            return self.commit_claimed(outcome).await.map(|()| Rejected::Stored);
         }
         // The locks are still held, so no duplicate has begun to run meanwhile.
         let run = self.take_run();
@@ -290,7 +306,7 @@ impl PgTx {
             Tried::Run => {
                 self.run = Some(run);
                 self.write_outcome(outcome).await?;
-                self.commit_claimed().await.map(|()| Rejected::Stored)
+                self.commit_claimed(outcome).await.map(|()| Rejected::Stored)
             }
             // Somebody has ended the transaction's locks: a duplicate was first.
             Tried::Replay(reply, _) => Ok(Rejected::Replay(reply)),
@@ -309,7 +325,7 @@ impl PgTx {
 
     pub(super) async fn open_by(store: &PgStore, begin: &Begin) -> Result<Self, Error> {
         let session = Session::begin(store, begin).await?;
-        Ok(Self { store: store.clone(), session: Some(session), run: None, step: None })
+        Ok(Self { store: store.clone(), session: Some(session), run: None, step: None, before: Before::default() })
     }
 
     /// Answers a request whose first run ended in this process a short while ago, in one round trip. Otherwise the
@@ -318,13 +334,17 @@ impl PgTx {
         if !store.inner().recent.contains(asked.digest) {
             return Ok(ControlFlow::Continue(None));
         }
+        let before = store.inner().hints.before();
         let (found, session) = match Session::find_alone(store, asked).await? {
             ControlFlow::Continue(found) => found,
             ControlFlow::Break(kind) => return Ok(ControlFlow::Break(Claimed::Refuse(kind))),
         };
         let Some((record, now)) = found else { return Ok(ControlFlow::Continue(session)) };
         Ok(match decide(record.as_ref(), asked.request, now) {
-            Decision::Replay(reply, age) => ControlFlow::Break(Claimed::Replay(reply, age)),
+            Decision::Replay(reply, age) => {
+                store.inner().hints.keep_record(before, asked.request, record.as_ref());
+                ControlFlow::Break(Claimed::Replay(reply, age))
+            }
             Decision::Refuse(kind) => ControlFlow::Break(Claimed::Refuse(kind)),
             Decision::Claim | Decision::Replace(_) => ControlFlow::Continue(session),
         })
@@ -368,7 +388,10 @@ impl PgTx {
             Err(error) => return Err(error),
         };
         match (decide(record.as_ref(), request, now), holder) {
-            (Decision::Replay(reply, age), _) => Ok(Tried::Replay(reply, age)),
+            (Decision::Replay(reply, age), _) => {
+                self.store.inner().hints.keep_record(self.before, request, record.as_ref());
+                Ok(Tried::Replay(reply, age))
+            }
             // If the request was first sent too long ago to begin now, its run may have begun in time.
             (Decision::Claim | Decision::Replace(_) | Decision::Refuse(_), Holder::Same) => {
                 Ok(Tried::Refuse(Kind::KeyInFlight))
@@ -420,6 +443,7 @@ impl PgTx {
     /// Writes the completion. It is the last statement before COMMIT, so an earlier failure shows here (rule 16).
     async fn write_outcome(&mut self, outcome: &Outcome) -> Result<(), Error> {
         let records = self.records().await?;
+        self.before = self.store.inner().hints.before();
         let Self { session: Some(session), run: Some(run), .. } = self else { unreachable!("a recorded run") };
         let elapsed = run.began.elapsed();
         match records.complete(&mut session.in_time(), &run.request, run.claim, outcome, elapsed).await {
@@ -441,6 +465,7 @@ impl PgTx {
     /// Writes the completion and commits in one message.
     async fn complete_far(mut self, outcome: &Outcome) -> Result<(), Error> {
         let (store, schema) = (self.store.clone(), self.store.inner().schema().expect("known since the claim"));
+        self.before = store.inner().hints.before();
         // Taken out, so that a drop does not cancel a COMMIT that may be waiting for a standby.
         let (mut session, run) = (self.take_session(), self.take_run());
         let completion = far::completion(schema, &run.request, run.claim, outcome, run.began.elapsed());
@@ -448,7 +473,7 @@ impl PgTx {
         (self.session, self.run) = (Some(session), Some(run));
         let error = match completed {
             Ok(()) => {
-                store.inner().recent.insert(self.take_run().entered.digest());
+                self.take_run().keep(&store, self.before, outcome);
                 return Ok(());
             }
             Err(CommitFailed::Unknown(error)) => error,
@@ -487,12 +512,12 @@ impl PgTx {
         }
     }
 
-    async fn commit_claimed(mut self) -> Result<(), Error> {
+    async fn commit_claimed(mut self, outcome: &Outcome) -> Result<(), Error> {
         let (run, session) = (self.take_run(), self.take_session());
         let inner = self.store.inner();
         let committed = session.commit(inner.commit_deadline).await;
         find_out(&self.store, &run.request, run.claim, committed).await?;
-        inner.recent.insert(run.entered.digest());
+        run.keep(&self.store, self.before, outcome);
         Ok(())
     }
 

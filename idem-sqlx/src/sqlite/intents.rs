@@ -2,9 +2,9 @@
 
 use std::future::Future;
 use std::ops::ControlFlow;
-use std::path::Path;
 use std::time::Duration;
 
+use idem_core::hint::Confirmed;
 use idem_core::observer::Backlog;
 use idem_core::operate::{Counts, Cursor, Reason};
 use idem_core::seal::{Mark, Sealer};
@@ -20,6 +20,7 @@ use crate::database::{
     CommitFailed, Database, ForgottenBatch, Found, Leased, Looked, Over, Sight, SomeListed, Written,
 };
 use crate::error::store_error;
+use crate::hints::Hints;
 use crate::migrations::Migration;
 use crate::running::{Asked, Digest, Running};
 use crate::sweep::{Batch, Sweep};
@@ -40,6 +41,26 @@ impl Database for SqliteStore {
         &self.inner().running
     }
 
+    fn finished(&self, digest: &Digest) {
+        self.inner().recent.insert(digest);
+    }
+
+    fn is_recent(&self, digest: &Digest) -> bool {
+        self.inner().recent.contains(digest)
+    }
+
+    fn hints(&self) -> &Hints {
+        &self.inner().hints
+    }
+
+    async fn confirm(&self) -> Result<Confirmed, Error> {
+        self.ask_for_epoch().await
+    }
+
+    async fn new_epoch(&self) -> Result<(), Error> {
+        self.begin_epoch().await
+    }
+
     fn commit_deadline(&self) -> Duration {
         self.inner().commit_deadline
     }
@@ -49,14 +70,7 @@ impl Database for SqliteStore {
     }
 
     async fn begin_renewal(&self) -> Result<Session, Error> {
-        let pool = self.pool();
-        // Another connection to this name is another database, and an empty one.
-        let is_alone = pool.connect_options().get_filename() == Path::new(":memory:");
-        if is_alone {
-            Session::begin(pool).await
-        } else {
-            Session::begin_on(self.inner().spare.acquire(pool).await?).await
-        }
+        Session::begin_on(self.connection_beside_work().await?).await
     }
 
     fn commit(&self, session: Session) -> impl Future<Output = Result<(), CommitFailed>> + Send + 'static {

@@ -1,6 +1,7 @@
 //! The SQLite store.
 
 mod accepted;
+mod epoch;
 pub(crate) mod error;
 mod intents;
 mod lease;

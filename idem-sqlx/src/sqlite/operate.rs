@@ -13,6 +13,7 @@ use idem_core::{Error, Fingerprint, Identity, Scope};
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{FromRow, Row};
 
+use super::epoch::begin_epoch;
 use super::records::{bind_identity, read};
 use super::session::{Reader, Session, alone};
 use super::store::SqliteStore;
@@ -141,6 +142,10 @@ async fn forget(
             let query = sqlx::query(statement).bind(scope.as_str()).bind(&after.0).bind(&after.1).bind(now);
             query.bind(&reached.0).bind(&reached.1).execute(&mut *connection).await?;
         }
+    }
+    if batch.forgotten.has_changed() {
+        // In the same commit: a hint that has read a record before it was removed has read the earlier epoch.
+        begin_epoch(connection).await?;
     }
     Ok(batch)
 }

@@ -27,6 +27,7 @@ mod faults;
 mod first_sent;
 mod fitness;
 mod hang_up;
+mod hints;
 mod in_an_application;
 mod in_flight;
 mod index;
