@@ -382,8 +382,9 @@ mod tests {
             });
             let counted = recorder.snapshotter().snapshot().into_vec();
             assert_eq!(counted.len(), 6, "{counted:?}");
-            let requests = counted.iter().find(|(key, ..)| key.key().name() == "idem.requests").expect("counted");
-            assert_eq!(requests.3, DebugValue::Counter(1));
+            let value = |name| &counted.iter().find(|(key, ..)| key.key().name() == name).expect("counted").3;
+            assert_eq!(value("idem.requests"), &DebugValue::Counter(1));
+            assert_eq!(value("idem.runs.active"), &DebugValue::Gauge(0.0.into()));
         }
     }
 
