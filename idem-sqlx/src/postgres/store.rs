@@ -9,7 +9,7 @@ use idem_core::hint::{Hint, Hinted};
 use idem_core::observer::Observer;
 use idem_core::seal::{Seal, Sealer};
 use idem_core::store::{DEFAULT_DEADLINE, Runs, Store};
-use idem_core::{Error, Kind};
+use idem_core::{Error, Kind, Request};
 use sqlx::{Executor, PgPool, Postgres};
 
 use super::far::Distance;
