@@ -204,7 +204,6 @@ mod tests {
             scope: Ok(Scope::global()),
             key: AskedKey::Header("idempotency-key"),
             fingerprint: AskedFingerprint::Request,
-            is_retry: false,
             input: None,
         };
         call.serve(&POLICY, Ok(asked), |tx| {
