@@ -56,7 +56,8 @@ impl Request {
     /// [`Kind::TtlInvalid`] if the `ttl` is shorter than [`MIN_TTL`](Self::MIN_TTL) or longer than
     /// [`MAX_TTL`](Self::MAX_TTL).
     pub fn new(identity: Identity, fingerprint: Fingerprint, ttl: Duration) -> Result<Self, Error> {
-        let request = Self { identity, fingerprint, ttl, then: Then::Run, first_sent: None, is_retry: false, input: None };
+        let request =
+            Self { identity, fingerprint, ttl, then: Then::Run, first_sent: None, is_retry: false, input: None };
         request.check_ttl()?;
         Ok(request)
     }

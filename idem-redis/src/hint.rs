@@ -59,7 +59,7 @@ struct Inner {
 
 enum Target {
     Single(Client),
-    Cluster(ClusterClient),
+    Cluster(Box<ClusterClient>),
 }
 
 /// How long a write may take. Nobody waits for it.
@@ -87,7 +87,7 @@ impl RedisHint {
     /// [`ConnectError::Url`].
     pub fn cluster<'u>(urls: impl IntoIterator<Item = &'u str>, secret: Secret) -> Result<Self, ConnectError> {
         let builder = ClusterClientBuilder::new(urls).connection_timeout(WRITE).response_timeout(WRITE).retries(1);
-        Ok(Self::on(Target::Cluster(builder.build().map_err(|_| ConnectError::Url)?), secret))
+        Ok(Self::on(Target::Cluster(Box::new(builder.build().map_err(|_| ConnectError::Url)?)), secret))
     }
 
     fn on(target: Target, secret: Secret) -> Self {

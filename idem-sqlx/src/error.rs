@@ -56,8 +56,9 @@ pub(crate) fn store_error(error: sqlx::Error) -> Error {
 
 /// The epoch has no row. No hint answers then, and requests are not refused.
 pub(crate) fn no_epoch() -> Error {
-    Error::new(Kind::DeploymentBroken)
-        .because("the store's table `idem_epoch` has lost its value: `new_epoch` of `idem_core::operate::Operate` sets it")
+    Error::new(Kind::DeploymentBroken).because(
+        "the store's table `idem_epoch` has lost its value: `new_epoch` of `idem_core::operate::Operate` sets it",
+    )
 }
 
 /// The error where no connection could be had, or where no transaction could be begun on it.

@@ -78,11 +78,11 @@
 //! - An endless response (server-sent events) cannot be stored: it would hold its transaction open.
 
 pub(crate) mod asked;
+mod attempt;
 pub mod bounds;
 mod content;
 mod detach;
 pub(crate) mod extract;
-mod attempt;
 mod first_sent;
 pub(crate) mod key;
 mod lifetime;

@@ -5,8 +5,8 @@ use std::sync::LazyLock;
 use idem_core::Error;
 use idem_core::hint::{Confirmed, Epoch, Moment};
 use idem_core::store::Timestamp;
-use sqlx::sqlite::SqliteConnection;
 use sqlx::FromRow;
+use sqlx::sqlite::SqliteConnection;
 
 use super::session::{Reader, Session, alone};
 use super::store::SqliteStore;

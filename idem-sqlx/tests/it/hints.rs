@@ -11,8 +11,8 @@ use idem_core::hint::{Confirmed, Hint, Memory, Name, Secret};
 use idem_core::observer::{Outcome, Settled, Source};
 use idem_core::operate::Operate;
 use idem_core::seal::{Keyring, SealKey};
-use idem_core::store::{Claimed, Intent, Lease, LeaseTerms};
-use idem_core::{Fingerprint, Identity, Kind, Request, ToScope};
+use idem_core::store::{self, Claimed, Format, Intent, Lease, LeaseTerms, Reply};
+use idem_core::{Fingerprint, Identity, Kind, Request, Steps, ToScope};
 use idem_testkit::logs::CANARY;
 use sqlx::postgres::PgPoolOptions;
 use tokio::time::sleep;
@@ -309,6 +309,29 @@ both! {
         attempt.lease.renew().await.expect("held");
         // Without a renewal, only the database knows.
         eventually("the lease has ended", async || refused("this").await.is_none()).await;
+    }
+
+    async fn r38_another_request_under_a_key_learns_no_reply_of_it(db) {
+        let request = |what: &str| {
+            let identity = Identity::new("scope", "pay", "k").expect("an identity");
+            let fingerprint = Fingerprint::of_value(what).expect("a fingerprint");
+            Request::new(identity, fingerprint, Duration::from_secs(3600)).expect("a request")
+        };
+        let terms = LeaseTerms::DEFAULT;
+        let (plain, this) = (db.store(1).await, request("this"));
+        let claimed = <D as Database>::Lease::claim(&plain, &this, &terms, Intent::Run).await.expect("an answer");
+        let Claimed::Run(attempt) = claimed else { panic!("it runs") };
+        let (headers, body) = (Bytes::new(), Bytes::from_static(b"this"));
+        let reply = Reply { format: Format::HTTP, status: Some(201), headers, body };
+        attempt.lease.complete(None, &store::Outcome::Reply(reply)).await.expect("completed");
+        let store = db.hinted_store(8, memory(), Recorder::default()).await;
+        let began = Instant::now();
+        // Longer than the database takes to confirm its epoch, so that something is kept.
+        while began.elapsed() < Duration::from_millis(300) {
+            let refused = idem_core::begin::<Steps<<D as Database>::Lease>>(&store, &request("that")).await;
+            assert_eq!(refused.err().map(|error| error.kind()), Some(Kind::KeyReused));
+            sleep(Duration::from_millis(10)).await;
+        }
     }
 
     async fn r38_a_sealed_reply_is_sealed_in_the_hint(db) {

@@ -114,8 +114,12 @@ pub trait Database: Sized {
     async fn observed_store(&self, connections: u32, observer: impl Observer) -> <Self::Tx as Context>::Store;
 
     /// The same, with a hint in front of the database.
-    async fn hinted_store(&self, connections: u32, hint: impl Hint, observer: impl Observer)
-    -> <Self::Tx as Context>::Store;
+    async fn hinted_store(
+        &self,
+        connections: u32,
+        hint: impl Hint,
+        observer: impl Observer,
+    ) -> <Self::Tx as Context>::Store;
 
     /// The same, with encryption.
     async fn sealed_hinted_store(
@@ -136,7 +140,10 @@ pub trait Database: Sized {
 
     /// The database as it is before any migration.
     async fn drop_tables(&self) {
-        self.execute("DROP TABLE idem_journal; DROP TABLE idem_records; DROP TABLE idem_migrations; DROP TABLE idem_epoch").await;
+        self.execute(
+            "DROP TABLE idem_journal; DROP TABLE idem_records; DROP TABLE idem_migrations; DROP TABLE idem_epoch",
+        )
+        .await;
     }
 
     /// The application over such a store.
