@@ -79,7 +79,7 @@ pub enum Time {
 /// A fresh database with the store's tables and one table for effects, and the application over it.
 pub trait Database: Sized {
     type Tx: Context;
-    type Lease: Lease<Store = <Self::Tx as Context>::Store>;
+    type Lease: Lease<Store = <Self::Tx as Context>::Store, Tx = Self::Tx>;
 
     /// How many transactions can write at once.
     const WRITERS: usize;
