@@ -34,8 +34,8 @@
 //! The same key with another body gets 422. One caller never sees another's reply. After a crash either nothing was
 //! committed and the retry runs, or everything was and it is replayed.
 //!
-//! The stores and their contexts (`PgStore` and `PgTx`, `SqliteStore` and `SqliteTx`) are in `idem-sqlx`; this crate
-//! knows no database.
+//! The stores and their contexts (`PgStore` and `PgTx`, `SqliteStore` and `SqliteTx`) are in `idem-sqlx`, and in
+//! `idem-redis` is `RedisStore`, for handlers whose effects are all calls; this crate knows no database.
 //!
 //! # Where to read on
 //! | you want to | read |

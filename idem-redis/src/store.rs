@@ -19,8 +19,8 @@ use crate::keys::Keys;
 use crate::operate;
 use crate::running::Running;
 
-/// Keeps records in Redis, and its promises **while Redis loses no acknowledged write**. For handlers whose effects are
-/// all calls: a mail, an account at a provider.
+/// Keeps records in Redis, and keeps its promises **while Redis loses no acknowledged write**: for handlers whose effects
+/// are all calls, such as a mail or an account at a provider.
 ///
 /// ```no_run
 /// use idem_core::{Error, idempotent};

@@ -17,8 +17,9 @@ pub const VARIABLE: &str = "IDEM_TEST_REDIS";
 /// How long a server, a cluster or a failover may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The shell ends the server when its own standard input is closed: the kernel does that, however the test ends.
-const KEEPER: &str = r#""$@" </dev/null >>log 2>&1 & echo $!; read -r end_of_pipe; kill -KILL $! 2>/dev/null"#;
+/// The shell ends the server when its own standard input is closed: the kernel does that, however the test ends. It waits
+/// for the end, so that the port is free for the next server.
+const KEEPER: &str = r#""$@" </dev/null >>log 2>&1 & echo $!; read -r end_of_pipe; kill -KILL $! 2>/dev/null; wait $!"#;
 
 /// A server on loopback, with a folder of its own.
 #[derive(Debug)]
@@ -68,7 +69,8 @@ impl Redis {
         let own = ["--port", &port, "--bind", "127.0.0.1", "--save", "", "--daemonize", "no"];
         let mut shell = Command::new("sh");
         shell.args(["-c", KEEPER, "sh"]).arg(program).args(own).args(&self.settings).current_dir(self.folder.path());
-        let mut shell = shell.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a shell");
+        let mut shell =
+            shell.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("a shell");
         let mut line = String::new();
         BufReader::new(shell.stdout.take().expect("a pipe")).read_line(&mut line).expect("its number");
         self.process = Some(Process { shell, server: line.trim().parse().expect("the number of a process") });

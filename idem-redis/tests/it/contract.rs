@@ -64,3 +64,22 @@ mod redis_sealed {
 mod redis_waiting {
     idem_testkit::leased_contract!(super::Waiting);
 }
+
+/// What the store does not take part in is on its page by name, and nothing else is.
+#[test]
+fn r40_redis_the_page_names_what_the_store_cannot_pass() {
+    let page = include_str!("../../docs/redis.md");
+    let contracts = [
+        include_str!("../../../idem-testkit/src/transactional.rs"),
+        include_str!("../../../idem-testkit/src/writes.rs"),
+    ];
+    let names = |text: &'static str| {
+        let functions = text.lines().filter_map(|line| line.trim().strip_prefix("async fn "));
+        functions.filter_map(|line| line.strip_suffix("(subject) {"))
+    };
+    let expected: Vec<_> = contracts.into_iter().flat_map(names).collect();
+    let named = page.lines().filter_map(|line| line.strip_prefix("- `r")?.strip_suffix('`'));
+    let named: Vec<_> = named.map(|name| format!("r{name}")).collect();
+    assert!(expected.len() > 10);
+    assert_eq!(named, expected);
+}

@@ -131,6 +131,29 @@ async fn r40_redis_a_record_that_lives_is_not_replaced() {
     assert_eq!(claim_over(&fresh, &seen, "expired").await, "seen");
 }
 
+/// Redis removes a key a moment after its time. What begins in that moment has nothing of the record before.
+#[tokio::test]
+async fn r32_redis_a_run_in_the_place_of_an_expired_one_begins_anew() {
+    let fresh = Fresh::on::<Single>().await;
+    let attempt = claimed(&fresh, &request()).await;
+    attempt.lease.record(None, &Entry::new(0, EntryKind::CALL_STARTED, "send")).await.expect("held");
+    expire(&fresh).await;
+    let anew = claimed(&fresh, &request()).await;
+    assert_eq!((anew.number, anew.entries.len()), (1, 0));
+    anew.lease.release().await.expect("held");
+    let next = claimed(&fresh, &request()).await;
+    assert_eq!((next.number, next.entries.len()), (2, 0), "nor has the next attempt");
+    next.lease.complete(None, &reply()).await.expect("held");
+    expire(&fresh).await;
+    claimed(&fresh, &request()).await;
+    let (mut connection, record) = fresh.record().await;
+    for field in ["format", "body", "completed_at", "completion"] {
+        let there: bool =
+            redis::cmd("HEXISTS").arg(&record).arg(field).query_async(&mut connection).await.expect("asked");
+        assert!(!there, "{field}");
+    }
+}
+
 /// Lets the record expire by its own field, and not be removed by Redis yet.
 async fn expire(fresh: &Fresh) {
     let (mut connection, record) = fresh.record().await;
