@@ -62,5 +62,5 @@ end;
 
 -- One random value, which is another one after records were removed by hand or a backup was restored. What hints in
 -- front of this database know belongs to one value.
-create table if not exists main.idem_epoch (one integer primary key default 1 check (one = 1), epoch blob not null);
-insert into main.idem_epoch (epoch) values (randomblob(16)) on conflict (one) do nothing;
+create table if not exists main.idem_epoch (one integer primary key check (one = 1), epoch blob not null);
+insert into main.idem_epoch (one, epoch) values (1, randomblob(16)) on conflict (one) do nothing;
