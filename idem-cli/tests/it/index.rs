@@ -54,7 +54,7 @@ both! {
         explain(&["--index-key-file", &wrong]).says(14, "--index-key-file");
         let explained = explain(&["--json", "--index-key-file", &right]).expect(0).json();
         assert_eq!(explained["expected"], "replay");
-        for change in [of("reset", "ada", &["--yes"]), of("give-up", "ada", &["--yes", "--reason", "by hand"])] {
+        for change in [of("reset", "ada", &["--yes"]), of("give-up", "ada", &["--yes", "--in-clear", "--reason", "by hand"])] {
             db.idem(&change).says(14, "--index-key-file");
             db.idem(&[change, vec!["--index-key-file", &right]].concat()).says(9, "no leased run");
         }
