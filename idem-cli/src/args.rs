@@ -1,11 +1,12 @@
 //! The command line.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use idem_core::operate::Condition;
 
-use crate::request::{Owner, Which};
+use crate::request::{self, FirstSaid, Owner, Which};
 
 /// Look at, mend and check the records of idempotent handlers.
 #[derive(Debug, Parser)]
@@ -32,18 +33,16 @@ pub(crate) struct Options {
     /// The id of a key that the application's keyring has, once for each key (`explain`, `doctor`)
     #[arg(long, global = true, value_name = "ID")]
     pub(crate) key_id: Vec<u32>,
+    /// The file with the index key of the application's keyring, in base64, if it has one (`explain`, `reset`, `give-up`,
+    /// `migrate`, `doctor`)
+    #[arg(long, global = true, value_name = "PATH")]
+    pub(crate) index_key_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Say what a retry would get now, and why; the key comes from standard input
-    Explain {
-        #[command(flatten)]
-        which: Which,
-        /// How many attempts the handler allows, if it is leased
-        #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
-        attempts: u32,
-    },
+    Explain(Explain),
     /// List records, without their content
     List(List),
     /// Remove the finished records of a scope: their retries run again
@@ -63,10 +62,15 @@ pub(crate) enum Command {
     GiveUp {
         #[command(flatten)]
         which: Which,
-        /// Why; it is stored in clear
+        /// Why; it is stored in clear, because the command has no key
         #[arg(long)]
         reason: String,
+        /// Store the reason in clear beside contents that are sealed
+        #[arg(long)]
+        in_clear: bool,
     },
+    /// Have all hints forget what they know: after a restore, or after records were removed by hand
+    NewEpoch,
     /// Create or alter the tables
     Migrate,
     /// Remove expired records
@@ -110,6 +114,22 @@ pub(crate) struct List {
     /// The most records that are printed
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) limit: u32,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Explain {
+    #[command(flatten)]
+    pub(crate) which: Which,
+    /// How many attempts the handler allows, if it is leased
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) attempts: u32,
+    /// The handler has `first_sent = refuse`, and the retry says this time, such as 2026-11-29T10:00:00Z or as the header
+    /// has it; `key` if it says nothing beside its key, a UUID of version 7
+    #[arg(long, value_name = "TIME", value_parser = request::FirstSaid::read)]
+    pub(crate) first_sent: Option<FirstSaid>,
+    /// The handler's `ttl`, with which --first-sent is compared
+    #[arg(long, default_value = "24h", value_parser = humantime::parse_duration, requires = "first_sent")]
+    pub(crate) ttl: Duration,
 }
 
 #[derive(Debug, Clone, Args)]

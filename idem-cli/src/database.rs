@@ -62,7 +62,7 @@ impl Database {
     pub(crate) async fn connect(options: &Options) -> Result<Self, Failure> {
         let url = env::var("DATABASE_URL")
             .map_err(|_| Failure::usage("DATABASE_URL names no database: set it to postgres://… or sqlite:…"))?;
-        let (swept, keys) = (Swept::default(), Keys::new(&options.key_id));
+        let (swept, keys) = (Swept::default(), Keys::of(options)?);
         let store = match url.split_once(':') {
             Some(("postgres" | "postgresql", _)) => {
                 Store::Postgres(postgres(&url, options).await?.observer(swept.clone()).seal(keys.clone()).build())

@@ -19,6 +19,7 @@ pub(crate) enum Exit {
     ReadOnly,
     Busy,
     Held,
+    OtherIndex,
 }
 
 /// Each with its code, its name in JSON and its meaning. Codes and names are stable.
@@ -37,6 +38,12 @@ const ALL: &[(Exit, u8, &str, &str)] = &[
     (Exit::ReadOnly, 11, "read_only", "the database only reads: a replica, or a file that may not be written"),
     (Exit::Busy, 12, "busy", "the database is busy; the same command works later"),
     (Exit::Held, 13, "held", "a process holds the run: stop the process, or wait until its lease has ended"),
+    (
+        Exit::OtherIndex,
+        14,
+        "other_index",
+        "the records are named by another index key, or by none: see --index-key-file",
+    ),
 ];
 
 impl Exit {

@@ -1,5 +1,6 @@
 //! Why a command failed, in one line that says what to do.
 
+use idem_core::seal::OTHER_INDEX;
 use idem_core::{Error, Kind};
 use sqlx::error::DatabaseError;
 
@@ -61,6 +62,11 @@ impl From<Error> for Failure {
                 Self::new(Exit::Unreachable, format!("the database cannot be reached{cause}: check DATABASE_URL"))
             }
             Kind::RetryLater => Self::new(Exit::Busy, format!("the database is busy{cause}: try later")),
+            Kind::DeploymentBroken if error.to_string() == OTHER_INDEX => Self::new(
+                Exit::OtherIndex,
+                "the records are named by another index key, or by none: say --index-key-file with the application's index \
+                 key, or leave it out",
+            ),
             _ => Self::new(Exit::Failed, format!("{error}{cause}")),
         }
     }

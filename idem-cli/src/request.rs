@@ -5,7 +5,7 @@ use std::io::{IsTerminal, Read, Write};
 use std::path::PathBuf;
 
 use clap::Args;
-use idem_core::{Identity, Key, Operation, Scope};
+use idem_core::{FirstSent, Identity, Key, Operation, Scope};
 
 use crate::failure::Failure;
 
@@ -75,6 +75,35 @@ impl Which {
         let line = line.strip_suffix('\r').unwrap_or(line);
         let key = Key::of(line).map_err(|error| Failure::usage(format!("the key cannot be a key: {error}")))?;
         key.ok_or_else(|| Failure::usage("the key is empty: write it to standard input, or name --key-file"))
+    }
+}
+
+/// When a retry says that it was first sent.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum FirstSaid {
+    /// By a header. A key with a time counts, too.
+    At(FirstSent),
+    /// By its key alone.
+    ByKey,
+}
+
+impl FirstSaid {
+    pub(crate) fn read(text: &str) -> Result<Self, String> {
+        if text == "key" {
+            return Ok(Self::ByKey);
+        }
+        let time = humantime::parse_rfc3339_weak(text).ok().or_else(|| httpdate::parse_http_date(text).ok());
+        let form = "a time such as 2026-11-29T10:00:00Z or \"Sun, 29 Nov 2026 10:00:00 GMT\", or `key`";
+        time.map(|time| Self::At(FirstSent::at(time))).ok_or_else(|| form.to_owned())
+    }
+
+    /// The time that a request with this key says: the earlier of two counts.
+    pub(crate) fn with(self, key: &Key) -> Result<FirstSent, Failure> {
+        let by_key = FirstSent::of_key(key);
+        match self {
+            Self::At(time) => Ok(by_key.map_or(time, |by_key| by_key.min(time))),
+            Self::ByKey => by_key.ok_or_else(|| Failure::usage("the key has no time: it is no UUID of version 7")),
+        }
     }
 }
 

@@ -4,7 +4,8 @@
 //! cargo run -p idem-core --example console --features console,memory
 //! ```
 //!
-//! An application nests the routes behind its own authentication. This program listens on 127.0.0.1 alone.
+//! An application nests the routes behind its own authentication. This program listens on 127.0.0.1 alone. With `CHANGES=1`
+//! in its environment, the console makes changes, too.
 
 // A program prints its address on its standard output.
 #![allow(clippy::print_stdout)]
@@ -27,7 +28,11 @@ type Failure = Box<dyn Error + Send + Sync>;
 async fn main() -> Result<(), Failure> {
     let store = MemoryStore::<()>::default();
     filled(&store).await?;
-    let app: Router = Router::new().nest("/operators/idempotency", console::router(Arc::new(store)));
+    let console = match std::env::var_os("CHANGES") {
+        Some(_) => console::router_with_changes(Arc::new(store)),
+        None => console::router(Arc::new(store)),
+    };
+    let app: Router = Router::new().nest("/operators/idempotency", console);
     let port = std::env::var("PORT").ok().map_or(Ok(3000), |port| port.parse())?;
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await?;
     println!("http://{}/operators/idempotency", listener.local_addr()?);

@@ -108,7 +108,8 @@ pub(crate) async fn begin_within<C: Context>(
         claim::claim::<C>(store, request, in_flight, terms, intent).await
     };
     // Boxed: to the compiler the futures of a claim are nested deeply, and its callers nest them further.
-    let refused = match Box::pin(claimed).instrument(watch.span()).await {
+    let claimed = Box::pin(claimed).instrument(watch.span()).await;
+    let refused = match watch.answered(claimed) {
         Ok(Claimed::Run(mut context)) => {
             context.set_deadline(deadline);
             watch.claimed(context.attempt(), true);

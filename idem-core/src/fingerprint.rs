@@ -9,6 +9,7 @@ use crate::encoding;
 use crate::error::{Error, Kind};
 use crate::json;
 use crate::redacted::Beginning;
+use crate::seal::Mark;
 
 /// A digest of what a request asks for. The same key with another fingerprint is refused.
 ///
@@ -23,6 +24,8 @@ use crate::redacted::Beginning;
 ///
 /// A fingerprint starts with the version of its rules. So a later release may change the rules, and a retry is still
 /// not taken for another request.
+///
+/// A store with an [index key](crate::seal::Seal::hmac) has an HMAC of the fingerprint in its place.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Fingerprint([u8; Self::LEN]);
 
@@ -133,7 +136,21 @@ impl Fingerprint {
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let bytes: [u8; Self::LEN] = bytes.try_into().ok()?;
-        (bytes[0] == Self::VERSION).then_some(Self(bytes))
+        [Self::VERSION, Mark::INDEXED].contains(&bytes[0]).then_some(Self(bytes))
+    }
+
+    /// The fingerprint as a store with an index key has it: the mark of the index, and as much of the HMAC as fits.
+    pub(crate) fn indexed(mark: Mark, hmac: &[u8; 32]) -> Self {
+        let mut bytes = [0; Self::LEN];
+        let (head, tail) = bytes.split_at_mut(Mark::LEN);
+        head.copy_from_slice(mark.as_bytes());
+        tail.copy_from_slice(&hmac[..tail.len()]);
+        Self(bytes)
+    }
+
+    /// Whether the fingerprint is as a store with an index key has it.
+    pub(crate) fn is_indexed(&self) -> bool {
+        self.0[0] == Mark::INDEXED
     }
 
     /// The bytes to store.

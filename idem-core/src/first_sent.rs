@@ -4,6 +4,7 @@ use std::fmt;
 use std::num::NonZeroI64;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::error::Kind;
 use crate::identity::Key;
 use crate::record::Timestamp;
 
@@ -64,6 +65,18 @@ impl FirstSent {
         // A record of that time may have expired when it is as old as that.
         let last = sent.saturating_add(micros(kept)).saturating_sub(1);
         (Timestamp(sent.saturating_sub(micros(Self::AHEAD)).max(0)), Timestamp(last))
+    }
+
+    /// Why a request may not begin to run at this time, if its record would be kept for this long.
+    pub(crate) fn refused_at(self, now: Timestamp, kept: Duration) -> Option<Kind> {
+        let (first, last) = self.window(kept);
+        if now < first {
+            Some(Kind::FirstSentInvalid)
+        } else if now > last {
+            Some(Kind::FirstSentTooOld)
+        } else {
+            None
+        }
     }
 }
 

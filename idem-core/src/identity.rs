@@ -155,11 +155,14 @@ pub trait ToKey {
 
 /// The key that a client chose for one request and all its retries.
 ///
-/// Only the key's SHA-256 is held in memory and stored: keys are often guessable, and sometimes secrets. Of a key that is
-/// a UUID of version 7, its time is held in memory, too: see [`FirstSent`](crate::FirstSent).
+/// Only the key's SHA-256 is held in memory, since keys are sometimes secrets. It is stored, or, by a store with an
+/// [index key](crate::seal::Seal::hmac), an HMAC of it. Of a key that is a UUID of version 7, its time is held in
+/// memory, too: see [`FirstSent`](crate::FirstSent).
 #[derive(Clone)]
 pub struct Key {
     hash: [u8; 32],
+    /// Whether the hash is as a store has it. If not, it is the SHA-256 of the key.
+    is_stored: bool,
     /// Milliseconds since 1970. Every future with a request in it has this, so it is small.
     made_at: Option<NonZeroU64>,
 }
@@ -179,19 +182,31 @@ impl Key {
         if text.len() > Self::MAX_LEN {
             return Err(Error::new(Kind::KeyInvalid));
         }
-        Ok(Some(Self { hash: Sha256::digest(text).into(), made_at: of_uuid(text).and_then(NonZeroU64::new) }))
+        let made_at = of_uuid(text).and_then(NonZeroU64::new);
+        Ok(Some(Self { hash: Sha256::digest(text).into(), is_stored: false, made_at }))
     }
 
     /// A key from its stored hash: for an operator who has a record but not its key.
     #[must_use]
     pub fn from_hash(hash: [u8; 32]) -> Self {
-        Self { hash, made_at: None }
+        Self { hash, is_stored: true, made_at: None }
     }
 
-    /// The key's SHA-256, which is stored.
+    /// The same key, with the hash that a store has of it.
+    pub(crate) fn stored_as(&self, hash: [u8; 32]) -> Self {
+        Self { hash, is_stored: true, made_at: self.made_at }
+    }
+
+    /// The key's SHA-256, or the hash that a store has of it.
     #[must_use]
     pub fn hash(&self) -> &[u8; 32] {
         &self.hash
+    }
+
+    /// Whether the hash is as a store has it. If not, it is the SHA-256 of the key.
+    #[must_use]
+    pub fn is_stored(&self) -> bool {
+        self.is_stored
     }
 
     /// The time in a UUID of version 7, in milliseconds since 1970.
@@ -371,7 +386,7 @@ impl Serialize for Key {
 
 impl<'de> Deserialize<'de> for Key {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Deserialize::deserialize(deserializer).map(Self::from_hash)
+        Deserialize::deserialize(deserializer).map(|hash| Self { hash, is_stored: false, made_at: None })
     }
 }
 

@@ -87,6 +87,7 @@ pub mod docs {
     //! | [`operating`] | the command `idem`: its commands, exit codes, and what `doctor` checks |
     //! | [`encryption`] | what is encrypted, with which keys, and how they are rotated |
     //! | [`observability`] | events, metrics, logs, a dashboard, alert rules |
+    //! | [`hints`] | answering retries from memory or Redis |
     //! | [`releases`] | what a new release of a handler may change |
     //! | [`testing`] | testing a handler without a database |
     //! | [`performance`] | what it costs, measured |
@@ -110,6 +111,8 @@ pub mod docs {
     pub mod operating {}
     #[cfg_attr(not(doctest), doc = include_str!("../docs/encryption.md"))]
     pub mod encryption {}
+    #[cfg_attr(not(doctest), doc = include_str!("../docs/hints.md"))]
+    pub mod hints {}
     #[cfg_attr(not(doctest), doc = include_str!("../docs/observability.md"))]
     pub mod observability {}
     #[cfg_attr(not(doctest), doc = include_str!("../docs/releases.md"))]
@@ -133,6 +136,7 @@ mod begin;
 #[cfg_attr(docsrs, doc(cfg(feature = "console")))]
 pub mod console;
 mod function;
+pub mod hint;
 #[cfg(feature = "axum")]
 #[cfg_attr(docsrs, doc(cfg(feature = "axum")))]
 pub mod http;
@@ -175,6 +179,7 @@ mod json;
 
 mod error;
 mod first_sent;
+mod hex;
 
 #[doc(hidden)]
 #[path = "private.rs"]

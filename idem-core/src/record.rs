@@ -26,6 +26,9 @@ pub struct Request {
     pub then: Then,
     /// When the client says that it first sent the request. `None`: nothing is known of that.
     pub first_sent: Option<FirstSent>,
+    /// Whether the client says that it has sent the request before. It decides nothing: a [hint](crate::hint) outside of
+    /// the process is asked for such a request.
+    pub is_retry: bool,
     /// The input that [`resume_abandoned`](crate::resume_abandoned) gives to the handler when it resumes the run. Only
     /// leased runs record it.
     pub input: Option<Input>,
@@ -53,7 +56,8 @@ impl Request {
     /// [`Kind::TtlInvalid`] if the `ttl` is shorter than [`MIN_TTL`](Self::MIN_TTL) or longer than
     /// [`MAX_TTL`](Self::MAX_TTL).
     pub fn new(identity: Identity, fingerprint: Fingerprint, ttl: Duration) -> Result<Self, Error> {
-        let request = Self { identity, fingerprint, ttl, then: Then::Run, first_sent: None, input: None };
+        let request =
+            Self { identity, fingerprint, ttl, then: Then::Run, first_sent: None, is_retry: false, input: None };
         request.check_ttl()?;
         Ok(request)
     }
@@ -135,6 +139,12 @@ impl Request {
         Self { first_sent, ..self }
     }
 
+    /// The same request, of which its client says that it has sent it before, or for the first time.
+    #[must_use]
+    pub fn with_retry(self, is_retry: bool) -> Self {
+        Self { is_retry, ..self }
+    }
+
     /// The first and the last time, by the store's clock, at which the request may begin to run. A store that inserts a
     /// record before it has looked for one puts this into the condition of its insert.
     #[must_use]
@@ -148,14 +158,7 @@ impl Request {
 
     /// Why the request may not begin to run at this time.
     pub(crate) fn refused_at(&self, now: Timestamp) -> Option<Kind> {
-        let (first, last) = self.may_begin();
-        if now < first {
-            Some(Kind::FirstSentInvalid)
-        } else if now > last {
-            Some(Kind::FirstSentTooOld)
-        } else {
-            None
-        }
+        self.first_sent.and_then(|first_sent| first_sent.refused_at(now, self.ttl))
     }
 
     /// The same request with the input that [`resume_abandoned`](crate::resume_abandoned) gives to its handler.

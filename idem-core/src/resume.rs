@@ -33,6 +33,8 @@ tokio::task_local! {
 struct Resuming {
     operation: String,
     place: Place,
+    /// The place at which the store has an identity.
+    place_of: Box<dyn Fn(&Identity) -> Place + Send>,
     /// Whether the handler has asked for this run. From then on, other functions that its body calls may begin runs.
     is_met: Cell<bool>,
     /// Why the run was refused, or what has ended it.
@@ -41,9 +43,7 @@ struct Resuming {
 
 impl Resuming {
     fn is(&self, identity: &Identity) -> bool {
-        identity.operation.as_str() == self.operation
-            && identity.scope.as_str() == self.place.scope
-            && identity.key.hash().as_slice() == self.place.key_hash
+        identity.operation.as_str() == self.operation && (self.place_of)(identity) == self.place
     }
 }
 
@@ -118,7 +118,7 @@ where
             return Ok(resumed);
         }
         for run in page {
-            match resume(operation, run, &handler).await {
+            match resume(store, operation, run, &handler).await {
                 Ok(()) => resumed.succeeded += 1,
                 Err(NotResumed::Refused(Kind::AttemptTooSoon)) => {
                     tracing::debug!(target: "idem", operation, "an abandoned run may not be resumed yet");
@@ -133,14 +133,22 @@ where
 }
 
 /// Gives one run to the handler. A failure does not stop the other runs from being resumed.
-async fn resume<T, F, R, E>(operation: &str, run: Abandoned, handler: &impl Fn(T) -> F) -> Result<(), NotResumed>
+async fn resume<S, T, F, R, E>(
+    store: &S,
+    operation: &str,
+    run: Abandoned,
+    handler: &impl Fn(T) -> F,
+) -> Result<(), NotResumed>
 where
+    S: Recover,
     T: DeserializeOwned,
     F: Future<Output = Result<R, E>>,
 {
+    let store = store.clone();
     let resuming = Resuming {
         operation: operation.to_owned(),
         place: run.place,
+        place_of: Box::new(move |identity| store.place(identity)),
         is_met: Cell::new(false),
         refusal: Cell::new(None),
     };

@@ -3,24 +3,32 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use idem_core::machine::{Expected, Retry};
+use idem_core::machine::{Expected, Retry, Sent};
 use idem_core::memory::{MemoryLease, MemoryStore, MemoryTx};
 use idem_core::operate::{Operate, Reason};
 use idem_core::store::{
     Attempt, Claimed, Context, Entry, EntryKind, Format, Intent, Lease, LeaseTerms, Outcome, Reply,
 };
-use idem_core::{Fingerprint, Identity, Request, Then};
+use idem_core::{Fingerprint, FirstSent, Identity, Request, Then};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
 /// What happens to the key. A claim keeps its run, and another event ends it.
 #[derive(Debug, Clone, Copy)]
 enum Event {
-    Claim { fingerprint: u8, is_leased: bool, then: Then },
-    Complete { is_oversized: bool },
+    /// The request says that it was first sent so many seconds ago, which may be in the future.
+    Claim {
+        fingerprint: u8,
+        is_leased: bool,
+        then: Then,
+        sent: Option<i64>,
+    },
+    Complete {
+        is_oversized: bool,
+    },
     Release,
     Reject,
     Crash,
@@ -38,9 +46,9 @@ enum Run {
 
 fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
-        6 => (0..2_u8, any::<bool>(), any::<bool>()).prop_map(|(fingerprint, is_leased, is_kept)| {
+        6 => (0..2_u8, any::<bool>(), any::<bool>(), sent()).prop_map(|(fingerprint, is_leased, is_kept, sent)| {
             let then = if is_kept { Then::Refuse(Duration::from_secs(90)) } else { Then::Run };
-            Event::Claim { fingerprint, is_leased, then }
+            Event::Claim { fingerprint, is_leased, then, sent }
         }),
         1 => any::<bool>().prop_map(|is_oversized| Event::Complete { is_oversized }),
         2 => Just(Event::Release),
@@ -52,6 +60,19 @@ fn event() -> impl Strategy<Value = Event> {
         1 => Just(Event::Forget),
         1 => Just(Event::Sweep),
     ]
+}
+
+/// Most requests say nothing, or a time at which they may run. The others are too old, or of the future.
+fn sent() -> impl Strategy<Value = Option<i64>> {
+    prop_oneof![4 => Just(None), 3 => prop_oneof![Just(-290), Just(0), Just(80)].prop_map(Some),
+        1 => prop_oneof![Just(-310), Just(91), Just(100_000)].prop_map(Some)]
+}
+
+/// The time so many seconds before now, by the clock of the store.
+fn ago(seconds: i64, advanced: u64) -> FirstSent {
+    let now = SystemTime::now() + Duration::from_secs(advanced);
+    let by = Duration::from_secs(seconds.unsigned_abs());
+    FirstSent::at(if seconds < 0 { now + by } else { now - by })
 }
 
 fn request(fingerprint: u8) -> Request {
@@ -93,11 +114,17 @@ async fn check(events: Vec<Event>, seen: &mut BTreeSet<&'static str>) -> Result<
     let store = MemoryStore::<()>::default();
     let terms = LeaseTerms::DEFAULT.attempts(2);
     let mut held: Option<Run> = None;
+    let mut advanced = 0;
     for event in events {
         match event {
-            Event::Claim { fingerprint, is_leased, then } => {
-                let request = request(fingerprint).then(then).expect("in range");
-                let retry = Retry { fingerprint: Some(request.fingerprint), terms: is_leased.then_some(terms) };
+            Event::Claim { fingerprint, is_leased, then, sent } => {
+                let first_sent = sent.map(|seconds| ago(seconds, advanced));
+                let request = request(fingerprint).then(then).expect("in range").with_first_sent(first_sent);
+                let retry = Retry {
+                    fingerprint: Some(request.fingerprint),
+                    terms: is_leased.then_some(terms),
+                    sent: first_sent.map(|first| Sent { first, ttl: request.ttl }),
+                };
                 let explained = store.explain(&request.identity, &retry);
                 let (got, run) = if is_leased {
                     let claimed = MemoryLease::claim(&store, &request, &terms, Intent::Run).await.expect("an answer");
@@ -109,6 +136,8 @@ async fn check(events: Vec<Event>, seen: &mut BTreeSet<&'static str>) -> Result<
                     (got, run.map(Run::Transaction))
                 };
                 prop_assert!(agree(explained.expected, got), "{explained:?}, but {got:?}");
+                let window = explained.may_begin;
+                prop_assert_eq!(window, first_sent.map(|_| request.may_begin()), "the same two times");
                 seen.insert(name(got));
                 if run.is_some() {
                     held = run;
@@ -136,7 +165,10 @@ async fn check(events: Vec<Event>, seen: &mut BTreeSet<&'static str>) -> Result<
                 }
             }
             Event::Crash => held = None,
-            Event::Advance(seconds) => store.advance(Duration::from_secs(seconds)),
+            Event::Advance(seconds) => {
+                advanced += seconds;
+                store.advance(Duration::from_secs(seconds));
+            }
             Event::Reset => drop(store.reset_attempts(&request(0).identity)),
             Event::GiveUp => {
                 let reason = Reason::new("settled by hand").expect("a reason");
@@ -163,6 +195,8 @@ fn name(expected: Expected) -> &'static str {
 const ANSWERS: &[&str] = &[
     "attempt_too_soon",
     "attempts_exhausted",
+    "first_sent_invalid",
+    "first_sent_too_old",
     "given_up",
     "key_in_flight",
     "key_reused",

@@ -122,7 +122,7 @@ async fn r37_explain_on_the_store_in_memory_agrees_where_a_key_is_missing() {
     let reply = Reply { format: Format::VALUE, status: None, headers: Bytes::new(), body };
     lease.record(None, &Entry::new(0, EntryKind::CALL, "charge").with_reply(reply)).await.expect("recorded");
     lease.release().await.expect("released");
-    let retry = Retry { fingerprint: None, terms: Some(LeaseTerms::DEFAULT) };
+    let retry = Retry { terms: Some(LeaseTerms::DEFAULT), ..Retry::default() };
     let unreadable = Expected::Refuse(Kind::RecordUnreadable);
     for (store, expected) in [(&without, [unreadable; 2]), (&with_key, [Expected::Replay, Expected::Resume(2)])] {
         assert_eq!([&done, &begun].map(|asked| store.explain(&asked.identity, &retry).expected), expected);
@@ -131,4 +131,28 @@ async fn r37_explain_on_the_store_in_memory_agrees_where_a_key_is_missing() {
     assert_eq!(claimed.expect_err("it is not opened").kind(), Kind::RecordUnreadable);
     let claimed = <MemoryTx<()> as Context>::claim(&without, &done).await.expect("an answer");
     assert!(matches!(claimed, Claimed::Refuse(Kind::RecordUnreadable)), "{claimed:?}");
+}
+
+#[cfg(feature = "seal")]
+#[tokio::test]
+async fn r37_a_sealed_reason_is_shown_to_a_store_with_its_key() {
+    use idem_core::seal::{Keyring, SealKey};
+
+    let clear = MemoryStore::<()>::default();
+    let sealed = clear.clone().sealed_by(Keyring::new(1, SealKey::from_bytes([1; 32])));
+    let request = request("s1", "given-up");
+    let claimed = MemoryLease::claim(&sealed, &request, &LeaseTerms::DEFAULT, Intent::Run).await;
+    let Ok(Claimed::Run(attempt)) = claimed else { panic!("a free key") };
+    attempt.lease.release().await.expect("released");
+    // A text that looks like a sealed one is none.
+    let reason = Reason::new("\u{1}61\u{1}").expect("a reason");
+    assert_eq!(reason.as_str(), "61");
+    assert_eq!(Operate::give_up(&sealed, &request.identity, &reason).await.expect("an answer"), Change::Made);
+    let shown = |store: &MemoryStore| {
+        let explained = store.explain(&request.identity, &Retry::default());
+        assert_eq!(explained.expected, Expected::Refuse(Kind::GivenUp));
+        (explained.reason, explained.is_reason_sealed)
+    };
+    assert_eq!(shown(&sealed), (Some(reason), false));
+    assert_eq!(shown(&clear), (None, true));
 }

@@ -52,6 +52,12 @@ pub enum ConnectError {
     /// The server does not know what [`wait_aof`](RedisStoreBuilder::wait_aof) asks for.
     #[error("this server cannot wait for its append-only file: it has none, or is older than Redis 7.2")]
     NoWaitAof,
+    /// The records of this prefix are named by another index key, or one of the two has none. An index key comes before the
+    /// first request, and is the same in every process: see the page [`encryption`](idem_core::docs::encryption).
+    #[error(
+        "the records of this prefix are named by another index key than this process has, or one of the two has none"
+    )]
+    OtherIndex,
     /// The prefix is empty or has a brace, which would decide in which slot of a cluster a key is.
     #[error("a prefix has 1 to 64 printable ASCII characters, and no brace")]
     Prefix,
@@ -178,6 +184,7 @@ impl RedisStoreBuilder {
         }
         let connection = Connection { server: self.connect().await?, timeout: self.timeout, durable: self.durable };
         check(&connection).await?;
+        check_index(&connection, &self.prefix, &self.sealer).await?;
         Ok(RedisStore::new(Inner {
             connection,
             prefix: self.prefix,
@@ -270,6 +277,18 @@ async fn check(connection: &Connection) -> Result<(), ConnectError> {
         }
     }
     Ok(())
+}
+
+/// Notes the mark of the store's index key, or compares it with the one that is noted: records of another index key have
+/// other names, so their requests would run again.
+async fn check_index(connection: &Connection, prefix: &str, sealer: &Sealer) -> Result<(), ConnectError> {
+    let (key, mark) = (format!("{prefix}:index"), sealer.mark().map_or_else(|| "none".to_owned(), |mark| mark.id()));
+    let noted = connection.ask_by_key(redis::cmd("SET").arg(&key).arg(&mark).arg("NX").arg("GET")).await;
+    let noted = redis::from_redis_value::<Option<String>>(noted.map_err(unavailable)?);
+    match noted.map_err(|error| unavailable(strange(error)))? {
+        Some(noted) if noted != mark => Err(ConnectError::OtherIndex),
+        _ => Ok(()),
+    }
 }
 
 fn strange(error: impl Into<RedisError>) -> Failed {

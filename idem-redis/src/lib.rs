@@ -36,6 +36,9 @@ mod operate;
 mod store;
 mod tx;
 
+// The hint in front of a database.
+mod hint;
+
 // What is stored, and under which names.
 mod keys;
 mod record;
@@ -47,6 +50,7 @@ mod failure;
 mod scripts;
 
 pub use builder::{ConnectError, RedisStoreBuilder};
+pub use hint::RedisHint;
 pub use lease::{RedisLease, RedisSteps};
 pub use store::RedisStore;
 pub use tx::RedisTx;

@@ -174,6 +174,9 @@ fn listed(looked: &Looked) -> Option<Listed> {
 impl Inspect for RedisStore {
     fn explain<'a>(&'a self, identity: &'a Identity, retry: &'a Retry) -> Answer<'a, Explanation> {
         Box::pin(async move {
+            let identity = &*self.sealer().identity(identity);
+            let fingerprint = retry.fingerprint.map(|asked| self.sealer().fingerprint(identity, asked));
+            let retry = &Retry { fingerprint, ..*retry };
             let looked = self.look(&self.keys(identity), Depth::Whole).await?;
             let found = looked.found.map(|found| found.of(identity));
             let record = found.as_ref().map(|found| &found.record);
@@ -191,7 +194,8 @@ impl Inspect for RedisStore {
                 is_here: self.running().runs(&identity.digest()),
                 session: None,
             };
-            let mut explanation = explain(record, None, retry, looked.now).with(details);
+            let explanation = explain(record, None, retry, looked.now).with(details);
+            let mut explanation = self.sealer().explanation(identity, explanation);
             let is_readable = match (explanation.expected, record.map(|record| &record.state)) {
                 (Expected::Replay, Some(State::Completed(reply))) => {
                     self.sealer().reply(identity, reply.clone()).map(drop)
@@ -329,11 +333,16 @@ impl Operate for RedisStore {
     }
 
     fn give_up<'a>(&'a self, identity: &'a Identity, reason: &'a Reason) -> Answer<'a, Change> {
-        Box::pin(change(self, identity, "give_up", reason.as_str()))
+        Box::pin(async move {
+            let identity = &*self.sealer().identity(identity);
+            let reason = self.sealer().reason(identity, reason)?;
+            change(self, identity, "give_up", reason.as_str()).await
+        })
     }
 }
 
 async fn change(store: &RedisStore, identity: &Identity, what: &str, reason: &str) -> Result<Change, Error> {
+    let identity = &*store.sealer().identity(identity);
     let (keys, nobodys) = (store.keys(identity), Claim::random()?);
     let arguments = arguments![what, nobodys.as_bytes(), reason, &keys.member];
     let answer = store.connection().write(&scripts::CHANGE, &keys, &arguments).await.map_err(Failed::in_doubt)?;

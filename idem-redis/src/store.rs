@@ -229,6 +229,10 @@ impl Recover for RedisStore {
         let sealed = operate::abandoned(self, operation, after).await?;
         Ok(sealed.into_iter().map(|run| self.sealer().abandoned(operation, run)).collect())
     }
+
+    fn place(&self, identity: &Identity) -> Place {
+        Place::of(&self.sealer().identity(identity))
+    }
 }
 
 /// For a router whose state is an `Arc<App>`.

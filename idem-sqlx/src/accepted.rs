@@ -1,6 +1,7 @@
 //! What an operator asks about a database: whether its tables and the store's statements fit together.
 
 use idem_core::Error;
+use idem_core::seal::Mark;
 
 use crate::migrations::Migration;
 
@@ -14,16 +15,35 @@ pub struct Migrations {
     pub pending: Vec<&'static str>,
     /// The files that have been run and that this release does not know: a later release has run them.
     pub later: Vec<String>,
+    /// How the database names records.
+    pub naming: Naming,
+}
+
+/// How a database names records: it refuses the claims of a store that names them otherwise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Naming {
+    /// There are no tables, or nothing in them refuses such claims. `migrate` mends that.
+    Unguarded,
+    /// By the SHA-256 of their keys.
+    Plain,
+    /// By an index key with this mark: see [`Seal::hmac`](idem_core::seal::Seal::hmac).
+    Indexed(Mark),
+}
+
+impl From<Option<Mark>> for Naming {
+    fn from(mark: Option<Mark>) -> Self {
+        mark.map_or(Self::Plain, Self::Indexed)
+    }
 }
 
 impl Migrations {
     /// `known` are all files of this release, `wanted` the files among them that the store needs.
-    pub(crate) fn new(wanted: &[&Migration], known: &[&Migration], done: Vec<String>) -> Self {
+    pub(crate) fn new(wanted: &[&Migration], known: &[&Migration], done: Vec<String>, naming: Naming) -> Self {
         let is_in = |files: &[&Migration], name: &str| files.iter().any(|file| file.name == name);
         let is_done = |name: &str| done.iter().any(|done| done == name);
         let pending = wanted.iter().map(|file| file.name).filter(|name| !is_done(name)).collect();
         let later = done.iter().filter(|name| !is_in(known, name)).cloned().collect();
-        Self { done, pending, later }
+        Self { done, pending, later, naming }
     }
 }
 
@@ -47,7 +67,8 @@ mod tests {
         let (one, two, far) = (file("1_one"), file("2_two"), file("3_far"));
         let compared = |done: &[&str]| {
             let done = done.iter().map(|name| (*name).to_owned()).collect();
-            let Migrations { pending, later, .. } = Migrations::new(&[&one, &two], &[&one, &two, &far], done);
+            let Migrations { pending, later, .. } =
+                Migrations::new(&[&one, &two], &[&one, &two, &far], done, Naming::Plain);
             (pending, later)
         };
         assert_eq!(compared(&[]), (vec!["1_one", "2_two"], vec![]));

@@ -4,16 +4,19 @@ use std::future::Future;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
+use idem_core::hint::Confirmed;
 use idem_core::machine::Details;
 use idem_core::observer::Backlog;
 use idem_core::operate::{Counts, Cursor, Forgotten, Listed, Reason};
-use idem_core::seal::Sealer;
+use idem_core::seal::{Mark, Sealer};
 use idem_core::store::{
     Abandoned, Claim, Entry, Intent, LeaseTerms, Outcome, Place, Record, Store, Timestamp, Transaction,
 };
 use idem_core::{Error, Fingerprint, Identity, Kind, Request, Scope};
 
+use crate::accepted::Naming;
 use crate::error::into_idem_error;
+use crate::hints::Hints;
 use crate::migrations::Migration;
 use crate::running::{Digest, Running};
 use crate::sweep::{Batch, Sweep};
@@ -40,7 +43,19 @@ pub trait Database: Store + Unpin {
     fn running(&self) -> &Running;
 
     /// Notes that the run of an identity has finished, so that the next request with it is probably a retry.
-    fn finished(&self, _digest: &Digest) {}
+    fn finished(&self, digest: &Digest);
+
+    /// Whether a request with this identity is probably a retry.
+    fn is_recent(&self, digest: &Digest) -> bool;
+
+    /// The hints in front of the database.
+    fn hints(&self) -> &Hints;
+
+    /// The epoch and the time of the database, from a statement that begins after the call.
+    fn confirm(&self) -> impl Future<Output = Result<Confirmed, Error>> + Send;
+
+    /// Begins another epoch: no entry of a hint counts any more that was made before.
+    fn new_epoch(&self) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// How long to wait for the answer to a COMMIT, and once more for the look-up of a COMMIT that got no answer.
     fn commit_deadline(&self) -> Duration;
@@ -263,6 +278,20 @@ pub trait Database: Store + Unpin {
         session: &mut Self::Session,
         migration: &Migration,
     ) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// How the database names records. The right to read is enough.
+    fn naming(&self) -> impl Future<Output = Result<Naming, Error>> + Send;
+
+    /// The same, in a transaction.
+    fn naming_in(&self, session: &mut Self::Session) -> impl Future<Output = Result<Naming, Error>> + Send;
+
+    /// From the commit on, the database accepts claims under this mark alone. Waits for the claims that are not committed.
+    /// Returns false if a record in force is of another mark. The session must be rolled back then.
+    fn name_records(
+        &self,
+        session: &mut Self::Session,
+        mark: Option<Mark>,
+    ) -> impl Future<Output = Result<bool, Error>> + Send;
 }
 
 /// A look-up and the record that it found, or what a run of this process means for the request.

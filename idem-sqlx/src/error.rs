@@ -54,6 +54,13 @@ pub(crate) fn store_error(error: sqlx::Error) -> Error {
     })
 }
 
+/// The epoch has no row. No hint answers then, and requests are not refused.
+pub(crate) fn no_epoch() -> Error {
+    Error::new(Kind::DeploymentBroken).because(
+        "the store's table `idem_epoch` has lost its value: `new_epoch` of `idem_core::operate::Operate` sets it",
+    )
+}
+
 /// The error where no connection could be had, or where no transaction could be begun on it.
 ///
 /// Nothing has run yet, whatever the code is, and the request is not to blame. An operator can fix a dropped database,
@@ -141,6 +148,7 @@ fn is_no_database(error: &sqlx::Error) -> bool {
 
 /// What an operator has to do about the store's tables.
 fn advice(error: &sqlx::Error) -> Option<&'static str> {
+    const INDEX: &str = idem_core::seal::OTHER_INDEX;
     const MIGRATE: &str = "the store's tables are missing in this database, or are of another release: call `migrate()` \
                            or run the copied migrations";
     #[cfg(feature = "postgres")]
@@ -152,12 +160,19 @@ fn advice(error: &sqlx::Error) -> Option<&'static str> {
             // No such table, schema, column, function.
             "42P01" | "3F000" | "42703" | "42883" => Some(MIGRATE),
             "42501" => Some(GRANT),
+            "23514" if answer.constraint().is_some_and(|name| name.starts_with(crate::postgres::mark::CHECK)) => {
+                Some(INDEX)
+            }
             _ => None,
         };
     }
     #[cfg(feature = "sqlite")]
-    if answer.try_downcast_ref().and_then(crate::sqlite::error::code) == Some(crate::sqlite::error::ERROR) {
-        return Some(MIGRATE);
+    if let Some(answer) = answer.try_downcast_ref::<sqlx::sqlite::SqliteError>() {
+        return match crate::sqlite::error::code(answer)? {
+            crate::sqlite::error::ERROR => Some(MIGRATE),
+            crate::sqlite::error::CONSTRAINT if crate::sqlite::error::is_of_check(answer) => Some(INDEX),
+            _ => None,
+        };
     }
     let _unknown = answer;
     None

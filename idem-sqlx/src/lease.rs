@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::ops::ControlFlow;
+use std::time::Instant;
 
 use idem_core::machine::{Decision, Resume, decide_leased};
 use idem_core::observer::{self, Event};
@@ -11,6 +12,7 @@ use tokio::time::sleep;
 
 use crate::database::{CommitFailed, Database, Leased, Over, Written};
 use crate::error::caused;
+use crate::hints::mark_runs;
 use crate::release_on_drop::{self, Unused};
 use crate::retry;
 use crate::running::{Digest, Entered, State};
@@ -48,9 +50,12 @@ impl<D: Database> Lease for DbLease<D> {
     }
 
     async fn renew(&self) -> Result<(), Error> {
+        let sent = Instant::now();
         let mut session = self.store.begin_renewal().await?;
         let renewed = self.store.renew(&mut session, &self.request, self.claim, &self.terms).await?;
-        self.committed(session, renewed).await
+        self.committed(session, renewed).await?;
+        self.is_held_since(sent);
+        Ok(())
     }
 
     async fn begin(&self) -> Result<D::Tx, Error> {
@@ -78,11 +83,13 @@ impl<D: Database> Lease for DbLease<D> {
     async fn complete(&self, tx: Option<D::Tx>, outcome: &Outcome) -> Result<(), Error> {
         let outcome = &*self.store.sealer().outcome(&self.request.identity, outcome)?;
         let mut tx = self.or_alone(tx).await?;
+        let (before, sent) = (self.store.hints().before(), Instant::now());
         let written = self.store.complete_leased(&mut tx, &self.request, self.claim, outcome).await?;
         let session = self.written(tx, written).await?;
         let committed = self.store.commit(session).await;
         find_out(&self.store, &self.request, self.claim, committed).await?;
         self.store.finished(&self.digest);
+        self.store.hints().keep_outcome(before, &self.request, outcome, sent);
         Ok(())
     }
 
@@ -131,13 +138,17 @@ impl<D: Database> DbLease<D> {
         let lease =
             Self { store: store.clone(), request: request.clone(), digest, claim, terms: *terms, entered: None };
         for (tries, pause) in retry::pauses().enumerate() {
+            let (before, sent) = (store.hints().before(), Instant::now());
             let (look, found) = match store.look(request, &digest, intent, tries).await? {
                 ControlFlow::Continue(looked) => looked,
                 ControlFlow::Break(kind) => return Ok(Claimed::Refuse(kind)),
             };
             let nobody_looked = found.is_none();
             let mut order = match found {
-                Some((record, now)) => decide_leased(record.as_ref(), request, terms, intent, now),
+                Some((record, now)) => {
+                    store.hints().keep_record(before, request, record.as_ref());
+                    decide_leased(record.as_ref(), request, terms, intent, now)
+                }
                 None => Decision::Claim.within(terms, intent),
             };
             // Without a look-up a refusal is no answer: there may be a record.
@@ -150,6 +161,7 @@ impl<D: Database> DbLease<D> {
             if nobody_looked && leased == Leased::Taken {
                 // The insert found a record, or was not tried.
                 let (record, now) = store.find(&mut session, &request.identity).await?;
+                store.hints().keep_record(before, request, record.as_ref());
                 order = decide_leased(record.as_ref(), request, terms, intent, now);
                 if let Some(answer) = answer(store, &digest, &order) {
                     return Ok(answer);
@@ -157,7 +169,10 @@ impl<D: Database> DbLease<D> {
                 leased = lease.carry_out(&mut session, &order).await?;
             }
             if leased == Leased::Claimed {
-                return lease.begun(session, &order).await.map(Claimed::Run);
+                let attempt = lease.begun(session, &order).await?;
+                attempt.lease.is_held_since(sent);
+                mark_runs(store);
+                return Ok(Claimed::Run(attempt));
             }
             // The connection goes back to the pool first: no request waits while it holds one.
             drop(session);
@@ -191,6 +206,14 @@ impl<D: Database> DbLease<D> {
         let mut lease = release_on_drop::commit(self, commit).await?;
         lease.entered = Some(lease.store.running().enter(lease.digest, fingerprint, State::Leased));
         Ok(Attempt { lease, number, fingerprint, entries })
+    }
+
+    /// The lease was claimed or renewed by a statement that was sent after this time. With hints, duplicates of this
+    /// process are answered from that.
+    fn is_held_since(&self, sent: Instant) {
+        if self.store.hints().are_there() {
+            self.store.running().hold(&self.digest, sent + self.terms.duration);
+        }
     }
 
     /// The entries that earlier attempts have recorded, opened.
@@ -266,6 +289,7 @@ pub(crate) async fn abandoned<D: Database>(
 
 /// Resets the attempts of a run that is not over and that no process holds.
 pub(crate) async fn reset_attempts<D: Database>(store: &D, identity: &Identity) -> Result<bool, Error> {
+    let identity = &*store.sealer().identity(identity);
     let mut session = store.begin().await?;
     let reset = store.reset_attempts(&mut session, identity).await?;
     store.commit(session).await?;

@@ -44,8 +44,8 @@
 //! Tested on PostgreSQL 15 and 18, and on the SQLite that sqlx bundles.
 //!
 //! # Tables
-//! [`PgStore::migrate`] creates `idem_records`, `idem_journal` and `idem_migrations`, which has the names of the
-//! migrations that have been run. On Postgres it also creates `idem_secret`, which has the value from which advisory locks
+//! [`PgStore::migrate`] creates `idem_records`, `idem_journal`, `idem_epoch`, which is for [hints](idem_core::docs::hints),
+//! and `idem_migrations`, which has the names of the migrations that have been run. On Postgres it also creates `idem_secret`, which has the value from which advisory locks
 //! are computed. The SQL is in `migrations/` of this crate. You may copy the files among your
 //! application's own migrations instead.
 //!
@@ -64,6 +64,7 @@ mod error;
 mod failure;
 #[cfg(feature = "axum")]
 mod for_axum;
+mod hints;
 mod lease;
 mod migrate;
 mod migrations;
@@ -82,7 +83,7 @@ mod sqlite;
 mod sweep;
 mod sweeper;
 
-pub use accepted::{Migrations, RefusedStatement};
+pub use accepted::{Migrations, Naming, RefusedStatement};
 pub use error::into_idem_error;
 pub use failure::sqlx_error;
 #[cfg(feature = "postgres")]
@@ -105,6 +106,9 @@ pub mod pages {
 
     #[doc = include_str!("../../idem-core/docs/encryption.md")]
     pub struct Encryption;
+
+    #[doc = include_str!("../../idem-core/docs/hints.md")]
+    pub struct Hints;
 
     #[doc = include_str!("../../idem-core/docs/leased.md")]
     pub struct Leased;

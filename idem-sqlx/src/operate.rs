@@ -1,13 +1,17 @@
 //! What an operator asks and changes: the flows.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use idem_core::machine::{Details, Expected, Explanation, Retry, Seen, SeenStep};
 use idem_core::operate::{Change, Condition, Counted, Counts, Cursor, Forgotten, Listed, Page, Query, Reason};
+use idem_core::seal::other_index;
 use idem_core::store::{Claim, EntryKind, Record, State, Timestamp};
 use idem_core::{Error, Identity, Kind, Scope, machine};
+use sqlx::FromRow;
 use tokio::time::sleep;
 
+use crate::accepted::Naming;
 use crate::database::{Database, Sight};
 use crate::error::store_error;
 use crate::row;
@@ -20,12 +24,15 @@ const TRIES: u32 = 20;
 
 /// Explains what a retry would get. The runs are looked at before the record: a run that ends in between has its record.
 pub(crate) async fn explain<D: Database>(store: &D, identity: &Identity, retry: &Retry) -> Result<Explanation, Error> {
+    let identity = &*named(store, identity, retry).await?;
+    let fingerprint = retry.fingerprint.map(|fingerprint| store.sealer().fingerprint(identity, fingerprint));
+    let retry = &Retry { fingerprint, ..*retry };
     let digest = identity.digest();
     let here = store.running().in_flight(&digest, retry.fingerprint);
     let is_here = store.running().runs(&digest);
     let Sight { in_flight, found: (record, now), details } = store.seen(identity, retry.fingerprint).await?;
     let explanation = machine::explain(record.as_ref(), here.or(in_flight), retry, now);
-    let mut explanation = explanation.with(Details { is_here, ..details });
+    let mut explanation = store.sealer().explanation(identity, explanation.with(Details { is_here, ..details }));
     match readable(store, identity, record, explanation.expected).await {
         Ok(()) => Ok(explanation),
         Err(error) if error.kind() == Kind::RecordUnreadable => {
@@ -34,6 +41,19 @@ pub(crate) async fn explain<D: Database>(store: &D, identity: &Identity, retry: 
         }
         Err(error) => Err(error),
     }
+}
+
+/// The identity as it is stored. A name that was made here counts only if the database names its records in the same way,
+/// since the next claim would be refused otherwise.
+async fn named<'i, D: Database>(store: &D, identity: &'i Identity, retry: &Retry) -> Result<Cow<'i, Identity>, Error> {
+    let is_read_from_a_record = identity.key.is_stored() && retry.fingerprint.is_none();
+    if !is_read_from_a_record {
+        let naming = store.naming().await?;
+        if naming != Naming::Unguarded && naming != store.sealer().mark().into() {
+            return Err(other_index());
+        }
+    }
+    Ok(store.sealer().identity(identity))
 }
 
 /// Whether the contents can be read that a request would read: a key may be missing, or somebody may have changed them.
@@ -128,6 +148,7 @@ pub(crate) async fn forget<D: Database>(store: &D, scope: &Scope, is_dry: bool) 
 
 /// Resets the attempts of a run that is not over and that no process holds.
 pub(crate) async fn reset_attempts<D: Database>(store: &D, identity: &Identity) -> Result<Change, Error> {
+    let identity = &*named(store, identity, &Retry::default()).await?;
     let mut session = store.begin().await?;
     let change = match store.reset_attempts(&mut session, identity).await? {
         true => Change::Made,
@@ -139,7 +160,9 @@ pub(crate) async fn reset_attempts<D: Database>(store: &D, identity: &Identity) 
 
 /// Gives a run up that no process holds. The new claim is of no process: what an earlier attempt still writes is refused.
 pub(crate) async fn give_up<D: Database>(store: &D, identity: &Identity, reason: &Reason) -> Result<Change, Error> {
+    let identity = &*named(store, identity, &Retry::default()).await?;
     let nobodys = Claim::random()?;
+    let reason = &*store.sealer().reason(identity, reason)?;
     let mut session = store.begin().await?;
     let change = match store.give_up(&mut session, identity, nobodys, reason).await? {
         true => Change::Made,
@@ -158,25 +181,33 @@ async fn why_not<D: Database>(store: &D, session: &mut D::Session, identity: &Id
     })
 }
 
-/// The record in a row of a list. A row that is no record is one that cannot be read, and ends no list.
-pub(crate) fn record_in_list(
-    read: Result<(Option<Record>, Timestamp), Error>,
-    now: impl FnOnce() -> sqlx::Result<i64>,
-) -> Result<(Record, Timestamp), Error> {
-    match read {
-        Ok((Some(record), now)) => Ok((record, now)),
-        Err(error) if error.kind() != Kind::RecordUnreadable => Err(error),
-        _ => {
-            let nobodys = Claim::from_bytes(&[0; 16]).ok_or_else(|| Error::new(Kind::RecordUnreadable))?;
-            let record = Record::new(None, State::Unreadable, nobodys, Timestamp(i64::MAX));
-            Ok((record, Timestamp(now().map_err(store_error)?)))
-        }
-    }
+/// The columns beside those of the record, in a row of a list.
+#[derive(FromRow)]
+pub(crate) struct ListedColumns {
+    scope: String,
+    operation: String,
+    key_hash: Vec<u8>,
+    created_at: Option<i64>,
+    now: i64,
 }
 
-/// A record in a list, from what was read of its row.
-pub(crate) fn listed(at: Cursor, record: &Record, created_at: Option<i64>, now: Timestamp) -> Listed {
-    Listed::new(at, Seen::of(record, now).begun_at(created_at.map(Timestamp)))
+/// A row of a list, and when it was read. A row that is no record is one that cannot be read, and ends no list.
+pub(crate) fn listed(
+    read: Result<(Option<Record>, Timestamp), Error>,
+    columns: sqlx::Result<ListedColumns>,
+) -> Result<(Listed, Timestamp), Error> {
+    let ListedColumns { scope, operation, key_hash, created_at, now } = columns.map_err(store_error)?;
+    let now = Timestamp(now);
+    let record = match read {
+        Ok((Some(record), _)) => record,
+        Err(error) if error.kind() != Kind::RecordUnreadable => return Err(error),
+        _ => {
+            let nobodys = Claim::from_bytes(&[0; 16]).ok_or_else(|| Error::new(Kind::RecordUnreadable))?;
+            Record::new(None, State::Unreadable, nobodys, Timestamp(i64::MAX))
+        }
+    };
+    let seen = Seen::of(&record, now).begun_at(created_at.map(Timestamp));
+    Ok((Listed::new(Cursor { scope, operation, key_hash }, seen), now))
 }
 
 /// A group of records, as both dialects count them.
@@ -260,6 +291,10 @@ macro_rules! operate {
 
             fn give_up<'a>(&'a self, identity: &'a Identity, reason: &'a Reason) -> Answer<'a, Change> {
                 Box::pin($crate::operate::give_up(self, identity, reason))
+            }
+
+            fn new_epoch(&self) -> Answer<'_, ()> {
+                Box::pin($crate::database::Database::new_epoch(self))
             }
         }
     };

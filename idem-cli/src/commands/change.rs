@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use idem_core::machine::Retry;
 use idem_core::operate::{Change, Forgotten, Reason};
+use idem_core::store::LeaseTerms;
 use idem_core::{Error, Identity};
-use idem_sqlx::Sweep;
+use idem_sqlx::{Naming, Sweep};
 use serde_json::json;
 
 use crate::args::Options;
@@ -57,20 +58,34 @@ pub(super) async fn reset(which: &Which, options: &Options, output: &Output) -> 
     changed(database.operate().reset_attempts(&identity).await?, "the next retry resumes the run", output)
 }
 
-pub(super) async fn give_up(which: &Which, reason: &str, options: &Options, output: &Output) -> Result<Exit, Failure> {
+pub(super) async fn give_up(
+    which: &Which,
+    reason: &str,
+    in_clear: bool,
+    options: &Options,
+    output: &Output,
+) -> Result<Exit, Failure> {
     let confirm = Confirm::new(options.yes)?;
     let reason = Reason::new(reason)
         .ok_or_else(|| Failure::usage(format!("a reason has 1 to {} characters: check --reason", Reason::MAX_CHARS)))?;
     let identity = which.identity()?;
     let database = Database::open(options).await?;
     let state = state(&database, &identity).await?;
+    if database.keys.have_met_sealed() && !in_clear {
+        return Err(Failure::usage(
+            "nothing has changed: the contents of this run are sealed, and the command has no key to seal the reason; say \
+            --in-clear, or give the run up on the console",
+        ));
+    }
     confirm.ask(&format!("The record is {state}. Give the run up for ever? Nothing is undone."))?;
     changed(database.operate().give_up(&identity, &reason).await?, "the run is given up", output)
 }
 
 /// The state of the record, for the question.
 async fn state(database: &Database, identity: &Identity) -> Result<&'static str, Error> {
-    let explanation = database.operate().explain(identity, &Retry::default()).await?;
+    // With the terms of a leased handler the steps are read, too.
+    let retry = Retry { terms: Some(LeaseTerms::DEFAULT.attempts(u32::MAX)), ..Retry::default() };
+    let explanation = database.operate().explain(identity, &retry).await?;
     Ok(explanation.record.map_or("absent", |seen| seen.condition.name()))
 }
 
@@ -91,6 +106,15 @@ fn changed(change: Change, done: &str, output: &Output) -> Result<Exit, Failure>
     }
 }
 
+pub(super) async fn new_epoch(options: &Options, output: &Output) -> Result<Exit, Failure> {
+    let confirm = Confirm::new(options.yes)?;
+    let database = Database::open(options).await?;
+    confirm.ask("Have the hints of all processes forget what they know? The database answers meanwhile.")?;
+    database.operate().new_epoch().await?;
+    output.result(&json!({ "is_changed": true }), "the hints of all processes are empty two seconds from now at most");
+    Ok(Exit::Done)
+}
+
 pub(super) async fn migrate(options: &Options, output: &Output) -> Result<Exit, Failure> {
     let confirm = Confirm::new(options.yes)?;
     let database = Database::connect(options).await?;
@@ -99,12 +123,20 @@ pub(super) async fn migrate(options: &Options, output: &Output) -> Result<Exit, 
         let message = "nothing has changed: the tables are of a later release than this command";
         return Err(Failure::new(Exit::Newer, message));
     }
-    if !migrations.pending.is_empty() {
-        let pending = migrations.pending.join(", ");
-        confirm.ask(&format!("Run these migrations: {pending}?"))?;
+    let naming = database.keys.mark().into();
+    let named = match naming {
+        Naming::Indexed(mark) => format!("name records by the index key of the mark {}", mark.id()),
+        _ => "name records by the SHA-256 of their keys".to_owned(),
+    };
+    let mut todo: Vec<_> = migrations.pending.iter().map(|name| (*name).to_owned()).collect();
+    // New tables name records by the SHA-256, unless something else is said.
+    let is_said = !migrations.done.is_empty() || naming != Naming::Plain;
+    todo.extend((is_said && migrations.naming != naming).then_some(named));
+    if !todo.is_empty() {
+        confirm.ask(&format!("Run these migrations: {}?", todo.join(", ")))?;
         database.migrate().await?;
     }
-    let lines: String = migrations.pending.iter().map(|name| format!("done  {name}\n")).collect();
+    let lines: String = todo.iter().map(|what| format!("done  {what}\n")).collect();
     let text = if lines.is_empty() { "nothing is to be done".to_owned() } else { lines };
     output.result(&json!({ "migrated": migrations.pending }), text);
     Ok(Exit::Done)

@@ -1,24 +1,28 @@
 //! The commands that only read.
 
 use idem_core::Error;
-use idem_core::machine::{Expected, Explanation, Holder, Retry, Seen, SeenStep, Stage};
+use idem_core::machine::{Expected, Explanation, Holder, Retry, Seen, SeenStep, Sent, Stage};
 use idem_core::operate::{Condition, Listed, Query, Reason};
 use idem_core::store::{EntryKind, LeaseTerms, Timestamp};
 use serde_json::{Value, json};
 
-use crate::args::{List, Options};
+use crate::args::{Explain, List, Options};
 use crate::database::Database;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::output::Output;
-use crate::request::Which;
 use crate::text::{duration, printable, table, time};
 
-pub(super) async fn explain(which: &Which, attempts: u32, options: &Options, output: &Output) -> Result<Exit, Failure> {
-    let identity = which.identity()?;
+pub(super) async fn explain(asked: &Explain, options: &Options, output: &Output) -> Result<Exit, Failure> {
+    let identity = asked.which.identity()?;
+    let first_sent = asked.first_sent.map(|said| said.with(&identity.key)).transpose()?;
     let database = Database::open(options).await?;
-    // The terms matter only where a leased run is not over, which a handler in one transaction never leaves.
-    let retry = Retry { terms: Some(LeaseTerms::DEFAULT.attempts(attempts)), ..Retry::default() };
+    let retry = Retry {
+        // The terms matter only where a leased run is not over, which a handler in one transaction never leaves.
+        terms: Some(LeaseTerms::DEFAULT.attempts(asked.attempts)),
+        sent: first_sent.map(|first| Sent { first, ttl: asked.ttl }),
+        ..Retry::default()
+    };
     let explanation = database.operate().explain(&identity, &retry).await?;
     let mut json = explanation_json(&explanation);
     let mut text = explanation_text(&explanation);
@@ -77,6 +81,8 @@ fn explanation_json(explanation: &Explanation) -> Value {
         "holder": holder,
         "is_held": explanation.holder.is_some(),
         "reason": explanation.reason.as_ref().map(Reason::as_str),
+        "is_reason_sealed": explanation.is_reason_sealed,
+        "may_begin": explanation.may_begin.map(|(from, until)| json!({ "from": time(from.0), "until": time(until.0) })),
         "now": time(explanation.now.0),
     })
 }
@@ -88,11 +94,17 @@ fn explanation_text(explanation: &Explanation) -> String {
         Some(seen) => lines.extend(seen_lines(seen)),
         None => lines.push(("record", "none".to_owned())),
     }
+    if let Some((from, until)) = explanation.may_begin {
+        lines.push(("may begin", format!("from {} until {}", time(from.0), time(until.0))));
+    }
     if let Some(holder) = &explanation.holder {
         lines.push(("held by", held_by(holder)));
     }
     if let Some(reason) = &explanation.reason {
         lines.push(("reason", printable(reason.as_str())));
+    }
+    if explanation.is_reason_sealed {
+        lines.push(("reason", "sealed; the application's console shows it".to_owned()));
     }
     let mut text: String = lines.iter().map(|(name, value)| format!("{name:<14}{value}\n")).collect();
     if !explanation.steps.is_empty() {

@@ -7,6 +7,7 @@ mod sqlite;
 mod tables;
 
 use idem_core::Error;
+use idem_sqlx::Naming;
 use serde_json::{Value, json};
 
 use crate::args::{Doctor, Options};
@@ -149,6 +150,29 @@ async fn migrations(database: &Database, options: &Options) -> Result<(Finding, 
         Finding::ok(format!("all {} have been run", migrations.done.len()))
     };
     Ok((finding, true))
+}
+
+/// How the database names records.
+async fn index(database: &Database, options: &Options) -> Result<Finding, Failure> {
+    let naming = database.migrations().await?.naming;
+    let named = match naming {
+        Naming::Unguarded => {
+            return Ok(Finding::fail(
+                "nothing refuses the claims of a process with another index key, so a request could run twice",
+                "run `idem migrate`; if the application has an index key, with --index-key-file",
+            ));
+        }
+        Naming::Plain => "records are named by the SHA-256 of their keys".to_owned(),
+        Naming::Indexed(mark) => format!("records are named by the index key of the mark {}", mark.id()),
+    };
+    Ok(if options.index_key_file.is_some() && naming != database.keys.mark().into() {
+        Finding::fail(
+            format!("{named}, and not by the index key of --index-key-file"),
+            "give every process the index key of this database: it is never changed",
+        )
+    } else {
+        Finding::ok(named)
+    })
 }
 
 /// Of the statements.

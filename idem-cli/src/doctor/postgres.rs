@@ -3,7 +3,7 @@
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, Executor, FromRow, PgPool};
 
-use super::{Finding, Report, check, migrations, records, server, statements, tables};
+use super::{Finding, Report, check, index, migrations, records, server, statements, tables};
 use crate::args::{Doctor, Options};
 use crate::database::Database;
 use crate::failure::Failure;
@@ -45,6 +45,7 @@ pub(super) async fn check(
     report.add("migrations", migrated.map(|(finding, _)| finding))?;
     if are_there {
         check!(report, patient, tables: grants secret autovacuum hot_updates);
+        report.add("index", index(database, options).await)?;
         report.add("statements", statements(database).await)?;
         check!(report, database, records: backlog abandoned stuck);
         check!(report, patient, tables: owed sealed);

@@ -3,7 +3,7 @@
 use sqlx::sqlite::SqliteRow;
 use sqlx::{AssertSqlSafe, FromRow, SqlitePool};
 
-use super::{Finding, Report, check, migrations, records, sqlite, statements};
+use super::{Finding, Report, check, index, migrations, records, sqlite, statements};
 use crate::args::Options;
 use crate::database::Database;
 use crate::exit::Exit;
@@ -27,6 +27,7 @@ pub(super) async fn check(
     let (migrated, are_there) = migrations(database, options).await?;
     report.add("migrations", Ok(migrated))?;
     if are_there {
+        report.add("index", index(database, options).await)?;
         report.add("statements", statements(database).await)?;
         check!(report, database, records: backlog abandoned stuck);
         check!(report, patient, sqlite: owed sealed);

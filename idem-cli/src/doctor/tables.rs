@@ -10,6 +10,7 @@ const RIGHTS: &[(&str, &[&str])] = &[
     ("idem_journal", &["SELECT", "INSERT", "UPDATE", "DELETE"]),
     ("idem_migrations", &["SELECT"]),
     ("idem_secret", &["SELECT"]),
+    ("idem_epoch", &["SELECT"]),
 ];
 
 pub(super) async fn grants(patient: &Patient<'_>) -> Result<Finding, Failure> {

@@ -41,6 +41,21 @@ both! {
         db.idem(&of("reset", "ada", &["--yes"])).says(9, "nothing has changed");
     }
 
+    async fn r37a_give_up_says_before_it_stores_a_reason_in_clear_beside_sealed_steps(db) {
+        db.insert(&Record { state: LEASED, lease: Some(-1), ..Record::default() }).await;
+        db.insert_entry(0, 1, "reserve").await;
+        let sealed = db.bytes(&format!("0100000007{}", "aa".repeat(32)));
+        db.execute(&format!("UPDATE idem_journal SET format = 257, headers = {}, body = {sealed}", db.bytes(""))).await;
+        let before = db.stored().await;
+        for ids in [&[][..], &["--key-id", "7"], &["--key-id", "8"]] {
+            let asked = of("give-up", "ada", &[&["--reason", "by hand", "--yes"], ids].concat());
+            db.idem(&asked).says(2, "--in-clear");
+        }
+        assert_eq!(db.stored().await, before);
+        db.idem(&of("give-up", "ada", &["--reason", "by hand", "--yes", "--in-clear"])).expect(0);
+        assert_eq!(db.idem(&of("explain", "ada", &["--json"])).expect(0).json()["reason"], "by hand");
+    }
+
     async fn r37a_sweep_removes_what_has_expired_or_moves_it(db) {
         for (key, expires) in [("k1", -600), ("k2", -600), ("k3", -600), ("k4", 600)] {
             db.insert(&Record { key, expires, ..Record::default() }).await;
@@ -55,10 +70,20 @@ both! {
         assert_eq!(db.idem(&["sweep", "--yes"]).expect(0).out, "removed  0\n");
     }
 
+    async fn r38_an_operator_ends_the_epoch_of_the_hints(db) {
+        db.execute("CREATE TABLE was AS SELECT epoch FROM idem_epoch").await;
+        let is_as_it_was = "SELECT count(*) FROM idem_epoch, was WHERE idem_epoch.epoch = was.epoch";
+        assert_eq!(db.number(is_as_it_was).await, 1);
+        let done = db.idem(&["new-epoch", "--yes"]).expect(0).out;
+        assert!(done.contains("two seconds"), "{done}");
+        assert_eq!(db.number(is_as_it_was).await, 0);
+        db.idem(&["new-epoch"]).says(8, "--yes");
+    }
+
     async fn r37a_migrate_makes_the_tables_once(db) {
         db.execute(match &db {
-            Db::Postgres(_) => "DROP TABLE idem_records, idem_journal, idem_migrations, idem_secret",
-            Db::Sqlite(_) => "DROP TABLE idem_records; DROP TABLE idem_journal; DROP TABLE idem_migrations",
+            Db::Postgres(_) => "DROP TABLE idem_records, idem_journal, idem_migrations, idem_secret, idem_epoch",
+            Db::Sqlite(_) => "DROP TABLE idem_records; DROP TABLE idem_journal; DROP TABLE idem_migrations; DROP TABLE idem_epoch",
         })
         .await;
         let made = db.idem(&["migrate", "--yes"]).expect(0).out;

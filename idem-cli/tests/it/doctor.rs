@@ -69,6 +69,23 @@ both! {
         let (level, found) = db.idem(&["doctor", "--json", "--key-id", "8"]).expect(10).check("sealed");
         assert!(level == "fail" && found.contains("lacks keys: 7 (1 content)"), "{level} {found}");
     }
+
+    async fn r37a_doctor_names_the_keys_of_sealed_inputs_and_steps_that_the_ring_lacks(db) {
+        db.insert(&Record { state: LEASED, lease: Some(600), ..Record::default() }).await;
+        db.insert_entry(-1, 5, "").await;
+        db.insert_entry(0, 1, "charge").await;
+        let json = db.bytes("7b226120223a317d");
+        db.execute(&format!("UPDATE idem_journal SET body = {json}")).await;
+        assert_eq!(db.idem(&["doctor", "--json", "--key-id", "8"]).expect(0).check("sealed").0, "ok", "nothing is sealed");
+        // The byte before a sealed input, and then as above.
+        let input = db.bytes(&format!("010100000007{}", "aa".repeat(32)));
+        db.execute(&format!("UPDATE idem_journal SET body = {input} WHERE position = -1")).await;
+        let step = db.bytes(&format!("0100000009{}", "aa".repeat(32)));
+        db.execute(&format!("UPDATE idem_journal SET format = 257, body = {step} WHERE position = 0")).await;
+        let (level, found) = db.idem(&["doctor", "--json", "--key-id", "8"]).expect(10).check("sealed");
+        assert!(level == "fail" && found.contains("lacks keys: 7 (1 content), 9 (1 content)"), "{level} {found}");
+        assert_eq!(db.idem(&["doctor", "--json", "--key-id", "7", "--key-id", "9"]).expect(0).check("sealed").0, "ok");
+    }
 }
 
 #[tokio::test]

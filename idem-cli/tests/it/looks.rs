@@ -44,6 +44,37 @@ both! {
         assert!(text.contains("\n1     call_started  charge"), "{text}");
     }
 
+    async fn r37_explain_says_whether_a_request_was_first_sent_in_time(db) {
+        // 2022-02-22 19:22:22 UTC.
+        let key = "017f22e2-79b0-7cc3-98c4-dc0c0c07398f";
+        let explained = |key: &str, more: &[&str]| {
+            db.idem_with(&of("explain", "ada", &[&["--json", "--first-sent"], more].concat()), key).expect(0).json()
+        };
+        for (key, more, code) in [
+            ("k", &["2022-02-22T19:22:22Z"][..], "first_sent_too_old"),
+            ("k", &["Tue, 22 Feb 2022 19:22:22 GMT"], "first_sent_too_old"),
+            ("k", &["2022-02-22 19:22:22", "--ttl", "7days"], "first_sent_too_old"),
+            ("k", &["2150-01-01T00:00:00Z"], "first_sent_invalid"),
+            (key, &["key"], "first_sent_too_old"),
+            (key, &["2150-01-01T00:00:00Z"], "first_sent_too_old"),
+        ] {
+            let explained = explained(key, more);
+            assert_eq!((&explained["expected"], &explained["code"]), (&"refuse".into(), &code.into()), "{more:?}");
+        }
+        let long = explained("k", &["2022-02-22T19:22:22Z", "--ttl", "3650days"]);
+        assert_eq!(long["expected"], "run");
+        let begin = (&long["may_begin"]["from"], &long["may_begin"]["until"]);
+        assert_eq!(begin, (&"2022-02-22T19:17:22Z".into(), &"2032-02-20T19:22:21Z".into()));
+        let text = db.idem_with(&of("explain", "ada", &["--first-sent", "key"]), key).expect(0).out;
+        assert!(text.contains("may begin     from 2022-02-22T19:17:22Z until 2022-02-23T19:22:21Z\n"), "{text}");
+        // A record answers, whenever the request was first sent.
+        db.insert(&Record::default()).await;
+        assert_eq!(explained("k", &["2022-02-22T19:22:22Z"])["expected"], "replay");
+        for wrong in [&["--first-sent", "yesterday"][..], &["--first-sent", "key"], &["--ttl", "1h"]] {
+            db.idem_with(&of("explain", "ada", wrong), "k").expect(2);
+        }
+    }
+
     async fn r37_explain_of_a_sealed_reply_needs_the_id_of_its_key_and_no_key(db) {
         db.insert(&Record::default()).await;
         let sealed = db.bytes(&format!("0100000007{}", "aa".repeat(32)));
@@ -59,6 +90,10 @@ both! {
             assert_eq!(is_refused, expected == "refuse", "{explained}");
         }
         assert!(db.idem(&of("explain", "ada", &[])).expect(0).out.contains("--key-id"));
+        db.execute("UPDATE idem_records SET state = -1, reason = '\u{1}0100000007aaaa'").await;
+        let given_up = db.idem(&of("explain", "ada", &["--json"])).expect(0).json();
+        assert_eq!((&given_up["reason"], &given_up["is_reason_sealed"]), (&serde_json::Value::Null, &true.into()));
+        assert!(db.idem(&of("explain", "ada", &[])).expect(0).out.contains("reason        sealed; "));
     }
 
     async fn r37_list_chooses_and_shows_no_control_character(db) {

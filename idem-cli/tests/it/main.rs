@@ -24,5 +24,6 @@ mod changes;
 mod doctor;
 mod doctor_on_postgres;
 mod exits;
+mod index;
 mod looks;
 mod words;

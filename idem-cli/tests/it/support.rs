@@ -119,7 +119,7 @@ pub struct Postgres {
 
 pub struct Sqlite {
     folder: TempDir,
-    pool: SqlitePool,
+    pub pool: SqlitePool,
 }
 
 /// A record as a test inserts it.

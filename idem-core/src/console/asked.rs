@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::first_sent::FirstSent;
+use crate::hex::{bytes, hex};
 use crate::identity::{Identity, Key, Operation, Scope};
-use crate::machine::Retry;
-use crate::operate::{Condition, Cursor, Query};
+use crate::machine::{Retry, Sent};
+use crate::operate::{Condition, Cursor, Query, Reason};
 use crate::policy::LeaseTerms;
 
 /// A question about one key. It has no `Debug`: the key is in it.
@@ -21,6 +23,10 @@ pub(super) struct KeyForm {
     key: String,
     /// The `attempts` of a leased handler, if they are known.
     attempts: String,
+    /// When the retry says that it was first sent: a time, or `key` for the time of the key.
+    first_sent: String,
+    /// The `ttl` of the handler, with which that time is compared.
+    ttl: String,
     at_scope: String,
     at_operation: String,
     at_key: String,
@@ -36,7 +42,27 @@ impl KeyForm {
                 Some(LeaseTerms::DEFAULT.attempts(attempts.ok_or("The attempts are not a number from 1 on.")?))
             }
         };
-        Ok((identity, Retry { fingerprint: None, terms }))
+        let sent = self.sent(&identity.key)?;
+        Ok((identity, Retry { terms, sent, ..Retry::default() }))
+    }
+
+    fn sent(&self, key: &Key) -> Result<Option<Sent>, &'static str> {
+        let by_key = FirstSent::of_key(key);
+        let first = match self.first_sent.trim() {
+            "" => return Ok(None),
+            "key" => by_key.ok_or("The key has no time: it is no UUID of version 7.")?,
+            text => {
+                let time = humantime::parse_rfc3339_weak(text).ok().or_else(|| httpdate::parse_http_date(text).ok());
+                let time = FirstSent::at(time.ok_or("The time of the first request cannot be read.")?);
+                // As a request is read: the earlier of two counts.
+                by_key.map_or(time, |by_key| by_key.min(time))
+            }
+        };
+        let ttl = match self.ttl.trim() {
+            "" => DAY,
+            ttl => humantime::parse_duration(ttl).map_err(|_| "The ttl is no duration such as 24h.")?,
+        };
+        Ok(Some(Sent { first, ttl }))
     }
 
     fn typed(&self) -> Result<Identity, &'static str> {
@@ -50,6 +76,48 @@ impl KeyForm {
 
     fn placed(&self) -> Option<Identity> {
         cursor(&self.at_scope, &self.at_operation, &self.at_key)?.identity()
+    }
+}
+
+/// A record whose run is to be changed. A page of the console has named it.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(super) struct PlaceForm {
+    at_scope: String,
+    at_operation: String,
+    at_key: String,
+    reason: String,
+}
+
+impl PlaceForm {
+    pub(super) fn identity(&self) -> Result<Identity, &'static str> {
+        let at = cursor(&self.at_scope, &self.at_operation, &self.at_key);
+        at.and_then(|at| at.identity()).ok_or(NO_PLACE)
+    }
+
+    pub(super) fn reason(&self) -> Result<Reason, &'static str> {
+        Reason::new(&self.reason).ok_or("The reason is blank, or longer than 500 characters.")
+    }
+}
+
+/// The scope to be forgotten: typed by a person, or named by a page of the console.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(super) struct ScopeForm {
+    scope: String,
+    /// `yes`: the scope that all callers share. A field that was left empty does not stand for it.
+    global: String,
+    at_scope: Option<String>,
+}
+
+impl ScopeForm {
+    pub(super) fn scope(&self) -> Result<Scope, &'static str> {
+        match (&self.at_scope, self.global.as_str(), self.scope.as_str()) {
+            (Some(hex), "", "") => text(hex).and_then(|scope| Scope::from_stored(&scope)).ok_or(NO_PLACE),
+            (None, "yes", "") => Ok(Scope::global()),
+            (None, "", typed) if !typed.is_empty() => Scope::from_stored(typed).ok_or(NO_SCOPE),
+            _ => Err("Say whose records: either a scope, or the global scope."),
+        }
     }
 }
 
@@ -107,6 +175,9 @@ impl ListForm {
     }
 }
 
+/// The `ttl` of an attribute that says none.
+const DAY: Duration = Duration::from_secs(24 * SECONDS);
+
 /// The seconds of an hour.
 const SECONDS: u64 = 3600;
 
@@ -142,21 +213,16 @@ pub(super) fn at(at: &Cursor) -> Vec<(&'static str, String)> {
     ]
 }
 
-fn cursor(scope: &str, operation: &str, key: &str) -> Option<Cursor> {
-    Some(Cursor { scope: text(scope)?, operation: text(operation)?, key_hash: bytes(key)? })
+/// The field of a form that names a scope, as [`ScopeForm`] reads it.
+pub(super) fn at_scope(scope: &str) -> Vec<(&'static str, String)> {
+    vec![("at_scope", hex(scope.as_bytes()))]
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+fn cursor(scope: &str, operation: &str, key: &str) -> Option<Cursor> {
+    Some(Cursor { scope: text(scope)?, operation: text(operation)?, key_hash: bytes(key)? })
 }
 
 /// A text that a column can hold.
 fn text(hex: &str) -> Option<String> {
     String::from_utf8(bytes(hex)?).ok().filter(|text| !text.contains('\0'))
-}
-
-fn bytes(hex: &str) -> Option<Vec<u8>> {
-    let digits: Option<Vec<u8>> = hex.chars().map(|digit| digit.to_digit(16)?.try_into().ok()).collect();
-    let digits = digits.filter(|digits| digits.len() % 2 == 0)?;
-    Some(digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect())
 }

@@ -20,7 +20,13 @@
 //!
 //! # Rules
 //! - It has no authentication of its own. **Put it behind the application's**: scopes are in it, and they may name people.
-//! - It only reads. It has an [`Inspect`], which cannot change a record, and needs no protection against forged requests.
+//! - [`router`] only reads. It has an [`Inspect`], which cannot change a record, and needs no protection against forged
+//!   requests.
+//! - [`router_with_changes`] also resets the attempts of a run, gives a run up, and forgets a scope. A page asks first, and
+//!   for a scope it shows the numbers. Only a form of the console itself is accepted: the browser says so in
+//!   `Sec-Fetch-Site`, or by an `Origin` with the host that was asked. A request with neither is refused (403).
+//! - Who has made a change is the application's matter: [`Changed`] is in the extensions of the answer, for a layer that
+//!   writes a log. The reason of `give_up` is kept with the record, so write a name into it, too.
 //! - It works without a script and with a keyboard. Its content security policy allows no script, no frame and nothing
 //!   from elsewhere.
 //! - A key that is looked up is sent in the body of a form and hashed here. It is in no address, no log and no answer.
@@ -28,17 +34,25 @@
 //! - No answer is kept in a cache.
 //!
 //! # Errors
-//! A store that cannot be reached is a page with the status of its error.
+//! A store that cannot be reached is a page with the status of its error. A change that was not made is a page with 409.
 //!
 //! # Cancel safety
-//! Safe: it only reads.
+//! Safe: pages only read, and a change is that of [`Operate`].
 //!
 //! # Limitations
 //! - A page is as old as its answer. Load it again to see what has changed.
+//! - The forms have no token: the console has no session that could hold one. Where an operator is told by a cookie, let
+//!   the application set it `SameSite=Strict`. Serve it by its own name over TLS: where nothing is encrypted, browsers send
+//!   no `Sec-Fetch-Site`, and a proxy that changes `Host` makes an `Origin` look like another's.
+//! - It answers under every name. Where only a place in the network tells an operator, let the application refuse a `Host`
+//!   that it does not know: another site could have its own name lead to this address.
 //! - The links are made of the path of the request: a proxy that cuts a prefix off breaks them.
 //! - At most 10,000 records are looked at for a list, and 20,000 for the counts.
 
 mod asked;
+mod changes;
+mod confirm;
+mod own_page;
 mod pages;
 mod shown;
 
@@ -55,18 +69,58 @@ use http::{StatusCode, Uri};
 use maud::Markup;
 
 use self::asked::{KeyForm, ListForm};
+pub use self::changes::Changed;
+use self::pages::Overview;
 use crate::error::Error;
 use crate::machine::{Retry, Stage};
-use crate::operate::{Condition, Inspect, Query};
+use crate::operate::{Condition, Inspect, Operate, Query};
 use crate::policy::LeaseTerms;
-
-type Store = Arc<dyn Inspect>;
 
 /// How many records a list shows.
 const SHOWN: u32 = 50;
 
-/// The routes of the console, over a store. See the [module](self).
+/// The store, as the pages see it that only read.
+#[derive(Clone)]
+struct Shown {
+    store: Arc<dyn Inspect>,
+    /// Whether the pages have forms that lead to changes.
+    offers_changes: bool,
+}
+
+/// The routes of the console, over a store. None of them changes a record. See the [module](self).
 pub fn router<S>(store: Arc<dyn Inspect>) -> Router<S>
+where
+    S: Clone + Send + Sync + 'static,
+{
+    reading(Shown { store, offers_changes: false }).layer(map_response(guarded))
+}
+
+/// The routes of the console with those by which an operator changes records. See the [module](self).
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use axum::Router;
+/// use idem_core::console;
+/// use idem_core::operate::Operate;
+/// # async fn only_administrators(request: axum::extract::Request, next: axum::middleware::Next) -> axum::response::Response {
+/// #     next.run(request).await
+/// # }
+///
+/// fn app(store: Arc<dyn Operate>) -> Router {
+///     let console = console::router_with_changes(store).layer(axum::middleware::from_fn(only_administrators));
+///     Router::new().nest("/administrators/idempotency", console)
+/// }
+/// ```
+pub fn router_with_changes<S>(store: Arc<dyn Operate>) -> Router<S>
+where
+    S: Clone + Send + Sync + 'static,
+{
+    let shown = Shown { store: Arc::<dyn Operate>::clone(&store), offers_changes: true };
+    reading(shown).merge(changes::router(store)).layer(map_response(guarded))
+}
+
+fn reading<S>(shown: Shown) -> Router<S>
 where
     S: Clone + Send + Sync + 'static,
 {
@@ -75,25 +129,27 @@ where
         .route("/key", post(key))
         .route("/records", post(records))
         .route("/style.css", get(style))
-        .layer(map_response(guarded))
-        .with_state(store)
+        .with_state(shown)
 }
 
-async fn overview(State(store): State<Store>, place: Place) -> Result<Response, Trouble> {
+const INCOMPLETE: &str = "The form was not complete.";
+
+async fn overview(State(Shown { store, offers_changes }): State<Shown>, place: Place) -> Result<Response, Trouble> {
     let in_trouble = |error| Trouble::store(&place, error);
-    let counts = store.counts().await.map_err(in_trouble)?;
-    let backlog = store.backlog().await.map_err(in_trouble)?;
-    let query = Query { conditions: Condition::STUCK.to_vec(), limit: SHOWN, ..Query::default() };
-    let stuck = store.list(&query).await.map_err(in_trouble)?;
-    Ok(page(&place, "Idempotency", &pages::overview(&place.0, &counts, &backlog, &query, &stuck)))
+    let counts = &store.counts().await.map_err(in_trouble)?;
+    let backlog = &store.backlog().await.map_err(in_trouble)?;
+    let query = &Query { conditions: Condition::STUCK.to_vec(), limit: SHOWN, ..Query::default() };
+    let stuck = &store.list(query).await.map_err(in_trouble)?;
+    let overview = Overview { counts, backlog, query, stuck, offers_changes };
+    Ok(page(&place, "Idempotency", &pages::overview(&place.0, overview)))
 }
 
 async fn key(
-    State(store): State<Store>,
+    State(Shown { store, offers_changes }): State<Shown>,
     place: Place,
     form: Result<Form<KeyForm>, FormRejection>,
 ) -> Result<Response, Trouble> {
-    let Form(form) = form.map_err(|_| Trouble::form(&place, "The form was not complete."))?;
+    let Form(form) = form.map_err(|_| Trouble::form(&place, INCOMPLETE))?;
     let (identity, retry) = form.read().map_err(|words| Trouble::form(&place, words))?;
     let in_trouble = |error| Trouble::store(&place, error);
     let mut explained = store.explain(&identity, &retry).await.map_err(in_trouble)?;
@@ -103,15 +159,16 @@ async fn key(
     if terms != retry.terms {
         explained = store.explain(&identity, &Retry { terms, ..retry }).await.map_err(in_trouble)?;
     }
-    Ok(page(&place, "What a retry gets", &pages::explained(&place.0, &identity, &explained, terms)))
+    let content = pages::explained(&place.0, &identity, &explained, terms, offers_changes);
+    Ok(page(&place, "What a retry gets", &content))
 }
 
 async fn records(
-    State(store): State<Store>,
+    State(Shown { store, .. }): State<Shown>,
     place: Place,
     form: Result<Form<ListForm>, FormRejection>,
 ) -> Result<Response, Trouble> {
-    let Form(form) = form.map_err(|_| Trouble::form(&place, "The form was not complete."))?;
+    let Form(form) = form.map_err(|_| Trouble::form(&place, INCOMPLETE))?;
     let query = form.read(SHOWN).map_err(|words| Trouble::form(&place, words))?;
     let listed = store.list(&query).await.map_err(|error| Trouble::store(&place, error))?;
     Ok(page(&place, "Records", &pages::listed(&place.0, &query, &listed)))
@@ -151,8 +208,12 @@ struct Trouble {
 }
 
 impl Trouble {
+    fn new(place: &Place, status: StatusCode, words: &str) -> Self {
+        Self { place: place.0.clone(), status, words: words.to_owned() }
+    }
+
     fn form(place: &Place, words: &str) -> Self {
-        Self { place: place.0.clone(), status: StatusCode::BAD_REQUEST, words: words.to_owned() }
+        Self::new(place, StatusCode::BAD_REQUEST, words)
     }
 
     fn store(place: &Place, error: Error) -> Self {

@@ -2,9 +2,9 @@
 
 use maud::{DOCTYPE, Markup, html};
 
-use super::{asked, shown};
+use super::{asked, confirm, shown};
 use crate::identity::Identity;
-use crate::machine::{Expected, Explanation, Holder, Seen, Stage};
+use crate::machine::{Expected, Explanation, Holder, Seen, SeenStep, Stage};
 use crate::observer::Backlog;
 use crate::operate::{Condition, Counts, Cursor, Listed, Page, Query};
 use crate::policy::LeaseTerms;
@@ -37,18 +37,30 @@ pub(super) fn whole(place: &str, title: &str, content: &Markup) -> Markup {
 }
 
 /// The first page. An empty path is no link.
-fn home(place: &str) -> &str {
+pub(super) fn home(place: &str) -> &str {
     if place.is_empty() { "/" } else { place }
 }
 
-pub(super) fn overview(place: &str, counts: &Counts, backlog: &Backlog, query: &Query, stuck: &Page) -> Markup {
+/// What the first page shows.
+pub(super) struct Overview<'a> {
+    pub(super) counts: &'a Counts,
+    pub(super) backlog: &'a Backlog,
+    pub(super) query: &'a Query,
+    pub(super) stuck: &'a Page,
+    pub(super) offers_changes: bool,
+}
+
+pub(super) fn overview(
+    place: &str,
+    Overview { counts, backlog, query, stuck, offers_changes }: Overview<'_>,
+) -> Markup {
     let operations: Vec<&str> = {
         let mut names: Vec<_> = counts.counted.iter().map(|counted| counted.operation.as_str()).collect();
         names.dedup();
         names
     };
     html! {
-        p { "As of " (shown::time(counts.now)) ". This page only reads." }
+        p { "As of " (shown::time(counts.now)) "." @if !offers_changes { " This page only reads." } }
         section aria-labelledby="stuck" {
             h2 id="stuck" { "Stuck" }
             p {
@@ -99,6 +111,7 @@ pub(super) fn overview(place: &str, counts: &Counts, backlog: &Backlog, query: &
         }
         (key_form(place, &operations))
         (list_form(place, &operations))
+        @if offers_changes { (confirm::scope_form(place)) }
     }
 }
 
@@ -135,6 +148,19 @@ fn key_form(place: &str, operations: &[&str]) -> Markup {
                     label for="attempts" { "Attempts of a leased handler" }
                     input id="attempts" name="attempts" inputmode="numeric" pattern="[0-9]*" aria-describedby="attempts-help";
                     small id="attempts-help" { "Empty: 10, if the record is of a leased run." }
+                }
+                p {
+                    label for="first-sent" { "First sent" }
+                    input id="first-sent" name="first_sent" maxlength="40" spellcheck="false" aria-describedby="first-sent-help";
+                    small id="first-sent-help" {
+                        "Of a handler with " code { "first_sent = refuse" } ": the time that the retry says, as "
+                        code { "2026-11-29T10:00:00Z" } " or as the header has it, or " code { "key" } " for the time of its key."
+                    }
+                }
+                p {
+                    label for="ttl" { "The handler's ttl" }
+                    input id="ttl" name="ttl" maxlength="40" spellcheck="false" aria-describedby="ttl-help";
+                    small id="ttl-help" { "The time of the first request is compared with it. Empty: 24h." }
                 }
                 p { button { "Look up" } }
             }
@@ -267,7 +293,7 @@ fn further(place: &str, page: &Page, query: &Query) -> Markup {
     }
 }
 
-fn hidden(fields: Vec<(&str, String)>) -> Markup {
+pub(super) fn hidden(fields: Vec<(&str, String)>) -> Markup {
     html! { @for (name, value) in fields { input type="hidden" name=(name) value=(value); } }
 }
 
@@ -276,15 +302,28 @@ pub(super) fn explained(
     identity: &Identity,
     explained: &Explanation,
     terms: Option<LeaseTerms>,
+    offers_changes: bool,
 ) -> Markup {
-    let Explanation { expected, record, now, holder, steps, reason } = explained;
     html! {
         p {
-            "As of " (shown::time(*now)) ", for an unchanged retry"
+            "As of " (shown::time(explained.now)) ", for an unchanged retry"
             @if let Some(terms) = terms { " of a leased handler with " (terms.attempts) " attempts" }
             "."
         }
-        p.answer { strong { (answer(*expected)) } }
+        p.answer { strong { (answer(explained.expected)) } }
+        (facts(identity, explained))
+        (steps(&explained.steps))
+        @if offers_changes && explained.record.is_some() {
+            (confirm::offered(place, identity, explained))
+        }
+        p { a href=(home(place)) { "Look another key up" } }
+    }
+}
+
+/// Which record it is, and what is known of it.
+pub(super) fn facts(identity: &Identity, explained: &Explanation) -> Markup {
+    let Explanation { record, now, holder, reason, may_begin, .. } = explained;
+    html! {
         dl {
             dt { "Scope" }
             dd { (shown::scope(identity.scope.as_str())) }
@@ -293,30 +332,40 @@ pub(super) fn explained(
             dt { "Key hash" }
             dd { code { (Cursor::of(identity).key_hex()) } }
             @if let Some(seen) = record { (of_record(seen, *now)) } @else { dt { "Record" } dd { "none" } }
+            @if let Some((from, until)) = may_begin {
+                dt { "May begin to run" }
+                dd { "from " (shown::time(*from)) " until " (shown::time(*until)) }
+            }
             @if let Some(holder) = holder { dt { "Runs in" } dd { (held_by(holder)) } }
             @if let Some(reason) = reason { dt { "Given up because" } dd { (shown::text(reason.as_str())) } }
+            @if explained.is_reason_sealed { dt { "Given up because" } dd { "sealed by a key that this process lacks" } }
         }
-        @if !steps.is_empty() {
-            section aria-labelledby="steps" {
-                h2 id="steps" { "Recorded steps" }
-                table {
-                    thead {
-                        tr { th scope="col" { "Position" } th scope="col" { "Step" } th scope="col" { "What" } th scope="col" { "When" } }
-                    }
-                    tbody {
-                        @for step in steps {
-                            tr {
-                                td.number { (step.position) }
-                                td { (shown::text(&step.name)) }
-                                td { (kind(step.kind)) }
-                                td { @if let Some(at) = step.at { (shown::time(at)) } }
-                            }
+    }
+}
+
+pub(super) fn steps(steps: &[SeenStep]) -> Markup {
+    if steps.is_empty() {
+        return html! {};
+    }
+    html! {
+        section aria-labelledby="steps" {
+            h2 id="steps" { "Recorded steps" }
+            table {
+                thead {
+                    tr { th scope="col" { "Position" } th scope="col" { "Step" } th scope="col" { "What" } th scope="col" { "When" } }
+                }
+                tbody {
+                    @for step in steps {
+                        tr {
+                            td.number { (step.position) }
+                            td { (shown::text(&step.name)) }
+                            td { (kind(step.kind)) }
+                            td { @if let Some(at) = step.at { (shown::time(at)) } }
                         }
                     }
                 }
             }
         }
-        p { a href=(home(place)) { "Look another key up" } }
     }
 }
 

@@ -78,6 +78,7 @@
 //! - An endless response (server-sent events) cannot be stored: it would hold its transaction open.
 
 pub(crate) mod asked;
+mod attempt;
 pub mod bounds;
 mod content;
 mod detach;

@@ -20,7 +20,7 @@ use crate::http::asked::{AskedFingerprint, AskedKey};
 use crate::http::content::Content;
 use crate::http::detach::DetachOnDrop;
 use crate::http::extract::Call;
-use crate::http::{Refusal, first_sent, key, problem, reply};
+use crate::http::{Refusal, attempt, first_sent, key, problem, reply};
 use crate::identity::Identity;
 use crate::observer::{TraceParent, Watch};
 use crate::policy::{InFlight, Intent, MissingKey, OnFirstSent, Policy, Retention};
@@ -102,13 +102,15 @@ impl<C: Context> Call<C> {
             }
             AskedFingerprint::None => Compared::Digested(Fingerprint::of_path(path)),
         };
-        Ok(Some(Unclaimed { identity, compared, first_sent }))
+        let is_retry = attempt::is_retry(&self.headers);
+        Ok(Some(Unclaimed { identity, compared, first_sent, is_retry }))
     }
 }
 
 /// The trace that the request is part of. Of several headers none counts.
 fn traceparent(headers: &HeaderMap) -> Option<TraceParent> {
-    let mut values = headers.get_all("traceparent").iter();
+    static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+    let mut values = headers.get_all(&TRACEPARENT).iter();
     let first = values.next()?;
     if values.next().is_some() {
         return None;
@@ -121,6 +123,7 @@ struct Unclaimed {
     identity: Identity,
     compared: Compared,
     first_sent: Option<FirstSent>,
+    is_retry: bool,
 }
 
 /// What is compared with a retry.
@@ -139,7 +142,7 @@ async fn serve<C: Context>(
 ) -> Response {
     let counted = store.runs().enter();
     let request = match request {
-        Ok(Some(Unclaimed { identity, compared, first_sent })) => {
+        Ok(Some(Unclaimed { identity, compared, first_sent, is_retry })) => {
             let fingerprint = match compared {
                 Compared::Digested(fingerprint) => Ok(fingerprint),
                 // Boxed: the future of every request should not reserve space for its content.
@@ -147,7 +150,7 @@ async fn serve<C: Context>(
             };
             let request = fingerprint.and_then(|fingerprint| Request::new(identity, fingerprint, policy.ttl));
             match request.and_then(|request| request.then(policy.then)) {
-                Ok(request) => request.with_first_sent(first_sent),
+                Ok(request) => request.with_first_sent(first_sent).with_retry(is_retry),
                 Err(error) => return refuse(policy, watch, error),
             }
         }
@@ -169,7 +172,7 @@ async fn serve<C: Context>(
         let claiming = pin!(claim::claim::<C>(&store, &request, policy.in_flight, &policy.lease, Intent::Run));
         catch(claiming.instrument(watch.span())).await
     };
-    match claimed.unwrap_or_else(|panic| Err(bug(panic))) {
+    match watch.answered(claimed.unwrap_or_else(|panic| Err(bug(panic)))) {
         // No await comes between the claim and the task that outlives this future.
         Ok(Claimed::Run(context)) => {
             let run = catch(Box::pin(async move {

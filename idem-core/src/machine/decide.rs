@@ -58,10 +58,10 @@ impl Decision {
 }
 
 impl<R> Decision<R> {
-    /// Refuses to begin a run whose request was first sent too long ago. A run that has begun is resumed.
-    fn if_in_time(self, request: &Request, now: Timestamp) -> Self {
+    /// Refuses to begin a run for this reason: its request was first sent too long ago. A run that has begun is resumed.
+    pub(super) fn unless(self, refused: Option<Kind>) -> Self {
         match self {
-            Self::Claim | Self::Replace(_) => request.refused_at(now).map_or(self, Self::Refuse),
+            Self::Claim | Self::Replace(_) => refused.map_or(self, Self::Refuse),
             order => order,
         }
     }
@@ -93,7 +93,7 @@ impl Resume {
 /// [first sent](crate::FirstSent) too long ago is refused, because it may have had one.
 #[must_use]
 pub fn decide(record: Option<&Record>, request: &Request, now: Timestamp) -> Decision<Infallible> {
-    in_transaction(decide_on(record, Some(request.fingerprint), now)).if_in_time(request, now)
+    in_transaction(decide_on(record, Some(request.fingerprint), now)).unless(request.refused_at(now))
 }
 
 /// A transaction resumes no leased run.
@@ -120,7 +120,7 @@ pub fn decide_leased(
     now: Timestamp,
 ) -> Decision {
     let asked = (intent == Intent::Run).then_some(request.fingerprint);
-    decide_on(record, asked, now).within(terms, intent).if_in_time(request, now)
+    decide_on(record, asked, now).within(terms, intent).unless(request.refused_at(now))
 }
 
 pub(super) fn decide_on(record: Option<&Record>, asked: Option<Fingerprint>, now: Timestamp) -> Decision {
@@ -261,6 +261,7 @@ mod tests {
             ttl: Duration::from_secs(1),
             then: Then::Run,
             first_sent: None,
+            is_retry: false,
             input: None,
         }
     }

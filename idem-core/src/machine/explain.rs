@@ -6,6 +6,7 @@ use super::decide::{Decision, decide_on, in_transaction};
 use crate::entry::EntryKind;
 use crate::error::Kind;
 use crate::fingerprint::Fingerprint;
+use crate::first_sent::FirstSent;
 use crate::operate::Condition;
 use crate::operate::Reason;
 use crate::policy::{Intent, LeaseTerms};
@@ -19,6 +20,17 @@ pub struct Retry {
     pub fingerprint: Option<Fingerprint>,
     /// The terms of a leased handler. `None`: the handler runs in one transaction.
     pub terms: Option<LeaseTerms>,
+    /// When the request was first sent, if its handler asks for that. `None`: it begins to run whenever it comes.
+    pub sent: Option<Sent>,
+}
+
+/// When a request was first sent, for a handler with `first_sent = refuse`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sent {
+    /// The time that the request says.
+    pub first: FirstSent,
+    /// The `ttl` of the handler.
+    pub ttl: Duration,
 }
 
 /// What a retry would get now, and why. It has no content of a request or a reply.
@@ -37,6 +49,10 @@ pub struct Explanation {
     pub steps: Vec<SeenStep>,
     /// The reason for which an operator has [given the run up](crate::operate::Operate::give_up).
     pub reason: Option<Reason>,
+    /// True if the reason is sealed, and this store cannot open it.
+    pub is_reason_sealed: bool,
+    /// The first and the last time at which the retry may begin to run, if it says when it was [first sent](Retry::sent).
+    pub may_begin: Option<(Timestamp, Timestamp)>,
 }
 
 /// What a store knows of a record beyond what decides.
@@ -154,16 +170,19 @@ pub enum Stage {
 #[must_use]
 pub fn explain(record: Option<&Record>, in_flight: Option<Kind>, retry: &Retry, now: Timestamp) -> Explanation {
     let decision = decide_on(record, retry.fingerprint, now);
-    let decided = match &retry.terms {
-        Some(terms) => expected(decision.within(terms, Intent::Run), |resumed| resumed.attempt.saturating_add(1)),
-        None => expected(in_transaction(decision), |never| match never {}),
+    // A run that is under way may have begun when its request still could.
+    let refused = in_flight.or_else(|| retry.sent.and_then(|sent| sent.first.refused_at(now, sent.ttl)));
+    let expected = match &retry.terms {
+        Some(terms) => {
+            let decision = decision.within(terms, Intent::Run).unless(refused);
+            expected(decision, |resumed| resumed.attempt.saturating_add(1))
+        }
+        None => expected(in_transaction(decision).unless(refused), |never| match never {}),
     };
-    let expected = match (decided, in_flight) {
-        (Expected::Run, Some(kind)) => Expected::Refuse(kind),
-        (decided, _) => decided,
-    };
+    let record = record.map(|record| Seen::of(record, now));
+    let may_begin = retry.sent.map(|sent| sent.first.window(sent.ttl));
     let (holder, steps, reason) = (None, Vec::new(), None);
-    Explanation { expected, record: record.map(|record| Seen::of(record, now)), now, holder, steps, reason }
+    Explanation { expected, record, now, holder, steps, reason, is_reason_sealed: false, may_begin }
 }
 
 impl Explanation {

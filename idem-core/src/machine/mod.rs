@@ -7,5 +7,5 @@ mod explain;
 mod journal;
 
 pub use decide::{Decision, Resume, Verdict, decide, decide_leased, lateness, pause, verdict};
-pub use explain::{Details, Expected, Explanation, Holder, Retry, Seen, SeenStep, Session, Stage, explain};
+pub use explain::{Details, Expected, Explanation, Holder, Retry, Seen, SeenStep, Sent, Session, Stage, explain};
 pub use journal::{Journal, Next, Refused, Registered, StepKind, Unreadable};

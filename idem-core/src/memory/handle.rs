@@ -117,7 +117,7 @@ impl<S: Clone + Send + 'static> MemoryStore<S> {
     #[must_use]
     pub fn reset_attempts(&self, identity: &Identity) -> bool {
         let now = self.now();
-        self.rows().reset_attempts(identity, now)
+        self.rows().reset_attempts(&self.own.sealer.identity(identity), now)
     }
 
     /// Explains what a retry would get now, and why. It changes nothing, and answers by the decisions that answer
@@ -125,7 +125,10 @@ impl<S: Clone + Send + 'static> MemoryStore<S> {
     #[must_use]
     pub fn explain(&self, identity: &Identity, retry: &Retry) -> Explanation {
         let now = self.now();
-        self.rows().explain(identity, retry, now, self.sealer())
+        let sealer = &self.own.sealer;
+        let identity = &*sealer.identity(identity);
+        let fingerprint = retry.fingerprint.map(|fingerprint| sealer.fingerprint(identity, fingerprint));
+        self.rows().explain(identity, &Retry { fingerprint, ..*retry }, now, sealer)
     }
 
     /// Resumes the abandoned runs of an operation: see [`resume_abandoned`](crate::resume_abandoned).
@@ -211,6 +214,7 @@ impl<S: Clone + Send + 'static> Operate for MemoryStore<S> {
     fn reset_attempts<'a>(&'a self, identity: &'a Identity) -> Answer<'a, Change> {
         let now = self.now();
         Box::pin(async move {
+            let identity = &*self.own.sealer.identity(identity);
             let mut rows = self.rows();
             let change = rows.may_change(identity, now);
             if change == Change::Made {
@@ -223,7 +227,9 @@ impl<S: Clone + Send + 'static> Operate for MemoryStore<S> {
     fn give_up<'a>(&'a self, identity: &'a Identity, reason: &'a Reason) -> Answer<'a, Change> {
         Box::pin(async move {
             let (nobodys, now) = (Claim::random()?, self.now());
-            Ok(self.rows().give_up(identity, reason, nobodys, now))
+            let identity = &*self.own.sealer.identity(identity);
+            let reason = self.own.sealer.reason(identity, reason)?;
+            Ok(self.rows().give_up(identity, &reason, nobodys, now))
         })
     }
 }
@@ -233,6 +239,10 @@ impl<S: Clone + Send + 'static> Recover for MemoryStore<S> {
         let now = self.now();
         let sealed = self.rows().abandoned(operation, after.as_ref(), now);
         Ok(sealed.into_iter().map(|run| self.own.sealer.abandoned(operation, run)).collect())
+    }
+
+    fn place(&self, identity: &Identity) -> Place {
+        Place::of(&self.own.sealer.identity(identity))
     }
 }
 

@@ -13,7 +13,7 @@ use crate::observer::Backlog;
 use crate::operate::{Change, Condition, Counted, Counts, Cursor, Forgotten, Listed, Page, Query, Reason};
 use crate::policy::{Intent, LeaseTerms};
 use crate::record::{Claim, Outcome, Record, Request, State, Timestamp};
-use crate::seal::Sealer;
+use crate::seal::{Mark, Sealer, other_index};
 use crate::store::{Abandoned, Claimed, Place};
 
 /// A run that is still to be undone does not expire.
@@ -25,6 +25,8 @@ pub(super) struct Rows {
     records: HashMap<Identity, Row>,
     /// The transactions that hold a claim. Their records are written by their commit.
     running: HashMap<Identity, Fingerprint>,
+    /// The mark of the index under which the records are named, from the first claim on.
+    mark: Option<Option<Mark>>,
 }
 
 struct Row {
@@ -46,20 +48,29 @@ pub(super) struct Leased {
 
 impl Rows {
     /// Claims the identity for a transaction, until it is [left](Self::leave).
-    pub(super) fn enter(&mut self, request: &Request, now: Timestamp) -> Claimed<()> {
+    pub(super) fn enter(&mut self, request: &Request, now: Timestamp, sealer: &Sealer) -> Result<Claimed<()>, Error> {
+        self.check_mark(sealer)?;
         match decide(self.record(&request.identity), request, now) {
             Decision::Claim | Decision::Replace(_) => {}
-            Decision::Replay(reply, age) => return Claimed::Replay(reply, age),
+            Decision::Replay(reply, age) => return Ok(Claimed::Replay(reply, age)),
             // The same request may be running since a time at which it could begin.
-            Decision::Refuse(kind) => return Claimed::Refuse(self.in_flight(request).unwrap_or(kind)),
+            Decision::Refuse(kind) => return Ok(Claimed::Refuse(self.in_flight(request).unwrap_or(kind))),
         }
         if let Some(kind) = self.in_flight(request) {
-            return Claimed::Refuse(kind);
+            return Ok(Claimed::Refuse(kind));
         }
         // A stalled attempt of an expired run must not complete any more: two runs would have taken effect.
         self.records.remove(&request.identity);
         self.running.insert(request.identity.clone(), request.fingerprint);
-        Claimed::Run(())
+        Ok(Claimed::Run(()))
+    }
+
+    /// Refuses a claim under another index than that of the first claim: the same request would have two names.
+    fn check_mark(&mut self, sealer: &Sealer) -> Result<(), Error> {
+        match *self.mark.get_or_insert(sealer.mark()) == sealer.mark() {
+            true => Ok(()),
+            false => Err(other_index()),
+        }
     }
 
     /// What is left to do.
@@ -94,6 +105,7 @@ impl Rows {
         now: Timestamp,
         sealer: &Sealer,
     ) -> Result<Claimed<Leased>, Error> {
+        self.check_mark(sealer)?;
         let (until, expires_at) = lives(request, terms, now);
         Ok(match decide_leased(self.record(&request.identity), request, terms, intent, now) {
             Decision::Claim | Decision::Replace(_) => {
@@ -116,6 +128,10 @@ impl Rows {
                 Claimed::Run(Leased { attempt: attempt + 1, fingerprint, entries })
             }
             Decision::Replay(reply, age) => Claimed::Replay(reply, age),
+            // A transaction may be running the same request since a time at which it could begin.
+            Decision::Refuse(kind @ (Kind::FirstSentTooOld | Kind::FirstSentInvalid)) => {
+                Claimed::Refuse(self.in_flight(request).unwrap_or(kind))
+            }
             Decision::Refuse(kind) => Claimed::Refuse(kind),
             Decision::TooSoon(_, rest) => Claimed::TooSoon(rest),
         })
@@ -216,7 +232,7 @@ impl Rows {
         if !self.is_readable(identity, explanation.expected, sealer) {
             explanation.expected = Expected::Refuse(Kind::RecordUnreadable);
         }
-        explanation
+        sealer.explanation(identity, explanation)
     }
 
     /// Whether the contents can be opened that a request would get.
@@ -312,10 +328,6 @@ impl Rows {
 
     /// A page of the abandoned runs of an operation.
     pub(super) fn abandoned(&self, operation: &str, after: Option<&Place>, now: Timestamp) -> Vec<Abandoned> {
-        let place = |identity: &Identity| Place {
-            scope: identity.scope.as_str().to_owned(),
-            key_hash: identity.key.hash().to_vec(),
-        };
         let is_abandoned = |row: &Row| {
             let is_over = matches!(row.record.state, State::Leased { until, .. } if until <= now);
             is_over && !row.record.has_expired(now)
@@ -324,7 +336,7 @@ impl Rows {
             .records
             .iter()
             .filter(|(identity, row)| identity.operation.as_str() == operation && is_abandoned(row))
-            .filter_map(|(identity, row)| Some(Abandoned { place: place(identity), input: row.input.clone()? }))
+            .filter_map(|(identity, row)| Some(Abandoned { place: Place::of(identity), input: row.input.clone()? }))
             .filter(|run| after.is_none_or(|after| run.place > *after))
             .collect();
         page.sort_by(|one, other| one.place.cmp(&other.place));

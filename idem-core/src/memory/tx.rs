@@ -69,7 +69,8 @@ impl<S: Clone + Send + 'static> Context for MemoryTx<S> {
         request.check_ttl()?;
         let claim = Claim::random()?;
         let now = store.now();
-        let entered = store.rows().enter(request, now);
+        let request = &*store.sealer().request(request)?;
+        let entered = store.rows().enter(request, now, store.sealer())?;
         match entered {
             Claimed::Run(()) => {}
             Claimed::Replay(reply, age) => {

@@ -1,8 +1,18 @@
 //! Counts events with the `metrics` facade.
 
-use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use std::collections::HashMap;
+use std::fmt;
+use std::hash::Hash;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
-use super::{Event, Observer, Settled};
+use metrics::{
+    Key, Label, Level, Metadata, Recorder, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge,
+    with_recorder,
+};
+
+use super::{Event, Observer, Outcome, Settled, Source};
+use crate::disposition::Disposition;
 use crate::error::Kind;
 use crate::machine::Verdict;
 
@@ -23,8 +33,11 @@ use crate::machine::Verdict;
 /// - Without a recorder nothing is counted, and the calls do nothing.
 /// - Install the recorder before the first [`Metrics::new`], which describes the metrics to it.
 /// - A label is the name of an operation, of a step, or one of a fixed set of words.
-#[derive(Debug, Clone, Copy)]
-pub struct Metrics(());
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    active: Arc<Kept<&'static str, Key>>,
+    settled: Arc<Kept<Labels, Keys>>,
+}
 
 /// What a metric is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,7 +83,7 @@ impl Metrics {
                 Type::Histogram => describe_histogram!(name, unit, words),
             }
         }
-        Self(())
+        Self { active: Arc::default(), settled: Arc::default() }
     }
 }
 
@@ -83,8 +96,8 @@ impl Default for Metrics {
 impl Observer for Metrics {
     fn observe(&self, event: &Event<'_>) {
         match *event {
-            Event::RunBegan { operation, .. } => gauge!("idem.runs.active", "operation" => operation).increment(1),
-            Event::Settled(ref settled) => count(settled),
+            Event::RunBegan { operation, .. } => self.count_active(operation),
+            Event::Settled(ref settled) => self.count(settled),
             Event::TakenOver { operation, .. } => counter!("idem.takeovers", "operation" => operation).increment(1),
             Event::LeaseLost { operation } => counter!("idem.lease.lost", "operation" => operation).increment(1),
             Event::RenewalFailed { operation, .. } => {
@@ -111,40 +124,131 @@ impl Observer for Metrics {
     }
 }
 
-fn count(settled: &Settled) {
-    let Settled { operation, outcome, .. } = *settled;
-    let (outcome, source) = (outcome.as_str(), settled.source.as_str());
-    counter!("idem.requests", "operation" => operation, "outcome" => outcome, "source" => source).increment(1);
-    if let Some(kind) = settled.kind {
-        counter!("idem.answers.failed", "operation" => operation, "code" => kind.code()).increment(1);
-        if kind == Kind::AttemptsExhausted {
-            counter!("idem.attempts.exhausted", "operation" => operation).increment(1);
+impl Metrics {
+    fn count_active(&self, operation: &'static str) {
+        let active = self.active.get(operation, || active(operation));
+        with_recorder(|recorder| recorder.register_gauge(&active, &METADATA).increment(1.0));
+    }
+
+    fn count(&self, settled: &Settled) {
+        let Settled { operation, outcome, source, disposition, .. } = *settled;
+        let labels = Labels { operation, outcome, source, disposition };
+        let keys = self.settled.get(labels, || Keys::of(labels));
+        with_recorder(|recorder| keys.count(recorder, settled));
+        if let Some(kind) = settled.kind {
+            counter!("idem.answers.failed", "operation" => operation, "code" => kind.code()).increment(1);
+            if kind == Kind::AttemptsExhausted {
+                counter!("idem.attempts.exhausted", "operation" => operation).increment(1);
+            }
+        }
+        if settled.is_oversized {
+            counter!("idem.reply.oversized", "operation" => operation).increment(1);
         }
     }
-    let disposition = settled.disposition.map_or("none", |disposition| match disposition {
-        crate::Disposition::Commit => "commit",
-        crate::Disposition::Reject => "reject",
-        crate::Disposition::Release => "release",
-    });
-    let duration = |name: &'static str, time: std::time::Duration| {
-        histogram!(name, "operation" => operation, "disposition" => disposition).record(time.as_secs_f64());
-    };
-    duration("idem.claim.duration", settled.claim);
-    if let Some(run) = settled.run {
-        gauge!("idem.runs.active", "operation" => operation).decrement(1);
-        duration("idem.run.duration", run);
+}
+
+/// What the metrics of a settled request have as labels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Labels {
+    operation: &'static str,
+    outcome: Outcome,
+    source: Source,
+    disposition: Option<Disposition>,
+}
+
+/// The keys of the metrics that usual requests have.
+#[derive(Debug)]
+struct Keys {
+    active: Key,
+    requests: Key,
+    claim: Key,
+    run: Key,
+    commit: Key,
+    age: Key,
+    size: Key,
+}
+
+impl Keys {
+    fn of(labels: Labels) -> Self {
+        let operation = ("operation", labels.operation);
+        let disposition = labels.disposition.map_or("none", |disposition| match disposition {
+            Disposition::Commit => "commit",
+            Disposition::Reject => "reject",
+            Disposition::Release => "release",
+        });
+        let duration = |name| key(name, &[operation, ("disposition", disposition)]);
+        let (outcome, source) = (("outcome", labels.outcome.as_str()), ("source", labels.source.as_str()));
+        Self {
+            active: active(labels.operation),
+            requests: key("idem.requests", &[operation, outcome, source]),
+            claim: duration("idem.claim.duration"),
+            run: duration("idem.run.duration"),
+            commit: duration("idem.commit.duration"),
+            age: key("idem.replay.age", &[operation]),
+            size: key("idem.reply.size", &[operation]),
+        }
     }
-    if let Some(commit) = settled.commit {
-        duration("idem.commit.duration", commit);
+
+    fn count(&self, recorder: &dyn Recorder, settled: &Settled) {
+        let record = |key, value| recorder.register_histogram(key, &METADATA).record(value);
+        let seconds = |time: Duration| time.as_secs_f64();
+        recorder.register_counter(&self.requests, &METADATA).increment(1);
+        if settled.run.is_some() {
+            recorder.register_gauge(&self.active, &METADATA).decrement(1.0);
+        }
+        record(&self.claim, seconds(settled.claim));
+        for (key, value) in [
+            (&self.run, settled.run.map(seconds)),
+            (&self.commit, settled.commit.map(seconds)),
+            (&self.age, settled.age.map(seconds)),
+            (&self.size, settled.reply_size.map(|size| size as f64)),
+        ] {
+            if let Some(value) = value {
+                record(key, value);
+            }
+        }
     }
-    if let Some(age) = settled.age {
-        histogram!("idem.replay.age", "operation" => operation).record(age.as_secs_f64());
+}
+
+/// What the macros of the facade say of a metric.
+static METADATA: Metadata<'static> = Metadata::new(module_path!(), Level::INFO, Some(module_path!()));
+
+/// A key that is copied without an allocation, as recorders do for each event.
+fn key(name: &'static str, labels: &[(&'static str, &'static str)]) -> Key {
+    let labels: Vec<_> = labels.iter().map(|(name, value)| Label::from_static_parts(name, value)).collect();
+    Key::from_parts(name, labels).to_retained()
+}
+
+/// How many handlers run now.
+fn active(operation: &'static str) -> Key {
+    key("idem.runs.active", &[("operation", operation)])
+}
+
+/// Keys by their labels. To make a key takes an allocation and a digest of its labels, more than all the rest.
+///
+/// The recorder's handles are not kept. A recorder may forget a metric that was not counted for long, and whoever counts
+/// on by an old handle is counted nowhere. So would be who has asked before there was a recorder.
+struct Kept<L, K>(RwLock<HashMap<L, Arc<K>>>);
+
+impl<L: Eq + Hash, K> Kept<L, K> {
+    fn get(&self, labels: L, make: impl FnOnce() -> K) -> Arc<K> {
+        let kept = self.0.read().unwrap_or_else(PoisonError::into_inner).get(&labels).map(Arc::clone);
+        kept.unwrap_or_else(|| {
+            let mut all = self.0.write().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(all.entry(labels).or_insert_with(|| Arc::new(make())))
+        })
     }
-    if let Some(size) = settled.reply_size {
-        histogram!("idem.reply.size", "operation" => operation).record(size as f64);
+}
+
+impl<L, K> Default for Kept<L, K> {
+    fn default() -> Self {
+        Self(RwLock::default())
     }
-    if settled.is_oversized {
-        counter!("idem.reply.oversized", "operation" => operation).increment(1);
+}
+
+impl<L, K> fmt::Debug for Kept<L, K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kept").finish_non_exhaustive()
     }
 }
 
@@ -261,6 +365,35 @@ mod tests {
         ] {
             assert!(lines.contains(line), "{line}\n{lines:#?}");
         }
+    }
+
+    #[test]
+    fn r34_what_is_kept_between_two_events_is_no_part_of_a_recorder() {
+        let metrics = Metrics::new();
+        let observe = |event| metrics.observe(&event);
+        // Nobody counts yet.
+        observe(Event::RunBegan { operation: OPERATION, attempt: 1 });
+        observe(Event::Settled(settled()));
+        for _ in 0..2 {
+            let recorder = DebuggingRecorder::new();
+            metrics::with_local_recorder(&recorder, || {
+                observe(Event::RunBegan { operation: OPERATION, attempt: 1 });
+                observe(Event::Settled(settled()));
+            });
+            let counted = recorder.snapshotter().snapshot().into_vec();
+            assert_eq!(counted.len(), 6, "{counted:?}");
+            let value = |name| &counted.iter().find(|(key, ..)| key.key().name() == name).expect("counted").3;
+            assert_eq!(value("idem.requests"), &DebugValue::Counter(1));
+            assert_eq!(value("idem.runs.active"), &DebugValue::Gauge(0.0.into()));
+        }
+    }
+
+    #[test]
+    fn r34_a_key_is_made_once() {
+        let kept = Kept::default();
+        assert_eq!(*kept.get("a", || 1), 1);
+        assert_eq!(*kept.get("a", || panic!("made again")), 1);
+        assert_eq!(*kept.get("b", || 2), 2);
     }
 
     /// The metrics that a text names as Prometheus has them.

@@ -147,7 +147,7 @@ pub struct Settled {
     pub disposition: Option<Disposition>,
     /// The number of the attempt, if the handler ran: 1 is the first.
     pub attempt: Option<u32>,
-    /// The store that gave the answer.
+    /// What gave the answer: the store, or a [hint](crate::hint) in front of it.
     pub source: Source,
     /// From the beginning of the request to its claim, or to the answer if there was no claim. Includes a wait for
     /// another run of the request.

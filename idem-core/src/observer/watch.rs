@@ -26,7 +26,8 @@ struct Request {
     source: Source,
     began: Instant,
     span: Span,
-    handler_span: Span,
+    /// The span in which the request was made, which may be none.
+    callers_span: Span,
     /// The trace of this request, which only HTTP has.
     #[cfg(feature = "axum")]
     traceparent: Option<TraceParent>,
@@ -52,15 +53,15 @@ struct Claimed {
 
 impl Watch {
     pub(crate) fn start(store: &impl Store, operation: Operation) -> Self {
-        let (callers, span) = (Span::current(), log::span(operation));
+        let (callers_span, span) = (Span::current(), log::span(operation));
         Self(Box::new(Request {
             observer: store.observer().cloned(),
             runs: store.runs().clone(),
             operation,
             source: store.source(),
             began: Instant::now(),
-            handler_span: if callers.is_none() { span.clone() } else { callers },
             span,
+            callers_span,
             #[cfg(feature = "axum")]
             traceparent: None,
             claimed: None,
@@ -79,7 +80,8 @@ impl Watch {
     /// The span of the handler: its caller's, if there is one. A handler may record fields on the current span, which
     /// must be the one that its caller has opened for it.
     pub(crate) fn handler_span(&self) -> Span {
-        self.0.handler_span.clone()
+        let Request { span, callers_span, .. } = &*self.0;
+        if callers_span.is_none() { span.clone() } else { callers_span.clone() }
     }
 
     /// The request is part of this trace.
@@ -97,6 +99,14 @@ impl Watch {
     #[cfg(feature = "axum")]
     pub(crate) fn first_trace(&mut self, first: Option<TraceParent>) {
         self.0.first_traceparent = first;
+    }
+
+    /// Notes what gave the answer to the claim.
+    pub(crate) fn answered<T>(&mut self, claimed: Result<(T, Source), Error>) -> Result<T, Error> {
+        claimed.map(|(claimed, source)| {
+            self.0.source = source;
+            claimed
+        })
     }
 
     /// The handler begins.

@@ -29,7 +29,7 @@
 mod condition;
 mod query;
 
-use std::future::Future;
+use std::future::{Future, ready};
 use std::pin::Pin;
 
 pub use condition::Condition;
@@ -91,6 +91,7 @@ pub trait Operate: Inspect {
     /// - What is not finished stays as it is: a run, an abandoned run, a rejection that is not undone, a poisoned key.
     /// - A record that was [given up](Self::give_up) loses its reason, and goes on refusing retries.
     /// - An expired record is removed, whatever it was. A request that is just replacing one wins.
+    /// - No [hint](crate::hint) answers for them: the hints of this and of other processes at most two seconds later.
     /// - It works in batches beside requests. A record that a request finishes meanwhile may be left: call it again.
     /// - What stays has the scope in it, so use an opaque identifier as a scope.
     fn forget<'a>(&'a self, scope: &'a Scope, is_dry: bool) -> Answer<'a, Forgotten>;
@@ -108,8 +109,16 @@ pub trait Operate: Inspect {
     ///   [`explain`](Inspect::explain) lists them, and they are removed with this change.
     /// - A run that a process holds is not given up ([`Change::Held`]): the process may be waiting for the answer of a
     ///   call. Stop the process, or wait until the lease has ended.
-    /// - The reason is stored in clear, also beside sealed contents.
+    /// - The reason is sealed, as contents are, if the store has a [`Seal`](crate::seal::Seal).
     fn give_up<'a>(&'a self, identity: &'a Identity, reason: &'a Reason) -> Answer<'a, Change>;
+
+    /// Has all [hints](crate::hint) forget what they know: call it after the database was restored from a backup, or
+    /// after finished records were removed by hand. The hints of every process are empty at most two seconds later.
+    ///
+    /// A store without hints has nothing to do.
+    fn new_epoch(&self) -> Answer<'_, ()> {
+        Box::pin(ready(Ok(())))
+    }
 }
 
 /// What a change of a run has come to.
@@ -123,7 +132,8 @@ pub enum Change {
     NoRun,
 }
 
-/// Why an operator gives a run up: 1 to 500 characters, none of them NUL.
+/// Why an operator gives a run up: 1 to 500 characters, none of them NUL. It begins and ends with none that is blank or a
+/// control character.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Reason(String);
 
@@ -131,7 +141,7 @@ impl Reason {
     /// The longest reason, in characters.
     pub const MAX_CHARS: usize = 500;
 
-    /// A reason, without the blanks around it. `None` if it is empty or too long, or has a NUL.
+    /// A reason, without the blanks and the control characters around it. `None` if it is empty or too long, or has a NUL.
     ///
     /// ```
     /// use idem_core::operate::Reason;
@@ -141,7 +151,7 @@ impl Reason {
     /// ```
     #[must_use]
     pub fn new(text: &str) -> Option<Self> {
-        let text = text.trim();
+        let text = text.trim_matches(|letter: char| letter.is_whitespace() || letter.is_control());
         let is_valid = (1..=Self::MAX_CHARS).contains(&text.chars().count()) && !text.contains('\0');
         is_valid.then(|| Self(text.to_owned()))
     }
@@ -182,6 +192,12 @@ impl Forgotten {
     #[must_use]
     pub fn new(removed: u64, emptied: u64, kept: u64) -> Self {
         Self { removed, emptied, kept }
+    }
+
+    /// Whether a record has lost its reply.
+    #[must_use]
+    pub fn has_changed(&self) -> bool {
+        self.removed + self.emptied > 0
     }
 }
 

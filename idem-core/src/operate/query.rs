@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::Condition;
+use crate::hex::hex;
 use crate::identity::{Identity, Key, Operation, Scope};
 use crate::machine::Seen;
 use crate::record::Timestamp;
@@ -142,7 +143,7 @@ impl Cursor {
     /// The key hash in hexadecimal digits.
     #[must_use]
     pub fn key_hex(&self) -> String {
-        self.key_hash.iter().map(|byte| format!("{byte:02x}")).collect()
+        hex(&self.key_hash)
     }
 }
 

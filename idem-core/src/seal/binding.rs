@@ -10,7 +10,7 @@ pub struct Binding<'a> {
     pub scope: &'a str,
     /// The operation of the record.
     pub operation: &'a str,
-    /// The SHA-256 of the record's key.
+    /// The hash of the record's key, as it is stored.
     pub key_hash: &'a [u8],
     /// The part of the record.
     pub part: Part<'a>,
@@ -42,6 +42,8 @@ pub enum Part<'a> {
     },
     /// The recorded input.
     Input,
+    /// The reason for which an operator has given a run up.
+    Reason,
 }
 
 impl<'a> Binding<'a> {
@@ -51,38 +53,45 @@ impl<'a> Binding<'a> {
         Self { scope, operation, key_hash, part }
     }
 
-    /// A digest of the whole place, each part with its length. It is what a cipher authenticates beside the content.
+    /// A digest of the whole place: its kind, what has a fixed length, and each text with its length. It is what a cipher
+    /// authenticates beside the content.
     #[must_use]
     pub fn digest(&self) -> [u8; 32] {
-        let mut digest = Sha256::new();
-        let mut add = |part: &[u8]| {
-            digest.update((part.len() as u64).to_be_bytes());
-            digest.update(part);
-        };
-        add(b"idem binding 1");
-        for part in [self.scope.as_bytes(), self.operation.as_bytes(), self.key_hash] {
-            add(part);
-        }
-        let written = |format: i16, status: Option<u16>| {
-            let status = status.map_or(-1, i32::from);
-            [format.to_be_bytes().as_slice(), &status.to_be_bytes()].concat()
-        };
-        match self.part {
+        let mut digest = Sha256::new_with_prefix(b"idem binding 1");
+        let name = match self.part {
             Part::Reply { format, status } => {
-                add(b"reply");
-                add(&written(format, status));
+                digest.update(b"r");
+                digest.update(written(format, status));
+                ""
             }
             Part::Entry { position, kind, name, format, status } => {
-                add(b"entry");
-                add(&position.to_be_bytes());
-                add(&kind.to_be_bytes());
-                add(name.as_bytes());
-                add(&written(format, status));
+                digest.update(b"e");
+                digest.update(position.to_be_bytes());
+                digest.update(kind.to_be_bytes());
+                digest.update(written(format, status));
+                name
             }
-            Part::Input => add(b"input"),
+            Part::Input => {
+                digest.update(b"i");
+                ""
+            }
+            Part::Reason => {
+                digest.update(b"g");
+                ""
+            }
+        };
+        for text in [self.scope.as_bytes(), self.operation.as_bytes(), self.key_hash, name.as_bytes()] {
+            digest.update((text.len() as u64).to_be_bytes());
+            digest.update(text);
         }
         digest.finalize().into()
     }
+}
+
+fn written(format: i16, status: Option<u16>) -> [u8; 6] {
+    let [a, b] = format.to_be_bytes();
+    let [c, d, e, f] = status.map_or(-1, i32::from).to_be_bytes();
+    [a, b, c, d, e, f]
 }
 
 /// Without the scope and the key: neither is in a log.

@@ -2,9 +2,10 @@
 
 use std::fmt;
 
-use aes_gcm_siv::aead::{Aead, Payload};
+use aes_gcm_siv::aead::{Aead, AeadInOut, Payload};
 use aes_gcm_siv::{Aes256GcmSiv, KeyInit, Nonce};
 use hkdf::Hkdf;
+use hmac::{Hmac, Mac};
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
@@ -19,7 +20,8 @@ use crate::error::{Error, Kind};
 ///
 /// let new = SealKey::from_base64("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=")?;
 /// let old = SealKey::from_base64("ICEiIyQlJicoKSorLC0uLzAxMjM0NTY3ODk6Ozw9Pj8=")?;
-/// let keyring = Keyring::new(2, new).reads(1, old)?;
+/// let index = SealKey::from_base64("QEFCQ0RFRkdISUpLTE1OT1BRUlNUVVZXWFlaW1xdXl8=")?;
+/// let keyring = Keyring::new(2, new).reads(1, old)?.index(index);
 /// # Ok::<(), idem_core::seal::KeyError>(())
 /// ```
 ///
@@ -27,11 +29,13 @@ use crate::error::{Error, Kind};
 /// - The cipher is AES-256-GCM-SIV. Each content is sealed by a key of its own, which HKDF-SHA-256 derives from the key
 ///   of the keyring, the [binding](Binding) of the content and 16 random bytes.
 /// - An id names a key for ever. It is stored in clear with what the key has sealed.
+/// - The index key is another key than those that seal, and it is never rotated: see [`index`](Self::index).
 /// - The page [`encryption`](crate::docs::encryption) has the rotation, step by step.
 pub struct Keyring {
     writes: u32,
-    keys: Vec<(u32, SealKey)>,
+    keys: Vec<(u32, Secret)>,
     reads_plain: bool,
+    index: Option<Hmac<Sha256>>,
 }
 
 /// The first byte of what is sealed. A later release may add numbers, and never gives a number another meaning. No
@@ -42,11 +46,14 @@ pub(super) const VERSION: u8 = 1;
 const HEAD: usize = 1 + 4 + RANDOM;
 const RANDOM: usize = 16;
 
+/// The digest of the place.
+const PLACE: usize = 32;
+
 impl Keyring {
     /// A keyring whose only key seals and opens.
     #[must_use]
     pub fn new(id: u32, key: SealKey) -> Self {
-        Self { writes: id, keys: vec![(id, key)], reads_plain: false }
+        Self { writes: id, keys: vec![(id, Secret::of(&key))], reads_plain: false, index: None }
     }
 
     /// The same keyring with another key, which only opens.
@@ -57,7 +64,7 @@ impl Keyring {
         if self.key(id).is_some() {
             return Err(KeyError::DuplicateId(id));
         }
-        self.keys.push((id, key));
+        self.keys.push((id, Secret::of(&key)));
         Ok(self)
     }
 
@@ -69,7 +76,21 @@ impl Keyring {
         self
     }
 
-    fn key(&self, id: u32) -> Option<&SealKey> {
+    /// The same keyring with an index key: the hash of each key and each fingerprint is stored as an HMAC-SHA-256 under
+    /// it. Otherwise whoever reads the database can confirm a guess, such as that a key is `order-17`.
+    ///
+    /// # Rules
+    /// - The index key never changes, and all processes have it from the first request on. A store's `migrate` notes its
+    ///   mark in the database, which refuses the claims of a process with another index key or none, as
+    ///   [`Kind::DeploymentBroken`].
+    /// - It is made like any other [`SealKey`], and is no key that seals.
+    #[must_use]
+    pub fn index(mut self, key: SealKey) -> Self {
+        self.index = Some(Hmac::new_from_slice(key.0.as_slice()).expect("a key of any length"));
+        self
+    }
+
+    fn key(&self, id: u32) -> Option<&Secret> {
         self.keys.iter().find(|(known, _)| *known == id).map(|(_, key)| key)
     }
 }
@@ -84,11 +105,13 @@ impl Seal for Keyring {
         sealed.push(VERSION);
         sealed.extend(self.writes.to_be_bytes());
         sealed.extend(random);
-        let bound = bound(binding, &sealed);
-        let (cipher, nonce) = cipher(key, &random, &bound);
-        let payload = Payload { msg: content, aad: &bound };
-        let text = cipher.encrypt(&nonce, payload).map_err(|_| Error::new(Kind::StoreFailed))?;
-        sealed.extend(text);
+        let bound = bound(binding, sealed.as_slice().try_into().expect("a whole head"));
+        let (cipher, nonce) = key.cipher(&random, &bound);
+        sealed.extend(content);
+        let text = sealed[HEAD..].as_mut();
+        let tag =
+            cipher.encrypt_inout_detached(&nonce, &bound, text.into()).map_err(|_| Error::new(Kind::StoreFailed))?;
+        sealed.extend(tag);
         Ok(sealed)
     }
 
@@ -96,44 +119,71 @@ impl Seal for Keyring {
         self.reads_plain
     }
 
+    fn hmac(&self, text: &[u8]) -> Option<[u8; 32]> {
+        let mut hmac = self.index.clone()?;
+        hmac.update(text);
+        Some(hmac.finalize().into_bytes().into())
+    }
+
     fn open(&self, binding: &Binding<'_>, sealed: &[u8]) -> Result<Vec<u8>, Error> {
         let unreadable = |why: String| Error::new(Kind::RecordUnreadable).caused_by(why);
-        let Some((head, text)) = sealed.split_at_checked(HEAD) else {
+        let Some((head, text)) = sealed.split_first_chunk::<HEAD>() else {
             return Err(unreadable("what is sealed is cut off".to_owned()));
         };
-        let (&[version, a, b, c, d], random) = head.split_first_chunk().expect("the head is longer than that");
+        let &[version, a, b, c, d, ref random @ ..] = head;
         if version != VERSION {
             return Err(unreadable(format!("what is sealed has the version {version}")));
         }
         let id = u32::from_be_bytes([a, b, c, d]);
         let key = self.key(id).ok_or_else(|| unreadable(format!("the keyring has no key of the id {id}")))?;
         let bound = bound(binding, head);
-        let (cipher, nonce) = cipher(key, random, &bound);
+        let (cipher, nonce) = key.cipher(random, &bound);
         let payload = Payload { msg: text, aad: &bound };
         cipher.decrypt(&nonce, payload).map_err(|_| unreadable(format!("the key of the id {id} does not open it")))
     }
 }
 
 /// What is authenticated beside the content: its place, and the head.
-fn bound(binding: &Binding<'_>, head: &[u8]) -> Vec<u8> {
-    [binding.digest().as_slice(), head].concat()
+fn bound(binding: &Binding<'_>, head: &[u8; HEAD]) -> [u8; PLACE + HEAD] {
+    let mut bound = [0; PLACE + HEAD];
+    bound[..PLACE].copy_from_slice(&binding.digest());
+    bound[PLACE..].copy_from_slice(head);
+    bound
 }
 
-/// The cipher and the nonce of one content. Both are derived, so that no two contents share a key.
-fn cipher(key: &SealKey, random: &[u8], bound: &[u8]) -> (Aes256GcmSiv, Nonce) {
-    let mut derived = Zeroizing::new([0; 44]);
-    let hkdf = Hkdf::<Sha256>::new(Some(random), key.0.as_slice());
-    hkdf.expand_multi_info(&[b"idem seal 1", bound], derived.as_mut_slice()).expect("44 bytes are few enough");
-    let cipher = Aes256GcmSiv::new_from_slice(&derived[..32]).expect("a key has 32 bytes");
-    let mut nonce = Nonce::default();
-    nonce.copy_from_slice(&derived[32..]);
-    (cipher, nonce)
+/// The pseudorandom key of RFC 5869, extracted once from a key of the keyring. The keys of contents are expanded from it.
+struct Secret(Zeroizing<[u8; 32]>);
+
+impl Secret {
+    fn of(key: &SealKey) -> Self {
+        // The key is random, so the salt need not be. It tells this use of the key from any other.
+        let (secret, _) = Hkdf::<Sha256>::extract(Some(b"idem seal 1"), key.0.as_slice());
+        Self(Zeroizing::new(secret.into()))
+    }
+
+    /// The cipher and the nonce of one content. No two contents share a key, so the nonce need not be a secret: it is a
+    /// part of what the key is expanded from.
+    fn cipher(&self, random: &[u8; RANDOM], bound: &[u8; PLACE + HEAD]) -> (Aes256GcmSiv, Nonce) {
+        let hkdf = Hkdf::<Sha256>::from_prk(self.0.as_slice()).expect("32 bytes are enough");
+        let mut derived = Zeroizing::new([0; 32]);
+        // With its counter it fills one block of SHA-256. The rest of the head is authenticated with the content.
+        let info = [&bound[..PLACE], random];
+        hkdf.expand_multi_info(&info, derived.as_mut_slice()).expect("32 bytes are few enough");
+        let cipher = Aes256GcmSiv::new_from_slice(derived.as_slice()).expect("a key has 32 bytes");
+        let mut nonce = Nonce::default();
+        nonce.copy_from_slice(&random[..12]);
+        (cipher, nonce)
+    }
 }
 
 impl fmt::Debug for Keyring {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ids: Vec<u32> = self.keys.iter().map(|(id, _)| *id).collect();
-        f.debug_struct("Keyring").field("writes", &self.writes).field("ids", &ids).finish_non_exhaustive()
+        f.debug_struct("Keyring")
+            .field("writes", &self.writes)
+            .field("ids", &ids)
+            .field("has_index", &self.index.is_some())
+            .finish_non_exhaustive()
     }
 }
 
@@ -160,6 +210,7 @@ mod tests {
         let other = [
             reply("u2"),
             Binding { operation: "refund", ..reply("u1") },
+            Binding { operation: "ay", ..reply("u1p") },
             Binding { key_hash: &[4; 32], ..reply("u1") },
             Binding { part: Part::Reply { format: 2, status: Some(201) }, ..reply("u1") },
             Binding { part: Part::Reply { format: 1, status: None }, ..reply("u1") },
@@ -167,6 +218,7 @@ mod tests {
             Binding { part: entry(1, "a"), ..reply("u1") },
             Binding { part: entry(0, "b"), ..reply("u1") },
             Binding { part: Part::Input, ..reply("u1") },
+            Binding { part: Part::Reason, ..reply("u1") },
         ];
         for binding in other {
             assert_eq!(ring().open(&binding, &sealed).unwrap_err().kind(), Kind::RecordUnreadable, "{binding:?}");
@@ -230,5 +282,5 @@ mod tests {
         assert_eq!(ring().open(&reply("u1"), &sealed).expect("opened"), b"pinned");
     }
 
-    const PINNED: &str = "0100000001edde9c5ce94eaa682ff124f3f8402edbec51066e200a989e898d66e7dc2d3db5523aedad9cb3";
+    const PINNED: &str = "010000000135eab4debd73048bfed7feefbee7a64f4f1cd362698e80a3bbec697faa1fb64f2a60411bc4a2";
 }

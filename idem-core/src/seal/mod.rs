@@ -1,10 +1,11 @@
 //! Encryption of what is stored.
 //!
 //! A store seals a content before it writes it, and opens it after it has read it. What is sealed is bound to its
-//! place: [`Binding`]. The page [`encryption`](crate::docs::encryption) has what is sealed, what is not, and how keys are
+//! place: [`Binding`]. The hashes of keys and the fingerprints are stored as HMACs, if there is an index key. The page [`encryption`](crate::docs::encryption) has what is sealed, what is not, and how keys are
 //! rotated.
 
 mod binding;
+mod index;
 #[cfg(feature = "seal")]
 mod key;
 #[cfg(feature = "seal")]
@@ -12,6 +13,7 @@ mod keyring;
 mod sealer;
 
 pub use binding::{Binding, Part};
+pub use index::{Mark, OTHER_INDEX, other_index};
 #[cfg(feature = "seal")]
 pub use key::{KeyError, SealKey};
 #[cfg(feature = "seal")]
@@ -40,6 +42,23 @@ pub trait Seal: Send + Sync + 'static {
     /// encryption was switched on. Otherwise such a content is refused, since whoever can write into the tables could
     /// have put it there.
     fn reads_plain(&self) -> bool {
+        false
+    }
+
+    /// The HMAC-SHA-256 of a text under the index key, or `None` if there is no index key.
+    ///
+    /// With an index key, the hash of each key and each fingerprint is stored as an HMAC, and whoever reads the database
+    /// cannot guess what they were made of. Any function will do whose values nobody can tell from random bytes without
+    /// its key.
+    ///
+    /// The function never changes: of a request that is stored under another name, nobody knows that it has run. It is
+    /// called twice for each request, so it must not wait for a service.
+    fn hmac(&self, _text: &[u8]) -> Option<[u8; 32]> {
+        None
+    }
+
+    /// Whether contents are written as they are. A tool of operators that has no key writes so. An application does not.
+    fn writes_plain(&self) -> bool {
         false
     }
 

@@ -6,10 +6,15 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Binding, Part, Seal};
+use super::index::Index;
+use super::{Binding, Mark, Part, Seal};
 use crate::entry::Entry;
 use crate::error::{Error, Kind};
+use crate::fingerprint::Fingerprint;
+use crate::hex::{bytes, hex};
 use crate::identity::Identity;
+use crate::machine::Explanation;
+use crate::operate::Reason;
 use crate::record::{Input, Outcome, Reply, Request};
 use crate::store::{Abandoned, Claimed, Rejected};
 
@@ -18,18 +23,50 @@ use crate::store::{Abandoned, Claimed, Rejected};
 ///
 /// A sealed reply has its [format](crate::store::Format::sealed) marked. Its headers are empty, and its body is both.
 #[derive(Clone, Default)]
-pub struct Sealer(Option<Arc<dyn Seal>>);
+pub struct Sealer {
+    seal: Option<Arc<dyn Seal>>,
+    /// The mark of the index, if there is one.
+    mark: Option<Mark>,
+}
 
 impl Sealer {
     /// A sealer that seals by this.
     pub fn new(seal: impl Seal) -> Self {
-        Self(Some(Arc::new(seal)))
+        Self { mark: Index::mark(&seal), seal: Some(Arc::new(seal)) }
     }
 
     /// Whether contents are sealed.
     #[must_use]
     pub fn is_sealing(&self) -> bool {
-        self.0.is_some()
+        self.sealing().is_some()
+    }
+
+    fn sealing(&self) -> Option<&dyn Seal> {
+        self.seal.as_deref().filter(|seal| !seal.writes_plain())
+    }
+
+    /// The mark of the index under which claims are made. `None`: there is no index key. A store must refuse a claim with
+    /// another mark than that of its records.
+    #[must_use]
+    pub fn mark(&self) -> Option<Mark> {
+        self.mark
+    }
+
+    fn index(&self) -> Option<Index<'_>> {
+        Some(Index::new(&**self.seal.as_ref()?, self.mark?))
+    }
+
+    /// The identity as it is stored.
+    #[must_use]
+    pub fn identity<'i>(&self, identity: &'i Identity) -> Cow<'i, Identity> {
+        let stored = self.index().and_then(|index| index.identity(identity));
+        stored.map_or(Cow::Borrowed(identity), Cow::Owned)
+    }
+
+    /// The fingerprint of a request as it is stored. The identity is the stored one.
+    #[must_use]
+    pub fn fingerprint(&self, identity: &Identity, fingerprint: Fingerprint) -> Fingerprint {
+        self.index().and_then(|index| index.fingerprint(&identity.key, fingerprint)).unwrap_or(fingerprint)
     }
 
     /// The outcome as it is to be stored.
@@ -37,9 +74,9 @@ impl Sealer {
     /// # Errors
     /// Those of [`Seal::seal`].
     pub fn outcome<'o>(&self, identity: &Identity, outcome: &'o Outcome) -> Result<Cow<'o, Outcome>, Error> {
-        match (&self.0, outcome) {
+        match (self.sealing(), outcome) {
             (Some(seal), Outcome::Reply(reply)) => {
-                let sealed = sealed(&**seal, &binding(identity, reply_part(reply)), reply)?;
+                let sealed = sealed(seal, &binding(identity, reply_part(reply)), reply)?;
                 Ok(Cow::Owned(Outcome::Reply(sealed)))
             }
             _ => Ok(Cow::Borrowed(outcome)),
@@ -51,28 +88,63 @@ impl Sealer {
     /// # Errors
     /// Those of [`Seal::seal`].
     pub fn entry<'e>(&self, identity: &Identity, entry: &'e Entry) -> Result<Cow<'e, Entry>, Error> {
-        match (&self.0, &entry.reply) {
+        match (self.sealing(), &entry.reply) {
             (Some(seal), Some(reply)) => {
-                let sealed = sealed(&**seal, &binding(identity, entry_part(entry, reply)), reply)?;
+                let sealed = sealed(seal, &binding(identity, entry_part(entry, reply)), reply)?;
                 Ok(Cow::Owned(entry.clone().with_reply(sealed)))
             }
             _ => Ok(Cow::Borrowed(entry)),
         }
     }
 
-    /// The request with its input as it is to be stored.
+    /// The request with its identity and its fingerprint as they are stored, for a look-up.
+    #[must_use]
+    pub fn named<'r>(&self, request: &'r Request) -> Cow<'r, Request> {
+        if self.mark.is_none() {
+            return Cow::Borrowed(request);
+        }
+        let identity = self.identity(&request.identity).into_owned();
+        let fingerprint = self.fingerprint(&identity, request.fingerprint);
+        Cow::Owned(Request { identity, fingerprint, ..request.clone() })
+    }
+
+    /// The request as it is to be stored: its identity, its fingerprint and its input. A claim begins with this, and
+    /// everything after it is about the request that is returned.
     ///
     /// # Errors
     /// Those of [`Seal::seal`].
     pub fn request<'r>(&self, request: &'r Request) -> Result<Cow<'r, Request>, Error> {
-        match (&self.0, &request.input) {
-            (Some(seal), Some(Input(input))) => {
-                let sealed = seal.seal(&binding(&request.identity, Part::Input), input)?;
-                let marked = [&[SEALED_INPUT], sealed.as_slice()].concat();
-                Ok(Cow::Owned(request.clone().with_input(Input(marked.into()))))
-            }
-            _ => Ok(Cow::Borrowed(request)),
+        let mut stored = self.named(request);
+        if let (Some(seal), Some(Input(input))) = (self.sealing(), &request.input) {
+            let sealed = seal.seal(&binding(&stored.identity, Part::Input), input)?;
+            stored.to_mut().input = Some(Input([&[SEALED_INPUT], sealed.as_slice()].concat().into()));
         }
+        Ok(stored)
+    }
+
+    /// The reason as it is to be stored.
+    ///
+    /// # Errors
+    /// Those of [`Seal::seal`].
+    pub fn reason<'r>(&self, identity: &Identity, reason: &'r Reason) -> Result<Cow<'r, Reason>, Error> {
+        let Some(seal) = self.sealing() else { return Ok(Cow::Borrowed(reason)) };
+        let sealed = seal.seal(&binding(identity, Part::Reason), reason.as_str().as_bytes())?;
+        // The column is a text.
+        Ok(Cow::Owned(Reason::from_stored(format!("{SEALED_REASON}{}", hex(&sealed)))))
+    }
+
+    /// The explanation with its reason opened. A reason that cannot be opened is left out: it decides nothing, and its
+    /// record outlives its key. One in clear is shown, since a tool without a key may have written it.
+    #[must_use]
+    pub fn explanation(&self, identity: &Identity, explanation: Explanation) -> Explanation {
+        let stored = explanation.reason.as_ref().map(Reason::as_str);
+        let Some(digits) = stored.and_then(|stored| stored.strip_prefix(SEALED_REASON)) else { return explanation };
+        let reason = self.seal.as_ref().zip(bytes(digits)).and_then(|(seal, sealed)| {
+            let opened = seal.open(&binding(identity, Part::Reason), &sealed);
+            let opened = opened.inspect_err(|error| tell(error, "a sealed reason was not opened")).ok()?;
+            String::from_utf8(opened).ok().map(Reason::from_stored)
+        });
+        Explanation { is_reason_sealed: reason.is_none(), reason, ..explanation }
     }
 
     /// The answer to a claim, with the reply to replay opened. A reply that cannot be opened is refused as
@@ -132,7 +204,7 @@ impl Sealer {
     pub fn abandoned(&self, operation: &str, abandoned: Abandoned) -> Abandoned {
         let Abandoned { place, input } = abandoned;
         let binding = Binding::new(&place.scope, operation, &place.key_hash, Part::Input);
-        let opened = match &self.0 {
+        let opened = match &self.seal {
             Some(seal) if input.0.first() == Some(&SEALED_INPUT) => seal.open(&binding, &input.0[1..]).map(Bytes::from),
             Some(seal) if !seal.reads_plain() => Err(unreadable("it is not sealed")),
             _ => return Abandoned { place, input },
@@ -146,7 +218,7 @@ impl Sealer {
 
     /// A reply that is not sealed.
     fn plain(&self, reply: Reply) -> Result<Reply, Error> {
-        match &self.0 {
+        match &self.seal {
             Some(seal) if !seal.reads_plain() => Err(unreadable("it is not sealed")),
             _ => Ok(reply),
         }
@@ -156,7 +228,7 @@ impl Sealer {
         if !reply.headers.is_empty() {
             return Err(unreadable("what is sealed has headers beside it"));
         }
-        let seal = self.0.as_ref().ok_or_else(|| unreadable("the store has no keyring"))?;
+        let seal = self.seal.as_ref().ok_or_else(|| unreadable("the store has no keyring"))?;
         let content = Bytes::from(seal.open(binding, &reply.body)?);
         let (headers, body) = split(&content).ok_or_else(|| unreadable("what was sealed is no reply"))?;
         Ok(Reply { headers, body, ..reply.clone() })
@@ -193,6 +265,9 @@ fn split(content: &Bytes) -> Option<(Bytes, Bytes)> {
 
 /// What stands before a sealed input. A recorded input is JSON, which cannot begin with a control character.
 const SEALED_INPUT: u8 = 1;
+
+/// What stands before a sealed reason, in hexadecimal digits. No reason begins with a control character.
+const SEALED_REASON: char = '\u{1}';
 
 fn binding<'a>(identity: &'a Identity, part: Part<'a>) -> Binding<'a> {
     Binding::new(identity.scope.as_str(), identity.operation.as_str(), identity.key.hash(), part)

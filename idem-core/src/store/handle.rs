@@ -1,11 +1,13 @@
 //! A store, and its answer to a request.
 
+use std::future::{Future, ready};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::Kind;
+use crate::hint::Hinted;
 use crate::observer::{Observer, Source};
-use crate::record::Reply;
+use crate::record::{Reply, Request};
 use crate::runs::Runs;
 
 /// Where records are stored. A store is a cheap handle: clones share everything.
@@ -24,6 +26,15 @@ pub trait Store: Clone + Send + Sync + 'static {
     /// What kind of store this is, as the observer is told.
     fn source(&self) -> Source {
         Source::Sql
+    }
+
+    /// What the store's [hints](crate::hint) say to a request, before its identity is claimed. A store without hints
+    /// says nothing.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    fn hinted(&self, _request: &Request) -> impl Future<Output = Hinted> + Send {
+        ready(Hinted::Ask(None))
     }
 
     /// How long a run may take if its handler has no deadline of its own.

@@ -5,6 +5,7 @@ use std::future::Future;
 
 use super::handle::Store;
 use crate::error::Error;
+use crate::identity::Identity;
 use crate::record::Input;
 use crate::redacted::{Beginning, Redacted};
 
@@ -20,6 +21,9 @@ pub trait Recover: Store {
         operation: &str,
         after: Option<Place>,
     ) -> impl Future<Output = Result<Vec<Abandoned>, Error>> + Send;
+
+    /// The place at which the run of this identity is stored.
+    fn place(&self, identity: &Identity) -> Place;
 }
 
 /// An abandoned run.
@@ -36,8 +40,16 @@ pub struct Abandoned {
 pub struct Place {
     /// The scope of the run.
     pub scope: String,
-    /// The SHA-256 of the run's key.
+    /// The hash of the run's key, as it is stored.
     pub key_hash: Vec<u8>,
+}
+
+impl Place {
+    /// The place of an identity as it is stored.
+    #[must_use]
+    pub fn of(identity: &Identity) -> Self {
+        Self { scope: identity.scope.as_str().to_owned(), key_hash: identity.key.hash().to_vec() }
+    }
 }
 
 impl fmt::Debug for Place {

@@ -3,6 +3,7 @@
 mod callee;
 mod contract;
 mod guards;
+mod hint;
 mod kills;
 mod operate;
 mod records;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use axum::response::IntoResponse;
 use idem_core::machine::{Expected, Retry};
 use idem_core::operate::{Condition, Inspect, Query};
+use idem_core::seal::{Keyring, SealKey};
 use idem_core::store::LeaseTerms;
 use idem_core::{Error, Identity, Kind, idempotent};
 use idem_redis::{ConnectError, RedisSteps, RedisStore};
@@ -263,11 +264,47 @@ async fn r40_redis_the_rights_on_the_page_are_enough() {
     assert_eq!(say(&store, "k", "once").await.expect("a replay"), "once");
     assert_eq!(store.list(&Query::default()).await.expect("a page").records.len(), 1);
     Inspect::backlog(&store).await.expect("an answer");
-    let other = RedisStore::builder(&url).prefix("other").build().await.expect("a store");
-    let refused = say(&other, "k", "once").await.expect_err("another prefix");
-    assert_eq!(refused.kind(), Kind::DeploymentBroken, "{refused:?}");
+    let refused = RedisStore::builder(&url).prefix("other").build().await.map(|_| ()).expect_err("another prefix");
+    assert_eq!(Error::from(refused).kind(), Kind::DeploymentBroken);
     let wrong = RedisStore::connect(&url.replace("secret", "wrong")).await.map(|_| ()).expect_err("another password");
     assert!(!format!("{wrong:?} {wrong}").contains("wrong"), "{wrong:?}");
+}
+
+/// A store without an index key, or with another one than the first, would name the same request otherwise.
+async fn index<S: Server>() {
+    let sealed = |index: Option<u8>| {
+        let ring = Keyring::new(1, SealKey::from_bytes([1; 32]));
+        match index {
+            Some(byte) => ring.index(SealKey::from_bytes([byte; 32])),
+            None => ring,
+        }
+    };
+    let indexes = [None, Some(7), Some(8)];
+    for first in indexes {
+        let fresh = Fresh::with::<S>(|builder| builder.seal(sealed(first))).await;
+        assert_eq!(say(&fresh.store, "k", "once").await.expect("said"), "once");
+        let masters = S::masters().await;
+        for index in indexes {
+            let built = S::builder(&masters).prefix(&fresh.prefix).seal(sealed(index)).build().await;
+            match built {
+                Ok(store) => {
+                    assert_eq!(index, first);
+                    assert_eq!(say(&store, "k", "again").await.expect("a replay"), "once");
+                    let retry = Retry { terms: Some(LeaseTerms::DEFAULT), ..Retry::default() };
+                    let explained = store.explain(&identity("k"), &retry).await.expect("explained");
+                    assert_eq!(explained.expected, Expected::Replay);
+                }
+                Err(refused) => assert!(matches!(refused, ConnectError::OtherIndex) && index != first, "{refused}"),
+            }
+        }
+        assert_eq!(fresh.names().await.len(), 1, "one record");
+    }
+}
+
+#[tokio::test]
+async fn r35_redis_two_index_keys_never_run_a_request_twice() {
+    index::<Single>().await;
+    index::<Clustered>().await;
 }
 
 #[tokio::test]

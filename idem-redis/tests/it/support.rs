@@ -108,7 +108,9 @@ impl Fresh {
             let mut keys = redis::cmd("KEYS");
             let found: Vec<String> =
                 keys.arg(format!("{}:*", self.prefix)).query_async(&mut connection).await.expect("names");
-            names.extend(found.into_iter().map(|name| (connection.clone(), name)));
+            // The mark of the index key is no part of a record.
+            let found = found.into_iter().filter(|name| !name.ends_with(":index"));
+            names.extend(found.map(|name| (connection.clone(), name)));
         }
         names
     }

@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use crate::handlers::{postgres, sqlite};
 use crate::measure::{Keys, Spread, Variant, key_text, owner, send};
 use crate::network::Network;
-use crate::observed::{self, keyring};
+use crate::observed::{self, Hinted, keyring};
 
 /// The callers that own the keys, in turn.
 pub(crate) const OWNERS: u64 = 32;
@@ -73,6 +73,10 @@ impl Postgres {
         far.migrate().await.expect("the store's tables and functions");
         sqlx::raw_sql(POSTGRES_TABLES).execute(&pool).await.expect("the application's tables");
         Self { server, network, database, pool }
+    }
+
+    pub(crate) fn pool(&self) -> &PgPool {
+        &self.pool
     }
 
     /// The application over this store. All its handlers, and all stores, share one pool.
@@ -136,6 +140,10 @@ impl Database for Postgres {
             &self.app(self.store()),
             &self.app(self.store().observer(observed::metrics())),
             &self.app(self.store().seal(keyring())),
+            &Hinted {
+                memory: self.app(self.store().hint(observed::memory())),
+                redis: observed::redis().map(|redis| self.app(self.store().hint(redis))),
+            },
         )
     }
 
@@ -260,6 +268,8 @@ pub(crate) struct Sqlite {
     unasked: Router,
     /// The same over a store that is observed, and over one that encrypts.
     observed: [Router; 2],
+    /// The same over stores with hints.
+    hinted: Hinted,
 }
 
 impl Sqlite {
@@ -290,8 +300,13 @@ impl Sqlite {
         let unasked = SqliteStore::builder(pool.clone()).ping(false).build();
         let observed = SqliteStore::builder(pool.clone()).observer(observed::metrics()).build();
         let sealed = SqliteStore::builder(pool.clone()).seal(keyring()).build();
+        let over = |hinted: idem_sqlx::SqliteStoreBuilder| app(hinted.build());
+        let hinted = Hinted {
+            memory: over(SqliteStore::builder(pool.clone()).hint(observed::memory())),
+            redis: observed::redis().map(|redis| over(SqliteStore::builder(pool.clone()).hint(redis))),
+        };
         let (observed, app, unasked) = ([app(observed), app(sealed)], app(store), app(unasked));
-        Self { _folder: folder, pool, app, unasked, observed }
+        Self { _folder: folder, pool, app, unasked, observed, hinted }
     }
 }
 
@@ -314,7 +329,7 @@ impl Database for Sqlite {
 
     fn observed(&self) -> Vec<Variant> {
         let [metrics, sealed] = &self.observed;
-        observed::variants(&self.app, metrics, sealed)
+        observed::variants(&self.app, metrics, sealed, &self.hinted)
     }
 
     async fn reset(&self) {

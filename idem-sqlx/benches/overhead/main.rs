@@ -4,8 +4,8 @@
 //! `cargo bench -p idem-sqlx --bench overhead --features postgres,sqlite`, with `IDEM_TEST_POSTGRES` naming a server on
 //! which a database may be created. `IDEM_BENCH_ROUNDS` and `IDEM_BENCH_SECONDS` make it longer or shorter. A word
 //! after `--` selects the column of that name, or else those whose names contain it: `-- postgres`, `-- "0.75 ms"`. The
-//! word `observed` in front of it measures what metrics, encryption and logs cost: see [`observed`]. The word `count` asks
-//! for something else: see [`count`].
+//! word `observed` in front of it measures what metrics, encryption, logs and hints cost: see [`observed`]. The words
+//! `count` and `storm` ask for something else: see [`count`] and [`mod@storm`].
 #![allow(clippy::print_stdout, reason = "a bench is there to print its table")]
 
 mod count;
@@ -15,6 +15,7 @@ mod machine;
 mod measure;
 mod network;
 mod observed;
+mod storm;
 mod table;
 
 use std::env;
@@ -38,18 +39,30 @@ fn main() {
         return;
     }
     match wanted.as_str() {
+        "storm" => storm(),
         "observed" => compare(&words.next().unwrap_or_default(), Rows::Observed),
         _ => compare(&wanted, Rows::Usual),
     }
 }
 
-#[tokio::main]
-async fn compare(wanted: &str, rows: Rows) {
-    let effort = Effort {
+fn effort() -> Effort {
+    Effort {
         rounds: variable("IDEM_BENCH_ROUNDS").unwrap_or(21),
         slice: Duration::from_secs_f64(variable("IDEM_BENCH_SECONDS").unwrap_or(0.5)),
-    };
+    }
+}
 
+#[tokio::main]
+async fn storm() {
+    let url = env::var("IDEM_TEST_POSTGRES").expect("IDEM_TEST_POSTGRES names a server");
+    let postgres = Postgres::create(&url).await;
+    storm::storm(postgres.pool(), effort()).await;
+    postgres.drop().await;
+}
+
+#[tokio::main]
+async fn compare(wanted: &str, rows: Rows) {
+    let effort = effort();
     let wanted = Wanted::by(wanted);
     let mut measured = Vec::new();
     let mut facts = machine::facts();

@@ -28,7 +28,11 @@ create table if not exists idem_records (
     kept_until timestamptz,
     -- Why an operator has given a leased run up. Its state is -1 then.
     reason text,
-    primary key (scope, operation, key_hash)
+    primary key (scope, operation, key_hash),
+    -- A process with an index key (`Keyring::index`) names the same request otherwise, so it would run it again. Its
+    -- fingerprints begin with another byte. Its `migrate` replaces this check, as long as no record is in force, by one
+    -- that only processes with the same index key pass.
+    constraint idem_index_none check (substr(fingerprint, 1, 1) < '\x80'::bytea)
 )
 -- The completion updates the row that the claim inserted. The free space lets the new version stay in the same page,
 -- also with a reply of a thousand bytes. A larger reply is compressed, or is kept beside the table.
@@ -41,3 +45,8 @@ create index if not exists idem_records_expires_at on idem_records (expires_at);
 -- read this table does not know which locks a request is about to take.
 create table if not exists idem_secret (one boolean primary key default true check (one), secret bytea not null);
 insert into idem_secret (secret) values (uuid_send(gen_random_uuid())) on conflict (one) do nothing;
+
+-- One random value, which is another one after records were removed by hand or a backup was restored. What hints in
+-- front of this database know belongs to one value.
+create table if not exists idem_epoch (one boolean primary key default true check (one), epoch bytea not null);
+insert into idem_epoch (epoch) values (uuid_send(gen_random_uuid())) on conflict (one) do nothing;

@@ -36,3 +36,31 @@ without rowid;
 
 -- For the sweep.
 create index if not exists main.idem_records_expires_at on idem_records (expires_at);
+
+-- The mark of the index key (`Keyring::index`) under which records are named; null without one. A process with another
+-- index key, or with none, names the same request otherwise, so it would run it again: its claims are refused. A
+-- fingerprint begins with the mark; without an index key its first byte is low. The refusal is the check of the column
+-- `one`, because `raise` has one code for all triggers.
+create table if not exists main.idem_index (one integer primary key default 1 check (one = 1), mark blob);
+insert into main.idem_index (one, mark) values (1, null) on conflict (one) do nothing;
+create trigger if not exists main.idem_index_of_insert before insert on idem_records
+when (
+    select case when mark is null then substr(new.fingerprint, 1, 1) < x'80' else substr(new.fingerprint, 1, 5) = mark end
+    from idem_index
+) is not 1
+begin
+    insert into idem_index (one) values (0);
+end;
+create trigger if not exists main.idem_index_of_update before update of fingerprint on idem_records
+when (
+    select case when mark is null then substr(new.fingerprint, 1, 1) < x'80' else substr(new.fingerprint, 1, 5) = mark end
+    from idem_index
+) is not 1
+begin
+    insert into idem_index (one) values (0);
+end;
+
+-- One random value, which is another one after records were removed by hand or a backup was restored. What hints in
+-- front of this database know belongs to one value.
+create table if not exists main.idem_epoch (one integer primary key default 1 check (one = 1), epoch blob not null);
+insert into main.idem_epoch (epoch) values (randomblob(16)) on conflict (one) do nothing;

@@ -127,7 +127,8 @@ async fn take_tested(
 ) -> Result<ControlFlow<Kind, PoolConnection<Postgres>>, Error> {
     match asked {
         Some(asked) => store.inner().running.acquire(store.pool(), asked).await,
-        None => store.pool().acquire().await.map(ControlFlow::Continue).map_err(not_begun),
+        // Boxed: otherwise every future around it, up to that of a request, has its size.
+        None => Box::pin(store.pool().acquire()).await.map(ControlFlow::Continue).map_err(not_begun),
     }
 }
 

@@ -72,6 +72,11 @@ fn is_policy_violation(answer: &PgDatabaseError) -> bool {
     answer.code() == "42501" && answer.routine() == Some("ExecWithCheckOptions")
 }
 
+/// The server has no such function, or the role may not call it.
+pub(super) fn is_no_function(error: &sqlx::Error) -> bool {
+    matches!(sqlstate(error).as_deref(), Some("42501" | "42883" | "0A000"))
+}
+
 /// Whether the connection is gone, so that another one may begin what this one could not.
 pub(super) fn is_gone(error: &sqlx::Error) -> bool {
     match error {

@@ -4,9 +4,10 @@ use std::future::Future;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
+use idem_core::hint::Confirmed;
 use idem_core::observer::Backlog;
 use idem_core::operate::{Counts, Cursor, Reason};
-use idem_core::seal::Sealer;
+use idem_core::seal::{Mark, Sealer};
 use idem_core::store::{Abandoned, Claim, Entry, Intent, LeaseTerms, Outcome, Place, Record};
 use idem_core::{Error, Fingerprint, Identity, Kind, Request, Scope};
 
@@ -14,10 +15,12 @@ use super::migrate::not_created;
 use super::session::{Begin, Session, begin};
 use super::store::{Locks, PgStore};
 use super::tx::{PgTx, Step, cancel_holder, unless_busy};
+use crate::accepted::Naming;
 use crate::database::{
     CommitFailed, Database, ForgottenBatch, Found, Leased, Looked, Over, Sight, SomeListed, Written,
 };
 use crate::error::store_error;
+use crate::hints::Hints;
 use crate::migrations::Migration;
 use crate::running::{Asked, Digest, Running};
 use crate::sweep::{Batch, Sweep};
@@ -65,7 +68,8 @@ impl Database for PgStore {
 
     async fn insert(&self, session: &mut Session, request: &Request, claim: Claim) -> Result<bool, Error> {
         let records = self.inner().records(&mut session.in_time()).await?;
-        records.insert(&mut session.in_time(), request, claim).await.map_err(store_error)
+        let locks = records.lock_words(request);
+        records.insert(&mut session.in_time(), request, claim, locks).await.map_err(store_error)
     }
 
     async fn replace(
@@ -135,6 +139,22 @@ impl Database for PgStore {
 
     fn finished(&self, digest: &Digest) {
         self.inner().recent.insert(digest);
+    }
+
+    fn is_recent(&self, digest: &Digest) -> bool {
+        self.inner().recent.contains(digest)
+    }
+
+    fn hints(&self) -> &Hints {
+        &self.inner().hints
+    }
+
+    async fn confirm(&self) -> Result<Confirmed, Error> {
+        self.ask_for_epoch().await
+    }
+
+    async fn new_epoch(&self) -> Result<(), Error> {
+        self.begin_epoch().await
     }
 
     async fn lease(
@@ -316,6 +336,18 @@ impl Database for PgStore {
     async fn run_migration(&self, session: &mut Session, migration: &Migration) -> Result<(), Error> {
         let run = sqlx::raw_sql(migration.sql).execute(session.connection()).await;
         run.map(|_| ()).map_err(not_created)
+    }
+
+    async fn naming(&self) -> Result<Naming, Error> {
+        self.look_at_naming().await
+    }
+
+    async fn naming_in(&self, session: &mut Session) -> Result<Naming, Error> {
+        self.read_naming(session).await
+    }
+
+    async fn name_records(&self, session: &mut Session, mark: Option<Mark>) -> Result<bool, Error> {
+        self.name_by(session, mark).await
     }
 }
 

@@ -149,4 +149,8 @@ impl Recover for PgStore {
     async fn abandoned(&self, operation: &str, after: Option<Place>) -> Result<Vec<Abandoned>, Error> {
         lease::abandoned(self, operation, after.as_ref()).await
     }
+
+    fn place(&self, identity: &Identity) -> Place {
+        Place::of(&self.inner().sealer.identity(identity))
+    }
 }

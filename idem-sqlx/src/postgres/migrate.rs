@@ -93,7 +93,7 @@ impl PgStore {
         let is_far = self.inner().distance != Distance::Near;
         let wanted: Vec<_> = MIGRATIONS.iter().chain(FAR_MIGRATIONS.iter().filter(|_| is_far)).collect();
         let known: Vec<_> = MIGRATIONS.iter().chain(FAR_MIGRATIONS).collect();
-        Ok(Migrations::new(&wanted, &known, self.migrated_files().await?))
+        Ok(Migrations::new(&wanted, &known, self.migrated_files().await?, self.look_at_naming().await?))
     }
 
     /// The names of the files that have been run.

@@ -2,6 +2,7 @@
 
 mod accepted;
 mod connect;
+mod epoch;
 pub(crate) mod error;
 mod far;
 mod fitness;
@@ -9,6 +10,7 @@ mod in_time;
 mod intents;
 mod lease;
 mod leases;
+pub(crate) mod mark;
 mod migrate;
 mod operate;
 #[cfg(test)]

@@ -10,14 +10,14 @@ use sqlx::query::Query;
 use sqlx::{FromRow, Postgres, Row};
 
 use super::in_time::InTime;
-use super::records::{bind_identity, columns};
+use super::records::{bind_identity, columns, read};
 use super::schema::{Template, statements};
 use super::session::Session;
 use super::store::PgStore;
 use crate::database::{Database, ForgottenBatch, Sight, SomeListed};
 use crate::error::store_error;
 use crate::operate;
-use crate::row::{self, Columns};
+use crate::row;
 
 statements! {
     /// The statements for operators, with the schema in them.
@@ -81,7 +81,8 @@ impl PgStore {
         };
         let query = query.bind(&after.operation).bind(&after.key_hash).bind(i64::from(most));
         let rows = query.fetch_all(&mut *connection).await.map_err(store_error)?;
-        let listed: Vec<(Listed, Timestamp)> = rows.iter().map(listed).collect::<Result<_, _>>()?;
+        let listed: Vec<(Listed, Timestamp)> =
+            rows.iter().map(|row| operate::listed(read(row), FromRow::from_row(row))).collect::<Result<_, _>>()?;
         let now = match listed.last() {
             Some((_, now)) => *now,
             None => {
@@ -124,8 +125,13 @@ impl PgStore {
         let query =
             self.query(&sql.forget).bind(scope.as_str()).bind(operation).bind(key_hash).bind(BATCH).bind(is_dry);
         let row = query.fetch_one(&mut *connection).await.map_err(store_error)?;
+        let batch = batch(&row, is_dry).map_err(store_error)?;
+        if !is_dry && batch.forgotten.has_changed() {
+            // In the same commit: a hint that has read a record before it was removed has read the earlier epoch.
+            self.begin_epoch_in(&mut session).await?;
+        }
         session.commit(self.inner().commit_deadline).await?;
-        batch(&row, is_dry).map_err(store_error)
+        Ok(batch)
     }
 
     pub(super) async fn give_up_by(
@@ -153,21 +159,6 @@ impl PgStore {
     fn query(&self, sql: &'static str) -> Query<'static, Postgres, PgArguments> {
         sqlx::query(sql).persistent(!self.inner().unnamed_statements)
     }
-}
-
-fn listed(row: &PgRow) -> Result<(Listed, Timestamp), Error> {
-    let read = row::read(Columns::from_row(row).map_err(store_error)?);
-    let (record, now) = operate::record_in_list(read, || row.try_get("now"))?;
-    let at = || -> sqlx::Result<(Cursor, Option<i64>)> {
-        let at = Cursor {
-            scope: row.try_get("scope")?,
-            operation: row.try_get("operation")?,
-            key_hash: row.try_get("key_hash")?,
-        };
-        Ok((at, row.try_get("created_at")?))
-    };
-    let (at, created_at) = at().map_err(store_error)?;
-    Ok((operate::listed(at, &record, created_at, now), now))
 }
 
 fn batch(row: &PgRow, is_dry: bool) -> sqlx::Result<ForgottenBatch> {

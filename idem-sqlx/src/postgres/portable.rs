@@ -54,6 +54,7 @@ const EXCEPTIONS: &[(&str, Fault, &str)] = &[
     ("sweep_to_archive", Fault::NotOneScope, "where it is refused, `sweep_scope` does the same"),
     ("forget", Fault::NotOneScope, "it updates several records, all of the scope that it names, so of one node"),
     ("sweep_scope", Fault::NotOneScope, "it updates several records, all of the scope that it names, so of one node"),
+    ("new_epoch", Fault::OtherArbiter, "its table has one row and no scope: it is not distributed"),
 ];
 
 const VOLATILE: &[&str] = &[

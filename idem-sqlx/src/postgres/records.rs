@@ -7,7 +7,7 @@ use crate::error::store_error;
 use idem_core::machine::{Session as HeldBy, lateness};
 use idem_core::store::{Claim, Outcome, Record, Timestamp};
 use idem_core::{Error, Fingerprint, Identity, Kind, Request};
-use sha2::{Digest, Sha256};
+use sha2::{Digest as _, Sha256};
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
 use sqlx::{FromRow, Postgres, Row};
@@ -18,6 +18,7 @@ use super::schema::{Schema, Template, statements};
 use super::store::Locks;
 use crate::recent::word;
 use crate::row::{self, Columns};
+use crate::running::Digest;
 
 statements! {
     /// The statements on records, with the schema in them.
@@ -60,11 +61,12 @@ pub(super) struct LockWords {
 
 impl LockWords {
     pub(super) fn of(request: &Request, secret: Secret) -> Self {
-        Self::of_asked(&request.identity, &request.fingerprint, secret)
+        Self::of_asked(&request.identity.digest(), &request.fingerprint, secret)
     }
 
-    fn of_asked(identity: &Identity, asked: &Fingerprint, secret: Secret) -> Self {
-        let digest = Sha256::new().chain_update(secret).chain_update(identity.digest());
+    /// `identity` is its [digest](Identity::digest).
+    pub(super) fn of_asked(identity: &Digest, asked: &Fingerprint, secret: Secret) -> Self {
+        let digest = Sha256::new().chain_update(secret).chain_update(identity);
         let asked = digest.clone().chain_update(asked.as_bytes()).finalize();
         let word = |digest: &[u8]| word(digest).cast_signed();
         Self { asked: word(&asked), identity: word(&digest.finalize()), running: word(&asked[8..]) }
@@ -130,6 +132,11 @@ impl Records {
         sqlx::query(sql).persistent(!self.unnamed)
     }
 
+    /// The numbers of a request's locks, if the store takes locks.
+    pub(super) fn lock_words(self, request: &Request) -> Option<LockWords> {
+        (self.locks == Locks::Advisory).then(|| LockWords::of(request, self.secret))
+    }
+
     /// Inserts the running record, if the request may begin now. If a row was inserted, the claimant runs: the primary
     /// key is the arbiter. Without advisory locks it waits for another transaction that has inserted the record.
     pub(super) async fn insert(
@@ -137,14 +144,14 @@ impl Records {
         connection: &mut InTime<'_>,
         request: &Request,
         claim: Claim,
+        locks: Option<LockWords>,
     ) -> sqlx::Result<bool> {
-        let (query, has_window) = match self.locks {
-            Locks::Advisory => {
-                let locks = LockWords::of(request, self.secret);
-                (self.query(&self.sql.insert).bind(locks.asked).bind(locks.identity).bind(locks.running), true)
+        let (query, has_window) = match locks {
+            Some(LockWords { asked, identity, running }) => {
+                (self.query(&self.sql.insert).bind(asked).bind(identity).bind(running), true)
             }
-            Locks::None if request.first_sent.is_some() => (self.query(&self.sql.insert_within_and_wait), true),
-            Locks::None => (self.query(&self.sql.insert_and_wait), false),
+            None if request.first_sent.is_some() => (self.query(&self.sql.insert_within_and_wait), true),
+            None => (self.query(&self.sql.insert_and_wait), false),
         };
         let query = bind_running(query, request, claim).bind(request.ttl.as_secs_f64());
         let query = if has_window { bind_window(query, request) } else { query };
@@ -159,10 +166,8 @@ impl Records {
         claim: Claim,
         expired: Claim,
     ) -> sqlx::Result<bool> {
-        let (sql, locks) = match self.locks {
-            Locks::Advisory => (&self.sql.replace, Some(LockWords::of(request, self.secret))),
-            Locks::None => (&self.sql.replace_and_wait, None),
-        };
+        let locks = self.lock_words(request);
+        let sql = if locks.is_some() { &self.sql.replace } else { &self.sql.replace_and_wait };
         let mut query = bind_running(self.query(sql), request, claim)
             .bind(request.ttl.as_secs_f64())
             .bind(expired.as_bytes().as_slice());
@@ -255,7 +260,7 @@ impl Records {
             application: row.try_get("application_name")?,
             since: row.try_get::<Option<i64>, _>("since")?.map(Timestamp),
         };
-        let is_same = match asked.map(|asked| LockWords::of_asked(identity, &asked, self.secret)) {
+        let is_same = match asked.map(|asked| LockWords::of_asked(&identity.digest(), &asked, self.secret)) {
             Some(words) => self.is_held(connection, words.asked).await?,
             None => true,
         };
@@ -345,7 +350,7 @@ pub(super) fn bind_window<'q>(
     query.bind(first.0).bind(last.0)
 }
 
-fn read(row: &PgRow) -> Result<(Option<Record>, Timestamp), Error> {
+pub(super) fn read(row: &PgRow) -> Result<(Option<Record>, Timestamp), Error> {
     row::read(Columns::from_row(row).map_err(store_error)?)
 }
 

@@ -84,7 +84,8 @@ impl Begin {
         let Self { statement, then, claim, .. } = self;
         match (then, claim) {
             (None, None) => statement.into_sql_str(),
-            (Some(then), None) => AssertSqlSafe(format!("{statement}; {then}")).into_sql_str(),
+            // Joined, not formatted: each request does it.
+            (Some(then), None) => AssertSqlSafe([statement, "; ", then].concat()).into_sql_str(),
             (None, Some(claim)) => AssertSqlSafe(format!("{statement}; {claim}")).into_sql_str(),
             (Some(then), Some(claim)) => AssertSqlSafe(format!("{statement}; {then}; {claim}")).into_sql_str(),
         }

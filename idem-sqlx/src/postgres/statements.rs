@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{LazyLock, Mutex, PoisonError};
 
+use super::epoch::EpochSql;
 use super::leases::LeaseSql;
 use super::operate::OperateSql;
 use super::records::RecordSql;
@@ -17,6 +18,7 @@ pub(super) struct Statements {
     pub(super) leases: LeaseSql,
     pub(super) sweeps: SweepSql,
     pub(super) operate: OperateSql,
+    pub(super) epoch: EpochSql,
 }
 
 impl Statements {
@@ -38,12 +40,13 @@ impl Statements {
             leases: LeaseSql::new(schema),
             sweeps: SweepSql::new(schema),
             operate: OperateSql::new(schema),
+            epoch: EpochSql::new(schema),
         }
     }
 
     /// Every text with its name.
     pub(super) fn all(&self) -> Vec<(&'static str, &str)> {
-        [self.records.all(), self.leases.all(), self.sweeps.all(), self.operate.all()].concat()
+        [self.records.all(), self.leases.all(), self.sweeps.all(), self.operate.all(), self.epoch.all()].concat()
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use idem_core::hint::{Hint, Hinted};
 use idem_core::observer::Observer;
 use idem_core::seal::{Seal, Sealer};
 use idem_core::store::{DEFAULT_DEADLINE, Runs, Store};
@@ -15,11 +16,12 @@ use super::far::Distance;
 use super::in_time::InTime;
 use super::intents::BEGIN;
 use super::leases::Leases;
-use super::records::{LockWords, Records, Secret};
+use super::records::{Records, Secret};
 use super::schema::Schema;
 use super::session::{Begin, begin, limited_waits};
 use super::statements::Statements;
 use crate::error::store_error;
+use crate::hints::{self, Hints};
 use crate::recent::RecentlyFinished;
 use crate::running::Running;
 use crate::spare::Spare;
@@ -86,7 +88,10 @@ pub(super) struct Inner {
     pub(super) recent: RecentlyFinished,
     pub(super) running: Running,
     pub(super) sealer: Sealer,
+    pub(super) hints: Hints,
     pub(super) spare: Spare<Postgres>,
+    /// True once the server has refused to tell the system's part of its epoch.
+    pub(super) epoch_is_row: AtomicBool,
     /// True once the server has refused to sweep many scopes in one statement.
     pub(super) sweeps_by_scope: AtomicBool,
     reply_limit: usize,
@@ -167,6 +172,7 @@ impl PgStore {
         PgStoreBuilder {
             pool,
             sealer: Sealer::default(),
+            hints: Vec::new(),
             reply_limit: 1024 * 1024,
             observer: None,
             isolation: None,
@@ -228,9 +234,9 @@ impl Inner {
         self.schema().is_some() && (self.locks == Locks::None || self.secret.get().is_some())
     }
 
-    /// The locks of a request, as soon as the secret of the database is known.
-    pub(super) fn lock_words(&self, request: &Request) -> Option<LockWords> {
-        self.secret.get().map(|secret| LockWords::of(request, *secret))
+    /// The secret of the database, as soon as it is known.
+    pub(super) fn known_secret(&self) -> Option<Secret> {
+        self.secret.get().copied()
     }
 
     pub(super) async fn records(&self, connection: &mut InTime<'_>) -> Result<Records, Error> {
@@ -309,6 +315,14 @@ impl Store for PgStore {
         self.0.observer.as_ref()
     }
 
+    async fn hinted(&self, request: &Request) -> Hinted {
+        if !self.0.hints.are_there() {
+            return Hinted::Ask(None);
+        }
+        // In a box, so that the future of every request does not grow by it.
+        Box::pin(hints::hinted(self, request)).await
+    }
+
     fn deadline(&self) -> Duration {
         self.0.deadline
     }
@@ -324,6 +338,7 @@ impl fmt::Debug for PgStore {
 pub struct PgStoreBuilder {
     pool: PgPool,
     sealer: Sealer,
+    hints: Vec<Arc<dyn Hint>>,
     reply_limit: usize,
     observer: Option<Arc<dyn Observer>>,
     isolation: Option<Isolation>,
@@ -363,10 +378,31 @@ impl PgStoreBuilder {
     ///   [reads such records](idem_core::seal::Seal::reads_plain): say so while encryption is switched on.
     /// - A record whose key is missing, or that was moved or changed, is refused as `record_unreadable` and does not
     ///   run again.
+    /// - With an index key, names of records are HMACs. Call [`migrate`](PgStore::migrate) before the first request: until then
+    ///   the database refuses each claim.
     /// - The page [`encryption`](idem_core::docs::encryption) has what is not encrypted, and how keys are rotated.
     #[must_use]
     pub fn seal(mut self, seal: impl Seal) -> Self {
         self.sealer = Sealer::new(seal);
+        self
+    }
+
+    /// Answers retries from memory or from Redis, without a connection. Default: no hint. May be called for several: they
+    /// are asked in their order.
+    ///
+    /// ```
+    /// # fn example(pool: sqlx::PgPool) {
+    /// use idem_core::hint::Memory;
+    /// use idem_sqlx::PgStore;
+    ///
+    /// let store = PgStore::builder(pool).hint(Memory::new(64 * 1024 * 1024)).build();
+    /// # }
+    /// ```
+    ///
+    /// A hint answers only what the database would answer, too. The page [`hints`](idem_core::docs::hints) has the rules.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Hint) -> Self {
+        self.hints.push(Arc::new(hint));
         self
     }
 
@@ -562,7 +598,9 @@ impl PgStoreBuilder {
             recent: RecentlyFinished::new(),
             running: Running::default(),
             sealer: self.sealer,
+            hints: Hints::new(self.hints),
             spare: Spare::new(),
+            epoch_is_row: AtomicBool::new(false),
             sweeps_by_scope: AtomicBool::new(false),
             reply_limit: self.reply_limit,
             deadline: self.deadline,

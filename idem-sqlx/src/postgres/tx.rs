@@ -22,11 +22,12 @@ use super::error::{commit_was_refused, has_no_savepoint, is_cancelled, is_lock_t
 use super::far::{self, Distance};
 use super::in_time::InTime;
 use super::leases::Leases;
-use super::records::{Holder, LockWords, Records};
+use super::records::{Holder, LockWords, Records, Secret};
 use super::session::{Begin, Session};
 use super::store::{Locks, PgStore};
 use crate::database::{CommitFailed, Database};
 use crate::error::{caused, kind, store_error};
+use crate::hints::{Before, mark_runs};
 use crate::recent::word;
 use crate::retry;
 use crate::running::{Asked, Entered, State};
@@ -68,6 +69,8 @@ pub struct PgTx {
     session: Option<Session>,
     run: Option<Run>,
     pub(super) step: Option<Step>,
+    /// What the hints knew of the database before the claim, and then before the completion.
+    before: Before,
 }
 
 /// What tells the transaction of a step from one that the step itself may have begun.
@@ -101,10 +104,22 @@ impl Step {
 struct Run {
     request: Request,
     claim: Claim,
+    /// The numbers of its locks, where there are locks.
+    locks: Option<LockWords>,
+    /// Before the claim was sent.
+    asked: Instant,
     began: Instant,
     /// Other requests of this process see the run until this is dropped, which is after the end of its
     /// transaction.
     entered: Entered,
+}
+
+impl Run {
+    /// Notes the outcome of a run whose commit is known.
+    fn keep(self, store: &PgStore, before: Before, outcome: &Outcome) {
+        store.inner().recent.insert(self.entered.digest());
+        store.inner().hints.keep_outcome(before, &self.request, outcome, self.asked);
+    }
 }
 
 /// The outcome of one try to claim.
@@ -171,7 +186,7 @@ impl Context for PgTx {
             return Box::pin(self.complete_far(outcome)).await;
         }
         self.write_outcome(outcome).await?;
-        self.commit_claimed().await
+        self.commit_claimed(outcome).await
     }
 
     async fn reject(self, outcome: &Outcome) -> Result<Rejected, Error> {
@@ -223,13 +238,16 @@ impl PgTx {
     async fn claim_sealed(store: &PgStore, request: &Request) -> Result<Claimed<Self>, Error> {
         let digest = request.identity.digest();
         let asked = Asked { request, digest: &digest, is_compared: true };
+        let before = store.inner().hints.before();
         let mut looked = match Box::pin(Self::look_up(store, asked)).await? {
             ControlFlow::Break(begun) => return Ok(begun),
             ControlFlow::Continue(session) => session,
         };
+        let locks = lock_words(store, asked).await?;
         for pause in retry::pauses() {
             let claim = Claim::random()?;
-            let begin = begin_claim(store, request, claim).await?;
+            let begin = begin_claim(store, request, locks, claim);
+            let sent = Instant::now();
             let session = match looked.take() {
                 Some(session) => session.begun(&begin).await?,
                 None => match Session::begin_for(store, &begin, asked).await? {
@@ -237,11 +255,11 @@ impl PgTx {
                     ControlFlow::Break(kind) => return Ok(Claimed::Refuse(kind)),
                 },
             };
-            let mut tx = Self { store: store.clone(), session: Some(session), run: None, step: None };
+            let mut tx = Self { store: store.clone(), session: Some(session), run: None, step: None, before };
             let tried = match (tx.session().has_claimed(), begin.claims()) {
                 (true, _) => Tried::Run,
                 (false, true) => Box::pin(tx.contest(request, claim)).await?,
-                (false, false) => tx.try_claim(request, claim).await?,
+                (false, false) => tx.try_claim(request, claim, locks).await?,
             };
             match tried {
                 Tried::Run => {
@@ -249,9 +267,10 @@ impl PgTx {
                         tx.session().mark().await.map_err(store_error)?;
                     }
                     let entered = store.inner().running.enter(digest, request.fingerprint, State::Transaction);
+                    mark_runs(store);
                     // It has begun. A rejection claims again, whenever that is.
                     let request = request.clone().with_first_sent(None);
-                    tx.run = Some(Run { request, claim, began: Instant::now(), entered });
+                    tx.run = Some(Run { request, claim, locks, asked: sent, began: Instant::now(), entered });
                     return Ok(Claimed::Run(tx));
                 }
                 // The record is in force, so nobody asks for its locks: the rollback goes on behind the answer.
@@ -279,15 +298,15 @@ impl PgTx {
         if self.store.inner().locks == Locks::None {
             // The claim is in front of the savepoint.
             self.write_outcome(outcome).await?;
-            return self.commit_claimed().await.map(|()| Rejected::Stored);
+            return self.commit_claimed(outcome).await.map(|()| Rejected::Stored);
         }
         // The locks are still held, so no duplicate has begun to run meanwhile.
         let run = self.take_run();
-        match self.try_claim(&run.request, run.claim).await? {
+        match self.try_claim(&run.request, run.claim, run.locks).await? {
             Tried::Run => {
                 self.run = Some(run);
                 self.write_outcome(outcome).await?;
-                self.commit_claimed().await.map(|()| Rejected::Stored)
+                self.commit_claimed(outcome).await.map(|()| Rejected::Stored)
             }
             // Somebody has ended the transaction's locks: a duplicate was first.
             Tried::Replay(reply, _) => Ok(Rejected::Replay(reply)),
@@ -306,7 +325,7 @@ impl PgTx {
 
     pub(super) async fn open_by(store: &PgStore, begin: &Begin) -> Result<Self, Error> {
         let session = Session::begin(store, begin).await?;
-        Ok(Self { store: store.clone(), session: Some(session), run: None, step: None })
+        Ok(Self { store: store.clone(), session: Some(session), run: None, step: None, before: Before::default() })
     }
 
     /// Answers a request whose first run ended in this process a short while ago, in one round trip. Otherwise the
@@ -315,27 +334,31 @@ impl PgTx {
         if !store.inner().recent.contains(asked.digest) {
             return Ok(ControlFlow::Continue(None));
         }
+        let before = store.inner().hints.before();
         let (found, session) = match Session::find_alone(store, asked).await? {
             ControlFlow::Continue(found) => found,
             ControlFlow::Break(kind) => return Ok(ControlFlow::Break(Claimed::Refuse(kind))),
         };
         let Some((record, now)) = found else { return Ok(ControlFlow::Continue(session)) };
         Ok(match decide(record.as_ref(), asked.request, now) {
-            Decision::Replay(reply, age) => ControlFlow::Break(Claimed::Replay(reply, age)),
+            Decision::Replay(reply, age) => {
+                store.inner().hints.keep_record(before, asked.request, record.as_ref());
+                ControlFlow::Break(Claimed::Replay(reply, age))
+            }
             Decision::Refuse(kind) => ControlFlow::Break(Claimed::Refuse(kind)),
             Decision::Claim | Decision::Replace(_) => ControlFlow::Continue(session),
         })
     }
 
     /// Claims the request in this transaction, or says why not.
-    async fn try_claim(&mut self, request: &Request, claim: Claim) -> Result<Tried, Error> {
+    async fn try_claim(&mut self, request: &Request, claim: Claim, locks: Option<LockWords>) -> Result<Tried, Error> {
         let records = self.records().await?;
-        match records.insert(&mut self.in_time(), request, claim).await {
+        match records.insert(&mut self.in_time(), request, claim, locks).await {
             Ok(true) => Ok(Tried::Run),
             // In a box, like every rare path: the future of a usual run does not grow by it.
             Ok(false) => Box::pin(self.contest(request, claim)).await,
             Err(error) if is_serialization_failure(&error) => {
-                let begin = begin_claim(&self.store, request, claim).await?;
+                let begin = begin_claim(&self.store, request, locks, claim);
                 self.session().restart(&begin).await.map_err(store_error)?;
                 Box::pin(self.contest(request, claim)).await
             }
@@ -365,7 +388,10 @@ impl PgTx {
             Err(error) => return Err(error),
         };
         match (decide(record.as_ref(), request, now), holder) {
-            (Decision::Replay(reply, age), _) => Ok(Tried::Replay(reply, age)),
+            (Decision::Replay(reply, age), _) => {
+                self.store.inner().hints.keep_record(self.before, request, record.as_ref());
+                Ok(Tried::Replay(reply, age))
+            }
             // If the request was first sent too long ago to begin now, its run may have begun in time.
             (Decision::Claim | Decision::Replace(_) | Decision::Refuse(_), Holder::Same) => {
                 Ok(Tried::Refuse(Kind::KeyInFlight))
@@ -417,6 +443,7 @@ impl PgTx {
     /// Writes the completion. It is the last statement before COMMIT, so an earlier failure shows here (rule 16).
     async fn write_outcome(&mut self, outcome: &Outcome) -> Result<(), Error> {
         let records = self.records().await?;
+        self.before = self.store.inner().hints.before();
         let Self { session: Some(session), run: Some(run), .. } = self else { unreachable!("a recorded run") };
         let elapsed = run.began.elapsed();
         match records.complete(&mut session.in_time(), &run.request, run.claim, outcome, elapsed).await {
@@ -438,6 +465,7 @@ impl PgTx {
     /// Writes the completion and commits in one message.
     async fn complete_far(mut self, outcome: &Outcome) -> Result<(), Error> {
         let (store, schema) = (self.store.clone(), self.store.inner().schema().expect("known since the claim"));
+        self.before = store.inner().hints.before();
         // Taken out, so that a drop does not cancel a COMMIT that may be waiting for a standby.
         let (mut session, run) = (self.take_session(), self.take_run());
         let completion = far::completion(schema, &run.request, run.claim, outcome, run.began.elapsed());
@@ -445,7 +473,7 @@ impl PgTx {
         (self.session, self.run) = (Some(session), Some(run));
         let error = match completed {
             Ok(()) => {
-                store.inner().recent.insert(self.take_run().entered.digest());
+                self.take_run().keep(&store, self.before, outcome);
                 return Ok(());
             }
             Err(CommitFailed::Unknown(error)) => error,
@@ -484,12 +512,12 @@ impl PgTx {
         }
     }
 
-    async fn commit_claimed(mut self) -> Result<(), Error> {
+    async fn commit_claimed(mut self, outcome: &Outcome) -> Result<(), Error> {
         let (run, session) = (self.take_run(), self.take_session());
         let inner = self.store.inner();
         let committed = session.commit(inner.commit_deadline).await;
         find_out(&self.store, &run.request, run.claim, committed).await?;
-        inner.recent.insert(run.entered.digest());
+        run.keep(&self.store, self.before, outcome);
         Ok(())
     }
 
@@ -543,34 +571,41 @@ impl Drop for PgTx {
     }
 }
 
-/// The message that begins the transaction of a claim, and from far away claims.
-async fn begin_claim(store: &PgStore, request: &Request, claim: Claim) -> Result<Begin, Error> {
+/// The numbers of the request's locks, if the store takes locks. A claim makes them once.
+async fn lock_words(store: &PgStore, asked: Asked<'_>) -> Result<Option<LockWords>, Error> {
     let inner = store.inner();
-    if let Some(begin) = &inner.begin_waiting {
-        return Ok(begin.clone());
+    if inner.locks == Locks::None {
+        return Ok(None);
     }
-    let words = match inner.lock_words(request) {
-        Some(words) => words,
-        None => Box::pin(first_words(store, request)).await?,
+    let secret = match inner.known_secret() {
+        Some(secret) => secret,
+        None => Box::pin(first_secret(store)).await?,
     };
-    let begin = inner.begin.then(words.taken());
-    Ok(match inner.schema().filter(|_| inner.distance != Distance::Near) {
-        Some(schema) => begin.claiming(far::claim(schema, words, request, claim)),
-        None => begin,
-    })
+    Ok(Some(LockWords::of_asked(asked.digest, &asked.request.fingerprint, secret)))
 }
 
-/// The locks of the first request of a process, which has to ask for the secret of the database.
-async fn first_words(store: &PgStore, request: &Request) -> Result<LockWords, Error> {
+/// The secret of the database, for which the first request of a process has to ask.
+async fn first_secret(store: &PgStore) -> Result<Secret, Error> {
     let mut session = Session::begin(store, &store.inner().begin_own).await?;
     let records = store.inner().records(&mut session.in_time()).await?;
     session.rollback().await;
-    Ok(LockWords::of(request, records.secret))
+    Ok(records.secret)
+}
+
+/// The message that begins the transaction of a claim, and from far away claims.
+fn begin_claim(store: &PgStore, request: &Request, locks: Option<LockWords>, claim: Claim) -> Begin {
+    let inner = store.inner();
+    let Some(locks) = locks else { return inner.begin_waiting.as_ref().unwrap_or(&inner.begin).clone() };
+    let begin = inner.begin.then(locks.taken());
+    match inner.schema().filter(|_| inner.distance != Distance::Near) {
+        Some(schema) => begin.claiming(far::claim(schema, locks, request, claim)),
+        None => begin,
+    }
 }
 
 /// Rolls a run back, unless its handler ended the transaction.
 async fn abandon(store: PgStore, mut session: Session, run: Run) -> Result<(), Error> {
-    let cancelled = cancel_run(&store, &run.request);
+    let cancelled = cancel_run(&store, run.locks);
     if let Ok(false) = unless_busy(still_holds(&mut session), cancelled).await {
         return Err(ended(&store, session, run).await);
     }
@@ -597,9 +632,9 @@ pub(super) async fn unless_busy<T>(ask: impl Future<Output = T>, cancel: impl Fu
 ///
 /// Without advisory locks the transaction cannot be found, and its process may be on another node: its statement ends by
 /// itself.
-async fn cancel_run(store: &PgStore, request: &Request) -> Result<(), Error> {
-    match store.inner().lock_words(request) {
-        Some(words) => cancel_holder(store, words.identity).await,
+async fn cancel_run(store: &PgStore, locks: Option<LockWords>) -> Result<(), Error> {
+    match locks {
+        Some(locks) => cancel_holder(store, locks.identity).await,
         None => Ok(()),
     }
 }

@@ -5,7 +5,7 @@ use sqlx::{AssertSqlSafe, Executor, SqlSafeStr};
 
 use super::session::Session;
 use super::store::SqliteStore;
-use super::{leases, operate, records, sweep};
+use super::{epoch, leases, operate, records, sweep};
 use crate::accepted::RefusedStatement;
 use crate::error::store_error;
 
@@ -41,7 +41,7 @@ impl SqliteStore {
 
 /// The texts as they are sent.
 fn texts() -> Vec<(&'static str, String)> {
-    let fixed = [records::ALL, leases::ALL].concat();
+    let fixed = [records::ALL, leases::ALL, epoch::ALL].concat();
     fixed.into_iter().map(|(name, text)| (name, text.to_owned())).chain(sweep::all()).chain(operate::all()).collect()
 }
 
@@ -56,7 +56,7 @@ mod tests {
     fn r37a_every_statement_is_in_a_list() {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/sqlite");
         let mut left_out = Vec::new();
-        for file in ["records", "leases", "operate", "sweep"] {
+        for file in ["records", "leases", "operate", "sweep", "epoch"] {
             let source = fs::read_to_string(format!("{folder}/{file}.rs")).expect("a source");
             // After the name of a constant, or of a text that is put together once.
             let names = source.split("\nconst ").chain(source.split("\nstatic ")).filter_map(|text| {

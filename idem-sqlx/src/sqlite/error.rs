@@ -48,6 +48,11 @@ pub(crate) fn code(error: &SqliteError) -> Option<i32> {
     Some(extended & 0xff)
 }
 
+/// Whether a check refused the statement. The only one is that of `idem_index`.
+pub(crate) fn is_of_check(error: &SqliteError) -> bool {
+    error.code().as_deref() == Some("275")
+}
+
 /// Whether a failed COMMIT has certainly kept nothing.
 ///
 /// A busy file and a deferred constraint leave the transaction open, and it is rolled back. After any other error the

@@ -2,12 +2,12 @@
 
 use std::future::Future;
 use std::ops::ControlFlow;
-use std::path::Path;
 use std::time::Duration;
 
+use idem_core::hint::Confirmed;
 use idem_core::observer::Backlog;
 use idem_core::operate::{Counts, Cursor, Reason};
-use idem_core::seal::Sealer;
+use idem_core::seal::{Mark, Sealer};
 use idem_core::store::{Abandoned, Claim, Entry, Intent, LeaseTerms, Outcome, Place, Record};
 use idem_core::{Error, Fingerprint, Identity, Request, Scope};
 
@@ -15,10 +15,12 @@ use super::error::{has_no_savepoint, is_answer};
 use super::session::{Reader, Session, Unfinished};
 use super::store::SqliteStore;
 use super::tx::SqliteTx;
+use crate::accepted::Naming;
 use crate::database::{
     CommitFailed, Database, ForgottenBatch, Found, Leased, Looked, Over, Sight, SomeListed, Written,
 };
 use crate::error::store_error;
+use crate::hints::Hints;
 use crate::migrations::Migration;
 use crate::running::{Asked, Digest, Running};
 use crate::sweep::{Batch, Sweep};
@@ -39,6 +41,26 @@ impl Database for SqliteStore {
         &self.inner().running
     }
 
+    fn finished(&self, digest: &Digest) {
+        self.inner().recent.insert(digest);
+    }
+
+    fn is_recent(&self, digest: &Digest) -> bool {
+        self.inner().recent.contains(digest)
+    }
+
+    fn hints(&self) -> &Hints {
+        &self.inner().hints
+    }
+
+    async fn confirm(&self) -> Result<Confirmed, Error> {
+        self.ask_for_epoch().await
+    }
+
+    async fn new_epoch(&self) -> Result<(), Error> {
+        self.begin_epoch().await
+    }
+
     fn commit_deadline(&self) -> Duration {
         self.inner().commit_deadline
     }
@@ -48,14 +70,7 @@ impl Database for SqliteStore {
     }
 
     async fn begin_renewal(&self) -> Result<Session, Error> {
-        let pool = self.pool();
-        // Another connection to this name is another database, and an empty one.
-        let is_alone = pool.connect_options().get_filename() == Path::new(":memory:");
-        if is_alone {
-            Session::begin(pool).await
-        } else {
-            Session::begin_on(self.inner().spare.acquire(pool).await?).await
-        }
+        Session::begin_on(self.connection_beside_work().await?).await
     }
 
     fn commit(&self, session: Session) -> impl Future<Output = Result<(), CommitFailed>> + Send + 'static {
@@ -268,6 +283,18 @@ impl Database for SqliteStore {
     async fn run_migration(&self, session: &mut Session, migration: &Migration) -> Result<(), Error> {
         let run = sqlx::raw_sql(migration.sql).execute(session.connection()).await;
         run.map(|_| ()).map_err(store_error)
+    }
+
+    async fn naming(&self) -> Result<Naming, Error> {
+        self.look_at_naming().await
+    }
+
+    async fn naming_in(&self, session: &mut Session) -> Result<Naming, Error> {
+        self.read_naming(session).await
+    }
+
+    async fn name_records(&self, session: &mut Session, mark: Option<Mark>) -> Result<bool, Error> {
+        self.name_by(session, mark).await
     }
 }
 

@@ -146,4 +146,8 @@ impl Recover for SqliteStore {
     async fn abandoned(&self, operation: &str, after: Option<Place>) -> Result<Vec<Abandoned>, Error> {
         lease::abandoned(self, operation, after.as_ref()).await
     }
+
+    fn place(&self, identity: &Identity) -> Place {
+        Place::of(&self.inner().sealer.identity(identity))
+    }
 }

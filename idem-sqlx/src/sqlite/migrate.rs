@@ -63,7 +63,7 @@ impl SqliteStore {
     /// Safe.
     pub async fn migrations(&self) -> Result<Migrations, Error> {
         let known: Vec<_> = MIGRATIONS.iter().collect();
-        Ok(Migrations::new(&known, &known, self.migrated_files().await?))
+        Ok(Migrations::new(&known, &known, self.migrated_files().await?, self.look_at_naming().await?))
     }
 
     /// The names of the files that have been run.

@@ -1,10 +1,12 @@
 //! The SQLite store.
 
 mod accepted;
+mod epoch;
 pub(crate) mod error;
 mod intents;
 mod lease;
 mod leases;
+mod mark;
 mod migrate;
 mod operate;
 mod records;

@@ -13,6 +13,7 @@ use idem_core::{Error, Fingerprint, Identity, Scope};
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{FromRow, Row};
 
+use super::epoch::begin_epoch;
 use super::records::{bind_identity, read};
 use super::session::{Reader, Session, alone};
 use super::store::SqliteStore;
@@ -60,7 +61,8 @@ impl SqliteStore {
         let query = || sqlx::query(text).bind(scope).bind(&after.operation).bind(&after.key_hash).bind(i64::from(most));
         let mut reader = Reader::acquire(self.pool()).await?;
         let rows = reader.fetch_all(query).await.map_err(store_error)?;
-        let listed: Vec<(Listed, Timestamp)> = rows.iter().map(listed).collect::<Result<_, _>>()?;
+        let listed: Vec<(Listed, Timestamp)> =
+            rows.iter().map(|row| operate::listed(read(row), FromRow::from_row(row))).collect::<Result<_, _>>()?;
         let now = match listed.last() {
             Some((_, now)) => *now,
             None => Timestamp(now(&mut reader.into_connection()).await.map_err(store_error)?),
@@ -126,20 +128,6 @@ impl SqliteStore {
     }
 }
 
-fn listed(row: &SqliteRow) -> Result<(Listed, Timestamp), Error> {
-    let (record, now) = operate::record_in_list(read(row), || row.try_get("now"))?;
-    let at = || -> sqlx::Result<(Cursor, Option<i64>)> {
-        let at = Cursor {
-            scope: row.try_get("scope")?,
-            operation: row.try_get("operation")?,
-            key_hash: row.try_get("key_hash")?,
-        };
-        Ok((at, row.try_get("created_at")?))
-    };
-    let (at, created_at) = at().map_err(store_error)?;
-    Ok((operate::listed(at, &record, created_at, now), now))
-}
-
 /// One batch. The transaction has the write lock, so all of its statements see the same records.
 async fn forget(
     connection: &mut SqliteConnection,
@@ -154,6 +142,10 @@ async fn forget(
             let query = sqlx::query(statement).bind(scope.as_str()).bind(&after.0).bind(&after.1).bind(now);
             query.bind(&reached.0).bind(&reached.1).execute(&mut *connection).await?;
         }
+    }
+    if batch.forgotten.has_changed() {
+        // In the same commit: a hint that has read a record before it was removed has read the earlier epoch.
+        begin_epoch(connection).await?;
     }
     Ok(batch)
 }

@@ -2,18 +2,21 @@
 
 use std::fmt;
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use idem_core::hint::{Hint, Hinted};
 use idem_core::observer::Observer;
 use idem_core::seal::{Seal, Sealer};
 use idem_core::store::{DEFAULT_DEADLINE, Runs, Store};
-use idem_core::{Error, Kind};
+use idem_core::{Error, Kind, Request};
 use sqlx::pool::PoolConnection;
 use sqlx::{Sqlite, SqlitePool};
 
 use super::records::Records;
 use crate::error::not_begun;
+use crate::hints::{self, Hints};
 use crate::recent::RecentlyFinished;
 use crate::running::{Asked, Running};
 use crate::spare::Spare;
@@ -54,6 +57,7 @@ pub(super) struct Inner {
     pub(super) records: Records,
     pub(super) running: Running,
     pub(super) sealer: Sealer,
+    pub(super) hints: Hints,
     pub(super) recent: RecentlyFinished,
     pub(super) spare: Spare<Sqlite>,
     pub(super) commit_deadline: Duration,
@@ -76,6 +80,7 @@ impl SqliteStore {
         SqliteStoreBuilder {
             pool,
             sealer: Sealer::default(),
+            hints: Vec::new(),
             reply_limit: 1024 * 1024,
             observer: None,
             deadline: DEFAULT_DEADLINE,
@@ -128,6 +133,17 @@ impl SqliteStore {
         }
     }
 
+    /// A connection that does not queue behind the work of requests.
+    pub(super) async fn connection_beside_work(&self) -> Result<PoolConnection<Sqlite>, Error> {
+        // Another connection to this name is another database, and an empty one.
+        let is_alone = self.pool().connect_options().get_filename() == Path::new(":memory:");
+        if is_alone {
+            Box::pin(self.pool().acquire()).await.map_err(not_begun)
+        } else {
+            self.0.spare.acquire(self.pool()).await
+        }
+    }
+
     /// An idle connection that was not asked for a sign of life.
     fn idle_connection(&self) -> Option<PoolConnection<Sqlite>> {
         if self.0.ping { None } else { self.0.pool.try_acquire() }
@@ -147,6 +163,14 @@ impl Store for SqliteStore {
         self.0.observer.as_ref()
     }
 
+    async fn hinted(&self, request: &Request) -> Hinted {
+        if !self.0.hints.are_there() {
+            return Hinted::Ask(None);
+        }
+        // In a box, so that the future of every request does not grow by it.
+        Box::pin(hints::hinted(self, request)).await
+    }
+
     fn deadline(&self) -> Duration {
         self.0.deadline
     }
@@ -162,6 +186,7 @@ impl fmt::Debug for SqliteStore {
 pub struct SqliteStoreBuilder {
     pool: SqlitePool,
     sealer: Sealer,
+    hints: Vec<Arc<dyn Hint>>,
     reply_limit: usize,
     observer: Option<Arc<dyn Observer>>,
     deadline: Duration,
@@ -194,10 +219,31 @@ impl SqliteStoreBuilder {
     ///   [reads such records](idem_core::seal::Seal::reads_plain): say so while encryption is switched on.
     /// - A record whose key is missing, or that was moved or changed, is refused as `record_unreadable` and does not
     ///   run again.
+    /// - With an index key, names of records are HMACs. Call [`migrate`](SqliteStore::migrate) before the first request: until then
+    ///   the database refuses each claim.
     /// - The page [`encryption`](idem_core::docs::encryption) has what is not encrypted, and how keys are rotated.
     #[must_use]
     pub fn seal(mut self, seal: impl Seal) -> Self {
         self.sealer = Sealer::new(seal);
+        self
+    }
+
+    /// Answers retries from memory or from Redis, without a connection. Default: no hint. May be called for several: they
+    /// are asked in their order.
+    ///
+    /// ```
+    /// # fn example(pool: sqlx::SqlitePool) {
+    /// use idem_core::hint::Memory;
+    /// use idem_sqlx::SqliteStore;
+    ///
+    /// let store = SqliteStore::builder(pool).hint(Memory::new(64 * 1024 * 1024)).build();
+    /// # }
+    /// ```
+    ///
+    /// A hint answers only what the database would answer, too. The page [`hints`](idem_core::docs::hints) has the rules.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Hint) -> Self {
+        self.hints.push(Arc::new(hint));
         self
     }
 
@@ -287,6 +333,7 @@ impl SqliteStoreBuilder {
             records: Records,
             running: Running::default(),
             sealer: self.sealer,
+            hints: Hints::new(self.hints),
             recent: RecentlyFinished::new(),
             spare: Spare::new(),
             commit_deadline: self.commit_deadline,

@@ -21,6 +21,7 @@ use super::session::{Reader, Session, Unfinished};
 use super::store::SqliteStore;
 use crate::database::CommitFailed;
 use crate::error::{caused, store_error};
+use crate::hints::{Before, mark_runs};
 use crate::running::{Asked, Entered};
 use crate::settle::{self, find_out};
 
@@ -54,12 +55,16 @@ pub struct SqliteTx {
     /// `Some` until the run is settled or dropped.
     session: Option<Session>,
     run: Option<Run>,
+    /// What the hints knew of the database before the last question to it.
+    before: Before,
 }
 
 /// What the transaction has claimed.
 struct Run {
     request: Request,
     claim: Claim,
+    /// Before the claim was sent.
+    asked: Instant,
     began: Instant,
     /// Other requests of this process see the run until this is dropped, which is after the end of its
     /// transaction.
@@ -119,6 +124,9 @@ impl Context for SqliteTx {
         request.check_ttl()?;
         let request = &*store.inner().sealer.request(request)?;
         let claimed = Self::claim_sealed(store, request).await?;
+        if let Claimed::Replay(..) = claimed {
+            store.inner().recent.insert(&request.identity.digest());
+        }
         store.inner().sealer.claimed(&request.identity, claimed)
     }
 
@@ -183,6 +191,7 @@ impl SqliteTx {
     async fn claim_sealed(store: &SqliteStore, request: &Request) -> Result<Claimed<Self>, Error> {
         let digest = request.identity.digest();
         let asked = Asked { request, digest: &digest, is_compared: true };
+        let (before, sent) = (store.inner().hints.before(), Instant::now());
         let connection = match store.connection_for(asked).await? {
             ControlFlow::Continue(connection) => connection,
             ControlFlow::Break(kind) => return Ok(Claimed::Refuse(kind)),
@@ -195,7 +204,7 @@ impl SqliteTx {
             Ok(entered) => inner.recent.contains(&digest) || !entered.is_alone(),
             Err(_) => true,
         };
-        if looks_first && let Some(begun) = Self::look_up(store, &mut reader, request).await? {
+        if looks_first && let Some(begun) = Self::look_up(store, &mut reader, request, before).await? {
             return Ok(begun);
         }
         let entered = match entered {
@@ -204,9 +213,9 @@ impl SqliteTx {
         };
         let claim = Claim::random()?;
         let (mut tx, tried) = if looks_first {
-            Self::claim_in_turn(store, reader.begin().await?, request, claim).await?
+            Self::claim_in_turn(store, reader.begin().await?, request, claim, before).await?
         } else {
-            match Self::claim_at_once(store, reader, request, claim).await? {
+            match Self::claim_at_once(store, reader, request, claim, before).await? {
                 ControlFlow::Continue(tried) => tried,
                 ControlFlow::Break(answer) => return Ok(answer),
             }
@@ -214,9 +223,10 @@ impl SqliteTx {
         match tried {
             Tried::Run => {
                 entered.won();
+                mark_runs(store);
                 // It has begun. A rejection claims again, whenever that is.
                 let request = request.clone().with_first_sent(None);
-                tx.run = Some(Run { request, claim, began: Instant::now(), entered });
+                tx.run = Some(Run { request, claim, asked: sent, began: Instant::now(), entered });
                 Ok(Claimed::Run(tx))
             }
             Tried::Replay(reply, age) => {
@@ -236,7 +246,7 @@ impl SqliteTx {
 
     pub(super) async fn open(store: &SqliteStore) -> Result<Self, Error> {
         let session = Session::begin_on(store.connection().await?).await?;
-        Ok(Self { store: store.clone(), session: Some(session), run: None })
+        Ok(Self { store: store.clone(), session: Some(session), run: None, before: Before::default() })
     }
 
     /// Answers a request whose run has ended, without taking the write lock.
@@ -244,10 +254,14 @@ impl SqliteTx {
         store: &SqliteStore,
         reader: &mut Reader,
         request: &Request,
+        before: Before,
     ) -> Result<Option<Claimed<Self>>, Error> {
         let (record, now) = store.inner().records.find_alone(reader, &request.identity).await?;
         Ok(match decide(record.as_ref(), request, now) {
-            Decision::Replay(reply, age) => Some(Claimed::Replay(reply, age)),
+            Decision::Replay(reply, age) => {
+                store.inner().hints.keep_record(before, request, record.as_ref());
+                Some(Claimed::Replay(reply, age))
+            }
             Decision::Refuse(kind) => Some(Claimed::Refuse(kind)),
             Decision::Claim | Decision::Replace(_) => None,
         })
@@ -260,22 +274,26 @@ impl SqliteTx {
         reader: Reader,
         request: &Request,
         claim: Claim,
+        before: Before,
     ) -> Result<ControlFlow<Claimed<Self>, (Self, Tried)>, Error> {
         let mut session = Session::begin_without_lock(reader.into_connection()).await?;
         let answer = match store.inner().records.find_or_insert(session.connection(), request, claim).await {
             Some(Met::Nobody) => {
-                let tx = Self { store: store.clone(), session: Some(session), run: None };
+                let tx = Self { store: store.clone(), session: Some(session), run: None, before };
                 return Ok(ControlFlow::Continue((tx, Tried::Run)));
             }
             Some(Met::Record(record, now)) => match decide(Some(&record), request, now) {
-                Decision::Replay(reply, age) => Some(Claimed::Replay(reply, age)),
+                Decision::Replay(reply, age) => {
+                    store.inner().hints.keep_record(before, request, Some(&record));
+                    Some(Claimed::Replay(reply, age))
+                }
                 Decision::Refuse(kind) => Some(Claimed::Refuse(kind)),
                 Decision::Claim | Decision::Replace(_) => None,
             },
             None => None,
         };
         let Some(answer) = answer else {
-            return Self::claim_again(store, session, request, claim).await.map(ControlFlow::Continue);
+            return Self::claim_again(store, session, request, claim, before).await.map(ControlFlow::Continue);
         };
         session.leave();
         Ok(ControlFlow::Break(answer))
@@ -287,8 +305,9 @@ impl SqliteTx {
         session: Session,
         request: &'f Request,
         claim: Claim,
+        before: Before,
     ) -> BoxFuture<'f, Result<(Self, Tried), Error>> {
-        Box::pin(async move { Self::claim_in_turn(store, session.begin_again().await?, request, claim).await })
+        Box::pin(async move { Self::claim_in_turn(store, session.begin_again().await?, request, claim, before).await })
     }
 
     /// Claims the request under the write lock.
@@ -297,8 +316,9 @@ impl SqliteTx {
         session: Session,
         request: &Request,
         claim: Claim,
+        before: Before,
     ) -> Result<(Self, Tried), Error> {
-        let mut tx = Self { store: store.clone(), session: Some(session), run: None };
+        let mut tx = Self { store: store.clone(), session: Some(session), run: None, before };
         let tried = tx.try_claim(request, claim).await?;
         Ok((tx, tried))
     }
@@ -311,7 +331,10 @@ impl SqliteTx {
         }
         let (record, now) = records.find(self, &request.identity).await?;
         match decide(record.as_ref(), request, now) {
-            Decision::Replay(reply, age) => Ok(Tried::Replay(reply, age)),
+            Decision::Replay(reply, age) => {
+                self.store.inner().hints.keep_record(self.before, request, record.as_ref());
+                Ok(Tried::Replay(reply, age))
+            }
             Decision::Refuse(kind) => Ok(Tried::Refuse(kind)),
             // No other process writes meanwhile, so the record in the way stays there until it is replaced here.
             Decision::Claim => Ok(Tried::Refuse(Kind::KeyInFlight)),
@@ -334,12 +357,14 @@ impl SqliteTx {
     /// transaction is detected (rule 16).
     async fn finish(mut self, outcome: &Outcome) -> Result<(), Error> {
         let inner = self.store.inner();
+        let before = inner.hints.before();
         let (Some(session), Some(run)) = (&mut self.session, &self.run) else { unreachable!("a recorded run") };
         let elapsed = run.began.elapsed();
         let late = lateness(run.request.ttl, elapsed);
         let failed = match inner.records.complete(session, &run.request, run.claim, outcome, elapsed, late).await {
             Ok(()) => {
                 inner.recent.insert(run.entered.digest());
+                inner.hints.keep_outcome(before, &run.request, outcome, run.asked);
                 self.take_session().leave();
                 self.run = None;
                 return Ok(());

@@ -408,6 +408,17 @@ both! {
         assert_eq!(mails::send(&store, &mail("moved", "moved"), &office).await.expect("sent"), "moved");
     }
 
+    async fn r35_a_run_that_an_index_key_names_is_resumed(db) {
+        let ring = Keyring::new(1, SealKey::from_bytes([1; 32])).index(SealKey::from_bytes([7; 32]));
+        let (store, office) = (db.sealed_store(ring).await, Office::failing(1));
+        store.migrate().await.expect("a fresh database");
+        assert!(mails::send(&store, &mail("k", "ada"), &office).await.is_err());
+        assert_eq!(counts(mails::go_on(&store, &office).await), (1, 0));
+        assert_eq!((office.prepared(), office.tried()), (1, 2));
+        assert_eq!(mails::send(&store, &mail("k", "ada"), &office).await.expect("a replay"), "ada");
+        assert_eq!(office.tried(), 2);
+    }
+
     async fn r05a_one_that_cannot_be_resumed_says_why_and_keeps_no_other_from_it(db) {
         let (store, office) = (db.store(4).await, Office::failing(10));
         let ids = ["u-damaged", "u-other", "u-exhausted", "u-refused", "u-panics", "u-explodes", "u-changed", "u-well"];

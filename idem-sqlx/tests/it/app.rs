@@ -445,6 +445,11 @@ macro_rules! application {
                         assert!(raw(tx, "ROLLBACK").await);
                         done.into_response()
                     }
+                    "wait_and_raw_rollback" => {
+                        app.gauge.pass().await;
+                        assert!(raw(tx, "ROLLBACK").await);
+                        done.into_response()
+                    }
                     "raw_rollback_and_write" => {
                         assert!(raw(tx, "ROLLBACK").await);
                         assert!(raw(tx, "INSERT INTO effects VALUES ('u1', 'after the rollback')").await);

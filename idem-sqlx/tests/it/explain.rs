@@ -1,10 +1,10 @@
 //! Rule 37: what `explain` says is what the next request gets.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use idem_core::machine::{Expected, Retry, Stage};
+use idem_core::machine::{Expected, Retry, Sent, Stage};
 use idem_core::store::{Claimed, Context, Entry, EntryKind, Format, Intent, Lease, LeaseTerms, Outcome, Reply};
-use idem_core::{Error, Fingerprint, Identity, Kind, Request};
+use idem_core::{Error, Fingerprint, FirstSent, Identity, Kind, Request};
 use idem_sqlx::Locks;
 
 use crate::support::{Database, locks};
@@ -37,7 +37,7 @@ both! {
         let (store, elsewhere) = (db.store(4).await, db.store(4).await);
         let explain = async |fingerprint: u8| {
             let fingerprint = Some(request(fingerprint).fingerprint);
-            let retry = Retry { fingerprint, terms: None };
+            let retry = Retry { fingerprint, ..Retry::default() };
             store.explain(&request(1).identity, &retry).await.expect("an explanation")
         };
         assert_eq!(explain(1).await.expected, Expected::Run);
@@ -83,7 +83,7 @@ both! {
         let store = db.store(4).await;
         let terms = LeaseTerms::DEFAULT.attempts(1);
         let explain = async |fingerprint: u8, terms: Option<LeaseTerms>| -> Result<Expected, Error> {
-            let retry = Retry { fingerprint: Some(request(fingerprint).fingerprint), terms };
+            let retry = Retry { fingerprint: Some(request(fingerprint).fingerprint), terms, ..Retry::default() };
             Ok(store.explain(&request(1).identity, &retry).await?.expected)
         };
         let claim = async |fingerprint| {
@@ -112,5 +112,54 @@ both! {
         agrees(1, "undoing", Expected::Refuse(Kind::KeyInFlight)).await;
         second.lease.complete(None, &reply()).await.expect("completed");
         agrees(1, "completed", Expected::Replay).await;
+    }
+
+    async fn r37_explain_agrees_with_the_next_request_on_when_it_was_first_sent(db) {
+        let (store, elsewhere) = (db.store(4).await, db.store(4).await);
+        let request = |seconds_ago: i64| {
+            let by = Duration::from_secs(seconds_ago.unsigned_abs());
+            let time = if seconds_ago < 0 { SystemTime::now() + by } else { SystemTime::now() - by };
+            request(1).with_first_sent(Some(FirstSent::at(time)))
+        };
+        let agrees = async |store: &<<D as Database>::Tx as Context>::Store, seconds_ago: i64, terms: Option<LeaseTerms>, expected: Expected| {
+            let request = request(seconds_ago);
+            let first = request.first_sent.expect("a time");
+            let sent = Some(Sent { first, ttl: request.ttl });
+            let retry = Retry { fingerprint: Some(request.fingerprint), terms, sent };
+            let explained = store.explain(&request.identity, &retry).await.expect("an explanation");
+            assert_eq!(explained.expected, expected, "{seconds_ago} s ago");
+            assert_eq!(explained.may_begin, Some(request.may_begin()));
+            let Some(terms) = terms else {
+                let claimed = <D as Database>::Tx::claim(store, &request).await.expect("an answer");
+                assert_eq!(got(&claimed, |_| 1), expected, "{seconds_ago} s ago");
+                return Some(claimed);
+            };
+            let claimed = <D as Database>::Lease::claim(store, &request, &terms, Intent::Run).await.expect("an answer");
+            assert_eq!(got(&claimed, |attempt| attempt.number), expected, "{seconds_ago} s ago");
+            None
+        };
+        let too_old = Expected::Refuse(Kind::FirstSentTooOld);
+        let of_the_future = Expected::Refuse(Kind::FirstSentInvalid);
+        let in_flight = Expected::Refuse(Kind::KeyInFlight);
+        for terms in [None, Some(LeaseTerms::DEFAULT)] {
+            agrees(&store, 70, terms, too_old).await;
+            agrees(&store, -400, terms, of_the_future).await;
+        }
+        let Some(Claimed::Run(run)) = agrees(&store, 50, None, Expected::Run).await else { panic!("a free key") };
+        // It runs since a time at which it could begin.
+        agrees(&store, 70, None, in_flight).await;
+        agrees(&store, -400, None, in_flight).await;
+        if D::WRITERS > 1 && locks() == Locks::Advisory {
+            agrees(&elsewhere, 70, None, in_flight).await;
+        }
+        run.complete(&reply()).await.expect("completed");
+        agrees(&elsewhere, 70, None, Expected::Replay).await;
+        agrees(&store, -400, Some(LeaseTerms::DEFAULT), Expected::Replay).await;
+        db.expire().await;
+        agrees(&store, 70, None, too_old).await;
+        let Some(Claimed::Run(run)) = agrees(&store, 0, None, Expected::Run).await else { panic!("it has expired") };
+        run.release().await.expect("released");
+        agrees(&store, -290, Some(LeaseTerms::DEFAULT), Expected::Run).await;
+        agrees(&store, 70, Some(LeaseTerms::DEFAULT), in_flight).await;
     }
 }

@@ -8,9 +8,11 @@ use futures_util::future::join_all;
 use idem_core::store::{Claimed, Intent, Lease, LeaseTerms};
 use idem_core::{Fingerprint, FirstSent, Identity, Kind, Request, Then};
 use idem_sqlx::{Locks, SqliteLease, Sweep};
+use sqlx::postgres::PgPoolOptions;
 use tokio::time::sleep;
 
 use crate::client::{Call, eventually};
+use crate::proxy::{Fault, Proxy};
 use crate::support::{Database, Postgres, Sqlite, locks};
 
 /// The `ttl`. A finished record refuses retries for another hour, and what is left of an unfinished run does not.
@@ -144,6 +146,29 @@ both! {
         call().send(&app).await.expect_fresh(201);
     }
 
+    async fn r36_a_handler_that_ends_its_transaction_when_its_time_is_over_never_runs_again(db) {
+        // Its claim is undone. The record that poisons its key is a new one, and comes after its time.
+        let (app, gauge) = db.app().await;
+        let over = db.clock().await + Duration::from_secs(2);
+        let sent = httpdate::fmt_http_date(over - Duration::from_secs(KEPT));
+        let silent = Call::to("/in-time", "wait_and_raw_rollback");
+        let call = silent.clone().header(OURS, sent.as_bytes());
+        let run = tokio::spawn({
+            let (call, app) = (call.clone(), app.clone());
+            async move { call.send(&app).await }
+        });
+        eventually("it runs", async || gauge.waited() == 1).await;
+        eventually("its time is over", async || db.clock().await > over).await;
+        gauge.open(1);
+        run.await.expect("no panic").expect(500, "transaction_ended");
+        for retry in [&call, &silent] {
+            retry.send(&app).await.expect(500, "transaction_ended");
+        }
+        assert_eq!((gauge.entered(), db.records().await), (1, 1));
+        db.expire().await;
+        call.send(&app).await.expect(412, "first_sent_too_old");
+    }
+
     async fn r36_what_is_gone_of_an_unfinished_run_is_not_begun_again(db) {
         type L = <D as Database>::Lease;
         let store = db.store(4).await;
@@ -191,6 +216,31 @@ async fn r36_postgres_a_duplicate_of_a_run_that_began_in_time_is_told_that_it_ru
     gauge.open(1);
     run.await.expect("no panic").expect_fresh(201);
     assert!(call.send(&elsewhere).await.replayed());
+    assert_eq!((gauge.entered(), db.effects().await), (1, 1));
+}
+
+/// The transaction of a claim begins in time, and the claim reaches the server when its time is over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r36_postgres_the_time_of_the_claim_counts_and_not_that_of_its_transaction() {
+    let db = Postgres::create().await;
+    let proxy = Proxy::before(&db.options()).await;
+    let through = db.options().host("127.0.0.1").port(proxy.port());
+    let pool = PgPoolOptions::new().max_connections(1).connect_with(through).await.expect("a pool");
+    let (app, gauge) = db.app_over(Postgres::builder_over(pool).build());
+    // The connection is open, and the process knows the database.
+    call().key("first").header(OURS, &date(&db, 0).await).send(&app).await.expect_fresh(201);
+    let over = db.clock().await + Duration::from_secs(2);
+    let sent = httpdate::fmt_http_date(over - Duration::from_secs(KEPT));
+    // After the ping and BEGIN.
+    proxy.at_message(2, Fault::Hold);
+    let late = tokio::spawn({
+        let (late, app) = (call().header(OURS, sent.as_bytes()), app.clone());
+        async move { late.send(&app).await }
+    });
+    eventually("its claim is held", async || proxy.struck() == 1).await;
+    eventually("its time is over", async || db.clock().await > over).await;
+    proxy.let_through();
+    late.await.expect("no panic").expect(412, "first_sent_too_old");
     assert_eq!((gauge.entered(), db.effects().await), (1, 1));
 }
 

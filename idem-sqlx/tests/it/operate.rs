@@ -184,8 +184,8 @@ both! {
             let asked = request("s1", Box::leak(operation.clone().into_boxed_str()), "k");
             for (asked, is_same) in [(other(&asked), false), (asked, true)] {
                 let fingerprint = Some(asked.fingerprint);
-                let leased = Retry { fingerprint, terms: Some(TERMS) };
-                let plain = Retry { fingerprint, terms: None };
+                let leased = Retry { fingerprint, terms: Some(TERMS), ..Retry::default() };
+                let plain = Retry { fingerprint, ..Retry::default() };
                 let explained = store.explain(&asked.identity, &leased).await.expect("explained");
                 let in_transaction = store.explain(&asked.identity, &plain).await.expect("explained");
                 assert_eq!(explained.record.expect("a record").condition, condition, "{operation}");
@@ -279,7 +279,7 @@ both! {
         let lease = leased::<D>(&with_key, &begun).await;
         lease.record(None, &step(0)).await.expect("recorded");
         lease.release().await.expect("released");
-        let retry = Retry { fingerprint: None, terms: Some(TERMS) };
+        let retry = Retry { terms: Some(TERMS), ..Retry::default() };
         let unreadable = Expected::Refuse(Kind::RecordUnreadable);
         for (store, of_done, of_begun) in [
             (&without, unreadable, unreadable),
@@ -510,7 +510,7 @@ both! {
         ] {
             assert_eq!(answer.map_err(|error: Error| error.kind()), Err(Kind::LeaseLost));
         }
-        let explained = operator.explain(&asked.identity, &Retry { fingerprint: None, terms: Some(TERMS) }).await;
+        let explained = operator.explain(&asked.identity, &Retry { terms: Some(TERMS), ..Retry::default() }).await;
         let explained = explained.expect("an explanation");
         assert_eq!(explained.expected, Expected::Refuse(Kind::GivenUp));
         assert_eq!(explained.reason.as_ref().map(Reason::as_str), Some("refunded by hand"));
@@ -619,6 +619,67 @@ both! {
             };
             assert_eq!(condition, expected);
         }
+    }
+
+    async fn r37_the_console_changes_what_its_operator_confirms(db) {
+        let store = db.store(4).await;
+        let _held = one_of_each(&db, &store, "s1").await;
+        let before = db.stored().await;
+        let app: axum::Router = idem_core::console::router_with_changes(Arc::new(store.clone()));
+        let at = |operation: &str| {
+            let Cursor { scope, operation, key_hash } = Cursor {
+                operation: operation.to_owned(),
+                ..Cursor::of(&request("s1", "pay", "k").identity)
+            };
+            let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+            let (scope, operation) = (hex(scope.as_bytes()), hex(operation.as_bytes()));
+            format!("at_scope={scope}&at_operation={operation}&at_key={}", hex(&key_hash))
+        };
+        // As a browser sends it from a page of the console, or as another site has it sent.
+        let send = async |path: &str, fields: String, site: &'static str| {
+            let form = http::Request::post(path)
+                .header("content-type", "application/x-www-form-urlencoded")
+                .header("sec-fetch-site", site);
+            let form = form.body(axum::body::Body::from(fields)).expect("a request");
+            let answer = app.clone().oneshot(form).await.expect("an answer");
+            let status = answer.status().as_u16();
+            let body = answer.into_body().collect().await.expect("a body").to_bytes();
+            (status, String::from_utf8_lossy(&body).into_owned())
+        };
+        let reason = |operation| format!("{}&reason=settled", at(operation));
+        for (path, fields, status, words) in [
+            ("/reset", at("abandoned"), 200, "The next retry resumes the run at once"),
+            ("/give-up", at("undoing"), 200, "Nothing is undone"),
+            ("/forget", "scope=s1".to_owned(), 200, "<dt>Removed</dt>"),
+            ("/reset/confirmed", at("held"), 409, "A process holds the run"),
+            ("/give-up/confirmed", reason("held"), 409, "A process holds the run"),
+            ("/give-up/confirmed", reason("completed"), 409, "no leased run"),
+        ] {
+            let (got, text) = send(path, fields, "same-origin").await;
+            assert!(got == status && text.contains(words), "{path}: {got} {text}");
+        }
+        for (path, fields) in [
+            ("/reset/confirmed", at("abandoned")),
+            ("/give-up/confirmed", reason("undoing")),
+            ("/forget/confirmed", "scope=s1".to_owned()),
+        ] {
+            assert_eq!(send(path, fields, "cross-site").await.0, 403, "{path}");
+        }
+        assert_eq!(db.stored().await, before, "nothing has changed so far");
+        let condition = async |operation: &'static str| {
+            let identity = request("s1", operation, "k").identity;
+            let explained = store.explain(&identity, &Retry { terms: Some(TERMS), ..Retry::default() }).await;
+            let explained = explained.expect("an explanation");
+            (explained.record.map(|seen| seen.condition), explained.reason.map(|reason| reason.as_str().to_owned()))
+        };
+        assert_eq!(send("/reset/confirmed", at("abandoned"), "same-origin").await.0, 200);
+        assert_eq!(condition("abandoned").await, (Some(Condition::Abandoned), None));
+        assert_eq!(send("/give-up/confirmed", reason("undoing"), "same-origin").await.0, 200);
+        assert_eq!(condition("undoing").await, (Some(Condition::GivenUp), Some("settled".to_owned())));
+        assert_eq!(send("/forget/confirmed", "scope=s1".to_owned(), "same-origin").await.0, 200);
+        assert_eq!(condition("completed").await, (None, None));
+        assert_eq!(condition("abandoned").await, (Some(Condition::Abandoned), None), "it is not over");
+        assert_eq!(condition("undoing").await, (Some(Condition::GivenUp), None), "without its reason");
     }
 }
 

@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use idem_core::machine::{Expected, Retry};
+use idem_core::operate::{Change, Operate, Reason};
 use idem_core::seal::{Keyring, SealKey};
 use idem_core::store::{
     Claimed, Context, Entry, EntryKind, Format, Input, Intent, Lease, LeaseTerms, Outcome, Recover, Rejected, Reply,
@@ -38,6 +40,7 @@ const HEADERS: &[u8] = b"the-plain-header";
 const STEP: &[u8] = b"the-plain-result";
 const INPUT: &[u8] = b"{\"card\":\"the-plain-input\"}";
 const KEY: &[u8] = b"the-plain-key";
+const REASON: &[u8] = b"the-plain-reason";
 
 fn reply(body: &'static [u8]) -> Reply {
     let (headers, body) = (Bytes::from_static(HEADERS), Bytes::from_static(body));
@@ -226,6 +229,34 @@ both! {
         assert_eq!(pay::<D>(&store, &request).await, Answer::Replayed(reply(BODY)));
     }
 
+    async fn r35_the_reason_of_an_operator_is_sealed_for_its_record(db) {
+        let store = db.sealed_store(ring(1)).await;
+        let reason = Reason::new("refunded by hand").expect("a reason");
+        for scope in ["u1", "u2"] {
+            assert_eq!(attempt::<D>(&store, &request(scope, "k")).await, Ok(vec![]));
+            store.give_up(&request(scope, "k").identity, &reason).await.expect("given up");
+        }
+        let shown = async |store: &Store<D>, scope: &str| {
+            let explained = store.explain(&request(scope, "k").identity, &Retry::default()).await.expect("explained");
+            assert_eq!(explained.expected, Expected::Refuse(Kind::GivenUp));
+            (explained.reason, explained.is_reason_sealed)
+        };
+        assert_eq!(shown(&store, "u1").await, (Some(reason.clone()), false));
+        let hidden = (None, true);
+        assert_eq!(shown(&db.sealed_store(ring(2)).await, "u1").await, hidden, "its key is dropped");
+        assert_eq!(shown(&db.store(1).await, "u1").await, hidden, "no keyring at all");
+        db.execute(
+            "UPDATE idem_records SET reason = (SELECT reason FROM idem_records WHERE scope = 'u2') WHERE scope = 'u1'",
+        )
+        .await;
+        assert_eq!(shown(&store, "u1").await, hidden, "another record's reason");
+        db.execute("UPDATE idem_records SET reason = substr(reason, 1, 40) || 'xy' WHERE scope = 'u2'").await;
+        assert_eq!(shown(&store, "u2").await, hidden, "a damaged one");
+        // A tool without a key has written it.
+        db.execute("UPDATE idem_records SET reason = 'in clear'").await;
+        assert_eq!(shown(&store, "u1").await, (Reason::new("in clear"), false));
+    }
+
     async fn r35_nothing_plain_is_in_the_files_of_the_database(db) {
         let store = db.sealed_store(ring(1)).await;
         let text = |bytes| std::str::from_utf8(bytes).expect("a text");
@@ -236,7 +267,11 @@ both! {
             assert!(!db.is_in_files(plain).await, "{}", text(plain));
         }
         complete::<D>(&store, &leased).await;
-        for plain in [BODY, HEADERS, STEP, INPUT, KEY] {
+        let given_up = request("u4", text(KEY));
+        assert_eq!(attempt::<D>(&store, &given_up).await, Ok(vec![]));
+        let reason = Reason::new(text(REASON)).expect("a reason");
+        assert_eq!(store.give_up(&given_up.identity, &reason).await.expect("an answer"), Change::Made);
+        for plain in [BODY, HEADERS, STEP, INPUT, KEY, REASON] {
             assert!(!db.is_in_files(plain).await, "{}", text(plain));
         }
         // The search finds what is there.

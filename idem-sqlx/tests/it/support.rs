@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::Router;
+use idem_core::hint::Hint;
 use idem_core::observer::Observer;
 use idem_core::seal::Keyring;
 use idem_core::store::{Context, Lease};
@@ -112,7 +113,23 @@ pub trait Database: Sized {
     /// The same, telling this observer.
     async fn observed_store(&self, connections: u32, observer: impl Observer) -> <Self::Tx as Context>::Store;
 
-    /// The same, with encryption if there is a keyring.
+    /// The same, with a hint in front of the database.
+    async fn hinted_store(
+        &self,
+        connections: u32,
+        hint: impl Hint,
+        observer: impl Observer,
+    ) -> <Self::Tx as Context>::Store;
+
+    /// The same, with encryption.
+    async fn sealed_hinted_store(
+        &self,
+        keyring: Keyring,
+        hint: impl Hint,
+        observer: impl Observer,
+    ) -> <Self::Tx as Context>::Store;
+
+    /// The same as without a hint, with encryption if there is a keyring.
     async fn told_store(&self, keyring: Option<Keyring>, observer: impl Observer) -> <Self::Tx as Context>::Store;
 
     /// The same, each of its connections having tables in front of the store's that have their names and nothing else.
@@ -123,7 +140,10 @@ pub trait Database: Sized {
 
     /// The database as it is before any migration.
     async fn drop_tables(&self) {
-        self.execute("DROP TABLE idem_journal; DROP TABLE idem_records; DROP TABLE idem_migrations").await;
+        self.execute(
+            "DROP TABLE idem_journal; DROP TABLE idem_records; DROP TABLE idem_migrations; DROP TABLE idem_epoch",
+        )
+        .await;
     }
 
     /// The application over such a store.
@@ -229,7 +249,7 @@ fn changed(hex: &str, digit: usize) -> String {
 
 /// Tables in the way.
 fn shadows(create: &str) -> String {
-    let tables = ["idem_records", "idem_journal", "idem_migrations", "old_records"];
+    let tables = ["idem_records", "idem_journal", "idem_migrations", "idem_epoch", "old_records"];
     tables.map(|table| format!("CREATE {create}{table} (shadow integer);")).concat()
 }
 
@@ -405,6 +425,14 @@ impl Database for Postgres {
 
     async fn observed_store(&self, connections: u32, observer: impl Observer) -> PgStore {
         self.builder(connections).await.observer(observer).build()
+    }
+
+    async fn sealed_hinted_store(&self, keyring: Keyring, hint: impl Hint, observer: impl Observer) -> PgStore {
+        self.builder(8).await.seal(keyring).hint(hint).observer(observer).build()
+    }
+
+    async fn hinted_store(&self, connections: u32, hint: impl Hint, observer: impl Observer) -> PgStore {
+        self.builder(connections).await.hint(hint).observer(observer).build()
     }
 
     async fn told_store(&self, keyring: Option<Keyring>, observer: impl Observer) -> PgStore {
@@ -631,6 +659,14 @@ impl Database for Sqlite {
 
     async fn observed_store(&self, connections: u32, observer: impl Observer) -> SqliteStore {
         self.builder(connections).await.observer(observer).build()
+    }
+
+    async fn sealed_hinted_store(&self, keyring: Keyring, hint: impl Hint, observer: impl Observer) -> SqliteStore {
+        self.builder(8).await.seal(keyring).hint(hint).observer(observer).build()
+    }
+
+    async fn hinted_store(&self, connections: u32, hint: impl Hint, observer: impl Observer) -> SqliteStore {
+        self.builder(connections).await.hint(hint).observer(observer).build()
     }
 
     async fn told_store(&self, keyring: Option<Keyring>, observer: impl Observer) -> SqliteStore {

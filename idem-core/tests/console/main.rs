@@ -1,5 +1,9 @@
-//! Rule 37: the console shows everything as text, and no request of it can change a record.
+//! Rule 37: the console shows everything as text, and no request of it changes a record unless it was built so.
 #![cfg(all(feature = "console", feature = "memory"))]
+
+mod browser;
+mod changes;
+mod chromium;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -73,10 +77,14 @@ async fn get(app: &Router, path: &str) -> Shown {
 }
 
 async fn post(app: &Router, path: &str, fields: &[(&str, &str)]) -> Shown {
+    send(app, form(path, fields)).await
+}
+
+fn form(path: &str, fields: &[(&str, &str)]) -> Http<Body> {
     let encode = |text: &str| text.bytes().map(|byte| format!("%{byte:02x}")).collect::<String>();
     let body: Vec<_> = fields.iter().map(|(name, value)| format!("{name}={}", encode(value))).collect();
     let form = Http::post(path).header("content-type", "application/x-www-form-urlencoded");
-    send(app, form.body(Body::from(body.join("&"))).expect("a request")).await
+    form.body(Body::from(body.join("&"))).expect("a request")
 }
 
 const HOME: &str = "/operators/red/idem";
@@ -126,6 +134,33 @@ async fn r37_a_key_is_looked_up_and_explained() {
     }
     let few = look_up(&app, "ada", "payments.create", "abandoned", "3").await;
     assert!(few.text.contains("of a leased handler with 3 attempts"), "{}", few.text);
+}
+
+#[tokio::test]
+async fn r37_the_page_of_a_key_says_whether_it_was_first_sent_in_time() {
+    let app = app(Arc::new(store("ada", "pay", "charge", "").await));
+    let ask = async |key: &str, first_sent: &str, ttl: &str| {
+        let fields = [("scope", "ada"), ("operation", "pay"), ("key", key), ("first_sent", first_sent), ("ttl", ttl)];
+        post(&app, &format!("{HOME}/key"), &fields).await.text
+    };
+    // 2022-02-22 19:22:22 UTC.
+    let dated = "017f22e2-79b0-7cc3-98c4-dc0c0c07398f";
+    for (key, first_sent, ttl, words) in [
+        ("k", "2022-02-22T19:22:22Z", "", "first_sent_too_old: "),
+        ("k", "Tue, 22 Feb 2022 19:22:22 GMT", "7days", "first_sent_too_old: "),
+        ("k", "2150-01-01 00:00:00", "", "first_sent_invalid: "),
+        (dated, "key", "", "from 2022-02-22 19:17:22 UTC until 2022-02-23 19:22:21 UTC"),
+        (dated, "2150-01-01 00:00:00", "", "first_sent_too_old: "),
+        (dated, "key", "3650days", "It runs, from the beginning."),
+        (dated, "", "", "It runs, from the beginning."),
+        ("done", "2022-02-22T19:22:22Z", "", "It gets the stored reply."),
+        ("k", "yesterday", "", "The time of the first request cannot be read."),
+        ("k", "key", "", "The key has no time"),
+        ("k", "2022-02-22T19:22:22Z", "24", "The ttl is no duration"),
+    ] {
+        let shown = ask(key, first_sent, ttl).await;
+        assert!(shown.contains(words), "{key} {first_sent} {ttl}: {words}: {shown}");
+    }
 }
 
 #[tokio::test]
