@@ -54,7 +54,9 @@ pub enum ConnectError {
     NoWaitAof,
     /// The records of this prefix are named by another index key, or one of the two has none. An index key comes before the
     /// first request, and is the same in every process: see the page [`encryption`](idem_core::docs::encryption).
-    #[error("the records of this prefix are named by another index key than this process has, or one of the two has none")]
+    #[error(
+        "the records of this prefix are named by another index key than this process has, or one of the two has none"
+    )]
     OtherIndex,
     /// The prefix is empty or has a brace, which would decide in which slot of a cluster a key is.
     #[error("a prefix has 1 to 64 printable ASCII characters, and no brace")]

@@ -376,7 +376,7 @@ mod tests {
     fn a_named_package_needs_its_own_servers() {
         let [postgres, pgbouncer, kafka, ..] = &PARTS;
         let asked = Asked::read(&["-p", "kafka-consumer", "--", "sqs-consumer"]).unwrap();
-        assert_eq!(PARTS.each_ref().map(|part| asked.concerns(part)), [true, false, true, false, false]);
+        assert_eq!(PARTS.each_ref().map(|part| asked.concerns(part)), [true, false, true, false, false, false]);
         assert!(Asked::read(&[]).unwrap().concerns(pgbouncer));
         assert!(!Asked::read(&["r12_"]).unwrap().concerns(pgbouncer));
         assert!(Asked::read(&["--fast"]).unwrap().leaves_out(kafka).is_some());

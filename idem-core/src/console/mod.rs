@@ -23,7 +23,7 @@
 //! - [`router`] only reads. It has an [`Inspect`], which cannot change a record, and needs no protection against forged
 //!   requests.
 //! - [`router_with_changes`] also resets the attempts of a run, gives a run up, and forgets a scope. A page asks first, and
-//!   for a scope it shows the numbers. Only a form of the console itself is accepted: the browser says so in
+//!   for a scope it shows the numbers. Only a form of the same origin is accepted: the browser says so in
 //!   `Sec-Fetch-Site`, or by an `Origin` with the host that was asked. A request with neither is refused (403).
 //! - Who has made a change is the application's matter: [`Changed`] is in the extensions of the answer, for a layer that
 //!   writes a log. The reason of `give_up` is kept with the record, so write a name into it, too.

@@ -95,7 +95,8 @@ impl<'s> Index<'s> {
 
     /// The fingerprint as it is stored beside a stored key.
     pub(super) fn fingerprint(self, key: &Key, fingerprint: Fingerprint) -> Option<Fingerprint> {
-        if fingerprint.is_indexed() {
+        // Without a name of the index it stays plain, and the database refuses the claim.
+        if fingerprint.is_indexed() || !key.is_stored() {
             return None;
         }
         let text = [b"idem fingerprint 1".as_slice(), key.hash(), fingerprint.as_bytes()].concat();

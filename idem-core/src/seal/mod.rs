@@ -51,7 +51,7 @@ pub trait Seal: Send + Sync + 'static {
     /// cannot guess what they were made of. Any function will do whose values nobody can tell from random bytes without
     /// its key.
     ///
-    /// The function never changes: of a request that is stored under another name, nobody knows that it has run. It is
+    /// It is `None` always or never, and a value never changes: of a request that is stored under another name, nobody knows that it has run. It is
     /// called twice for each request, so it must not wait for a service.
     fn hmac(&self, _text: &[u8]) -> Option<[u8; 32]> {
         None

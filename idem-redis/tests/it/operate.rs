@@ -205,6 +205,19 @@ async fn r32_redis_every_key_expires() {
     assert_eq!(fresh.names().await.iter().filter(|(_, name)| name.ends_with(":runs")).count(), 0);
 }
 
+/// A run that Redis has removed leaves the index when somebody reads it.
+#[tokio::test]
+async fn r32_redis_the_index_is_tidied_by_whoever_reads_it() {
+    let (fresh, plan) = (Fresh::on::<Single>().await, Plan::default());
+    plan.fails.store(true, Ordering::SeqCst);
+    run(&fresh.store, "u1", "gone", &plan).await.expect_err("told");
+    let (mut connection, record) = fresh.record().await;
+    let _: i32 = redis::cmd("DEL").arg(record).query_async(&mut connection).await.expect("gone");
+    assert_eq!(fresh.names().await.len(), 1, "the index");
+    assert_eq!(Inspect::backlog(&fresh.store).await.expect("an answer").abandoned, 0);
+    assert_eq!(fresh.names().await.len(), 0);
+}
+
 /// A rejected run is undone, by this attempt or by a later one.
 #[tokio::test]
 async fn r28_redis_a_rejected_run_is_undone_once() {

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use axum::response::IntoResponse;
 use idem_core::machine::{Expected, Retry};
-use idem_core::seal::{Keyring, SealKey};
 use idem_core::operate::{Condition, Inspect, Query};
+use idem_core::seal::{Keyring, SealKey};
 use idem_core::store::LeaseTerms;
 use idem_core::{Error, Identity, Kind, idempotent};
 use idem_redis::{ConnectError, RedisSteps, RedisStore};

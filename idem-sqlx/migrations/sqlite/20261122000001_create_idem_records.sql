@@ -46,7 +46,7 @@ insert into main.idem_index (one, mark) values (1, null) on conflict (one) do no
 create trigger if not exists main.idem_index_of_insert before insert on idem_records
 when (
     select case when mark is null then substr(new.fingerprint, 1, 1) < x'80' else substr(new.fingerprint, 1, 5) = mark end
-    from idem_index
+    from idem_index where one = 1
 ) is not 1
 begin
     insert into idem_index (one) values (0);
@@ -54,7 +54,7 @@ end;
 create trigger if not exists main.idem_index_of_update before update of fingerprint on idem_records
 when (
     select case when mark is null then substr(new.fingerprint, 1, 1) < x'80' else substr(new.fingerprint, 1, 5) = mark end
-    from idem_index
+    from idem_index where one = 1
 ) is not 1
 begin
     insert into idem_index (one) values (0);

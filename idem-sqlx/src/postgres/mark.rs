@@ -42,20 +42,29 @@ impl PgStore {
         let checks = checks(session.connection(), schema).await.map_err(store_error)?;
         let drops = checks.iter().map(|check| format!("DROP CONSTRAINT \"{}\", ", check.replace('"', "\"\"")));
         let (id, condition) = condition(mark);
-        // ALTER TABLE waits for the transactions that have a claim. What has expired need not pass the new check.
+        let other = format!(
+            "SELECT EXISTS (SELECT 1 FROM {{schema}}.idem_records WHERE (expires_at > now() OR kept_until > now()) AND \
+             NOT ({condition}))"
+        );
+        let other = schema.qualify(&other);
+        let others = async |session: &mut Session| {
+            let others = sqlx::query_scalar(AssertSqlSafe(other.clone())).persistent(false);
+            others.fetch_one(session.connection()).await.map_err(store_error)
+        };
+        // ALTER TABLE stands in everybody's way, so it is tried only where it may succeed.
+        if others(session).await? {
+            return Ok(false);
+        }
+        // It waits for the transactions that have a claim, and all others wait for it. What has expired need not pass the
+        // new check.
         let change = format!(
-            "SET LOCAL lock_timeout = '10s'; ALTER TABLE {{schema}}.idem_records {}ADD CONSTRAINT {CHECK}{id} CHECK \
+            "SET LOCAL lock_timeout = '2s'; ALTER TABLE {{schema}}.idem_records {}ADD CONSTRAINT {CHECK}{id} CHECK \
              ({condition}) NOT VALID",
             drops.collect::<String>()
         );
         let change = AssertSqlSafe(schema.qualify(&change));
         sqlx::raw_sql(change).execute(session.connection()).await.map_err(store_error)?;
-        let other = format!(
-            "SELECT EXISTS (SELECT 1 FROM {{schema}}.idem_records WHERE (expires_at > now() OR kept_until > now()) AND \
-             NOT ({condition}))"
-        );
-        let others = sqlx::query_scalar(AssertSqlSafe(schema.qualify(&other))).persistent(false);
-        others.fetch_one(session.connection()).await.map(|are_there: bool| !are_there).map_err(store_error)
+        others(session).await.map(|are_there: bool| !are_there)
     }
 }
 

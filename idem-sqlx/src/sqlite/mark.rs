@@ -37,6 +37,8 @@ impl SqliteStore {
         let bytes = mark.as_ref().map(|mark| mark.as_bytes().as_slice());
         let write = sqlx::query(WRITE).persistent(false).bind(bytes).execute(session.connection());
         write.await.map_err(store_error)?;
+        // What is left has expired. A process that still holds such a run must not complete it beside a run of the new name.
+        sqlx::query(END_CLAIMS).persistent(false).execute(session.connection()).await.map_err(store_error)?;
         let others = sqlx::query_scalar(OTHERS).persistent(false).fetch_one(session.connection());
         others.await.map(|are_there: bool| !are_there).map_err(store_error)
     }
@@ -44,10 +46,12 @@ impl SqliteStore {
 
 const IS_THERE: &str = "SELECT EXISTS (SELECT 1 FROM main.sqlite_schema WHERE type = 'table' AND name = 'idem_index')";
 
-const NOTED: &str = "SELECT mark FROM main.idem_index";
+const NOTED: &str = "SELECT mark FROM main.idem_index WHERE one = 1";
 
 const WRITE: &str =
     "INSERT INTO main.idem_index (one, mark) VALUES (1, $1) ON CONFLICT (one) DO UPDATE SET mark = excluded.mark";
+
+const END_CLAIMS: &str = "UPDATE main.idem_records SET claim = randomblob(16)";
 
 /// Whether a record in force is of another mark than the one that is noted.
 const OTHERS: &str = "
