@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use idem_core::machine::Retry;
+use idem_core::machine::{Expected, Retry};
 use idem_core::operate::{Change, Forgotten, Reason};
 use idem_core::store::LeaseTerms;
 use idem_core::{Error, Identity};
@@ -53,7 +53,7 @@ pub(super) async fn reset(which: &Which, options: &Options, output: &Output) -> 
     let confirm = Confirm::new(options.yes)?;
     let identity = which.identity()?;
     let database = Database::open(options).await?;
-    let state = state(&database, &identity).await?;
+    let (state, _) = state(&database, &identity).await?;
     confirm.ask(&format!("The record is {state}. Let the run be resumed at once?"))?;
     changed(database.operate().reset_attempts(&identity).await?, "the next retry resumes the run", output)
 }
@@ -70,10 +70,12 @@ pub(super) async fn give_up(
         .ok_or_else(|| Failure::usage(format!("a reason has 1 to {} characters: check --reason", Reason::MAX_CHARS)))?;
     let identity = which.identity()?;
     let database = Database::open(options).await?;
-    let state = state(&database, &identity).await?;
-    if database.keys.have_met_sealed() && !in_clear {
+    let (state, expected) = state(&database, &identity).await?;
+    // In the pause of a run its steps are not read.
+    let may_be_sealed = database.keys.have_met_sealed() || matches!(expected, Expected::TooSoon(_));
+    if may_be_sealed && !in_clear {
         return Err(Failure::usage(
-            "nothing has changed: the contents of this run are sealed, and the command has no key to seal the reason; say \
+            "nothing has changed: the contents of this run are sealed, or may be, and the command has no key to seal the reason; say \
             --in-clear, or give the run up on the console",
         ));
     }
@@ -82,11 +84,11 @@ pub(super) async fn give_up(
 }
 
 /// The state of the record, for the question.
-async fn state(database: &Database, identity: &Identity) -> Result<&'static str, Error> {
+async fn state(database: &Database, identity: &Identity) -> Result<(&'static str, Expected), Error> {
     // With the terms of a leased handler the steps are read, too.
     let retry = Retry { terms: Some(LeaseTerms::DEFAULT.attempts(u32::MAX)), ..Retry::default() };
     let explanation = database.operate().explain(identity, &retry).await?;
-    Ok(explanation.record.map_or("absent", |seen| seen.condition.name()))
+    Ok((explanation.record.map_or("absent", |seen| seen.condition.name()), explanation.expected))
 }
 
 fn changed(change: Change, done: &str, output: &Output) -> Result<Exit, Failure> {

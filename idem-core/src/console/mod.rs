@@ -40,7 +40,9 @@
 //! Safe: pages only read, and a change is that of [`Operate`].
 //!
 //! # Limitations
-//! - A page is as old as its answer. Load it again to see what has changed.
+//! - A page is as old as its answer. Load it again to see what has changed. A run that is given up may have had another
+//!   attempt since its page was shown, and the steps of that attempt are gone with it.
+//! - A change that was made in part, or whose COMMIT got no answer, is an error page without [`Changed`].
 //! - The forms have no token: the console has no session that could hold one. Where an operator is told by a cookie, let
 //!   the application set it `SameSite=Strict`. Serve it by its own name over TLS: where nothing is encrypted, browsers send
 //!   no `Sec-Fetch-Site`, and a proxy that changes `Host` makes an `Origin` look like another's.
