@@ -77,17 +77,22 @@ impl Connection {
         let patience = self.timeout.saturating_add(if durable.is_needed() { durable.patience } else { Duration::ZERO });
         // A script that is sent twice has the effect of one. So it is sent again if the connection is lost: the next one may
         // be to a server that has been started anew.
+        let mut is_in_doubt = false;
         let answered = async {
             let mut pauses = PAUSES.into_iter();
             loop {
                 match (self.evaluate(script, keys, arguments, durable).await, pauses.next()) {
-                    (Err(error), Some(pause)) if error.is_io_error() && !error.is_timeout() => sleep(pause).await,
+                    (Err(error), Some(pause)) if error.is_io_error() && !error.is_timeout() => {
+                        // Where no connection was made, nothing was sent.
+                        is_in_doubt |= !error.is_connection_refusal();
+                        sleep(pause).await;
+                    }
                     (sent, _) => break sent,
                 }
             }
         };
-        let mut values =
-            timeout(patience, answered).await.map_err(|_| Failed::unknown("no answer from Redis in time"))??;
+        let answered = timeout(patience, answered).await.map_err(|_| Failed::unknown("no answer from Redis in time"))?;
+        let mut values = answered.map_err(|error| Failed::from(error).after(is_in_doubt))?;
         let mut reached = values.split_off(1).into_iter();
         let value = values.pop().ok_or_else(Failed::strange)?;
         durable.check(&mut reached)?;
@@ -128,7 +133,10 @@ impl Connection {
                 cluster.route_pipeline(pipeline, 0, count, SingleNodeRoutingInfo::SpecificNode(route)).await?
             }
         };
-        values.into_iter().map(Value::extract_error).collect()
+        // What waits for a write can fail after the write. That is no answer of the script.
+        let mut values = values.into_iter();
+        let answer = values.next().map(Value::extract_error).transpose()?;
+        Ok(answer.into_iter().chain(values).collect())
     }
 
     /// Asks every server, masters and replicas.
@@ -229,15 +237,21 @@ impl Durable {
 
     /// Whether the write has reached what it has to. If it has not, it may be lost: nobody may count on it.
     fn check(self, reached: &mut impl Iterator<Item = Value>) -> Result<(), Failed> {
-        let mut next = || reached.next().ok_or_else(Failed::strange);
+        // The script has written by now, whatever is answered to the question how far its write has come.
+        let unknown = |error: RedisError| Failed::from(error).after(true);
+        let mut next = || {
+            let value = reached.next().ok_or_else(|| Failed::strange().after(true))?;
+            value.extract_error().map_err(unknown)
+        };
         if self.replicas > 0 {
-            let replicas: u32 = redis::from_redis_value(next()?).map_err(RedisError::from)?;
+            let replicas: u32 = redis::from_redis_value(next()?).map_err(|error| unknown(error.into()))?;
             if replicas < self.replicas {
                 return Err(Failed::unknown("too few replicas have the write"));
             }
         }
         if let Some(wanted) = self.files {
-            let (here, replicas): (u32, u32) = redis::from_redis_value(next()?).map_err(RedisError::from)?;
+            let (here, replicas): (u32, u32) =
+                redis::from_redis_value(next()?).map_err(|error| unknown(error.into()))?;
             if here < 1 || replicas < wanted {
                 return Err(Failed::unknown("the write is in too few append-only files"));
             }

@@ -36,6 +36,14 @@ impl Failed {
         }
     }
 
+    /// The failure of a message that came after one of the same operation that may have been carried out.
+    pub(crate) fn after(self, is_in_doubt: bool) -> Self {
+        match self {
+            Self::NotDone(_, cause) if is_in_doubt => Self::Unknown(cause),
+            failed => failed,
+        }
+    }
+
     pub(crate) fn unknown(why: &str) -> Self {
         Self::Unknown(Cause(why.to_owned()))
     }

@@ -120,9 +120,14 @@ impl Lease for RedisLease {
         let kept = request.refused_for().map(|time| microseconds(request.ttl.saturating_add(time)));
         arguments.extend([microseconds(request.ttl), kept.unwrap_or_default(), keys.member.clone()]);
         let until = Instant::now() + store.patience();
+        let mut is_in_doubt = false;
         for tries in 0.. {
             let pause = pause(tries);
-            match self.run.write(&scripts::COMPLETE, &arguments).await {
+            let written = self.run.write(&scripts::COMPLETE, &arguments).await;
+            // After a message without an answer, a refusal of the next one says nothing about the first.
+            let written = written.map_err(|failed| failed.after(is_in_doubt));
+            is_in_doubt |= matches!(written, Err(Failed::Unknown(_)));
+            match written {
                 Err(Failed::Unknown(_)) if Instant::now() + pause < until => sleep(pause).await,
                 Err(failed) => {
                     if let Failed::Unknown(cause) = &failed {

@@ -68,6 +68,10 @@ impl Hints {
     /// from then on at least.
     pub(crate) fn keep_outcome(&self, before: Before, request: &Request, outcome: &Outcome, claimed_after: Instant) {
         let (Some(inner), Some(confirmed), Outcome::Reply(reply)) = (&self.0, before.0, outcome) else { return };
+        // From an old answer the time cannot be told: two clocks drift apart.
+        if !confirmed.is_usable_for_times(Moment::now()) {
+            return;
+        }
         // A clock that was set between two answers shows in one of them.
         let latest = *inner.confirmed();
         let claimed = [Some(confirmed), latest].into_iter().flatten().map(|known| known.earliest(claimed_after)).min();
@@ -202,8 +206,15 @@ pub(crate) fn mark_runs<D: Database>(store: &D) {
             let running = store.running().all();
             for (digest, fingerprint, began) in &running {
                 let is_due = marked.get(digest).is_none_or(|at| at.elapsed() >= MARKED_AGAIN);
-                if is_due && began.elapsed() >= MARKED_AFTER && inner.mark(&store, digest, fingerprint).await {
+                // The marks before this one may have taken a while.
+                let runs = || store.running().runs(digest);
+                if is_due && began.elapsed() >= MARKED_AFTER && runs() && inner.mark(&store, digest, fingerprint).await {
                     marked.insert(*digest, Instant::now());
+                    if !runs() {
+                        // The mark may have replaced the reply, which the database still has.
+                        marked.remove(digest);
+                        inner.unmark(digest).await;
+                    }
                 }
             }
             let ended: Vec<_> = marked.keys().filter(|digest| !store.running().runs(digest)).copied().collect();

@@ -110,6 +110,13 @@ impl Confirmed {
         now.since(self.asked).is_none_or(|age| age > Self::AGE)
     }
 
+    /// Whether the database's time can still be told from the answer: two clocks drift apart by less than [`MARGIN`] in a
+    /// minute.
+    #[must_use]
+    pub fn is_usable_for_times(&self, now: Moment) -> bool {
+        now.since(self.asked).is_some_and(|age| age <= Duration::from_secs(60))
+    }
+
     /// What is known of the database at this moment. `None` if the answer is too old to count.
     #[must_use]
     pub fn known(&self, now: Moment) -> Option<Known> {
