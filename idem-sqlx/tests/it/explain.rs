@@ -69,7 +69,7 @@ both! {
             let again = Retry::default();
             let same = store.explain(&request(1).identity, &again).await.expect("an explanation");
             assert_eq!(same.expected, explain(1).await.expected, "without a fingerprint the same is asked");
-            db.execute("UPDATE idem_records SET fingerprint = claim").await;
+            db.execute(&format!("UPDATE idem_records SET fingerprint = CAST('other' AS {})", D::BYTES)).await;
             assert_eq!(explain(1).await.expected, Expected::Refuse(Kind::RecordUnreadable));
             assert_eq!(got(&claim(1).await, |_| 1), Expected::Refuse(Kind::RecordUnreadable));
             db.expire().await;
