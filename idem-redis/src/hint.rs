@@ -34,8 +34,8 @@ use crate::connection::Server;
 /// Give it to `PgStore::builder(pool).hint(…)`. The page [`hints`](idem_core::docs::hints) has the rules.
 ///
 /// # Rules
-/// - The server may lose everything at any time, may remove what it likes (`allkeys-lru` is fine), and may be away, also
-///   at the start: requests are answered by the database then.
+/// - The server may lose everything at any time, may remove what it likes (`allkeys-lru` is fine), and may be away,
+///   also at the start: requests are answered by the database then.
 /// - It learns neither keys nor their hashes. It has the replies, in clear unless the store is
 ///   [sealed](idem_core::seal).
 /// - It cannot make a process replay a reply that is not the request's own: whoever can write to it does not have the

@@ -64,8 +64,8 @@ impl Hints {
         Before(self.0.as_ref().and_then(|inner| *inner.confirmed()))
     }
 
-    /// Keeps the reply of a run that was claimed after the given time, and whose commit is known. It lives for its `ttl`
-    /// from then on at least.
+    /// Keeps the reply of a run that was claimed after the given time, and whose commit is known. It lives for its
+    /// `ttl` from then on at least.
     pub(crate) fn keep_outcome(&self, before: Before, request: &Request, outcome: &Outcome, claimed_after: Instant) {
         let (Some(inner), Some(confirmed), Outcome::Reply(reply)) = (&self.0, before.0, outcome) else { return };
         // From an old answer the time cannot be told: two clocks drift apart.
@@ -149,7 +149,7 @@ impl Inner {
                 failed => {
                     if !inner.is_silent.swap(true, Ordering::Relaxed) {
                         let error = failed.ok().and_then(Result::err);
-                        tracing::warn!(target: "idem", ?error, "the database does not confirm its epoch; no hint answers");
+                        tracing::warn!(target: "idem", ?error, "the epoch is not confirmed; no hint answers");
                     }
                     // A database that is away is not asked more often for it.
                     sleep(Confirmed::AGE).await;

@@ -8,8 +8,8 @@ use sha2::{Digest, Sha256};
 use crate::record::Timestamp;
 use crate::redacted::Beginning;
 
-/// The history of a database, as a value that is another one after the database has lost a part of it: by a failover, by
-/// a restored backup, or because an operator had records forgotten.
+/// The history of a database, as a value that is another one after the database has lost a part of it: by a failover,
+/// by a restored backup, or because an operator had records forgotten.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Epoch([u8; 16]);
 
