@@ -301,3 +301,16 @@ async fn r40_redis_a_started_call_and_its_time_are_seen_before_it_is_made() {
     attempt.lease.record(None, &Entry::new(0, EntryKind::CALL_STARTED, "send")).await.expect("held");
     assert_eq!(field(&fresh, "0.kind").await, b"6");
 }
+
+/// A later release has written the record: this one does not write to it.
+#[tokio::test]
+async fn r40_redis_a_record_of_a_later_release_is_left_alone() {
+    let fresh = Fresh::on::<Single>().await;
+    let attempt = claimed(&fresh, &request()).await;
+    let (mut connection, record) = fresh.record().await;
+    let set = redis::cmd("HSET").arg(&record).arg("version").arg("2").query_async(&mut connection).await;
+    let _: i32 = set.expect("a field");
+    attempt.lease.renew().await.expect_err("not ours to write");
+    attempt.lease.complete(None, &reply()).await.expect_err("not ours to write");
+    assert_eq!(field(&fresh, "state").await, b"4");
+}
