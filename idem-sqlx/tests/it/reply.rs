@@ -109,7 +109,7 @@ both! {
             "headers = NULL",
             "body = NULL",
             "headers = body",
-            "fingerprint = claim",
+            "fingerprint = headers",
             "claim = fingerprint",
         ].into_iter().enumerate() {
             let call = Call::act("insert").key(&format!("k{at}"));
