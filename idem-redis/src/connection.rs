@@ -91,7 +91,8 @@ impl Connection {
                 }
             }
         };
-        let answered = timeout(patience, answered).await.map_err(|_| Failed::unknown("no answer from Redis in time"))?;
+        let answered =
+            timeout(patience, answered).await.map_err(|_| Failed::unknown("no answer from Redis in time"))?;
         let mut values = answered.map_err(|error| Failed::from(error).after(is_in_doubt))?;
         let mut reached = values.split_off(1).into_iter();
         let value = values.pop().ok_or_else(Failed::strange)?;

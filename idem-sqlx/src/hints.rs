@@ -208,7 +208,8 @@ pub(crate) fn mark_runs<D: Database>(store: &D) {
                 let is_due = marked.get(digest).is_none_or(|at| at.elapsed() >= MARKED_AGAIN);
                 // The marks before this one may have taken a while.
                 let runs = || store.running().runs(digest);
-                if is_due && began.elapsed() >= MARKED_AFTER && runs() && inner.mark(&store, digest, fingerprint).await {
+                if is_due && began.elapsed() >= MARKED_AFTER && runs() && inner.mark(&store, digest, fingerprint).await
+                {
                     marked.insert(*digest, Instant::now());
                     if !runs() {
                         // The mark may have replaced the reply, which the database still has.
