@@ -110,7 +110,7 @@ impl Confirmed {
         now.since(self.asked).is_none_or(|age| age > Self::AGE)
     }
 
-    /// Whether the database's time can still be told from the answer: two clocks drift apart by less than [`MARGIN`] in a
+    /// Whether the database's time can still be told from the answer: two clocks drift apart by much less than a second in a
     /// minute.
     #[must_use]
     pub fn is_usable_for_times(&self, now: Moment) -> bool {
