@@ -135,7 +135,7 @@ mod tests {
             let pool = SqlitePool::connect_with(options).await.unwrap();
             let store = SqliteStore::new(pool.clone());
             store.migrate().await.unwrap();
-            let record = "INSERT INTO idem_records VALUES ('s', 'o', x'01', x'', 2, x'', 1, 0, NULL, 1, 201, x'', x'', 1, 1, 2, NULL, NULL)";
+            let record = "INSERT INTO idem_records VALUES ('s', 'o', x'01', x'01', 2, x'', 1, 0, NULL, 1, 201, x'', x'', 1, 1, 2, NULL, NULL)";
             sqlx::raw_sql(record).execute(&pool).await.unwrap();
             let (_copies, migrator) = copied(&later).await;
             let note = "INSERT OR IGNORE INTO idem_notes VALUES ('s', 'o', x'01', 'kept')";
