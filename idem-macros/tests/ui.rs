@@ -25,6 +25,8 @@ fn the_compiler_says_what_the_fixtures_say() {
     }
     let cases = trybuild::TestCases::new();
     cases.compile_fail("tests/ui/fail/*.rs");
+    // What a handler meets that wants a transaction of Redis. The page of compile errors has the report of the attribute.
+    cases.compile_fail("tests/ui/redis/*.rs");
 }
 
 /// The compiler that the fixtures would be compiled by.
