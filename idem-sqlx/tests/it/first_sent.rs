@@ -7,7 +7,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use futures_util::future::join_all;
 use idem_core::store::{Claimed, Intent, Lease, LeaseTerms};
 use idem_core::{Fingerprint, FirstSent, Identity, Kind, Request, Then};
-use idem_sqlx::{Locks, SqliteLease, Sweep};
+use idem_sqlx::{Distance, Locks, SqliteLease, Sweep};
 use sqlx::postgres::PgPoolOptions;
 use tokio::time::sleep;
 
@@ -226,7 +226,9 @@ async fn r36_postgres_the_time_of_the_claim_counts_and_not_that_of_its_transacti
     let proxy = Proxy::before(&db.options()).await;
     let through = db.options().host("127.0.0.1").port(proxy.port());
     let pool = PgPoolOptions::new().max_connections(1).connect_with(through).await.expect("a pool");
-    let (app, gauge) = db.app_over(Postgres::builder_over(pool).build());
+    // From far away the claim is in the message of BEGIN.
+    let store = Postgres::builder_over(pool).distance(Distance::Near).build();
+    let (app, gauge) = db.app_over(store);
     // The connection is open, and the process knows the database.
     call().key("first").header(OURS, &date(&db, 0).await).send(&app).await.expect_fresh(201);
     let over = db.clock().await + Duration::from_secs(2);
