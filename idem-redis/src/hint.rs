@@ -38,7 +38,7 @@ use crate::connection::Server;
 ///   also at the start: requests are answered by the database then.
 /// - It learns neither keys nor their hashes. It has the replies, in clear unless the store is
 ///   [sealed](idem_core::seal).
-/// - It cannot make a process replay a reply that is not the request's own: whoever can write to it does not have the
+/// - It cannot make a process replay a reply that is not the request's own: a program that writes to it does not have the
 ///   secret.
 /// - An entry lives for its record's `ttl`, and for [`longest`](Self::longest) at most.
 #[derive(Clone)]

@@ -117,7 +117,7 @@ pub(super) fn of_run(place: &str, what: What, identity: &Identity, explained: &E
                 p {
                     label for="reason" { "Reason" }
                     input id="reason" name="reason" maxlength=(Reason::MAX_CHARS) required aria-describedby="reason-help";
-                    small id="reason-help" { "Whoever looks at this key reads it: what was settled, by whom, and where that is noted." }
+                    small id="reason-help" { "It is shown with this key: what was settled, by whom, and where that is noted." }
                 }
             }
             p { button { (what.name()) } }

@@ -18,7 +18,7 @@ pub enum Answer {
 /// Decides whether an entry answers the request for which it was [read](Entry::read), from what is known of the
 /// database. `None`: the database decides.
 ///
-/// The record of a reply cannot be gone: it does not expire before the entry does, and whoever removes it earlier
+/// The record of a reply cannot be gone: it does not expire before the entry does, and a statement that removes it earlier
 /// changes the epoch. So the database would say the same.
 #[must_use]
 pub fn judge(entry: Entry, known: Option<Known>) -> Option<Answer> {

@@ -226,8 +226,8 @@ fn active(operation: &'static str) -> Key {
 
 /// Keys by their labels. To make a key takes an allocation and a digest of its labels, more than all the rest.
 ///
-/// The recorder's handles are not kept. A recorder may forget a metric that was not counted for long, and whoever counts
-/// on by an old handle is counted nowhere. So would be who has asked before there was a recorder.
+/// The recorder's handles are not kept. A recorder may forget a metric that was not counted for long, and an event that is
+/// counted by an old handle is counted nowhere. So is an event by a handle from before there was a recorder.
 struct Kept<L, K>(RwLock<HashMap<L, Arc<K>>>);
 
 impl<L: Eq + Hash, K> Kept<L, K> {

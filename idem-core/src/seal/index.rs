@@ -1,4 +1,4 @@
-//! The hashes of keys and the fingerprints as a store has them, where whoever reads the store must not guess them.
+//! The hashes of keys and the fingerprints as a store has them, where a reader of the store must not guess them.
 
 use super::Seal;
 use crate::error::{Error, Kind};

@@ -77,7 +77,7 @@ impl Keyring {
     }
 
     /// The same keyring with an index key: the hash of each key and each fingerprint is stored as an HMAC-SHA-256 under
-    /// it. Otherwise whoever reads the database can confirm a guess, such as that a key is `order-17`.
+    /// it. Otherwise a reader of the database can confirm a guess, such as that a key is `order-17`.
     ///
     /// # Rules
     /// - The index key never changes, and all processes have it from the first request on. A store's `migrate` notes its

@@ -47,7 +47,7 @@ pub trait Seal: Send + Sync + 'static {
 
     /// The HMAC-SHA-256 of a text under the index key, or `None` if there is no index key.
     ///
-    /// With an index key, the hash of each key and each fingerprint is stored as an HMAC, and whoever reads the database
+    /// With an index key, the hash of each key and each fingerprint is stored as an HMAC, and a reader of the database
     /// cannot guess what they were made of. Any function will do whose values nobody can tell from random bytes without
     /// its key.
     ///

@@ -264,7 +264,7 @@ async fn r38_a_redis_that_is_away_at_the_start_is_no_hindrance() {
     assert_eq!(runs.load(Ordering::SeqCst), 1);
 }
 
-/// Keys are often guessable: whoever reads Redis should not be able to try guesses.
+/// Keys are often guessable: a reader of Redis should not be able to try guesses.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn r38_redis_learns_no_digest_that_somebody_could_guess() {
     let server = Redis::start(&[]).await;

@@ -200,14 +200,14 @@ async fn r32_redis_every_key_expires() {
         let left: i64 = redis::cmd("PTTL").arg(&name).query_async(&mut connection).await.expect("a time");
         assert!(left > 0, "{name}: {left}");
     }
-    // An index whose runs have gone without a word is tidied by whoever reads it, and goes at last by itself.
+    // An index whose runs have gone without a word is tidied by its readers, and goes at last by itself.
     fresh.pass(2 * 60 * MINUTE).await;
     assert_eq!(fresh.names().await.iter().filter(|(_, name)| name.ends_with(":runs")).count(), 0);
 }
 
 /// A run that Redis has removed leaves the index when somebody reads it.
 #[tokio::test]
-async fn r32_redis_the_index_is_tidied_by_whoever_reads_it() {
+async fn r32_redis_the_index_is_tidied_by_its_readers() {
     let (fresh, plan) = (Fresh::on::<Single>().await, Plan::default());
     plan.fails.store(true, Ordering::SeqCst);
     run(&fresh.store, "u1", "gone", &plan).await.expect_err("told");

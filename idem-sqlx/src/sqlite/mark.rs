@@ -37,10 +37,14 @@ impl SqliteStore {
         let bytes = mark.as_ref().map(|mark| mark.as_bytes().as_slice());
         let write = sqlx::query(WRITE).persistent(false).bind(bytes).execute(session.connection());
         write.await.map_err(store_error)?;
-        // What is left has expired. A process that still holds such a run must not complete it beside a run of the new name.
-        sqlx::query(END_CLAIMS).persistent(false).execute(session.connection()).await.map_err(store_error)?;
         let others = sqlx::query_scalar(OTHERS).persistent(false).fetch_one(session.connection());
-        others.await.map(|are_there: bool| !are_there).map_err(store_error)
+        if others.await.map_err(store_error)? {
+            return Ok(false);
+        }
+        // What is left of another name has expired. A process that still holds such a run must not complete it beside a
+        // run of the new name.
+        sqlx::query(END_CLAIMS).persistent(false).execute(session.connection()).await.map_err(store_error)?;
+        Ok(true)
     }
 }
 
@@ -51,7 +55,18 @@ const NOTED: &str = "SELECT mark FROM main.idem_index WHERE one = 1";
 const WRITE: &str =
     "INSERT INTO main.idem_index (one, mark) VALUES (1, $1) ON CONFLICT (one) DO UPDATE SET mark = excluded.mark";
 
-const END_CLAIMS: &str = "UPDATE main.idem_records SET claim = randomblob(16)";
+/// The claims of all records of another mark than the one that is noted.
+const END_CLAIMS: &str = "
+UPDATE main.idem_records
+SET claim = randomblob(16)
+WHERE (
+    SELECT CASE
+        WHEN mark IS NULL THEN substr(fingerprint, 1, 1) < x'80'
+        ELSE substr(fingerprint, 1, 5) = mark
+    END
+    FROM main.idem_index
+    WHERE one = 1
+) IS NOT 1";
 
 /// Whether a record in force is of another mark than the one that is noted.
 const OTHERS: &str = "

@@ -119,7 +119,7 @@ both! {
             };
             let (old, new, migrated) =
                 tokio::join!(of(&before), of(&after), async { after.migrate().await.map_err(|error| error.kind()) });
-            // Whoever the database belongs to by now: nobody else has run, or runs.
+            // The database belongs to one of the two by now: the other has not run, and does not run.
             let (mine, others, who) = match migrated {
                 Ok(()) => (new, old, &after),
                 Err(kind) => {
@@ -153,6 +153,36 @@ both! {
         assert_eq!(lease::<D>(&before, &leased, true).await, OTHER);
         assert_eq!(pay::<D>(&after, &asked).await, Answer::Ran);
         assert_eq!(db.effects().await, 2);
+    }
+
+    async fn r35_a_holder_of_the_old_name_completes_nothing_once_the_index_is_set(db) {
+        let (before, after) = (db.sealed_store(ring(None)).await, db.sealed_store(ring(Some(7))).await);
+        let asked = request("u1", "k");
+        let claim = async |store: &Store<D>| {
+            let claimed = <D as Database>::Lease::claim(store, &asked, &LeaseTerms::DEFAULT, Intent::Run).await;
+            let Ok(Claimed::Run(attempt)) = claimed else { panic!("it runs") };
+            attempt.lease
+        };
+        let old = claim(&before).await;
+        db.expire().await;
+        after.migrate().await.expect("nothing is in force");
+        let new = claim(&after).await;
+        assert!(old.renew().await.is_err(), "it stood still, and has woken up");
+        assert!(old.complete(None, &outcome()).await.is_err());
+        new.complete(None, &outcome()).await.expect("completed");
+        assert_eq!(lease::<D>(&after, &asked, true).await, Answer::Replayed);
+    }
+
+    async fn r35_a_live_run_keeps_its_claim_when_the_mark_is_noted_again(db) {
+        let store = db.sealed_store(ring(Some(7))).await;
+        store.migrate().await.expect("a fresh database");
+        let asked = request("u1", "k");
+        let claimed = <D as Database>::Lease::claim(&store, &asked, &LeaseTerms::DEFAULT, Intent::Run).await;
+        let Ok(Claimed::Run(attempt)) = claimed else { panic!("it runs") };
+        db.lose_mark().await;
+        store.migrate().await.expect("the record in force has the same name");
+        attempt.lease.complete(None, &outcome()).await.expect("it still holds its claim");
+        assert_eq!(pay::<D>(&db.sealed_store(ring(None)).await, &asked).await, OTHER);
     }
 
     async fn r35_a_guess_of_a_key_or_of_a_request_is_not_confirmed(db) {

@@ -207,6 +207,9 @@ pub trait Database: Sized {
     /// Lets the pause before the next attempt of every run be over.
     async fn end_pauses(&self);
 
+    /// Takes away by what the database refuses claims under another index key.
+    async fn lose_mark(&self);
+
     /// How many microseconds are left of a pause of this many seconds.
     async fn microseconds_left(&self, pause: i64) -> i64;
 
@@ -555,6 +558,14 @@ impl Database for Postgres {
         self.execute("UPDATE idem_records SET expires_at = now() - interval '1 second'").await;
     }
 
+    async fn lose_mark(&self) {
+        self.execute(
+            "DO $$ BEGIN EXECUTE (SELECT 'ALTER TABLE idem_records DROP CONSTRAINT ' || conname FROM pg_constraint
+            WHERE conname LIKE 'idem\\_index\\_%'); END $$",
+        )
+        .await;
+    }
+
     async fn end_pauses(&self) {
         let minute = "lease_until = lease_until - interval '1 minute'";
         self.execute(&format!("UPDATE idem_records SET {minute} WHERE lease_until <= now()")).await;
@@ -780,6 +791,10 @@ impl Database for Sqlite {
 
     async fn expire(&self) {
         self.execute("UPDATE idem_records SET expires_at = 1").await;
+    }
+
+    async fn lose_mark(&self) {
+        self.execute("DELETE FROM idem_index").await;
     }
 
     async fn end_pauses(&self) {
